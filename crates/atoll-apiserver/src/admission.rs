@@ -1,0 +1,96 @@
+//! Admission: the built-in plugins that complete or refuse a write after authorization.
+//!
+//! [`PLUGINS`] is the ordered list. Mutating hooks run first, all of them, then the
+//! validating ones on the final object.
+
+use atoll_api::kinds::ResourceInfo;
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+use crate::core::Core;
+use crate::namespace;
+use crate::status::Status;
+use crate::user::UserInfo;
+
+/// What a write does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    /// exec, attach, portforward and proxy.
+    Connect,
+}
+
+/// One write as admission sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct AdmissionRequest<'a> {
+    pub user: &'a UserInfo,
+    pub operation: Operation,
+    pub row: &'static ResourceInfo,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    /// Empty while a generated name is not known yet.
+    pub name: &'a str,
+    /// The object as it stands in the store, on update and delete.
+    pub old: Option<&'a Value>,
+    pub dry_run: bool,
+}
+
+/// May change the object, may refuse. On a delete the object is the stored one and changes
+/// to it are lost.
+pub type Mutate = for<'a> fn(
+    &'a Core,
+    &'a AdmissionRequest<'a>,
+    &'a mut Value,
+) -> BoxFuture<'a, Result<(), Status>>;
+
+/// Sees the final object, may refuse.
+pub type Validate = for<'a> fn(
+    &'a Core,
+    &'a AdmissionRequest<'a>,
+    &'a Value,
+) -> BoxFuture<'a, Result<(), Status>>;
+
+/// One built-in plugin, by upstream's name.
+pub struct Plugin {
+    pub name: &'static str,
+    pub mutate: Option<Mutate>,
+    pub validate: Option<Validate>,
+}
+
+/// The built-in plugins in the order in which they run.
+pub static PLUGINS: &[Plugin] = &[Plugin {
+    name: "NamespaceLifecycle",
+    mutate: Some(namespace::lifecycle),
+    validate: None,
+}];
+
+/// Runs the mutating hooks.
+pub async fn admit(
+    core: &Core,
+    request: &AdmissionRequest<'_>,
+    object: &mut Value,
+) -> Result<(), Status> {
+    for plugin in PLUGINS {
+        if let Some(mutate) = plugin.mutate {
+            mutate(core, request, object).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the validating hooks.
+pub async fn validate(
+    core: &Core,
+    request: &AdmissionRequest<'_>,
+    object: &Value,
+) -> Result<(), Status> {
+    for plugin in PLUGINS {
+        if let Some(validate) = plugin.validate {
+            validate(core, request, object).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! What an API server needs to know to start.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use atoll_store::kv::KvStore;
+use jiff::Timestamp;
+
+/// Time of day. Tests own it.
+pub trait Clock: Send + Sync {
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// An IPv4 network: addresses of Services, pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+}
+
+/// Where and how this server reaches the outside, and what it hands out.
+#[derive(Clone)]
+pub struct Config {
+    /// The cluster's keyspace.
+    pub store: Arc<dyn KvStore>,
+    pub clock: Arc<dyn Clock>,
+    /// Addresses of Services.
+    pub service_cidr: Cidr,
+    pub node_ports: RangeInclusive<u16>,
+    /// Addresses of pods, and the prefix of each node's share of them.
+    pub pod_cidr: Cidr,
+    pub node_prefix: u8,
+    /// Where pods reach this server: the endpoint of the Service `default/kubernetes`.
+    pub advertise: SocketAddr,
+    /// How the server speaks to kubelets; `None` makes logs and exec answer an error.
+    pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Requests in flight, watches aside; more are answered 429.
+    pub requests_in_flight_max: usize,
+}
+
+impl Config {
+    /// Atoll's defaults over a store.
+    pub fn new(store: Arc<dyn KvStore>) -> Self {
+        Self {
+            store,
+            clock: Arc::new(SystemClock),
+            service_cidr: Cidr { address: Ipv4Addr::new(10, 43, 0, 0), prefix: 16 },
+            node_ports: 30_000..=32_767,
+            pod_cidr: Cidr { address: Ipv4Addr::new(10, 42, 0, 0), prefix: 16 },
+            node_prefix: 24,
+            advertise: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
+            kubelet_tls: None,
+            requests_in_flight_max: 600,
+        }
+    }
+}
+
+impl Cidr {
+    /// The address this many places after the network's own; `None` past its end.
+    pub fn nth(&self, offset: u32) -> Option<Ipv4Addr> {
+        if u64::from(offset) >= self.size() {
+            return None;
+        }
+        self.network().checked_add(offset).map(Ipv4Addr::from)
+    }
+
+    /// How many addresses there are, the network's own and broadcast included.
+    pub fn size(&self) -> u64 {
+        1u64 << 32u8.saturating_sub(self.prefix)
+    }
+
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        let offset = u32::from(address).wrapping_sub(self.network());
+        u64::from(offset) < self.size()
+    }
+
+    /// Place of an address after the network's own.
+    pub fn offset(&self, address: Ipv4Addr) -> Option<u32> {
+        self.contains(address).then(|| u32::from(address) - self.network())
+    }
+
+    fn network(&self) -> u32 {
+        let mask = u32::MAX.checked_shl(u32::from(32 - self.prefix.min(32))).unwrap_or(0);
+        u32::from(self.address) & mask
+    }
+}

@@ -1,0 +1,45 @@
+//! What every request shares: the settings, the store, the caches, and who may do what.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authn::Authenticator;
+use crate::authz::Authorizer;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::storage::Storage;
+
+/// One per server. Everything in it is either fixed at start or safe to share.
+pub struct Core {
+    pub config: Config,
+    /// Writes, and reads that must see every acknowledged write.
+    pub storage: Storage,
+    /// All objects in memory, following the store's watch.
+    pub registry: Arc<Registry>,
+    pub authenticator: Arc<dyn Authenticator>,
+    pub authorizer: Arc<dyn Authorizer>,
+    pub metrics: Metrics,
+    /// Ends watches, streams and background tasks.
+    pub stop: CancellationToken,
+    pub tasks: TaskTracker,
+}
+
+impl Core {
+    pub fn now(&self) -> Timestamp {
+        self.config.clock.now()
+    }
+
+    /// Now as metadata has it: whole seconds, `Z`.
+    pub fn now_text(&self) -> String {
+        timestamp(self.now())
+    }
+}
+
+/// RFC 3339 in whole seconds.
+pub fn timestamp(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
