@@ -1,0 +1,108 @@
+//! Names, hashes and annotations that tell a Deployment's ReplicaSets apart.
+
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    core::v1::PodTemplateSpec,
+};
+use kube::ResourceExt;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
+pub(super) const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
+pub(super) const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
+pub(super) const MAX: &str = "deployment.kubernetes.io/max-replicas";
+pub(super) const HASH_LABEL: &str = "pod-template-hash";
+
+/// Annotations of a Deployment that its ReplicaSets do not inherit.
+const NOT_INHERITED: &[&str] = &[
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "deprecated.deployment.rollback.to",
+    REVISION,
+    REVISION_HISTORY,
+    DESIRED,
+    MAX,
+];
+
+/// Letters and digits that spell no words; apimachinery's rand.SafeEncodeString.
+const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+const HASH_LENGTH: usize = 10;
+
+/// A short name for a template. `collisions` gives another one when the first is taken.
+pub(super) fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
+    let mut hasher = Sha256::new();
+    // Maps are ordered, so equal templates have equal text.
+    hasher.update(serde_json::to_vec(template).unwrap_or_default());
+    hasher.update(collisions.to_le_bytes());
+    let digest = hasher.finalize();
+    let letters = digest.iter().take(HASH_LENGTH);
+    letters.map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
+}
+
+/// The template without the label that the controller itself adds.
+pub(super) fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
+    let mut template = template.clone();
+    if let Some(labels) = template.metadata.as_mut().and_then(|meta| meta.labels.as_mut()) {
+        labels.remove(HASH_LABEL);
+    }
+    template
+}
+
+pub(super) fn revision_of(set: &ReplicaSet) -> i64 {
+    set.annotations().get(REVISION).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// What a ReplicaSet's annotations are to be: inherited ones, the revision and its history.
+pub(super) fn annotations(
+    deployment: &Deployment,
+    set: Option<&ReplicaSet>,
+    revision: i64,
+) -> BTreeMap<String, String> {
+    let mut wanted = set.map(|set| set.annotations().clone()).unwrap_or_default();
+    for (key, value) in deployment.annotations() {
+        if !NOT_INHERITED.contains(&key.as_str()) {
+            wanted.insert(key.clone(), value.clone());
+        }
+    }
+    let before = set.map_or(0, revision_of);
+    if before < revision {
+        if before > 0 {
+            let history = wanted.get(REVISION_HISTORY).map(|known| format!("{known},{before}"));
+            wanted.insert(REVISION_HISTORY.into(), history.unwrap_or_else(|| before.to_string()));
+        }
+        wanted.insert(REVISION.into(), revision.to_string());
+    }
+    wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn template(image: &str) -> PodTemplateSpec {
+        serde_json::from_value(json!({
+            "metadata": { "labels": { "app": "web" } },
+            "spec": { "containers": [{ "name": "c", "image": image }] },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_hash_depends_on_template_and_collisions_only() {
+        assert_eq!(template_hash(&template("a"), 0), template_hash(&template("a"), 0));
+        assert_ne!(template_hash(&template("a"), 0), template_hash(&template("b"), 0));
+        assert_ne!(template_hash(&template("a"), 0), template_hash(&template("a"), 1));
+    }
+
+    #[test]
+    fn a_reused_set_remembers_its_former_revisions() {
+        let set: ReplicaSet = serde_json::from_value(json!({ "metadata": { "annotations": {
+            REVISION: "2", REVISION_HISTORY: "1",
+        } } }))
+        .unwrap();
+        let wanted = annotations(&Deployment::default(), Some(&set), 5);
+        assert_eq!(wanted[REVISION], "5");
+        assert_eq!(wanted[REVISION_HISTORY], "1,2");
+    }
+}

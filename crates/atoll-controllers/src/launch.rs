@@ -1,0 +1,39 @@
+//! Starts a controller's workers once the caches it reads are complete.
+
+use crate::{
+    error::{Error, settle},
+    shared::Shared,
+};
+use atoll_informer::{Key, Outcome, WorkQueue, run_workers};
+use std::{future::Future, sync::Arc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// `pass` makes the object of a key true, or says why it could not.
+pub(crate) fn launch<F, P>(
+    controller: &'static str,
+    workers: usize,
+    queue: &Arc<WorkQueue<Key>>,
+    shared: &Arc<Shared>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    pass: P,
+) where
+    F: Future<Output = Result<Outcome, Error>> + Send + 'static,
+    P: Fn(Key) -> F + Clone + Send + Sync + 'static,
+{
+    let (queue, shared) = (queue.clone(), shared.clone());
+    let (inner, stop) = (tasks.clone(), stop.clone());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = shared.synced() => {}
+        }
+        run_workers(&inner, &stop, &queue, workers, move |key: Key| {
+            let pass = pass.clone();
+            async move {
+                let result = pass(key.clone()).await;
+                settle(controller, &key, result)
+            }
+        });
+    });
+}

@@ -1,0 +1,157 @@
+//! What a ReplicaSet's own writes will make the cache show, until it does.
+//!
+//! The cache lags behind our writes; a pass that counted before it has caught up would
+//! create the same pods again (client-go calls these expectations).
+
+use atoll_informer::Change;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+#[derive(Default)]
+struct Pending {
+    /// Creations whose answer is still to come.
+    unanswered: usize,
+    /// Created, not yet seen by the cache.
+    created: HashSet<String>,
+    /// Seen by the cache before the answer of their creation.
+    seen_early: HashSet<String>,
+    /// Deleted, not yet seen as such by the cache.
+    deleted: HashSet<String>,
+}
+
+impl Pending {
+    fn is_met(&self) -> bool {
+        self.unanswered == 0 && self.created.is_empty() && self.deleted.is_empty()
+    }
+}
+
+/// By the uid of the ReplicaSet; an entry lives only while something is pending.
+#[derive(Default, Clone)]
+pub(super) struct Expectations(Arc<Mutex<HashMap<String, Pending>>>);
+
+/// One creation under way; if it fails, dropping this forgets it.
+pub(super) struct Creating {
+    expectations: Expectations,
+    owner: String,
+}
+
+impl Expectations {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Pending>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn met(&self, owner: &str) -> bool {
+        self.lock().get(owner).is_none_or(Pending::is_met)
+    }
+
+    pub(super) fn creating(&self, owner: &str) -> Creating {
+        self.lock().entry(owner.to_owned()).or_default().unanswered += 1;
+        Creating { expectations: self.clone(), owner: owner.to_owned() }
+    }
+
+    pub(super) fn deleting(&self, owner: &str, pod: &str) {
+        self.lock().entry(owner.to_owned()).or_default().deleted.insert(pod.to_owned());
+    }
+
+    pub(super) fn not_deleted(&self, owner: &str, pod: &str) {
+        self.update(owner, |pending| {
+            pending.deleted.remove(pod);
+        });
+    }
+
+    pub(super) fn observe(&self, owner: &str, change: &Change<'_, Pod>) {
+        let Some(uid) = change.object().and_then(|pod| pod.uid()) else { return };
+        let leaving = change.new.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
+        self.update(owner, |pending| {
+            if !pending.created.remove(&uid) && pending.unanswered > 0 {
+                pending.seen_early.insert(uid.clone());
+            }
+            if leaving {
+                pending.deleted.remove(&uid);
+            }
+        });
+    }
+
+    fn update(&self, owner: &str, change: impl FnOnce(&mut Pending)) {
+        let mut all = self.lock();
+        if let Some(pending) = all.get_mut(owner) {
+            change(pending);
+            if pending.is_met() {
+                all.remove(owner);
+            }
+        }
+    }
+}
+
+impl Creating {
+    pub(super) fn created(self, pod: &str) {
+        self.expectations.update(&self.owner, |pending| {
+            if !pending.seen_early.remove(pod) {
+                pending.created.insert(pod.to_owned());
+            }
+        });
+    }
+}
+
+impl Drop for Creating {
+    fn drop(&mut self) {
+        self.expectations.update(&self.owner, |pending| pending.unanswered -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(uid: &str, deleted: bool) -> Arc<Pod> {
+        let mut pod = Pod::default();
+        pod.metadata.uid = Some(uid.into());
+        if deleted {
+            pod.metadata.deletion_timestamp = Some(
+                k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH),
+            );
+        }
+        Arc::new(pod)
+    }
+
+    #[test]
+    fn a_created_pod_is_awaited_until_the_cache_shows_it() {
+        let expectations = Expectations::default();
+        let creating = expectations.creating("set");
+        assert!(!expectations.met("set"));
+        creating.created("a");
+        assert!(!expectations.met("set"));
+        expectations.observe("set", &Change { old: None, new: Some(&pod("a", false)) });
+        assert!(expectations.met("set"));
+    }
+
+    #[test]
+    fn the_cache_may_be_faster_than_the_answer() {
+        let expectations = Expectations::default();
+        let creating = expectations.creating("set");
+        expectations.observe("set", &Change { old: None, new: Some(&pod("a", false)) });
+        creating.created("a");
+        assert!(expectations.met("set"));
+    }
+
+    #[test]
+    fn a_failed_creation_is_not_awaited() {
+        let expectations = Expectations::default();
+        drop(expectations.creating("set"));
+        assert!(expectations.met("set"));
+    }
+
+    #[test]
+    fn a_deletion_is_seen_when_the_pod_begins_to_terminate() {
+        let expectations = Expectations::default();
+        expectations.deleting("set", "a");
+        assert!(!expectations.met("set"));
+        let (before, after) = (pod("a", false), pod("a", true));
+        expectations.observe("set", &Change { old: Some(&before), new: Some(&after) });
+        assert!(expectations.met("set"));
+    }
+}
