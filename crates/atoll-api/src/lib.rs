@@ -1,1 +1,14 @@
-//! Placeholder header, replaced with the crate's first content.
+//! The meaning of API objects: kinds, names, defaults, validation, patches, schemas.
+//!
+//! Objects are trees of JSON beside a table of schemas; everything here is a pure function of
+//! its arguments. Nothing here knows a store, a clock or a socket.
+
+pub mod access;
+pub mod columns;
+pub mod field;
+pub mod kinds;
+pub mod names;
+pub mod validate;
+
+/// An API object as a tree.
+pub type Object = serde_json::Value;

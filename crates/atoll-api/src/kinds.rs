@@ -1,0 +1,305 @@
+//! The table of kinds: one row for every resource, with the hooks of those that behave.
+//!
+//! The API server has one generic path; whatever is particular to a kind stands in its row
+//! (names, verbs, subresources) or in its hooks, which are pure functions over object trees.
+
+mod builder;
+pub mod metadata;
+mod prepare;
+pub mod scale;
+mod table;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{columns, field, names, validate};
+
+/// Where objects of a kind live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    Cluster,
+    Namespaced,
+}
+
+/// A resource as it stands in a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Gvr {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub resource: &'static str,
+}
+
+/// A type as it stands in an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Gvk {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+}
+
+impl Gvk {
+    /// `v1`, `apps/v1`: what stands in `apiVersion`.
+    #[must_use]
+    pub fn api_version(&self) -> String {
+        api_version(self.group, self.version)
+    }
+}
+
+/// What the API server may do with a resource, in the words of discovery and RBAC.
+pub type Verbs = &'static [&'static str];
+
+/// A part of an object with a URL of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Subresource {
+    /// The last element of the URL: `status`, `scale`, `log`.
+    pub name: &'static str,
+    /// The kind of what is sent and answered.
+    pub kind: &'static str,
+    /// Group and version of `kind`; both empty when they are those of the resource.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub verbs: Verbs,
+    /// False when discovery lists it upstream but nothing stands behind it here yet: the
+    /// server leaves it out of discovery and answers 404.
+    pub served: bool,
+    /// Set where updating this part is an update of the stored object with other rules.
+    pub update: Option<UpdateHooks>,
+}
+
+/// The rules of one way to update an object.
+#[derive(Debug, Clone, Copy)]
+pub struct UpdateHooks {
+    /// Resets in `new` what this way may not change.
+    pub prepare: fn(new: &mut Value, old: &Value),
+    pub validate: Option<fn(new: &Value, old: &Value) -> Vec<field::Error>>,
+}
+
+/// How an object stands in the store when that differs from how it is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Storage {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub resource: &'static str,
+    pub kind: &'static str,
+    /// Conversions between the served version and the stored one, both ways without loss.
+    pub to_storage: Option<fn(&mut Value)>,
+    pub from_storage: Option<fn(&mut Value)>,
+}
+
+/// One resource of one group and version.
+#[derive(Debug, Clone, Copy)]
+pub struct ResourceInfo {
+    pub group: &'static str,
+    pub version: &'static str,
+    /// The plural of the URL.
+    pub resource: &'static str,
+    pub kind: &'static str,
+    pub list_kind: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub scope: Scope,
+    pub verbs: Verbs,
+    pub subresources: &'static [Subresource],
+    pub storage: Storage,
+    /// The schema's key: `io.k8s.api.core.v1.Pod`.
+    pub definition: &'static str,
+    /// Which names objects may have.
+    pub name_rule: names::Rule,
+    /// False for resources that are known but whose behaviour is not there yet: the server
+    /// leaves them out of discovery and answers 404.
+    pub served: bool,
+    /// Never stored: a create is a question and its answer (TokenReview and its like).
+    pub virtual_only: bool,
+    pub hooks: Hooks,
+}
+
+/// What is particular to a kind. `None` means that nothing is.
+#[derive(Debug, Clone, Copy)]
+pub struct Hooks {
+    /// Fills in what the client left out. Runs on every write, after decoding.
+    pub default: Option<fn(&mut Value)>,
+    /// Drops what a client may not set (status) and sets what the server sets (generation).
+    pub prepare_create: Option<fn(&mut Value)>,
+    /// Keeps the old status and raises generation when the spec changed.
+    pub prepare_update: Option<fn(new: &mut Value, old: &Value)>,
+    /// Keeps everything but the status.
+    pub prepare_status_update: Option<fn(new: &mut Value, old: &Value)>,
+    pub validate_create: Option<fn(&Value) -> Vec<field::Error>>,
+    pub validate_update: Option<fn(new: &Value, old: &Value) -> Vec<field::Error>>,
+    pub validate_status_update: Option<fn(new: &Value, old: &Value) -> Vec<field::Error>>,
+    /// Texts for `Warning:` headers on create (`old` is `None`) and update.
+    pub warnings: Option<fn(new: &Value, old: Option<&Value>) -> Vec<String>>,
+    /// Labels for field selectors beyond `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: fn(&Value) -> Vec<(&'static str, String)>,
+    /// The names that `selectable_fields` may give, to refuse others.
+    pub selectable_names: &'static [&'static str],
+    pub columns: &'static [columns::Column],
+    /// The cells of a Table row, one a column.
+    pub row: fn(&Value, Timestamp) -> Vec<Value>,
+    /// The grace period in seconds to delete with; `None` from the hook means at once. The
+    /// argument is what the client asked for. Kinds without the hook are deleted at once.
+    pub graceful_delete: Option<fn(&Value, requested: Option<i64>) -> Option<i64>>,
+    /// An upsert: a PUT (or apply) on a missing name creates it.
+    pub create_on_update: bool,
+    /// A PUT without a resourceVersion overwrites whatever is there.
+    pub unconditional_update: bool,
+}
+
+impl Hooks {
+    /// A kind without behaviour: objects are stored as they come.
+    pub const NONE: Self = Self {
+        default: None,
+        prepare_create: None,
+        prepare_update: None,
+        prepare_status_update: None,
+        validate_create: None,
+        validate_update: None,
+        validate_status_update: None,
+        warnings: None,
+        selectable_fields: no_fields,
+        selectable_names: &[],
+        columns: columns::GENERIC,
+        row: columns::generic_row,
+        graceful_delete: None,
+        create_on_update: false,
+        unconditional_update: true,
+    };
+}
+
+impl ResourceInfo {
+    #[must_use]
+    pub fn gvr(&self) -> Gvr {
+        Gvr { group: self.group, version: self.version, resource: self.resource }
+    }
+
+    #[must_use]
+    pub fn gvk(&self) -> Gvk {
+        Gvk { group: self.group, version: self.version, kind: self.kind }
+    }
+
+    /// `v1`, `apps/v1`.
+    #[must_use]
+    pub fn api_version(&self) -> String {
+        api_version(self.group, self.version)
+    }
+
+    /// `pods`, `deployments.apps`: how errors name the resource.
+    #[must_use]
+    pub fn qualified_resource(&self) -> String {
+        qualified(self.resource, self.group)
+    }
+
+    /// `Pod`, `Deployment.apps`: how `is invalid` errors name the kind.
+    #[must_use]
+    pub fn qualified_kind(&self) -> String {
+        qualified(self.kind, self.group)
+    }
+
+    #[must_use]
+    pub fn namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    #[must_use]
+    pub fn allows(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+
+    /// A subresource that is served.
+    #[must_use]
+    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+        self.subresources.iter().find(|sub| sub.name == name && sub.served)
+    }
+
+    /// What a create does before admission and validation: server-set fields of the metadata
+    /// are wiped, then the kind's own hook runs. `uid` and times are set by the server.
+    pub fn prepare_create(&self, object: &mut Value) {
+        metadata::wipe(object);
+        if let Some(prepare) = self.hooks.prepare_create {
+            prepare(object);
+        }
+    }
+
+    /// What an update does before validation.
+    pub fn prepare_update(&self, new: &mut Value, old: &Value) {
+        metadata::carry_over(new, old);
+        if let Some(prepare) = self.hooks.prepare_update {
+            prepare(new, old);
+        }
+    }
+
+    /// What an update of the status does before validation. Without a hook, everything but
+    /// the status stays as it is.
+    pub fn prepare_status_update(&self, new: &mut Value, old: &Value) {
+        metadata::carry_over(new, old);
+        match self.hooks.prepare_status_update {
+            Some(prepare) => prepare(new, old),
+            None => prepare::keep_all_but_status(new, old),
+        }
+    }
+
+    /// All checks of a new object: metadata by the generic rules, then the kind's own.
+    #[must_use]
+    pub fn validate_create(&self, object: &Value) -> Vec<field::Error> {
+        let mut errors = validate::metadata::create(object, self.scope, self.name_rule);
+        if let Some(check) = self.hooks.validate_create {
+            errors.extend(check(object));
+        }
+        errors
+    }
+
+    /// All checks of a changed object.
+    #[must_use]
+    pub fn validate_update(&self, new: &Value, old: &Value) -> Vec<field::Error> {
+        let mut errors = validate::metadata::update(new, old);
+        if let Some(check) = self.hooks.validate_update {
+            errors.extend(check(new, old));
+        }
+        errors
+    }
+
+    /// All checks of an update of the status.
+    #[must_use]
+    pub fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<field::Error> {
+        let mut errors = validate::metadata::update(new, old);
+        if let Some(check) = self.hooks.validate_status_update {
+            errors.extend(check(new, old));
+        }
+        errors
+    }
+}
+
+/// Every resource of the API, in the order of discovery.
+#[must_use]
+pub fn builtin() -> &'static [ResourceInfo] {
+    table::BUILTIN
+}
+
+/// The row of a URL.
+#[must_use]
+pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static ResourceInfo> {
+    builtin()
+        .iter()
+        .find(|row| row.resource == resource && row.group == group && row.version == version)
+}
+
+/// The row of a kind.
+#[must_use]
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static ResourceInfo> {
+    builtin().iter().find(|row| row.kind == kind && row.group == group && row.version == version)
+}
+
+/// `v1` for the core group, `group/version` for the others.
+#[must_use]
+pub fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+fn qualified(name: &str, group: &str) -> String {
+    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
+}
+
+fn no_fields(_: &Value) -> Vec<(&'static str, String)> {
+    Vec::new()
+}

@@ -1,0 +1,84 @@
+//! CertificateSigningRequest: approval and issuing are ways of their own to change it.
+
+use serde_json::Value;
+
+use super::{Hooks, UpdateHooks, metadata, prepare};
+use crate::access::Access as _;
+use crate::{columns, validate};
+
+pub(super) const HOOKS: Hooks = Hooks {
+    prepare_create: Some(prepare::drop_status),
+    prepare_update: Some(update),
+    prepare_status_update: Some(status_update),
+    validate_create: Some(validate::csr::create),
+    validate_update: Some(validate::csr::update),
+    validate_status_update: Some(validate::csr::status_update),
+    selectable_fields,
+    selectable_names: &["spec.signerName"],
+    columns: columns::plain::CSR,
+    row: columns::plain::csr,
+    ..Hooks::NONE
+};
+
+/// The `approval` subresource: it alone sets the conditions Approved and Denied.
+pub(super) const APPROVAL: UpdateHooks =
+    UpdateHooks { prepare: approval, validate: Some(validate::csr::approval) };
+
+/// Who asks is written down by the server, whatever the request says.
+pub fn set_requester(
+    request: &mut Value,
+    name: &str,
+    uid: &str,
+    groups: &[String],
+    extra: &Value,
+) {
+    let spec = metadata::child(request, "spec");
+    for (field, value) in [("username", name), ("uid", uid)] {
+        if value.is_empty() {
+            spec.remove(field);
+        } else {
+            spec.insert(field.to_owned(), Value::from(value));
+        }
+    }
+    spec.insert("groups".to_owned(), Value::from(groups));
+    match extra.as_object() {
+        Some(map) if !map.is_empty() => spec.insert("extra".to_owned(), extra.clone()),
+        _ => spec.remove("extra"),
+    };
+}
+
+fn update(new: &mut Value, old: &Value) {
+    prepare::keep_spec(new, old);
+    prepare::keep_status(new, old);
+}
+
+/// The signer may not touch what the approver decided.
+fn status_update(new: &mut Value, old: &Value) {
+    prepare::keep_spec(new, old);
+    let decided = |condition: &&Value| matches!(condition.text("type"), "Approved" | "Denied");
+    let kept = old["status"].items("conditions").iter().filter(decided).cloned();
+    let others = new["status"]
+        .items("conditions")
+        .iter()
+        .filter(|condition| !decided(condition))
+        .cloned();
+    let conditions: Vec<Value> = kept.chain(others).collect();
+    if !conditions.is_empty() || new["status"].has("conditions") {
+        metadata::child(new, "status").insert("conditions".to_owned(), conditions.into());
+    }
+}
+
+fn approval(new: &mut Value, old: &Value) {
+    let conditions = new["status"].get("conditions").cloned();
+    prepare::keep_spec(new, old);
+    prepare::keep_status(new, old);
+    if let Some(conditions) = conditions {
+        metadata::child(new, "status").insert("conditions".to_owned(), conditions);
+    } else if new["status"].has("conditions") {
+        metadata::child(new, "status").remove("conditions");
+    }
+}
+
+fn selectable_fields(request: &Value) -> Vec<(&'static str, String)> {
+    vec![("spec.signerName", request["spec"].text("signerName").to_owned())]
+}

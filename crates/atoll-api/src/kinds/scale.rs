@@ -1,0 +1,91 @@
+//! The `scale` subresource: replicas of Deployments and ReplicaSets under one interface.
+
+use serde_json::{Value, json};
+
+use super::metadata;
+use crate::access::Access as _;
+use crate::field::{Error, Path};
+use crate::names;
+
+/// The Scale of a Deployment or ReplicaSet.
+#[must_use]
+pub fn get(object: &Value) -> Value {
+    let metadata = &object["metadata"];
+    let mut scale = json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "spec": {},
+        "status": {"replicas": object["status"].int("replicas").unwrap_or(0)},
+    });
+    for field in ["uid", "resourceVersion", "creationTimestamp"] {
+        if metadata.has(field) {
+            scale["metadata"][field] = metadata[field].clone();
+        }
+    }
+    let replicas = object["spec"].int("replicas").unwrap_or(0);
+    if replicas != 0 {
+        scale["spec"]["replicas"] = json!(replicas);
+    }
+    let selector = selector_text(&object["spec"]["selector"]);
+    if !selector.is_empty() {
+        scale["status"]["selector"] = json!(selector);
+    }
+    scale
+}
+
+/// Checks a Scale that came in.
+#[must_use]
+pub fn validate(scale: &Value) -> Vec<Error> {
+    let mut errors = Vec::new();
+    let metadata = Path::new("metadata");
+    let name = scale["metadata"].text("name");
+    if name.is_empty() {
+        errors.push(metadata.child("name").required("name or generateName is required"));
+    } else {
+        for fault in names::subdomain_rule(name, false) {
+            errors.push(metadata.child("name").invalid(name, fault));
+        }
+    }
+    let replicas = scale["spec"].int("replicas").unwrap_or(0);
+    if replicas < 0 {
+        let at = Path::new("spec").child("replicas");
+        errors.push(at.invalid(replicas, "must be greater than or equal to 0"));
+    }
+    errors
+}
+
+/// Carries the replicas and the precondition of a Scale into the object that it scales.
+pub fn put(object: &mut Value, scale: &Value) {
+    let replicas = scale["spec"].int("replicas").unwrap_or(0);
+    metadata::child(object, "spec").insert("replicas".to_owned(), json!(replicas));
+    let version = scale["metadata"].text("resourceVersion");
+    if !version.is_empty() {
+        metadata::of(object).insert("resourceVersion".to_owned(), json!(version));
+    }
+}
+
+/// A metav1.LabelSelector in the form of a URL parameter.
+#[must_use]
+pub fn selector_text(selector: &Value) -> String {
+    let mut terms: Vec<(String, String)> = Vec::new();
+    for (key, value) in selector.fields("matchLabels").into_iter().flatten() {
+        terms.push((key.clone(), format!("{key}={}", value.as_str().unwrap_or(""))));
+    }
+    for expression in selector.items("matchExpressions") {
+        let key = expression.text("key");
+        let mut values: Vec<&str> =
+            expression.items("values").iter().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let values = values.join(",");
+        let text = match expression.text("operator") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            _ => format!("!{key}"),
+        };
+        terms.push((key.to_owned(), text));
+    }
+    terms.sort();
+    terms.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(",")
+}

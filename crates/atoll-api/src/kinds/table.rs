@@ -1,0 +1,201 @@
+//! The rows of Kubernetes v1.36, in the order of its discovery.
+//!
+//! A row that is not served is known by name only: its kind's behaviour is not there yet.
+
+use super::builder::*;
+use super::*;
+
+const ALL: &[&str] = &["all"];
+const API_EXTENSIONS: &[&str] = &["api-extensions"];
+
+pub(super) static BUILTIN: &[ResourceInfo] = &[
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "bindings", "Binding", "binding")
+        .verbs(CREATE),
+    row!(Cluster, "io.k8s.api.core", "", "v1", "componentstatuses", "ComponentStatus", "componentstatus")
+        .short(&["cs"])
+        .verbs(&["get", "list"]),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "configmaps", "ConfigMap", "configmap")
+        .short(&["cm"])
+        .served(),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "endpoints", "Endpoints", "endpoints")
+        .short(&["ep"])
+        .served(),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "events", "Event", "event")
+        .short(&["ev"])
+        .served(),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "limitranges", "LimitRange", "limitrange")
+        .short(&["limits"]),
+    row!(Cluster, "io.k8s.api.core", "", "v1", "namespaces", "Namespace", "namespace")
+        .short(&["ns"])
+        .verbs(&["create", "delete", "get", "list", "patch", "update", "watch"])
+        .parts(const { &[part("finalize", "Namespace", UPDATE).served(), status("Namespace").served()] })
+        .names(names::label_rule)
+        .served(),
+    row!(Cluster, "io.k8s.api.core", "", "v1", "nodes", "Node", "node")
+        .short(&["no"])
+        .parts(const { &[part("proxy", "NodeProxyOptions", PROXY), status("Node").served()] })
+        .served(),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", "persistentvolumeclaim")
+        .short(&["pvc"])
+        .parts(const { &[status("PersistentVolumeClaim")] }),
+    row!(Cluster, "io.k8s.api.core", "", "v1", "persistentvolumes", "PersistentVolume", "persistentvolume")
+        .short(&["pv"])
+        .parts(const { &[status("PersistentVolume")] }),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "pods", "Pod", "pod")
+        .short(&["po"])
+        .categories(ALL)
+        .parts(const { &[part("attach", "PodAttachOptions", CREATE_GET).served(), part("binding", "Binding", CREATE).served(), part("ephemeralcontainers", "Pod", GET_PATCH_UPDATE).served(), foreign("eviction", "Eviction", "policy", "v1", CREATE).served(), part("exec", "PodExecOptions", CREATE_GET).served(), part("log", "Pod", GET).served(), part("portforward", "PodPortForwardOptions", CREATE_GET).served(), part("proxy", "PodProxyOptions", PROXY), part("resize", "Pod", GET_PATCH_UPDATE), status("Pod").served()] })
+        .served(),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "podtemplates", "PodTemplate", "podtemplate"),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "replicationcontrollers", "ReplicationController", "replicationcontroller")
+        .short(&["rc"])
+        .categories(ALL)
+        .parts(const { &[SCALE, status("ReplicationController")] }),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "resourcequotas", "ResourceQuota", "resourcequota")
+        .short(&["quota"])
+        .parts(const { &[status("ResourceQuota")] }),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "secrets", "Secret", "secret")
+        .served(),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "serviceaccounts", "ServiceAccount", "serviceaccount")
+        .short(&["sa"])
+        .parts(const { &[foreign("token", "TokenRequest", "authentication.k8s.io", "v1", CREATE).served()] })
+        .served(),
+    row!(Namespaced, "io.k8s.api.core", "", "v1", "services", "Service", "service")
+        .short(&["svc"])
+        .categories(ALL)
+        .parts(const { &[part("proxy", "ServiceProxyOptions", PROXY), status("Service").served()] })
+        .names(names::label_1035_rule)
+        .served(),
+    row!(Cluster, "io.k8s.kube-aggregator.pkg.apis.apiregistration", "apiregistration.k8s.io", "v1", "apiservices", "APIService", "apiservice")
+        .categories(API_EXTENSIONS)
+        .parts(const { &[status("APIService")] })
+        .names(names::path_segment_rule),
+    row!(Namespaced, "io.k8s.api.apps", "apps", "v1", "controllerrevisions", "ControllerRevision", "controllerrevision")
+        .served(),
+    row!(Namespaced, "io.k8s.api.apps", "apps", "v1", "daemonsets", "DaemonSet", "daemonset")
+        .short(&["ds"])
+        .categories(ALL)
+        .parts(const { &[status("DaemonSet")] }),
+    row!(Namespaced, "io.k8s.api.apps", "apps", "v1", "deployments", "Deployment", "deployment")
+        .short(&["deploy"])
+        .categories(ALL)
+        .parts(const { &[SCALE.served(), status("Deployment").served()] })
+        .served(),
+    row!(Namespaced, "io.k8s.api.apps", "apps", "v1", "replicasets", "ReplicaSet", "replicaset")
+        .short(&["rs"])
+        .categories(ALL)
+        .parts(const { &[SCALE.served(), status("ReplicaSet").served()] })
+        .served(),
+    row!(Namespaced, "io.k8s.api.apps", "apps", "v1", "statefulsets", "StatefulSet", "statefulset")
+        .short(&["sts"])
+        .categories(ALL)
+        .parts(const { &[SCALE, status("StatefulSet")] }),
+    row!(Namespaced, "io.k8s.api.events", "events.k8s.io", "v1", "events", "Event", "event")
+        .short(&["ev"])
+        .served(),
+    row!(Cluster, "io.k8s.api.authentication", "authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", "selfsubjectreview")
+        .virtual_only()
+        .served(),
+    row!(Cluster, "io.k8s.api.authentication", "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", "tokenreview")
+        .virtual_only()
+        .served(),
+    row!(Namespaced, "io.k8s.api.authorization", "authorization.k8s.io", "v1", "localsubjectaccessreviews", "LocalSubjectAccessReview", "localsubjectaccessreview")
+        .virtual_only()
+        .served(),
+    row!(Cluster, "io.k8s.api.authorization", "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", "selfsubjectaccessreview")
+        .virtual_only()
+        .served(),
+    row!(Cluster, "io.k8s.api.authorization", "authorization.k8s.io", "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview", "selfsubjectrulesreview")
+        .virtual_only()
+        .served(),
+    row!(Cluster, "io.k8s.api.authorization", "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", "subjectaccessreview")
+        .virtual_only()
+        .served(),
+    row!(Namespaced, "io.k8s.api.autoscaling", "autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", "horizontalpodautoscaler")
+        .short(&["hpa"])
+        .categories(ALL)
+        .parts(const { &[status("HorizontalPodAutoscaler")] }),
+    row!(Namespaced, "io.k8s.api.autoscaling", "autoscaling", "v1", "horizontalpodautoscalers", "HorizontalPodAutoscaler", "horizontalpodautoscaler")
+        .short(&["hpa"])
+        .categories(ALL)
+        .parts(const { &[status("HorizontalPodAutoscaler")] }),
+    row!(Namespaced, "io.k8s.api.batch", "batch", "v1", "cronjobs", "CronJob", "cronjob")
+        .short(&["cj"])
+        .categories(ALL)
+        .parts(const { &[status("CronJob")] }),
+    row!(Namespaced, "io.k8s.api.batch", "batch", "v1", "jobs", "Job", "job")
+        .categories(ALL)
+        .parts(const { &[status("Job")] }),
+    row!(Cluster, "io.k8s.api.certificates", "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", "certificatesigningrequest")
+        .short(&["csr"])
+        .parts(const { &[part("approval", "CertificateSigningRequest", GET_PATCH_UPDATE).served(), status("CertificateSigningRequest").served()] })
+        .served(),
+    row!(Cluster, "io.k8s.api.networking", "networking.k8s.io", "v1", "ingressclasses", "IngressClass", "ingressclass"),
+    row!(Namespaced, "io.k8s.api.networking", "networking.k8s.io", "v1", "ingresses", "Ingress", "ingress")
+        .short(&["ing"])
+        .parts(const { &[status("Ingress")] }),
+    row!(Cluster, "io.k8s.api.networking", "networking.k8s.io", "v1", "ipaddresses", "IPAddress", "ipaddress")
+        .short(&["ip"]),
+    row!(Namespaced, "io.k8s.api.networking", "networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", "networkpolicy")
+        .short(&["netpol"]),
+    row!(Cluster, "io.k8s.api.networking", "networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", "servicecidr")
+        .parts(const { &[status("ServiceCIDR")] }),
+    row!(Namespaced, "io.k8s.api.policy", "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", "poddisruptionbudget")
+        .short(&["pdb"])
+        .parts(const { &[status("PodDisruptionBudget")] }),
+    row!(Cluster, "io.k8s.api.rbac", "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", "clusterrolebinding")
+        .names(names::path_segment_rule)
+        .served(),
+    row!(Cluster, "io.k8s.api.rbac", "rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", "clusterrole")
+        .names(names::path_segment_rule)
+        .served(),
+    row!(Namespaced, "io.k8s.api.rbac", "rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", "rolebinding")
+        .names(names::path_segment_rule)
+        .served(),
+    row!(Namespaced, "io.k8s.api.rbac", "rbac.authorization.k8s.io", "v1", "roles", "Role", "role")
+        .names(names::path_segment_rule)
+        .served(),
+    row!(Cluster, "io.k8s.api.storage", "storage.k8s.io", "v1", "csidrivers", "CSIDriver", "csidriver"),
+    row!(Cluster, "io.k8s.api.storage", "storage.k8s.io", "v1", "csinodes", "CSINode", "csinode"),
+    row!(Namespaced, "io.k8s.api.storage", "storage.k8s.io", "v1", "csistoragecapacities", "CSIStorageCapacity", "csistoragecapacity"),
+    row!(Cluster, "io.k8s.api.storage", "storage.k8s.io", "v1", "storageclasses", "StorageClass", "storageclass")
+        .short(&["sc"]),
+    row!(Cluster, "io.k8s.api.storage", "storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", "volumeattachment")
+        .parts(const { &[status("VolumeAttachment")] }),
+    row!(Cluster, "io.k8s.api.storage", "storage.k8s.io", "v1", "volumeattributesclasses", "VolumeAttributesClass", "volumeattributesclass")
+        .short(&["vac"]),
+    row!(Cluster, "io.k8s.api.admissionregistration", "admissionregistration.k8s.io", "v1", "mutatingadmissionpolicies", "MutatingAdmissionPolicy", "mutatingadmissionpolicy")
+        .categories(API_EXTENSIONS),
+    row!(Cluster, "io.k8s.api.admissionregistration", "admissionregistration.k8s.io", "v1", "mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybinding")
+        .categories(API_EXTENSIONS),
+    row!(Cluster, "io.k8s.api.admissionregistration", "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", "mutatingwebhookconfiguration")
+        .categories(API_EXTENSIONS),
+    row!(Cluster, "io.k8s.api.admissionregistration", "admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", "validatingadmissionpolicy")
+        .categories(API_EXTENSIONS)
+        .parts(const { &[status("ValidatingAdmissionPolicy")] }),
+    row!(Cluster, "io.k8s.api.admissionregistration", "admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybinding")
+        .categories(API_EXTENSIONS),
+    row!(Cluster, "io.k8s.api.admissionregistration", "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", "validatingwebhookconfiguration")
+        .categories(API_EXTENSIONS),
+    row!(Cluster, "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions", "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", "customresourcedefinition")
+        .short(&["crd", "crds"])
+        .categories(API_EXTENSIONS)
+        .parts(const { &[status("CustomResourceDefinition")] }),
+    row!(Cluster, "io.k8s.api.scheduling", "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", "priorityclass")
+        .short(&["pc"])
+        .served(),
+    row!(Namespaced, "io.k8s.api.coordination", "coordination.k8s.io", "v1", "leases", "Lease", "lease")
+        .served(),
+    row!(Cluster, "io.k8s.api.node", "node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", "runtimeclass"),
+    row!(Namespaced, "io.k8s.api.discovery", "discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", "endpointslice")
+        .served(),
+    row!(Cluster, "io.k8s.api.resource", "resource.k8s.io", "v1", "deviceclasses", "DeviceClass", "deviceclass"),
+    row!(Namespaced, "io.k8s.api.resource", "resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", "resourceclaim")
+        .parts(const { &[status("ResourceClaim")] }),
+    row!(Namespaced, "io.k8s.api.resource", "resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate", "resourceclaimtemplate"),
+    row!(Cluster, "io.k8s.api.resource", "resource.k8s.io", "v1", "resourceslices", "ResourceSlice", "resourceslice"),
+    row!(Cluster, "io.k8s.api.flowcontrol", "flowcontrol.apiserver.k8s.io", "v1", "flowschemas", "FlowSchema", "flowschema")
+        .parts(const { &[status("FlowSchema")] }),
+    row!(Cluster, "io.k8s.api.flowcontrol", "flowcontrol.apiserver.k8s.io", "v1", "prioritylevelconfigurations", "PriorityLevelConfiguration", "prioritylevelconfiguration")
+        .parts(const { &[status("PriorityLevelConfiguration")] }),
+];
