@@ -5,11 +5,45 @@
 
 mod claim;
 mod deployment;
+mod endpoints;
 mod error;
+mod gc;
 mod launch;
+mod namespace;
+mod node;
 mod pods;
 mod replicaset;
 mod selector;
+mod service_account;
 mod shared;
 
 pub use shared::ClientFor;
+
+use gc::Collector;
+use shared::Shared;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What the controllers need to know of the cluster.
+#[derive(Clone)]
+pub struct Config {
+    /// A client for each controller, by the name of its ServiceAccount in kube-system.
+    pub clients: ClientFor,
+    /// The authority of the API's serving certificates, published to every namespace.
+    pub root_ca_pem: String,
+}
+
+/// Starts every controller on `tasks`; all end when `stop` is cancelled.
+pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
+    let Config { clients, root_ca_pem } = config;
+    let shared = Shared::new();
+    let collector = Collector::new(clients);
+    deployment::start(clients, &shared, tasks, stop);
+    replicaset::start(clients, &shared, tasks, stop);
+    endpoints::start(clients, &shared, tasks, stop);
+    service_account::start(clients, &shared, root_ca_pem, tasks, stop);
+    namespace::start(clients, &shared, &collector, tasks, stop);
+    node::start(clients, &shared, tasks, stop);
+    collector.start(tasks, stop);
+    // The informers act as the manager, which may read every kind.
+    shared.run(&clients("kube-controller-manager"), tasks, stop);
+}

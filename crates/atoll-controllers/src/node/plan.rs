@@ -1,0 +1,242 @@
+//! Taints that follow from a node's conditions, and whether evictions may go on.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Node, Pod, Taint, Toleration},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::ResourceExt;
+use std::sync::Arc;
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+
+/// Condition, the status that taints, and the taint's key.
+const SCHEDULE_TAINTS: &[(&str, &str, &str)] = &[
+    ("Ready", "False", NOT_READY),
+    ("Ready", "Unknown", UNREACHABLE),
+    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
+];
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// More than this many nodes in a hundred unwell, and more than two, is a disturbance of
+/// the whole zone rather than of nodes (kube-controller-manager's default of 0.55).
+const UNHEALTHY_PERCENT_MAX: usize = 55;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Health {
+    Ready,
+    NotReady,
+    Unknown,
+}
+
+pub(super) fn health(node: &Node) -> Health {
+    match condition(node, "Ready") {
+        Some("True") => Health::Ready,
+        Some("Unknown") => Health::Unknown,
+        _ => Health::NotReady,
+    }
+}
+
+fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a str> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|one| one.type_ == kind).map(|one| one.status.as_str())
+}
+
+/// Whether pods may be moved away from unwell nodes. When most nodes vanish at once the
+/// cause is more likely here than there, and moving everything would make it worse.
+pub(super) fn may_evict(nodes: &[Arc<Node>]) -> bool {
+    let unwell = nodes.iter().filter(|node| health(node) != Health::Ready).count();
+    if unwell == nodes.len() {
+        return false;
+    }
+    unwell <= 2 || unwell * 100 < UNHEALTHY_PERCENT_MAX * nodes.len()
+}
+
+/// The taints the node is to have, or `None` when it has them.
+pub(super) fn taints(node: &Node, may_evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
+    let known = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let mut wanted: Vec<Taint> = known.iter().filter(|taint| !is_ours(taint)).cloned().collect();
+    let keep = |key: &str, effect: &str| {
+        let had = known.iter().find(|taint| taint.key == key && taint.effect == effect);
+        had.cloned().unwrap_or_else(|| Taint {
+            key: key.into(),
+            effect: effect.into(),
+            time_added: Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
+            value: None,
+        })
+    };
+    for (kind, status, key) in SCHEDULE_TAINTS {
+        // A node that has not said anything yet is not ready.
+        let said = condition(node, kind).or((*kind == "Ready").then_some("False"));
+        if said == Some(*status) {
+            wanted.push(keep(key, "NoSchedule"));
+        }
+    }
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        wanted.push(keep(UNSCHEDULABLE, "NoSchedule"));
+    }
+    let evicting = match health(node) {
+        Health::Ready => None,
+        Health::NotReady => Some(NOT_READY),
+        Health::Unknown => Some(UNREACHABLE),
+    };
+    if let Some(key) = evicting {
+        let has_it = known.iter().any(|taint| taint.key == key && taint.effect == "NoExecute");
+        if may_evict || has_it {
+            wanted.push(keep(key, "NoExecute"));
+        }
+    }
+    let sorted = |mut taints: Vec<Taint>| {
+        taints.sort_by(|left, right| (&left.key, &left.effect).cmp(&(&right.key, &right.effect)));
+        taints
+    };
+    (sorted(known) != sorted(wanted.clone())).then_some(wanted)
+}
+
+fn is_ours(taint: &Taint) -> bool {
+    match taint.effect.as_str() {
+        "NoSchedule" => {
+            taint.key == UNSCHEDULABLE
+                || SCHEDULE_TAINTS.iter().any(|(_, _, key)| *key == taint.key)
+        }
+        "NoExecute" => taint.key == NOT_READY || taint.key == UNREACHABLE,
+        _ => false,
+    }
+}
+
+/// When a pod must leave its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    Forever,
+    Until(Timestamp),
+    Leave,
+}
+
+/// What the node's NoExecute taints mean for `pod`: the shortest of the tolerations that
+/// match counts from when the taint was added.
+pub(super) fn stay(node: &Node, pod: &Pod, now: Timestamp) -> Stay {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let tolerations =
+        pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    let mut until: Option<Timestamp> = None;
+    for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
+        let matching: Vec<&Toleration> =
+            tolerations.iter().filter(|one| tolerates(one, taint)).collect();
+        if matching.is_empty() {
+            return Stay::Leave;
+        }
+        let Some(seconds) = matching.iter().filter_map(|one| one.toleration_seconds).min() else {
+            continue;
+        };
+        let added = taint.time_added.as_ref().map_or(now, |time| time.0);
+        let end = added.as_second().saturating_add(seconds.max(0));
+        let end = Timestamp::from_second(end).unwrap_or(Timestamp::MAX);
+        until = Some(until.map_or(end, |known| known.min(end)));
+    }
+    match until {
+        None => Stay::Forever,
+        Some(end) if end <= now => Stay::Leave,
+        Some(end) => Stay::Until(end),
+    }
+}
+
+/// `v1.Toleration.ToleratesTaint`: an empty key with Exists matches every taint.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    if !(effect.is_empty() || effect == taint.effect) || !(key.is_empty() || key == taint.key) {
+        return false;
+    }
+    match toleration.operator.as_deref().unwrap_or("Equal") {
+        "Exists" => true,
+        "Equal" => {
+            toleration.value.as_deref().unwrap_or_default()
+                == taint.value.as_deref().unwrap_or_default()
+        }
+        _ => false,
+    }
+}
+
+/// Whether the node is known to be switched off for good, so that its pods can be
+/// forgotten without its word.
+pub(super) fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    taints.into_iter().any(|taint| taint.key == "node.kubernetes.io/out-of-service")
+        && node.metadata.deletion_timestamp.is_none()
+        && !node.name_any().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn node(name: &str, ready: &str, taints: Value) -> Arc<Node> {
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": { "name": name },
+                "spec": { "taints": taints },
+                "status": { "conditions": [{ "type": "Ready", "status": ready }] },
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:00:30Z".parse().unwrap()
+    }
+
+    fn text(taints: Option<Vec<Taint>>) -> Vec<String> {
+        let taints = taints.unwrap_or_default();
+        taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect()
+    }
+
+    #[test]
+    fn a_lost_node_is_tainted_twice_and_a_returned_one_not_at_all() {
+        let lost = node("a", "Unknown", json!([]));
+        let both = [format!("{UNREACHABLE}:NoSchedule"), format!("{UNREACHABLE}:NoExecute")];
+        assert_eq!(text(taints(&lost, true, now())), both);
+        let back = node("a", "True", json!([
+            { "key": UNREACHABLE, "effect": "NoSchedule" },
+            { "key": UNREACHABLE, "effect": "NoExecute" },
+            { "key": "mine", "effect": "NoSchedule" },
+        ]));
+        assert_eq!(text(taints(&back, true, now())), ["mine:NoSchedule"]);
+        assert_eq!(taints(&node("a", "True", json!([])), true, now()), None);
+    }
+
+    #[test]
+    fn nothing_is_evicted_when_most_nodes_vanish() {
+        let cluster = |unwell: usize, all: usize| -> Vec<Arc<Node>> {
+            (0..all)
+                .map(|index| node("n", if index < unwell { "Unknown" } else { "True" }, json!([])))
+                .collect()
+        };
+        assert!(may_evict(&cluster(1, 3)));
+        assert!(may_evict(&cluster(2, 3)));
+        assert!(!may_evict(&cluster(3, 3)));
+        assert!(!may_evict(&cluster(3, 4)));
+        assert!(may_evict(&cluster(4, 10)));
+        assert_eq!(text(taints(&node("a", "Unknown", json!([])), false, now())).len(), 1);
+    }
+
+    #[test]
+    fn the_shortest_matching_toleration_counts_from_the_taint() {
+        let lost = node("a", "Unknown", json!([
+            { "key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:28Z" },
+        ]));
+        let pod = |tolerations: Value| -> Pod {
+            serde_json::from_value(json!({ "spec": { "containers": [], "tolerations": tolerations } }))
+                .unwrap()
+        };
+        let five = json!([{ "key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5 }]);
+        let end: Timestamp = "2026-01-01T00:00:33Z".parse().unwrap();
+        assert_eq!(stay(&lost, &pod(five), now()), Stay::Until(end));
+        assert_eq!(stay(&lost, &pod(json!([])), now()), Stay::Leave);
+        assert_eq!(stay(&lost, &pod(json!([{ "operator": "Exists" }])), now()), Stay::Forever);
+    }
+}
