@@ -1,0 +1,157 @@
+//! Which nodes can run a pod; each filter gives the reason why not, in kube-scheduler's words.
+
+pub(crate) mod ports;
+
+use crate::{
+    affinity::{AffinityState, Topology},
+    amounts::{self, Amounts},
+    cluster::NodeState,
+    selector::{Labels, node_term},
+    spread,
+};
+use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use kube::ResourceExt;
+use ports::HostPort;
+
+/// What a filter needs to know of the pod and the whole cluster, computed once a decision.
+pub(crate) struct Request<'a> {
+    pub(crate) pod: &'a Pod,
+    requested: Amounts,
+    ports: Vec<HostPort>,
+    affinity: AffinityState,
+    spread: spread::State,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(pod: &'a Pod, nodes: &[&NodeState], topology: &Topology<'_>) -> Self {
+        Self {
+            pod,
+            requested: amounts::requested(pod),
+            ports: HostPort::of(pod),
+            affinity: AffinityState::new(pod, nodes, topology),
+            spread: spread::State::required(pod, nodes),
+        }
+    }
+}
+
+/// The reasons why `node` cannot run the pod: of the first filter that refuses, all that
+/// it has to say (as kube-scheduler counts them).
+pub(crate) fn reasons(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+    const FILTERS: &[fn(&Request<'_>, &NodeState) -> Vec<String>] = &[
+        unschedulable,
+        name,
+        taints,
+        node_affinity,
+        host_ports,
+        fits,
+        |request, node| request.spread.reason(request.pod, node).into_iter().collect(),
+        |request, node| request.affinity.reason(node).into_iter().collect(),
+    ];
+    FILTERS.iter().map(|filter| filter(request, node)).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+fn one(reason: &str) -> Vec<String> {
+    vec![reason.to_owned()]
+}
+
+fn unschedulable(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+    let cordoned = node.node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+    let taint = Taint {
+        key: "node.kubernetes.io/unschedulable".into(),
+        effect: "NoSchedule".into(),
+        ..Taint::default()
+    };
+    if cordoned && !tolerated(request.pod, &taint) {
+        return one("node(s) were unschedulable");
+    }
+    Vec::new()
+}
+
+fn name(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+    let wanted = request.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    match wanted {
+        Some(wanted) if !wanted.is_empty() && wanted != node.node.name_any() => {
+            one("node(s) didn't match the requested node name")
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn taints(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+    let taints = node.node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let mut hard = taints.into_iter().filter(|taint| taint.effect != "PreferNoSchedule");
+    if hard.any(|taint| !tolerated(request.pod, taint)) {
+        return one("node(s) had untolerated taint(s)");
+    }
+    Vec::new()
+}
+
+pub(crate) fn tolerated(pod: &Pod, taint: &Taint) -> bool {
+    let tolerations = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten());
+    tolerations.into_iter().any(|toleration| tolerates(toleration, taint))
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let value = toleration.value.as_deref().unwrap_or_default();
+    (effect.is_empty() || effect == taint.effect)
+        && (key.is_empty() || key == taint.key)
+        && match toleration.operator.as_deref().unwrap_or("Equal") {
+            "Exists" => true,
+            "Equal" => value == taint.value.as_deref().unwrap_or_default(),
+            _ => false,
+        }
+}
+
+fn node_affinity(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+    if matches_node(request.pod, node.node.labels(), &node.node.name_any()) {
+        Vec::new()
+    } else {
+        one("node(s) didn't match Pod's node affinity/selector")
+    }
+}
+
+/// `nodeSelector` and the required node affinity together.
+pub(crate) fn matches_node(pod: &Pod, labels: &Labels, name: &str) -> bool {
+    let Some(spec) = pod.spec.as_ref() else { return true };
+    let pairs = spec.node_selector.iter().flatten();
+    if !pairs.into_iter().all(|(key, value)| labels.get(key) == Some(value)) {
+        return false;
+    }
+    let required = spec
+        .affinity
+        .as_ref()
+        .and_then(|one| one.node_affinity.as_ref())
+        .and_then(|one| one.required_during_scheduling_ignored_during_execution.as_ref());
+    required.is_none_or(|required| {
+        required.node_selector_terms.iter().any(|term| node_term(term, labels, name))
+    })
+}
+
+fn host_ports(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+    let taken = |port: &HostPort| node.host_ports.iter().any(|known| known.conflicts(port));
+    if request.ports.iter().any(taken) {
+        return one("node(s) didn't have free ports for the requested pod ports");
+    }
+    Vec::new()
+}
+
+fn fits(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let room = node.allocatable.get("pods").copied().unwrap_or(0);
+    if i64::try_from(node.pods.len()).unwrap_or(i64::MAX) >= room {
+        reasons.push("Too many pods".to_owned());
+    }
+    for (name, amount) in request.requested.iter().filter(|(_, amount)| **amount > 0) {
+        let total = node.allocatable.get(name).copied().unwrap_or(0);
+        let used = node.requested.get(name).copied().unwrap_or(0);
+        if *amount > total.saturating_sub(used) {
+            reasons.push(format!("Insufficient {name}"));
+        }
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests;
