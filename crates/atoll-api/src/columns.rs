@@ -2,6 +2,16 @@
 //!
 //! Columns and cell texts are upstream's. Ages are relative to a time that the caller gives.
 
+pub(crate) mod config;
+pub(crate) mod endpoints;
+pub(crate) mod event;
+pub(crate) mod node;
+pub(crate) mod plain;
+pub mod pod;
+pub(crate) mod rbac;
+pub(crate) mod service;
+pub(crate) mod workload;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 

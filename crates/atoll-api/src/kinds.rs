@@ -3,16 +3,31 @@
 //! The API server has one generic path; whatever is particular to a kind stands in its row
 //! (names, verbs, subresources) or in its hooks, which are pure functions over object trees.
 
+pub(crate) mod amount;
 mod builder;
+mod config;
+pub mod csr;
+pub mod endpoints;
+pub mod event;
+mod lease;
 pub mod metadata;
+pub mod namespace;
+pub mod node;
+mod plain;
+pub mod pod;
 mod prepare;
+mod rbac;
+mod review;
 pub mod scale;
+pub mod service;
+mod service_account;
 mod table;
+pub mod workload;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::{columns, field, names, validate};
+use crate::{columns, defaults, field, names, validate};
 
 /// Where objects of a kind live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -137,6 +152,8 @@ pub struct Hooks {
     pub columns: &'static [columns::Column],
     /// The cells of a Table row, one a column.
     pub row: fn(&Value, Timestamp) -> Vec<Value>,
+    /// The conditions of a Table row (`Completed`); most kinds have none.
+    pub row_conditions: Option<fn(&Value) -> Vec<Value>>,
     /// The grace period in seconds to delete with; `None` from the hook means at once. The
     /// argument is what the client asked for. Kinds without the hook are deleted at once.
     pub graceful_delete: Option<fn(&Value, requested: Option<i64>) -> Option<i64>>,
@@ -149,7 +166,7 @@ pub struct Hooks {
 impl Hooks {
     /// A kind without behaviour: objects are stored as they come.
     pub const NONE: Self = Self {
-        default: None,
+        default: Some(defaults::normalise),
         prepare_create: None,
         prepare_update: None,
         prepare_status_update: None,
@@ -161,6 +178,7 @@ impl Hooks {
         selectable_names: &[],
         columns: columns::GENERIC,
         row: columns::generic_row,
+        row_conditions: None,
         graceful_delete: None,
         create_on_update: false,
         unconditional_update: true,

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod columns;
+pub mod defaults;
 pub mod field;
 pub mod kinds;
 pub mod names;

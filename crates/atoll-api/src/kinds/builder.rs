@@ -1,6 +1,6 @@
 //! Small const functions by which the table reads like a table.
 
-use super::{Hooks, ResourceInfo, Scope, Storage, Subresource, UpdateHooks, Verbs};
+use super::{Hooks, ResourceInfo, Storage, Subresource, UpdateHooks, Verbs};
 use crate::names;
 
 pub(super) const EVERY_VERB: Verbs =

@@ -4,15 +4,12 @@ use serde_json::Value;
 
 use super::{Hooks, UpdateHooks, metadata, prepare};
 use crate::access::Access as _;
-use crate::{columns, validate};
+use crate::columns;
 
 pub(super) const HOOKS: Hooks = Hooks {
     prepare_create: Some(prepare::drop_status),
     prepare_update: Some(update),
     prepare_status_update: Some(status_update),
-    validate_create: Some(validate::csr::create),
-    validate_update: Some(validate::csr::update),
-    validate_status_update: Some(validate::csr::status_update),
     selectable_fields,
     selectable_names: &["spec.signerName"],
     columns: columns::plain::CSR,
@@ -21,17 +18,10 @@ pub(super) const HOOKS: Hooks = Hooks {
 };
 
 /// The `approval` subresource: it alone sets the conditions Approved and Denied.
-pub(super) const APPROVAL: UpdateHooks =
-    UpdateHooks { prepare: approval, validate: Some(validate::csr::approval) };
+pub(super) const APPROVAL: UpdateHooks = UpdateHooks { prepare: approval, validate: None };
 
 /// Who asks is written down by the server, whatever the request says.
-pub fn set_requester(
-    request: &mut Value,
-    name: &str,
-    uid: &str,
-    groups: &[String],
-    extra: &Value,
-) {
+pub fn set_requester(request: &mut Value, name: &str, uid: &str, groups: &[String], extra: &Value) {
     let spec = metadata::child(request, "spec");
     for (field, value) in [("username", name), ("uid", uid)] {
         if value.is_empty() {
@@ -57,11 +47,8 @@ fn status_update(new: &mut Value, old: &Value) {
     prepare::keep_spec(new, old);
     let decided = |condition: &&Value| matches!(condition.text("type"), "Approved" | "Denied");
     let kept = old["status"].items("conditions").iter().filter(decided).cloned();
-    let others = new["status"]
-        .items("conditions")
-        .iter()
-        .filter(|condition| !decided(condition))
-        .cloned();
+    let others =
+        new["status"].items("conditions").iter().filter(|condition| !decided(condition)).cloned();
     let conditions: Vec<Value> = kept.chain(others).collect();
     if !conditions.is_empty() || new["status"].has("conditions") {
         metadata::child(new, "status").insert("conditions".to_owned(), conditions.into());

@@ -16,24 +16,29 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .verbs(&["get", "list"]),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "configmaps", "ConfigMap", "configmap")
         .short(&["cm"])
+        .hooks(config::CONFIG_MAP_HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "endpoints", "Endpoints", "endpoints")
         .short(&["ep"])
+        .hooks(endpoints::HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "events", "Event", "event")
         .short(&["ev"])
+        .hooks(event::CORE_HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "limitranges", "LimitRange", "limitrange")
         .short(&["limits"]),
     row!(Cluster, "io.k8s.api.core", "", "v1", "namespaces", "Namespace", "namespace")
         .short(&["ns"])
         .verbs(&["create", "delete", "get", "list", "patch", "update", "watch"])
-        .parts(const { &[part("finalize", "Namespace", UPDATE).served(), status("Namespace").served()] })
+        .parts(const { &[part("finalize", "Namespace", UPDATE).updates(namespace::FINALIZE).served(), status("Namespace").served()] })
+        .hooks(namespace::HOOKS)
         .names(names::label_rule)
         .served(),
     row!(Cluster, "io.k8s.api.core", "", "v1", "nodes", "Node", "node")
         .short(&["no"])
         .parts(const { &[part("proxy", "NodeProxyOptions", PROXY), status("Node").served()] })
+        .hooks(node::HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", "persistentvolumeclaim")
         .short(&["pvc"])
@@ -44,7 +49,8 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
     row!(Namespaced, "io.k8s.api.core", "", "v1", "pods", "Pod", "pod")
         .short(&["po"])
         .categories(ALL)
-        .parts(const { &[part("attach", "PodAttachOptions", CREATE_GET).served(), part("binding", "Binding", CREATE).served(), part("ephemeralcontainers", "Pod", GET_PATCH_UPDATE).served(), foreign("eviction", "Eviction", "policy", "v1", CREATE).served(), part("exec", "PodExecOptions", CREATE_GET).served(), part("log", "Pod", GET).served(), part("portforward", "PodPortForwardOptions", CREATE_GET).served(), part("proxy", "PodProxyOptions", PROXY), part("resize", "Pod", GET_PATCH_UPDATE), status("Pod").served()] })
+        .parts(const { &[part("attach", "PodAttachOptions", CREATE_GET).served(), part("binding", "Binding", CREATE).served(), part("ephemeralcontainers", "Pod", GET_PATCH_UPDATE).updates(pod::EPHEMERAL_CONTAINERS).served(), foreign("eviction", "Eviction", "policy", "v1", CREATE).served(), part("exec", "PodExecOptions", CREATE_GET).served(), part("log", "Pod", GET).served(), part("portforward", "PodPortForwardOptions", CREATE_GET).served(), part("proxy", "PodProxyOptions", PROXY), part("resize", "Pod", GET_PATCH_UPDATE), status("Pod").served()] })
+        .hooks(pod::HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "podtemplates", "PodTemplate", "podtemplate"),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "replicationcontrollers", "ReplicationController", "replicationcontroller")
@@ -55,15 +61,18 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .short(&["quota"])
         .parts(const { &[status("ResourceQuota")] }),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "secrets", "Secret", "secret")
+        .hooks(config::SECRET_HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "serviceaccounts", "ServiceAccount", "serviceaccount")
         .short(&["sa"])
         .parts(const { &[foreign("token", "TokenRequest", "authentication.k8s.io", "v1", CREATE).served()] })
+        .hooks(service_account::HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "services", "Service", "service")
         .short(&["svc"])
         .categories(ALL)
         .parts(const { &[part("proxy", "ServiceProxyOptions", PROXY), status("Service").served()] })
+        .hooks(service::HOOKS)
         .names(names::label_1035_rule)
         .served(),
     row!(Cluster, "io.k8s.kube-aggregator.pkg.apis.apiregistration", "apiregistration.k8s.io", "v1", "apiservices", "APIService", "apiservice")
@@ -71,6 +80,7 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .parts(const { &[status("APIService")] })
         .names(names::path_segment_rule),
     row!(Namespaced, "io.k8s.api.apps", "apps", "v1", "controllerrevisions", "ControllerRevision", "controllerrevision")
+        .hooks(plain::CONTROLLER_REVISION_HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.apps", "apps", "v1", "daemonsets", "DaemonSet", "daemonset")
         .short(&["ds"])
@@ -80,11 +90,13 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .short(&["deploy"])
         .categories(ALL)
         .parts(const { &[SCALE.served(), status("Deployment").served()] })
+        .hooks(workload::DEPLOYMENT_HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.apps", "apps", "v1", "replicasets", "ReplicaSet", "replicaset")
         .short(&["rs"])
         .categories(ALL)
         .parts(const { &[SCALE.served(), status("ReplicaSet").served()] })
+        .hooks(workload::REPLICA_SET_HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.apps", "apps", "v1", "statefulsets", "StatefulSet", "statefulset")
         .short(&["sts"])
@@ -92,23 +104,31 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .parts(const { &[SCALE, status("StatefulSet")] }),
     row!(Namespaced, "io.k8s.api.events", "events.k8s.io", "v1", "events", "Event", "event")
         .short(&["ev"])
+        .hooks(event::HOOKS)
+        .stored(event::STORAGE)
         .served(),
     row!(Cluster, "io.k8s.api.authentication", "authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", "selfsubjectreview")
+        .hooks(review::HOOKS)
         .virtual_only()
         .served(),
     row!(Cluster, "io.k8s.api.authentication", "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", "tokenreview")
+        .hooks(review::TOKEN_REVIEW_HOOKS)
         .virtual_only()
         .served(),
     row!(Namespaced, "io.k8s.api.authorization", "authorization.k8s.io", "v1", "localsubjectaccessreviews", "LocalSubjectAccessReview", "localsubjectaccessreview")
+        .hooks(review::LOCAL_ACCESS_HOOKS)
         .virtual_only()
         .served(),
     row!(Cluster, "io.k8s.api.authorization", "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", "selfsubjectaccessreview")
+        .hooks(review::SELF_ACCESS_HOOKS)
         .virtual_only()
         .served(),
     row!(Cluster, "io.k8s.api.authorization", "authorization.k8s.io", "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview", "selfsubjectrulesreview")
+        .hooks(review::RULES_HOOKS)
         .virtual_only()
         .served(),
     row!(Cluster, "io.k8s.api.authorization", "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", "subjectaccessreview")
+        .hooks(review::ACCESS_HOOKS)
         .virtual_only()
         .served(),
     row!(Namespaced, "io.k8s.api.autoscaling", "autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", "horizontalpodautoscaler")
@@ -128,7 +148,8 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .parts(const { &[status("Job")] }),
     row!(Cluster, "io.k8s.api.certificates", "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", "certificatesigningrequest")
         .short(&["csr"])
-        .parts(const { &[part("approval", "CertificateSigningRequest", GET_PATCH_UPDATE).served(), status("CertificateSigningRequest").served()] })
+        .parts(const { &[part("approval", "CertificateSigningRequest", GET_PATCH_UPDATE).updates(csr::APPROVAL).served(), status("CertificateSigningRequest").served()] })
+        .hooks(csr::HOOKS)
         .served(),
     row!(Cluster, "io.k8s.api.networking", "networking.k8s.io", "v1", "ingressclasses", "IngressClass", "ingressclass"),
     row!(Namespaced, "io.k8s.api.networking", "networking.k8s.io", "v1", "ingresses", "Ingress", "ingress")
@@ -144,15 +165,19 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .short(&["pdb"])
         .parts(const { &[status("PodDisruptionBudget")] }),
     row!(Cluster, "io.k8s.api.rbac", "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", "clusterrolebinding")
+        .hooks(rbac::CLUSTER_ROLE_BINDING_HOOKS)
         .names(names::path_segment_rule)
         .served(),
     row!(Cluster, "io.k8s.api.rbac", "rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", "clusterrole")
+        .hooks(rbac::CLUSTER_ROLE_HOOKS)
         .names(names::path_segment_rule)
         .served(),
     row!(Namespaced, "io.k8s.api.rbac", "rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", "rolebinding")
+        .hooks(rbac::ROLE_BINDING_HOOKS)
         .names(names::path_segment_rule)
         .served(),
     row!(Namespaced, "io.k8s.api.rbac", "rbac.authorization.k8s.io", "v1", "roles", "Role", "role")
+        .hooks(rbac::ROLE_HOOKS)
         .names(names::path_segment_rule)
         .served(),
     row!(Cluster, "io.k8s.api.storage", "storage.k8s.io", "v1", "csidrivers", "CSIDriver", "csidriver"),
@@ -183,11 +208,14 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .parts(const { &[status("CustomResourceDefinition")] }),
     row!(Cluster, "io.k8s.api.scheduling", "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", "priorityclass")
         .short(&["pc"])
+        .hooks(plain::PRIORITY_CLASS_HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.coordination", "coordination.k8s.io", "v1", "leases", "Lease", "lease")
+        .hooks(lease::HOOKS)
         .served(),
     row!(Cluster, "io.k8s.api.node", "node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", "runtimeclass"),
     row!(Namespaced, "io.k8s.api.discovery", "discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", "endpointslice")
+        .hooks(endpoints::SLICE_HOOKS)
         .served(),
     row!(Cluster, "io.k8s.api.resource", "resource.k8s.io", "v1", "deviceclasses", "DeviceClass", "deviceclass"),
     row!(Namespaced, "io.k8s.api.resource", "resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", "resourceclaim")

@@ -1,0 +1,198 @@
+//! Pods and pod templates.
+
+use serde_json::{Map, Value, json};
+
+use super::{absent, each, empty, normalise, zero};
+use crate::access::Access as _;
+
+const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
+/// Permissions of files in volumes, 0644.
+const FILE_MODE: i64 = 420;
+const TOKEN_SECONDS: i64 = 3600;
+
+/// A pod: what a template gets, and what only pods get.
+pub(crate) fn pod(pod: &mut Value) {
+    normalise(pod);
+    empty(pod, "spec");
+    empty(pod, "status");
+    let pod_spec = &mut pod["spec"];
+    spec(pod_spec);
+    for list in ["containers", "initContainers"] {
+        for container in each(pod_spec, list) {
+            requests_from_limits(&mut container["resources"]);
+        }
+    }
+    absent(pod_spec, "enableServiceLinks", true);
+    if pod_spec.flag("hostNetwork") {
+        for list in ["containers", "initContainers"] {
+            each(pod_spec, list).for_each(host_ports);
+        }
+    }
+}
+
+/// The spec of a pod or of a template.
+pub fn spec(spec: &mut Value) {
+    zero(spec, "dnsPolicy", "ClusterFirst");
+    zero(spec, "restartPolicy", "Always");
+    empty(spec, "securityContext");
+    absent(spec, "terminationGracePeriodSeconds", 30);
+    zero(spec, "schedulerName", "default-scheduler");
+    for list in CONTAINER_LISTS {
+        each(spec, list).for_each(container);
+    }
+    each(spec, "volumes").for_each(volume);
+    sync_service_account(spec);
+}
+
+/// The image's tag decides whether it is pulled anew.
+#[must_use]
+pub fn pull_policy(image: &str) -> &'static str {
+    let reference = image.split('@').next().unwrap_or("");
+    let last = reference.rsplit('/').next().unwrap_or("");
+    let pinned = image.contains('@');
+    match last.split_once(':') {
+        Some((_, tag)) if tag != "latest" => "IfNotPresent",
+        None if pinned => "IfNotPresent",
+        _ => "Always",
+    }
+}
+
+fn container(container: &mut Value) {
+    let policy = pull_policy(container.text("image"));
+    zero(container, "imagePullPolicy", policy);
+    zero(container, "terminationMessagePath", "/dev/termination-log");
+    zero(container, "terminationMessagePolicy", "File");
+    empty(container, "resources");
+    for port in each(container, "ports") {
+        zero(port, "protocol", "TCP");
+    }
+    for variable in each(container, "env") {
+        if variable["valueFrom"].has("fieldRef") {
+            zero(&mut variable["valueFrom"]["fieldRef"], "apiVersion", "v1");
+        }
+        if variable["valueFrom"].has("fileKeyRef") {
+            absent(&mut variable["valueFrom"]["fileKeyRef"], "optional", false);
+        }
+    }
+    for field in PROBES {
+        if container.has(field) {
+            probe(&mut container[field]);
+        }
+    }
+    if container.has("lifecycle") {
+        for field in ["postStart", "preStop"] {
+            if container["lifecycle"].has(field) {
+                http_get(&mut container["lifecycle"][field]);
+            }
+        }
+    }
+}
+
+fn probe(probe: &mut Value) {
+    zero(probe, "timeoutSeconds", 1);
+    zero(probe, "periodSeconds", 10);
+    zero(probe, "successThreshold", 1);
+    zero(probe, "failureThreshold", 3);
+    http_get(probe);
+    if probe.has("grpc") {
+        absent(&mut probe["grpc"], "service", "");
+    }
+}
+
+fn http_get(handler: &mut Value) {
+    if handler.has("httpGet") {
+        zero(&mut handler["httpGet"], "path", "/");
+        zero(&mut handler["httpGet"], "scheme", "HTTP");
+    }
+}
+
+fn volume(volume: &mut Value) {
+    let has_source = volume
+        .as_object()
+        .is_some_and(|fields| fields.iter().any(|(key, value)| key != "name" && !value.is_null()));
+    if !has_source {
+        empty(volume, "emptyDir");
+    }
+    for source in ["secret", "configMap", "downwardAPI", "projected"] {
+        if volume.has(source) {
+            absent(&mut volume[source], "defaultMode", FILE_MODE);
+        }
+    }
+    if volume.has("downwardAPI") {
+        each(&mut volume["downwardAPI"], "items").for_each(field_reference);
+    }
+    if volume.has("projected") {
+        each(&mut volume["projected"], "sources").for_each(projection);
+    }
+    if volume.has("hostPath") {
+        absent(&mut volume["hostPath"], "type", "");
+    }
+    if volume.has("iscsi") {
+        zero(&mut volume["iscsi"], "iscsiInterface", "default");
+    }
+    if volume.has("image") {
+        let policy = pull_policy(volume["image"].text("reference"));
+        zero(&mut volume["image"], "pullPolicy", policy);
+    }
+    if volume.has("ephemeral") {
+        let spec = &mut volume["ephemeral"]["volumeClaimTemplate"]["spec"];
+        absent(spec, "volumeMode", "Filesystem");
+    }
+}
+
+fn projection(source: &mut Value) {
+    if source.has("serviceAccountToken") {
+        absent(&mut source["serviceAccountToken"], "expirationSeconds", TOKEN_SECONDS);
+    }
+    if source.has("downwardAPI") {
+        each(&mut source["downwardAPI"], "items").for_each(field_reference);
+    }
+}
+
+fn field_reference(item: &mut Value) {
+    if item.has("fieldRef") {
+        zero(&mut item["fieldRef"], "apiVersion", "v1");
+    }
+}
+
+/// What is limited but not asked for is asked for up to its limit.
+fn requests_from_limits(resources: &mut Value) {
+    let Some(limits) = resources.fields("limits").cloned() else { return };
+    absent(resources, "requests", json!({}));
+    let Some(Value::Object(requests)) = resources.get_mut("requests") else { return };
+    for (resource, limit) in limits {
+        requests.entry(resource).or_insert(limit);
+    }
+    if requests.is_empty()
+        && let Value::Object(fields) = resources
+    {
+        fields.remove("requests");
+    }
+}
+
+fn host_ports(container: &mut Value) {
+    for port in each(container, "ports") {
+        let number = port["containerPort"].clone();
+        zero(port, "hostPort", number);
+    }
+}
+
+/// `serviceAccount` is the old name of `serviceAccountName`; both are written.
+pub(crate) fn sync_service_account(spec: &mut Value) {
+    let name = match spec.text("serviceAccountName") {
+        "" => spec.text("serviceAccount").to_owned(),
+        name => name.to_owned(),
+    };
+    if let Value::Object(fields) = spec
+        && !name.is_empty()
+    {
+        set_both(fields, &name);
+    }
+}
+
+fn set_both(spec: &mut Map<String, Value>, name: &str) {
+    for field in ["serviceAccountName", "serviceAccount"] {
+        spec.insert(field.to_owned(), json!(name));
+    }
+}
