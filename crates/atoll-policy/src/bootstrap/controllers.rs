@@ -1,0 +1,137 @@
+//! Roles of the controllers that run here, each for the ServiceAccount of its name.
+
+use super::{EVENTS, READ, RoleRow, Row};
+
+pub(super) const ROLES: &[RoleRow] = &[
+    RoleRow::new(
+        "system:controller:certificate-controller",
+        &[
+            Row::On("delete get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+            Row::On(
+                "update",
+                "certificates.k8s.io",
+                "certificatesigningrequests/approval certificatesigningrequests/status",
+            ),
+            Row::Named(
+                "approve",
+                "certificates.k8s.io",
+                "signers",
+                "kubernetes.io/kube-apiserver-client-kubelet",
+            ),
+            Row::Named(
+                "sign",
+                "certificates.k8s.io",
+                "signers",
+                "kubernetes.io/kube-apiserver-client kubernetes.io/kube-apiserver-client-kubelet \
+                 kubernetes.io/kubelet-serving kubernetes.io/legacy-unknown",
+            ),
+            Row::On("create", "authorization.k8s.io", "subjectaccessreviews"),
+            EVENTS,
+        ],
+    ),
+    // Upstream leaves serving certificates to an administrator. Here the controller compares
+    // the names with the Node's own addresses and approves.
+    RoleRow::new(
+        "system:controller:kubelet-serving-approver",
+        &[
+            Row::On(READ, "certificates.k8s.io", "certificatesigningrequests"),
+            Row::On("update", "certificates.k8s.io", "certificatesigningrequests/approval"),
+            Row::Named(
+                "approve",
+                "certificates.k8s.io",
+                "signers",
+                "kubernetes.io/kubelet-serving",
+            ),
+            Row::On(READ, "-", "nodes"),
+            Row::On("create", "authorization.k8s.io", "subjectaccessreviews"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:clusterrole-aggregation-controller",
+        &[Row::On(
+            "escalate get list patch update watch",
+            "rbac.authorization.k8s.io",
+            "clusterroles",
+        )],
+    ),
+    RoleRow::new(
+        "system:controller:deployment-controller",
+        &[
+            Row::On("get list update watch", "apps extensions", "deployments"),
+            Row::On("update", "apps extensions", "deployments/status"),
+            Row::On("update", "apps extensions", "deployments/finalizers"),
+            Row::On("create delete get list patch update watch", "apps extensions", "replicasets"),
+            Row::On("get list update watch", "-", "pods"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:endpoint-controller",
+        &[
+            Row::On(READ, "-", "pods services"),
+            Row::On("create delete get list update watch", "-", "endpoints"),
+            Row::On("create", "-", "endpoints/restricted"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:endpointslice-controller",
+        &[
+            Row::On(READ, "-", "nodes pods services"),
+            Row::On("update", "-", "services/finalizers"),
+            Row::On("create delete get list update watch", "discovery.k8s.io", "endpointslices"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:generic-garbage-collector",
+        &[Row::On("delete get list patch update watch", "*", "*"), EVENTS],
+    ),
+    RoleRow::new(
+        "system:controller:namespace-controller",
+        &[
+            Row::On("delete get list watch", "-", "namespaces"),
+            Row::On("update", "-", "namespaces/finalize namespaces/status"),
+            Row::On("delete deletecollection get list watch", "*", "*"),
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:node-controller",
+        &[
+            Row::On("delete get list patch update watch", "-", "nodes"),
+            Row::On("patch update", "-", "nodes/status"),
+            Row::On("patch update", "-", "pods/status"),
+            Row::On("delete get list watch", "-", "pods"),
+            // Leases age by the watcher's own clock.
+            Row::On(READ, "coordination.k8s.io", "leases"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:pod-garbage-collector",
+        &[
+            Row::On("delete list watch", "-", "pods"),
+            Row::On(READ, "-", "nodes"),
+            Row::On("patch", "-", "pods/status"),
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:replicaset-controller",
+        &[
+            Row::On("get list update watch", "apps extensions", "replicasets"),
+            Row::On("update", "apps extensions", "replicasets/status"),
+            Row::On("update", "apps extensions", "replicasets/finalizers"),
+            Row::On("create delete list patch watch", "-", "pods"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:root-ca-cert-publisher",
+        &[Row::On("create update", "-", "configmaps"), EVENTS],
+    ),
+    RoleRow::new(
+        "system:controller:service-account-controller",
+        &[Row::On("create", "-", "serviceaccounts"), EVENTS],
+    ),
+];
