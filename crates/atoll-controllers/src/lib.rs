@@ -16,8 +16,10 @@ mod replicaset;
 mod selector;
 mod service_account;
 mod shared;
+mod signer;
 
 pub use shared::ClientFor;
+pub use signer::Signers;
 
 use gc::Collector;
 use shared::Shared;
@@ -30,11 +32,13 @@ pub struct Config {
     pub clients: ClientFor,
     /// The authority of the API's serving certificates, published to every namespace.
     pub root_ca_pem: String,
+    /// `None` leaves certificate signing requests to others.
+    pub signers: Option<Signers>,
 }
 
 /// Starts every controller on `tasks`; all end when `stop` is cancelled.
 pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
-    let Config { clients, root_ca_pem } = config;
+    let Config { clients, root_ca_pem, signers } = config;
     let shared = Shared::new();
     let collector = Collector::new(clients);
     deployment::start(clients, &shared, tasks, stop);
@@ -43,6 +47,9 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     service_account::start(clients, &shared, root_ca_pem, tasks, stop);
     namespace::start(clients, &shared, &collector, tasks, stop);
     node::start(clients, &shared, tasks, stop);
+    if let Some(signers) = signers {
+        signer::start(clients, signers, &shared, tasks, stop);
+    }
     collector.start(tasks, stop);
     // The informers act as the manager, which may read every kind.
     shared.run(&clients("kube-controller-manager"), tasks, stop);

@@ -49,10 +49,13 @@ impl<'a, K> Change<'a, K> {
 
 pub(crate) type IndexFn<K> = fn(&K) -> Vec<String>;
 
+/// The function that gives an object its values, and the keys by value.
+type Index<K> = (IndexFn<K>, HashMap<String, BTreeSet<Key>>);
+
 /// Objects by key, and by each of the indexes it was made with.
 pub struct Cache<K> {
     objects: BTreeMap<Key, Arc<K>>,
-    indexes: Vec<(IndexFn<K>, HashMap<String, BTreeSet<Key>>)>,
+    indexes: Vec<Index<K>>,
 }
 
 impl<K: ResourceExt> Cache<K> {
