@@ -1,1 +1,26 @@
-//! Placeholder header, replaced with the crate's first content.
+//! Atoll's store: a multi-version key-value map with transactions, watches and leases,
+//! replicated by Raft and kept on disk by a write-ahead log of its own.
+//!
+//! The way in is [`kv::KvStore`]; [`embedded::EmbeddedStore`] gives it over a folder. Everything
+//! below is written as step functions over the traits [`disk::Disk`] and [`clock::Clock`]:
+//! threads only drive them, so the simulator in [`simulation`] runs the very same code with
+//! virtual time and failing disks.
+
+mod backend;
+pub mod clock;
+mod codec;
+pub mod consensus;
+mod core;
+pub mod disk;
+pub mod embedded;
+mod folder;
+pub mod kv;
+mod lease;
+mod mvcc;
+mod shared;
+mod snapshot;
+mod sync;
+pub mod wal;
+mod watch;
+
+pub use embedded::{EmbeddedStore, Keyspace, OpenError, StoreConfig};

@@ -1,0 +1,333 @@
+//! The state on disk: one redb file with the kept versions, the leases and how far it has come.
+//!
+//! Every transaction carries the applied index, so the file is always the state at one index.
+//! It is written seldom; what makes a write durable is the log.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError,
+};
+
+use crate::clock::Clock;
+use crate::codec::{Malformed, Reader, put_i64, put_u64};
+use crate::consensus::Position;
+use crate::disk::Disk;
+use crate::kv::Revision;
+use crate::mvcc::{Pending, ReadFault, Record, RevKey, State, Version};
+
+mod file;
+
+use file::{Patience, PatientFile};
+
+type Versions = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Leases = TableDefinition<'static, i64, (i64, i64)>;
+
+pub(crate) const KEYSPACES: usize = 2;
+const STATE_FILE: &str = "state.redb";
+const VERSIONS: [Versions; KEYSPACES] =
+    [TableDefinition::new("cluster.versions"), TableDefinition::new("applications.versions")];
+const LEASES: [Leases; KEYSPACES] =
+    [TableDefinition::new("cluster.leases"), TableDefinition::new("applications.leases")];
+const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
+const META_KEY: &str = "state";
+const META_FORMAT: u8 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BackendError {
+    #[error("{file}: {action}")]
+    Redb { file: String, action: &'static str, source: Box<redb::Error> },
+    #[error("{file}: {action}")]
+    Io { file: String, action: &'static str, source: std::io::Error },
+    #[error("{file} holds a record that cannot be read")]
+    Malformed { file: String, source: Malformed },
+}
+
+/// How far the state has come, in both keyspaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) applied: Position,
+    /// Continued with every entry; equal on all members that applied the same.
+    pub(crate) chain: u32,
+    pub(crate) voters: Vec<u64>,
+    /// Revision and compacted revision.
+    pub(crate) keyspaces: [(Revision, Revision); KEYSPACES],
+}
+
+impl Meta {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![META_FORMAT];
+        put_u64(&mut out, self.applied.index);
+        put_u64(&mut out, self.applied.term);
+        put_u64(&mut out, u64::from(self.chain));
+        put_u64(&mut out, self.voters.len() as u64);
+        for voter in &self.voters {
+            put_u64(&mut out, *voter);
+        }
+        for (revision, compacted) in self.keyspaces {
+            put_i64(&mut out, revision);
+            put_i64(&mut out, compacted);
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
+        if reader.u8()? != META_FORMAT {
+            return Err(Malformed("the state has a format that this release does not read"));
+        }
+        let applied = Position { index: reader.u64()?, term: reader.u64()? };
+        let chain = u32::try_from(reader.u64()?).unwrap_or(0);
+        let mut voters = Vec::new();
+        for _ in 0..reader.u64()? {
+            voters.push(reader.u64()?);
+        }
+        let mut keyspaces = [(1, 0); KEYSPACES];
+        for keyspace in &mut keyspaces {
+            *keyspace = (reader.i64()?, reader.i64()?);
+        }
+        Ok(Self { applied, chain, voters, keyspaces })
+    }
+}
+
+/// One keyspace's versions as of a commit.
+pub(crate) struct View {
+    versions: ReadOnlyTable<&'static [u8], &'static [u8]>,
+}
+
+impl Debug for View {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("View").finish_non_exhaustive()
+    }
+}
+
+impl View {
+    pub(crate) fn get(&self, at: RevKey) -> Result<Option<Record>, ReadFault> {
+        let key = at.encode();
+        let found = self.versions.get(key.as_slice()).map_err(|error| fault(&error))?;
+        found
+            .map(|bytes| Record::decode(Bytes::copy_from_slice(bytes.value())))
+            .transpose()
+            .map_err(|error| fault(&error))
+    }
+
+    /// Every record from `start` on until `visit` says no; whether it never did.
+    pub(crate) fn scan(
+        &self,
+        start: RevKey,
+        mut visit: impl FnMut(RevKey, Record) -> Result<bool, ReadFault>,
+    ) -> Result<bool, ReadFault> {
+        let start = start.encode();
+        let range =
+            self.versions.range(start.as_slice()..).map_err(|error| fault(&error))?;
+        for item in range {
+            let (key, value) = item.map_err(|error| fault(&error))?;
+            let at = RevKey::decode(key.value()).map_err(|error| fault(&error))?;
+            let record = Record::decode(Bytes::copy_from_slice(value.value()))
+                .map_err(|error| fault(&error))?;
+            if !visit(at, record)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn fault(error: &dyn std::error::Error) -> ReadFault {
+    ReadFault { detail: error.to_string() }
+}
+
+#[derive(Debug)]
+pub(crate) struct Backend {
+    database: Database,
+    file: String,
+    patience: Arc<Patience>,
+}
+
+/// What [`Backend::load`] found.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) meta: Option<Meta>,
+    pub(crate) states: [State; KEYSPACES],
+}
+
+/// One transaction's worth of changes.
+#[derive(Debug)]
+pub(crate) struct FlushJob {
+    pub(crate) meta: Meta,
+    pub(crate) pending: [Arc<Pending>; KEYSPACES],
+}
+
+impl Backend {
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        clock: Arc<dyn Clock>,
+        cache_bytes: usize,
+    ) -> Result<Self, BackendError> {
+        let name = disk.describe(STATE_FILE);
+        let file = disk.open(STATE_FILE, true).map_err(|source| BackendError::Io {
+            file: name.clone(),
+            action: "opening failed",
+            source,
+        })?;
+        let patience = Arc::new(Patience::default());
+        let patient = PatientFile::new(file, clock, patience.clone());
+        let database = redb::Builder::new()
+            .set_cache_size(cache_bytes)
+            .create_with_backend(patient)
+            .map_err(|error| redb_error(&name, "opening failed", error))?;
+        Ok(Self { database, file: name, patience })
+    }
+
+    /// A flush has met a full disk and waits.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.patience.waiting.load(Ordering::Acquire)
+    }
+
+    /// From now on a full disk fails a flush at once.
+    pub(crate) fn stop_waiting(&self) {
+        self.patience.closing.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn load(&self) -> Result<Loaded, BackendError> {
+        let mut loaded = Loaded { meta: None, states: [State::default(), State::default()] };
+        let reads = self.database.begin_read().map_err(|e| self.failed("reading failed", e))?;
+        let table = match reads.open_table(META) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(loaded),
+            Err(error) => return Err(self.failed("reading failed", error)),
+        };
+        let found = table.get(META_KEY).map_err(|e| self.failed("reading failed", e))?;
+        let Some(found) = found else { return Ok(loaded) };
+        let meta = Meta::decode(found.value()).map_err(|source| self.malformed(source))?;
+        for (code, state) in loaded.states.iter_mut().enumerate() {
+            let (revision, compacted) = meta.keyspaces[code];
+            state.begin_load(revision, compacted);
+            self.load_leases(&reads, code, state)?;
+            self.load_versions(&reads, code, state)?;
+        }
+        loaded.meta = Some(meta);
+        Ok(loaded)
+    }
+
+    fn load_leases(
+        &self,
+        reads: &redb::ReadTransaction,
+        code: usize,
+        state: &mut State,
+    ) -> Result<(), BackendError> {
+        let leases =
+            reads.open_table(LEASES[code]).map_err(|e| self.failed("reading failed", e))?;
+        for item in leases.range::<i64>(..).map_err(|e| self.failed("reading failed", e))? {
+            let (id, lease) = item.map_err(|e| self.failed("reading failed", e))?;
+            let (ttl, remaining) = lease.value();
+            state.load_lease(id.value(), ttl, remaining);
+        }
+        Ok(())
+    }
+
+    fn load_versions(
+        &self,
+        reads: &redb::ReadTransaction,
+        code: usize,
+        state: &mut State,
+    ) -> Result<(), BackendError> {
+        let versions =
+            reads.open_table(VERSIONS[code]).map_err(|e| self.failed("reading failed", e))?;
+        for item in versions.range::<&[u8]>(..).map_err(|e| self.failed("reading failed", e))? {
+            let (key, value) = item.map_err(|e| self.failed("reading failed", e))?;
+            let at = RevKey::decode(key.value()).map_err(|source| self.malformed(source))?;
+            let (head, value_bytes) =
+                Record::decode_head(value.value()).map_err(|source| self.malformed(source))?;
+            let version = Version {
+                at,
+                create_revision: head.create_revision,
+                version: head.version,
+                lease: head.lease,
+                value_bytes,
+                tombstone: head.tombstone,
+            };
+            state.load_record(&head.key, version);
+        }
+        state.end_load(View { versions });
+        Ok(())
+    }
+
+    /// Writes a job durably; the views show the state with it.
+    pub(crate) fn flush(&self, job: &FlushJob) -> Result<[View; KEYSPACES], BackendError> {
+        self.write(job)?;
+        let reads = self.database.begin_read().map_err(|e| self.failed("reading failed", e))?;
+        let view = |code: usize| {
+            reads
+                .open_table(VERSIONS[code])
+                .map(|versions| View { versions })
+                .map_err(|e| self.failed("reading failed", e))
+        };
+        Ok([view(0)?, view(1)?])
+    }
+
+    fn write(&self, job: &FlushJob) -> Result<(), BackendError> {
+        let writing = "writing failed";
+        let mut writes = self.database.begin_write().map_err(|e| self.failed(writing, e))?;
+        writes
+            .set_durability(Durability::Immediate)
+            .map_err(|e| self.failed(writing, e))?;
+        // Opening after a crash then costs milliseconds, not a walk through the whole file.
+        writes.set_quick_repair(true);
+        for (code, pending) in job.pending.iter().enumerate() {
+            self.write_keyspace(&writes, code, pending)?;
+        }
+        {
+            let mut meta = writes.open_table(META).map_err(|e| self.failed(writing, e))?;
+            meta.insert(META_KEY, job.meta.encode().as_slice())
+                .map_err(|e| self.failed(writing, e))?;
+        }
+        writes.commit().map_err(|e| self.failed("committing failed", e))
+    }
+
+    fn write_keyspace(
+        &self,
+        writes: &redb::WriteTransaction,
+        code: usize,
+        pending: &Pending,
+    ) -> Result<(), BackendError> {
+        let writing = "writing failed";
+        let mut versions =
+            writes.open_table(VERSIONS[code]).map_err(|e| self.failed(writing, e))?;
+        let mut encoded = Vec::new();
+        for (at, record) in &pending.records {
+            encoded.clear();
+            record.encode(&mut encoded);
+            versions
+                .insert(at.encode().as_slice(), encoded.as_slice())
+                .map_err(|e| self.failed(writing, e))?;
+        }
+        for at in &pending.removed {
+            versions.remove(at.encode().as_slice()).map_err(|e| self.failed(writing, e))?;
+        }
+        let mut leases = writes.open_table(LEASES[code]).map_err(|e| self.failed(writing, e))?;
+        for (id, lease) in &pending.leases {
+            match lease {
+                Some(times) => leases.insert(id, times).map(drop),
+                None => leases.remove(id).map(drop),
+            }
+            .map_err(|e| self.failed(writing, e))?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, action: &'static str, error: impl Into<redb::Error>) -> BackendError {
+        redb_error(&self.file, action, error)
+    }
+
+    fn malformed(&self, source: Malformed) -> BackendError {
+        BackendError::Malformed { file: self.file.clone(), source }
+    }
+}
+
+fn redb_error(file: &str, action: &'static str, error: impl Into<redb::Error>) -> BackendError {
+    BackendError::Redb { file: file.to_owned(), action, source: Box::new(error.into()) }
+}

@@ -1,0 +1,218 @@
+//! The store in this process, over one folder.
+//!
+//! One thread writes the log and applies it, another writes the state file; both sleep while
+//! nothing happens. Reads run on the caller's thread.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::backend::{BackendError, KEYSPACES};
+use crate::clock::MonotonicClock;
+use crate::core::{Core, CoreOpenError};
+use crate::disk::RealDisk;
+use crate::folder::{self, FolderError, LockError};
+use crate::kv::KvStore;
+use crate::shared::Shared;
+use crate::sync::lock;
+use crate::wal::WalOpenError;
+
+mod driver;
+mod keyspace;
+mod queue;
+
+use driver::Threads;
+use keyspace::KeyspaceHandle;
+use queue::Queue;
+
+/// The two stores in one: each has its own revisions, compaction and quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Keyspace {
+    /// The cluster's objects.
+    Cluster,
+    /// The keys of applications.
+    Applications,
+}
+
+impl Keyspace {
+    pub const ALL: [Self; KEYSPACES] = [Self::Cluster, Self::Applications];
+
+    fn code(self) -> usize {
+        match self {
+            Self::Cluster => 0,
+            Self::Applications => 1,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Made when it does not exist. One store at a time may have it open.
+    pub dir: PathBuf,
+    /// Keys, values and overhead of all kept versions of one keyspace; beyond it puts are refused.
+    pub quota_bytes: u64,
+    /// Keys and values of one transaction.
+    pub request_bytes_max: u64,
+    /// Compares, and operations of each branch, of one transaction.
+    pub txn_operations_max: usize,
+    /// A call that takes longer ends with `Timeout`.
+    pub request_timeout: Duration,
+    /// The state file's cache.
+    pub cache_bytes: usize,
+    pub segment_bytes: u64,
+    /// Recent events kept in memory for watches.
+    pub watch_ring_bytes: usize,
+    /// Bytes of events that a watch may be behind before it is ended.
+    pub watch_behind_bytes_max: u64,
+    /// The state file is written when the oldest change is this old…
+    pub flush_every: Duration,
+    /// …or the changes have this many bytes…
+    pub flush_bytes: usize,
+    /// …or there are this many of them.
+    pub flush_operations: usize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("/var/lib/atoll/store"),
+            quota_bytes: 4 << 30,
+            request_bytes_max: 1_572_864,
+            txn_operations_max: 128,
+            request_timeout: Duration::from_secs(10),
+            cache_bytes: 16 << 20,
+            segment_bytes: 64 << 20,
+            watch_ring_bytes: 4 << 20,
+            watch_behind_bytes_max: 64 << 20,
+            flush_every: Duration::from_secs(10),
+            flush_bytes: 16 << 20,
+            flush_operations: 10_000,
+        }
+    }
+}
+
+/// Why a folder could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "the store in {dir} is in use by {holder}; stop it first, or choose another data folder"
+    )]
+    Locked { dir: String, holder: String },
+    #[error("{file} is damaged at offset {offset}: {reason}; nothing was changed: restore the newest backup, or move the folder away to start empty")]
+    Corrupt { file: String, offset: u64, reason: &'static str },
+    #[error("the store in {dir} cannot be opened")]
+    Folder { dir: String, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+/// An open store. Dropping it stops it; [`Self::shutdown`] also says when it has stopped.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    threads: Mutex<Option<Threads>>,
+    handles: [Arc<KeyspaceHandle>; KEYSPACES],
+    cluster_id: String,
+    member_id: u64,
+}
+
+impl EmbeddedStore {
+    pub async fn open(config: StoreConfig) -> Result<Self, OpenError> {
+        let dir = config.dir.display().to_string();
+        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(config)).await;
+        opened.unwrap_or_else(|error| Err(OpenError::Folder { dir, source: error.into() }))
+    }
+
+    /// The same outside of an asynchronous runtime.
+    pub fn open_blocking(config: StoreConfig) -> Result<Self, OpenError> {
+        let dir = config.dir.display().to_string();
+        let failed = |source| OpenError::Folder { dir: dir.clone(), source };
+        std::fs::create_dir_all(&config.dir).map_err(|error| failed(error.into()))?;
+        let folder_lock = folder::lock(&config.dir).map_err(|error| match error {
+            LockError::Held { pid } => OpenError::Locked {
+                dir: dir.clone(),
+                holder: pid
+                    .map_or("another process".to_owned(), |pid| format!("the process {pid}")),
+            },
+            LockError::Io(source) => failed(source.into()),
+        })?;
+        let disk = Arc::new(RealDisk::new(&config.dir));
+        let clock = Arc::new(MonotonicClock::new());
+        let opened = Core::open(disk.clone(), clock.clone(), config.clone(), &mut rand::rng())
+            .map_err(|error| open_error(&dir, error))?;
+        let shared = opened.core.shared.clone();
+        let queue = Arc::new(Queue::new());
+        let threads = Threads::start(opened.core, queue.clone(), clock.clone(), folder_lock)
+            .map_err(|error| failed(error.into()))?;
+        let handles = Keyspace::ALL.map(|keyspace| {
+            Arc::new(KeyspaceHandle::new(
+                keyspace.code(),
+                shared.clone(),
+                queue.clone(),
+                (disk.clone(), clock.clone()),
+                &config,
+            ))
+        });
+        Ok(Self {
+            shared,
+            queue,
+            threads: Mutex::new(Some(threads)),
+            handles,
+            cluster_id: opened.cluster_id,
+            member_id: opened.member_id,
+        })
+    }
+
+    pub fn keyspace(&self, keyspace: Keyspace) -> Arc<dyn KvStore> {
+        self.handles[keyspace.code()].clone()
+    }
+
+    /// 32 hexadecimal digits, made with the folder.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    pub fn member_id(&self) -> u64 {
+        self.member_id
+    }
+
+    /// Bytes written to the log since the store was opened.
+    pub fn log_bytes_written(&self) -> u64 {
+        self.shared.log_bytes_written.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Ends the watches, writes the state file and frees the folder. Calls under way end with an
+    /// error if they were not done.
+    pub async fn shutdown(&self) {
+        self.queue.stop();
+        let threads = lock(&self.threads).take();
+        if let Some(threads) = threads {
+            if let Err(error) = tokio::task::spawn_blocking(move || threads.join()).await {
+                tracing::error!(%error, "the store's threads could not be waited for");
+            }
+        }
+    }
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.queue.stop();
+        if let Some(threads) = lock(&self.threads).take() {
+            threads.join();
+        }
+    }
+}
+
+fn open_error(dir: &str, error: CoreOpenError) -> OpenError {
+    match error {
+        CoreOpenError::Wal(WalOpenError::Corrupt { file, offset, reason }) => {
+            OpenError::Corrupt { file, offset, reason }
+        }
+        CoreOpenError::Backend(BackendError::Malformed { file, source }) => {
+            OpenError::Corrupt { file, offset: 0, reason: source.0 }
+        }
+        CoreOpenError::Folder(source @ FolderError::Format { .. }) => {
+            OpenError::Folder { dir: dir.to_owned(), source: Box::new(source) }
+        }
+        other => OpenError::Folder { dir: dir.to_owned(), source: Box::new(other) },
+    }
+}

@@ -1,0 +1,221 @@
+//! [`KvStore`] for one keyspace of an embedded store.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::oneshot;
+
+use super::StoreConfig;
+use super::queue::{Queue, stopped};
+use crate::clock::Clock;
+use crate::core::{Proposal, Reply};
+use crate::disk::Disk;
+use crate::kv::{
+    Error, KvStore, LeaseId, LeaseInfo, Op, RangeRequest, RangeResult, Result, Revision, Status,
+    Txn, TxnResult, WatchBatch, WatchRequest,
+};
+use crate::mvcc::{Command, Response, check_txn, is_read_only};
+use crate::shared::{KeyspaceShared, Shared};
+use crate::snapshot;
+use crate::sync::{lock, read};
+use crate::watch::WatchStream;
+
+/// Shorter leases would end between two of a client's keep-alives.
+const LEASE_TTL_MIN: i64 = 2;
+const LEASE_TTL_MAX: i64 = 9_000_000_000;
+
+#[derive(Debug)]
+pub(super) struct KeyspaceHandle {
+    code: usize,
+    shared: Arc<Shared>,
+    keyspace: Arc<KeyspaceShared>,
+    queue: Arc<Queue>,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    request_bytes_max: u64,
+    txn_operations_max: usize,
+    request_timeout: Duration,
+}
+
+impl KeyspaceHandle {
+    pub(super) fn new(
+        code: usize,
+        shared: Arc<Shared>,
+        queue: Arc<Queue>,
+        (disk, clock): (Arc<dyn Disk>, Arc<dyn Clock>),
+        config: &StoreConfig,
+    ) -> Self {
+        Self {
+            code,
+            keyspace: shared.keyspaces[code].clone(),
+            shared,
+            queue,
+            disk,
+            clock,
+            request_bytes_max: config.request_bytes_max,
+            txn_operations_max: config.txn_operations_max,
+            request_timeout: config.request_timeout,
+        }
+    }
+
+    async fn propose(&self, command: Command, added_bytes: u64, bytes: u64) -> Result<Response> {
+        self.shared.check()?;
+        let answered = tokio::time::timeout(self.request_timeout, async {
+            let permit = self.queue.room(bytes).await?;
+            let (sender, answer) = oneshot::channel();
+            let reply = Some(Reply { sender, permit: Some(permit) });
+            self.queue.push(Proposal { keyspace: self.code, command, added_bytes, reply })?;
+            answer.await.unwrap_or_else(|_dropped| Err(stopped()))
+        });
+        answered.await.unwrap_or(Err(Error::Timeout { maybe_applied: true }))
+    }
+}
+
+#[async_trait]
+impl KvStore for KeyspaceHandle {
+    async fn range(&self, request: RangeRequest) -> Result<RangeResult> {
+        self.shared.check_open()?;
+        if request.range.key.is_empty() {
+            return Err(Error::EmptyKey);
+        }
+        // A sole voter's applied state holds every acknowledged write, so it is linearizable.
+        let plan = {
+            let state = read(&self.keyspace.state);
+            state.check_revision(request.revision)?;
+            state.plan(&request, state.revision)
+        };
+        Ok(plan.finish()?)
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnResult> {
+        check_txn(&txn, self.txn_operations_max)?;
+        if is_read_only(&txn) {
+            self.shared.check_open()?;
+            return read(&self.keyspace.state).read_only_txn(&txn);
+        }
+        let added_bytes = put_bytes(&txn);
+        let bytes = request_bytes(&txn);
+        if bytes > self.request_bytes_max {
+            return Err(Error::TooLarge { bytes, limit_bytes: self.request_bytes_max });
+        }
+        match self.propose(Command::Txn(txn), added_bytes, bytes).await? {
+            Response::Txn(result) => Ok(result),
+            Response::Done => Err(Error::Unavailable { detail: "a misplaced answer".to_owned() }),
+        }
+    }
+
+    fn watch(&self, request: WatchRequest) -> BoxStream<'static, Result<WatchBatch>> {
+        WatchStream::new(self.keyspace.clone(), request).boxed()
+    }
+
+    async fn request_progress(&self) -> Result<Revision> {
+        self.shared.check_open()?;
+        Ok(self.keyspace.hub.request_progress())
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<()> {
+        self.propose(Command::Compact { revision }, 0, 0).await.map(drop)
+    }
+
+    async fn lease_grant(&self, id: LeaseId, ttl: i64) -> Result<(LeaseId, i64)> {
+        if ttl > LEASE_TTL_MAX {
+            return Err(Error::LeaseTtlTooLarge { ttl });
+        }
+        let ttl = ttl.max(LEASE_TTL_MIN);
+        let id = if id == 0 { (rand::random::<i64>() & i64::MAX).max(1) } else { id };
+        self.propose(Command::LeaseGrant { id, ttl }, 0, 0).await?;
+        Ok((id, ttl))
+    }
+
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64> {
+        self.shared.check()?;
+        let kept = lock(&self.keyspace.leases).keep_alive(id, self.clock.now());
+        let (ttl, take_back) = kept.ok_or(Error::LeaseNotFound { id })?;
+        if take_back {
+            self.propose(Command::LeaseCheckpoint { id, remaining: 0 }, 0, 0).await?;
+        }
+        Ok(ttl)
+    }
+
+    async fn lease_revoke(&self, id: LeaseId) -> Result<()> {
+        self.propose(Command::LeaseRevoke { id }, 0, 0).await.map(drop)
+    }
+
+    async fn lease_info(&self, id: LeaseId) -> Result<LeaseInfo> {
+        self.shared.check_open()?;
+        let missing = Error::LeaseNotFound { id };
+        let remaining = lock(&self.keyspace.leases).remaining(id, self.clock.now());
+        let state = read(&self.keyspace.state);
+        let lease = state.leases.get(&id).ok_or(missing)?;
+        let keys = lease.keys.iter().cloned().collect();
+        Ok(LeaseInfo { id, ttl: lease.ttl, remaining: remaining.unwrap_or(-1), keys })
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>> {
+        self.shared.check_open()?;
+        Ok(read(&self.keyspace.state).leases.keys().copied().collect())
+    }
+
+    async fn status(&self) -> Result<Status> {
+        self.shared.check_open()?;
+        let disk_bytes = disk_bytes(&*self.disk);
+        let state = read(&self.keyspace.state);
+        Ok(Status {
+            revision: state.revision,
+            compacted_revision: state.compacted,
+            raft_term: self.shared.raft_term.load(Ordering::Relaxed),
+            raft_index: self.shared.raft_index.load(Ordering::Relaxed),
+            applied_index: self.shared.applied_index.load(Ordering::Relaxed),
+            live_bytes: state.live_bytes,
+            disk_bytes,
+            is_leader: self.shared.is_leader.load(Ordering::Acquire),
+        })
+    }
+
+    async fn snapshot(&self) -> Result<BoxStream<'static, Result<Bytes>>> {
+        self.shared.check_open()?;
+        Ok(snapshot::export(self.keyspace.clone()))
+    }
+}
+
+/// Zero when the disk cannot say; the figure is for people.
+fn disk_bytes(disk: &dyn Disk) -> u64 {
+    let names = disk.list("wal").unwrap_or_default();
+    let logs = names.iter().map(|name| format!("wal/{name}"));
+    logs.chain(["state.redb".to_owned()])
+        .filter_map(|name| disk.open(&name, false).and_then(|file| file.length()).ok())
+        .sum()
+}
+
+/// What a transaction may add to the keyspace; at least one byte if it puts anything.
+fn put_bytes(txn: &Txn) -> u64 {
+    let branch = |ops: &[Op]| -> u64 {
+        ops.iter()
+            .map(|op| match op {
+                Op::Put(put) => (put.key.len() + put.value.len()).max(1) as u64,
+                Op::Txn(inner) => put_bytes(inner),
+                Op::Range(_) | Op::Delete { .. } => 0,
+            })
+            .sum()
+    };
+    branch(&txn.success).max(branch(&txn.failure))
+}
+
+fn request_bytes(txn: &Txn) -> u64 {
+    let ops = txn.success.iter().chain(&txn.failure);
+    let in_ops: u64 = ops
+        .map(|op| match op {
+            Op::Put(put) => (put.key.len() + put.value.len()) as u64,
+            Op::Range(request) => request.range.key.len() as u64,
+            Op::Delete { range, .. } => range.key.len() as u64,
+            Op::Txn(inner) => request_bytes(inner),
+        })
+        .sum();
+    let compares: usize = txn.compare.iter().map(|compare| compare.range.key.len()).sum();
+    in_ops + compares as u64
+}

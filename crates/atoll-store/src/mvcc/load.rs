@@ -1,0 +1,96 @@
+//! Builds a keyspace's memory from what the backend holds, and copies it out again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{History, Lease, ReadFault, Record, RevKey, State, Version};
+use crate::backend::View;
+use crate::kv::{LeaseId, Revision};
+use crate::snapshot::Header;
+
+impl State {
+    pub(crate) fn begin_load(&mut self, revision: Revision, compacted: Revision) {
+        self.revision = revision;
+        self.compacted = compacted;
+    }
+
+    pub(crate) fn load_lease(&mut self, id: LeaseId, ttl: i64, remaining: i64) {
+        self.leases.insert(id, Lease { ttl, remaining, keys: BTreeSet::new() });
+    }
+
+    /// Records come in the order of their revisions.
+    pub(crate) fn load_record(&mut self, key: &[u8], version: Version) {
+        self.live_bytes += Self::record_bytes(key, version.value_bytes as usize);
+        if let Some(history) = self.index.get_mut(key) {
+            history.push(version);
+            self.garbage.push_back((version.at.main, Bytes::copy_from_slice(key)));
+            return;
+        }
+        let key = Bytes::copy_from_slice(key);
+        if version.tombstone {
+            self.garbage.push_back((version.at.main, key.clone()));
+        }
+        self.index.insert(key, History::One(version));
+    }
+
+    pub(crate) fn end_load(&mut self, view: View) {
+        for (key, history) in &self.index {
+            let Some(version) = history.live() else { continue };
+            if let Some(lease) = self.leases.get_mut(&version.lease) {
+                lease.keys.insert(key.clone());
+            }
+        }
+        self.view = Some(Arc::new(view));
+    }
+
+    /// What a copy needs to go on without the lock.
+    pub(crate) fn begin_copy(&self) -> Copy {
+        let leases = self
+            .leases
+            .iter()
+            .map(|(id, lease)| (*id, lease.ttl, lease.remaining))
+            .collect();
+        let header =
+            Header { revision: self.revision, compacted: self.compacted, leases };
+        let mut newer = BTreeMap::new();
+        let mut removed = BTreeSet::new();
+        for pending in self.flushing.as_deref().into_iter().chain([&self.pending]) {
+            newer.extend(pending.records.iter().map(|(at, record)| (*at, record.clone())));
+            removed.extend(pending.removed.iter().copied());
+        }
+        newer.retain(|at, _| !removed.contains(at));
+        Copy { header, view: self.view.clone(), newer, removed }
+    }
+}
+
+/// One keyspace as of one moment.
+pub(crate) struct Copy {
+    pub(crate) header: Header,
+    view: Option<Arc<View>>,
+    newer: BTreeMap<RevKey, Record>,
+    removed: BTreeSet<RevKey>,
+}
+
+impl Copy {
+    /// Every record in the order of revisions, until `visit` fails.
+    pub(crate) fn for_each<E: From<ReadFault>>(
+        &self,
+        mut visit: impl FnMut(RevKey, &Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut failure = None;
+        if let Some(view) = &self.view {
+            view.scan(RevKey { main: 0, sub: 0 }, |at, record| {
+                if !self.removed.contains(&at) {
+                    failure = visit(at, &record).err();
+                }
+                Ok(failure.is_none())
+            })?;
+        }
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        self.newer.iter().try_for_each(|(at, record)| visit(*at, record))
+    }
+}

@@ -1,0 +1,86 @@
+//! What callers read directly while the store's thread writes it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
+
+use crate::backend::KEYSPACES;
+use crate::kv::Error;
+use crate::lease::LeaseClock;
+use crate::mvcc::State;
+use crate::sync::{lock, read, write};
+use crate::watch::Hub;
+
+#[derive(Debug)]
+pub(crate) struct KeyspaceShared {
+    pub(crate) state: RwLock<State>,
+    pub(crate) hub: Hub,
+    pub(crate) leases: Mutex<LeaseClock>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) keyspaces: [std::sync::Arc<KeyspaceShared>; KEYSPACES],
+    /// Why nothing can be written any more.
+    failure: RwLock<Option<String>>,
+    stopped: AtomicBool,
+    pub(crate) raft_term: AtomicU64,
+    pub(crate) raft_index: AtomicU64,
+    pub(crate) applied_index: AtomicU64,
+    pub(crate) log_bytes_written: AtomicU64,
+    pub(crate) is_leader: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(keyspaces: [std::sync::Arc<KeyspaceShared>; KEYSPACES]) -> Self {
+        Self {
+            keyspaces,
+            failure: RwLock::new(None),
+            stopped: AtomicBool::new(false),
+            raft_term: AtomicU64::new(0),
+            raft_index: AtomicU64::new(0),
+            applied_index: AtomicU64::new(0),
+            log_bytes_written: AtomicU64::new(0),
+            is_leader: AtomicBool::new(false),
+        }
+    }
+
+    /// Refuses everything that needs the disk from now on. The first reason stays.
+    pub(crate) fn fail(&self, detail: String) {
+        tracing::error!(detail, "the store stops writing");
+        write(&self.failure).get_or_insert(detail);
+        self.is_leader.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match &*read(&self.failure) {
+            Some(detail) => Err(Error::Unavailable { detail: detail.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// A store that can no longer write still answers reads.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(Error::Unavailable { detail: "the store was shut down".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// The end: no reads either, and watches end.
+    pub(crate) fn stop(&self) {
+        write(&self.failure).get_or_insert("the store was shut down".to_owned());
+        self.stopped.store(true, Ordering::Release);
+        self.is_leader.store(false, Ordering::Release);
+        for keyspace in &self.keyspaces {
+            keyspace.hub.stop();
+        }
+    }
+
+    pub(crate) fn with_leases<T>(
+        &self,
+        code: usize,
+        act: impl FnOnce(&mut LeaseClock) -> T,
+    ) -> Option<T> {
+        self.keyspaces.get(code).map(|keyspace| act(&mut lock(&keyspace.leases)))
+    }
+}

@@ -1,0 +1,297 @@
+//! The write-ahead log: the place where a write becomes durable.
+//!
+//! Batches go to the end of the active segment, each written and synced before the next. Space is
+//! taken, as zeros, before anything is proposed, so that a full disk refuses a write cleanly.
+//! After a failed write or sync nothing more is written: only a new start may look what is there.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::consensus::LogEntry;
+use crate::disk::{Disk, DiskFile};
+
+mod fill;
+pub mod format;
+pub mod reader;
+mod recover;
+
+use format::{
+    BATCH_HEADER_BYTES, BATCH_MAX_BYTES, BLOCK_BYTES, BatchHeader, FRAME_HEADER_BYTES, FrameKind,
+    HardState, SegmentHeader, encode_frame, encode_hard_state,
+};
+use fill::{Filling, create_segment};
+pub(crate) use fill::FillJob;
+pub(crate) use recover::Recovered;
+
+const WAL_FOLDER: &str = "wal";
+/// The batch buffer is given back when one large batch has grown it beyond this.
+const BUFFER_KEPT_BYTES: usize = 256 << 10;
+/// Room that only deletes, compaction and the store itself may use, so that a full disk can be
+/// emptied.
+const VITAL_ROOM_BYTES: u64 = 128 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) cluster_id: [u8; 16],
+    pub(crate) member_id: u64,
+    pub(crate) epoch: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WalOpenError {
+    #[error("{file} is damaged at offset {offset}: {reason}")]
+    Corrupt { file: String, offset: u64, reason: &'static str },
+    #[error("{file}: {action}")]
+    Io { file: String, action: &'static str, source: io::Error },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WalError {
+    /// Nothing was written; the same call may succeed when there is room.
+    #[error("{file} cannot grow: the disk is full")]
+    Full { file: String, source: io::Error },
+    /// What is on disk is unknown.
+    #[error("{file}: {action}; the store must be opened again")]
+    Failed { file: String, action: &'static str, source: io::Error },
+    #[error("an earlier write to the log failed; the store must be opened again")]
+    FailedBefore,
+}
+
+/// Which writes may use the last of the room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    Ordinary,
+    Vital,
+}
+
+#[derive(Debug)]
+struct Active {
+    file: Arc<dyn DiskFile>,
+    name: String,
+    sequence: u64,
+    /// Where the next batch goes.
+    tail: u64,
+    /// Everything from `tail` up to here is zeros that the file system has space for.
+    zeroed_to: u64,
+    next_batch: u64,
+}
+
+#[derive(Debug)]
+struct Closed {
+    name: String,
+    last_index: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Wal {
+    disk: Arc<dyn Disk>,
+    identity: Identity,
+    segment_bytes: u64,
+    active: Active,
+    closed: Vec<Closed>,
+    /// The checksum that the next frame continues.
+    chain: u32,
+    /// The same behind the frames in `buffer`, which are not written yet.
+    pending_chain: u32,
+    synced_index: u64,
+    last_index: u64,
+    hard_state: HardState,
+    buffer: Vec<u8>,
+    filling: Option<Arc<Filling>>,
+    /// A fill found the disk full; the next one waits for a write that finds room.
+    fill_refused: bool,
+    failed: bool,
+    bytes_written: u64,
+}
+
+impl Wal {
+    fn with_active(
+        disk: Arc<dyn Disk>,
+        identity: Identity,
+        segment_bytes: u64,
+        active: Active,
+    ) -> Self {
+        Self {
+            disk,
+            identity,
+            segment_bytes,
+            active,
+            closed: Vec::new(),
+            chain: 0,
+            pending_chain: 0,
+            synced_index: 0,
+            last_index: 0,
+            hard_state: HardState::default(),
+            buffer: Vec::new(),
+            filling: None,
+            fill_refused: false,
+            failed: false,
+            bytes_written: 0,
+        }
+    }
+
+    fn start(
+        disk: Arc<dyn Disk>,
+        identity: Identity,
+        segment_bytes: u64,
+    ) -> Result<Recovered, WalOpenError> {
+        let header = SegmentHeader {
+            cluster_id: identity.cluster_id,
+            member_id: identity.member_id,
+            epoch: identity.epoch,
+            sequence: 1,
+            first_index: 1,
+            previous_chain: 0,
+            hard_state: HardState::default(),
+        };
+        let active = create_segment(&*disk, &header).map_err(|source| WalOpenError::Io {
+            file: disk.describe(WAL_FOLDER),
+            action: "making the first segment failed",
+            source,
+        })?;
+        let wal = Self::with_active(disk, identity, segment_bytes, active);
+        Ok(Recovered { wal, hard_state: HardState::default(), entries: Vec::new() })
+    }
+
+    pub(crate) fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.bytes_written
+    }
+
+    /// What a frame with this payload takes, without the padding of its batch.
+    pub(crate) fn frame_bytes(payload_bytes: usize) -> u64 {
+        (payload_bytes + 1 + FRAME_HEADER_BYTES) as u64
+    }
+
+    /// Makes room for frames of `bytes`, in a new segment where needed. After this,
+    /// [`Self::append`] of as much does not meet a full disk.
+    pub(crate) fn reserve(&mut self, bytes: u64, room: Room) -> Result<(), WalError> {
+        if self.failed {
+            return Err(WalError::FailedBefore);
+        }
+        self.finish_fill(false)?;
+        let block = BLOCK_BYTES as u64;
+        // One block for rounding, one for the hard state, one for the end of the segment.
+        let batches = bytes.div_ceil(BATCH_MAX_BYTES as u64).max(1);
+        let needed = bytes.next_multiple_of(block) + (batches + 2) * block;
+        if self.active.tail + needed > self.segment_bytes && self.active.next_batch > 0 {
+            self.rotate()?;
+        }
+        let spare = if room == Room::Ordinary { VITAL_ROOM_BYTES } else { 0 };
+        let wanted = self.active.tail + needed + spare;
+        if wanted > self.active.zeroed_to {
+            self.finish_fill(true)?;
+        }
+        if wanted > self.active.zeroed_to {
+            self.extend(wanted)?;
+        }
+        self.fill_refused = false;
+        Ok(())
+    }
+
+    /// Writes the entries, and the hard state if it is new, and waits until they are durable.
+    pub(crate) fn append(
+        &mut self,
+        hard_state: Option<HardState>,
+        entries: &[LogEntry],
+    ) -> Result<(), WalError> {
+        if self.failed {
+            return Err(WalError::FailedBefore);
+        }
+        if let Some(state) = hard_state {
+            self.hard_state = state;
+        }
+        self.start_batch();
+        let mut frames = 0;
+        if let Some(state) = hard_state {
+            let payload = encode_hard_state(state);
+            self.push_frame(FrameKind::HardState, (state.term, 0), &[&payload]);
+            frames += 1;
+        }
+        for entry in entries {
+            if frames > 0 && self.buffer.len() + entry.payload.len() > BATCH_MAX_BYTES {
+                self.write_batch(frames)?;
+                self.start_batch();
+                frames = 0;
+            }
+            let kind = [entry.kind.code()];
+            let position = (entry.term, entry.index);
+            self.push_frame(FrameKind::Entry, position, &[&kind, &entry.payload]);
+            self.last_index = entry.index;
+            frames += 1;
+        }
+        if frames > 0 {
+            self.write_batch(frames)?;
+        }
+        Ok(())
+    }
+
+    /// A batch without frames: its presence proves that all before it was durable.
+    pub(crate) fn seal(&mut self) -> Result<(), WalError> {
+        self.reserve(0, Room::Vital)?;
+        self.start_batch();
+        self.write_batch(0)
+    }
+
+    fn start_batch(&mut self) {
+        self.buffer.clear();
+        self.buffer.resize(BATCH_HEADER_BYTES, 0);
+        self.pending_chain = self.chain;
+    }
+
+    fn push_frame(&mut self, kind: FrameKind, position: (u64, u64), parts: &[&[u8]]) {
+        let chain = self.pending_chain;
+        self.pending_chain = encode_frame(&mut self.buffer, chain, kind, position, parts);
+    }
+
+    /// One write and one sync. Whatever fails here leaves the disk in a state that only a new
+    /// start can find out.
+    fn write_batch(&mut self, frame_count: u32) -> Result<(), WalError> {
+        let header = BatchHeader {
+            frames_bytes: self.buffer.len() - BATCH_HEADER_BYTES,
+            frame_count,
+            sequence: self.active.sequence,
+            number: self.active.next_batch,
+            synced_index: self.synced_index,
+            previous_chain: self.chain,
+        };
+        header.encode_into(&mut self.buffer[..BATCH_HEADER_BYTES]);
+        let padded = header.padded_bytes();
+        self.buffer.resize(padded, 0);
+        // A crash of the machine may take back what is only written, so until the sync returns
+        // nothing of this batch is known to be safe.
+        self.failed = true;
+        let written = self.active.file.write_at(self.active.tail, &self.buffer);
+        written.map_err(|source| self.failure("writing a batch failed", source))?;
+        let synced = self.active.file.sync();
+        synced.map_err(|source| self.failure("syncing a batch failed", source))?;
+        self.failed = false;
+        self.active.tail += padded as u64;
+        self.active.zeroed_to = self.active.zeroed_to.max(self.active.tail);
+        self.active.next_batch += 1;
+        self.chain = self.pending_chain;
+        self.synced_index = self.last_index;
+        self.bytes_written += padded as u64;
+        if self.buffer.capacity() > BUFFER_KEPT_BYTES {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn failure(&self, action: &'static str, source: io::Error) -> WalError {
+        WalError::Failed { file: self.disk.describe(&self.active.name), action, source }
+    }
+
+    /// Segments whose entries the state has durably applied go.
+    pub(crate) fn release(&mut self, applied_index: u64) -> io::Result<()> {
+        let gone =
+            self.closed.iter().take_while(|segment| segment.last_index <= applied_index).count();
+        for segment in self.closed.drain(..gone) {
+            self.disk.remove(&segment.name)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! Opens the log of a folder: reads every segment, checks that they continue each other and the
+//! state, cuts a torn tail, and refuses everything else with the file and the offset.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::format::{BLOCK_BYTES, Frame, FrameKind, HardState, decode_hard_state};
+use super::reader::{Segment, read_segment};
+use super::{Active, Closed, Identity, WAL_FOLDER, Wal, WalOpenError};
+use crate::consensus::{EntryKind, LogEntry, Position};
+use crate::disk::Disk;
+
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) wal: Wal,
+    pub(crate) hard_state: HardState,
+    /// The entries behind the state's applied index, without a gap.
+    pub(crate) entries: Vec<LogEntry>,
+}
+
+struct Read {
+    name: String,
+    segment: Segment,
+    length: u64,
+}
+
+impl Wal {
+    /// `applied` is how far the state on disk has come.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        identity: Identity,
+        segment_bytes: u64,
+        applied: Position,
+    ) -> Result<Recovered, WalOpenError> {
+        let failed = |action| {
+            let file = disk.describe(WAL_FOLDER);
+            move |source| WalOpenError::Io { file, action, source }
+        };
+        disk.create_folder(WAL_FOLDER).map_err(failed("creating the folder failed"))?;
+        let mut reads = Vec::new();
+        for name in disk.list(WAL_FOLDER).map_err(failed("listing the folder failed"))? {
+            let path = format!("{WAL_FOLDER}/{name}");
+            if name.ends_with(".wal") {
+                reads.push(read_file(&*disk, path)?);
+            } else if name.ends_with(".tmp") {
+                disk.remove(&path).map_err(failed("removing an unfinished segment failed"))?;
+            }
+        }
+        check_order(&*disk, &identity, &reads)?;
+        drop_unstarted(&*disk, &mut reads)?;
+        let Some(last) = reads.last() else {
+            if applied.index > 0 {
+                return Err(WalOpenError::Corrupt {
+                    file: disk.describe(WAL_FOLDER),
+                    offset: 0,
+                    reason: "the log is missing although the state has applied entries from it",
+                });
+            }
+            return Self::start(disk, identity, segment_bytes);
+        };
+        let replay = replay(&*disk, &reads, applied)?;
+        let active = reopen_active(&*disk, last)?;
+        let closed = reads[..reads.len() - 1]
+            .iter()
+            .map(|read| Closed {
+                name: read.name.clone(),
+                last_index: last_index(&read.segment.frames)
+                    .unwrap_or(read.segment.header.first_index),
+            })
+            .collect();
+        let last_index = replay.entries.last().map_or(applied.index, |entry| entry.index);
+        let wal = Self {
+            chain: last.segment.chain,
+            pending_chain: last.segment.chain,
+            synced_index: last_index,
+            last_index,
+            hard_state: replay.hard_state,
+            closed,
+            ..Self::with_active(disk, identity, segment_bytes, active)
+        };
+        Ok(Recovered { wal, hard_state: replay.hard_state, entries: replay.entries })
+    }
+}
+
+fn read_file(disk: &dyn Disk, name: String) -> Result<Read, WalOpenError> {
+    let content = disk.read(&name).map_err(|source| WalOpenError::Io {
+        file: disk.describe(&name),
+        action: "reading failed",
+        source,
+    })?;
+    let length = content.len() as u64;
+    let segment = read_segment(&Bytes::from(content)).map_err(|damage| WalOpenError::Corrupt {
+        file: disk.describe(&name),
+        offset: damage.offset,
+        reason: damage.reason,
+    })?;
+    Ok(Read { name, segment, length })
+}
+
+fn check_order(disk: &dyn Disk, identity: &Identity, reads: &[Read]) -> Result<(), WalOpenError> {
+    for (position, read) in reads.iter().enumerate() {
+        let corrupt = |offset, reason| {
+            Err(WalOpenError::Corrupt { file: disk.describe(&read.name), offset, reason })
+        };
+        let header = &read.segment.header;
+        if header.cluster_id != identity.cluster_id || header.member_id != identity.member_id {
+            return corrupt(12, "the segment belongs to another cluster or member");
+        }
+        let Some(next) = reads.get(position + 1) else {
+            if read.segment.ended {
+                return corrupt(
+                    read.segment.tail as u64,
+                    "the segment that followed this one is missing",
+                );
+            }
+            continue;
+        };
+        if next.segment.header.sequence != header.sequence + 1 {
+            return corrupt(44, "the segment that followed this one is missing");
+        }
+        if next.segment.batches > 0 && !read.segment.ended {
+            return corrupt(read.segment.tail as u64, "the end of the segment is missing");
+        }
+        if read.segment.ended && next.segment.header.previous_chain != read.segment.chain {
+            return corrupt(60, "the next segment does not continue this one");
+        }
+    }
+    Ok(())
+}
+
+/// A crash between making a segment and closing the one before it leaves one that holds nothing.
+fn drop_unstarted(disk: &dyn Disk, reads: &mut Vec<Read>) -> Result<(), WalOpenError> {
+    let unstarted = match reads.as_slice() {
+        [.., before, last] => !before.segment.ended && last.segment.batches == 0,
+        _ => false,
+    };
+    if !unstarted {
+        return Ok(());
+    }
+    if let Some(last) = reads.pop() {
+        let failed = |source| WalOpenError::Io {
+            file: disk.describe(&last.name),
+            action: "removing an unstarted segment failed",
+            source,
+        };
+        disk.remove(&last.name).map_err(failed)?;
+        disk.sync_folder(WAL_FOLDER).map_err(failed)?;
+    }
+    Ok(())
+}
+
+struct Replay {
+    hard_state: HardState,
+    entries: Vec<LogEntry>,
+}
+
+fn replay(disk: &dyn Disk, reads: &[Read], applied: Position) -> Result<Replay, WalOpenError> {
+    let mut hard_state = HardState::default();
+    let mut log = BTreeMap::new();
+    let mut last_index_seen = 0;
+    let mut synced_index = 0;
+    for read in reads {
+        hard_state = read.segment.header.hard_state;
+        synced_index = synced_index.max(read.segment.synced_index);
+        for frame in &read.segment.frames {
+            match frame.kind {
+                FrameKind::Entry => {
+                    let entry = decode_entry(frame).ok_or(WalOpenError::Corrupt {
+                        file: disk.describe(&read.name),
+                        offset: 0,
+                        reason: "an entry has an unknown type",
+                    })?;
+                    last_index_seen = entry.index;
+                    // A later write of the same index replaces what a former leader wrote.
+                    log.split_off(&entry.index);
+                    if entry.index > applied.index {
+                        log.insert(entry.index, entry);
+                    }
+                }
+                FrameKind::HardState => {
+                    hard_state = decode_hard_state(&frame.payload).unwrap_or(hard_state);
+                }
+                FrameKind::SegmentEnd => {}
+            }
+        }
+    }
+    let first_index = reads.first().map_or(1, |read| read.segment.header.first_index);
+    let gap = log.keys().zip(applied.index + 1..).any(|(index, expected)| *index != expected);
+    let lost = last_index_seen < applied.index.max(synced_index)
+        && first_index <= applied.index.max(synced_index);
+    if gap || lost {
+        let last = reads.last();
+        return Err(WalOpenError::Corrupt {
+            file: disk.describe(last.map_or(WAL_FOLDER, |read| read.name.as_str())),
+            offset: last.map_or(0, |read| read.segment.tail as u64),
+            reason: "entries are missing that were applied or known to be durable",
+        });
+    }
+    Ok(Replay { hard_state, entries: log.into_values().collect() })
+}
+
+fn decode_entry(frame: &Frame) -> Option<LogEntry> {
+    let kind = EntryKind::from_code(*frame.payload.first()?)?;
+    // A copy, so that one entry does not keep its whole segment in memory.
+    let payload = Bytes::copy_from_slice(&frame.payload[1..]);
+    Some(LogEntry { index: frame.index, term: frame.term, kind, payload })
+}
+
+fn last_index(frames: &[Frame]) -> Option<u64> {
+    frames.iter().filter(|frame| frame.kind == FrameKind::Entry).map(|frame| frame.index).max()
+}
+
+/// Zeroes what a crash left behind the last batch, so that the next one starts on empty ground.
+fn reopen_active(disk: &dyn Disk, last: &Read) -> Result<Active, WalOpenError> {
+    let failed = |action| {
+        let file = disk.describe(&last.name);
+        move |source| WalOpenError::Io { file, action, source }
+    };
+    let file = disk.open(&last.name, false).map_err(failed("opening failed"))?;
+    if let Some(torn) = &last.segment.torn {
+        tracing::warn!(
+            file = disk.describe(&last.name),
+            offset = torn.start,
+            bytes = torn.len(),
+            "cut a batch that was being written when the store stopped; it was not acknowledged"
+        );
+        file.write_at(torn.start as u64, &vec![0; torn.len()])
+            .and_then(|()| file.sync())
+            .map_err(failed("cutting a torn batch failed"))?;
+    }
+    let tail = last.segment.tail as u64;
+    Ok(Active {
+        file,
+        name: last.name.clone(),
+        sequence: last.segment.header.sequence,
+        tail,
+        zeroed_to: last.length.max(BLOCK_BYTES as u64).max(tail),
+        next_batch: last.segment.batches,
+    })
+}
