@@ -14,18 +14,33 @@
 //! This crate does not know images (it takes a root directory), networks (it takes
 //! namespace paths) or pods (it takes sandboxes and containers).
 
+mod bundle;
+mod cgroup;
+mod connection;
 pub mod error;
 pub mod exit;
+mod file;
+mod frame;
+mod kill;
+mod oci;
+mod process;
 pub mod runtime;
+mod sandbox;
+mod seqpacket;
+mod shim;
 pub mod signal;
 pub mod spec;
+mod supervisor;
 
 pub use error::Error;
 pub use exit::Exit;
+pub use oci::OciRuntime;
+pub use process::ProcessRuntime;
 pub use runtime::{
-    Capabilities, CgroupVersion, ContainerKey, ContainerRef, Event, ExecHandle, Observed, Runtime,
-    RuntimeConfig, Sandbox, State, Stats, Streams,
+    Capabilities, CgroupVersion, ContainerKey, ContainerRef, Event, ExecExit, ExecHandle, Observed,
+    Resizer, Runtime, RuntimeConfig, Sandbox, State, Stats, Streams, TermSize,
 };
+pub use shim::shim_main;
 pub use signal::Signal;
 pub use spec::{
     ContainerSpec, Device, ExecSpec, LogSpec, Mount, MountSource, NamespaceMode, Namespaces,

@@ -34,10 +34,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Makes the sandbox's namespaces, or finds them.
     async fn ensure_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, Error>;
 
-    /// Kills what is left in it, removes its containers' records, its namespaces, and the
-    /// given cgroups (relative to the cgroup root, e.g. `burstable/pod<uid>`).
-    /// Does nothing when it is gone.
-    async fn remove_sandbox(&self, uid: &str, cgroups: &[String]) -> Result<(), Error>;
+    /// Kills what is left in it, removes its containers' records, its namespaces and its
+    /// cgroup. Does nothing when it is gone.
+    async fn remove_sandbox(&self, uid: &str) -> Result<(), Error>;
 
     /// Makes the container up to the point where only its command has yet to start.
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerRef, Error>;

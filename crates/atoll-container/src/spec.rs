@@ -27,6 +27,12 @@ pub struct SandboxSpec {
     /// Written below `/proc/sys` inside the sandbox's namespaces: `net.*` and the IPC keys
     /// of `kernel.*` and `fs.mqueue.*` only.
     pub sysctls: BTreeMap<String, String>,
+    /// Cgroup of the whole sandbox below the cgroup root (`burstable/pod<uid>`), with its
+    /// own limits; removed with the sandbox. Empty means none.
+    pub cgroup: String,
+    pub resources: Resources,
+    /// Size of the `/dev/shm` that its containers share; 0 means 64 MiB.
+    pub shm_bytes: u64,
 }
 
 /// Where a namespace comes from.
@@ -205,14 +211,11 @@ pub struct ContainerSpec {
     pub sysctls: BTreeMap<String, String>,
     pub security: Security,
     /// Below the cgroup root of [`crate::RuntimeConfig`], for example
-    /// `burstable/pod<uid>/<name>`. Created and removed by the runtime; its parents are
-    /// created, and removed with `remove_sandbox` when the caller names them there.
+    /// `burstable/pod<uid>/<name>`. Created and removed by the runtime.
     pub cgroup: String,
     pub resources: Resources,
     /// -1000 to 1000; clamped, with one warning, where the host forbids a low value.
     pub oom_score_adj: Option<i32>,
-    /// Size of the private `/dev/shm` when the sandbox shares none.
-    pub shm_bytes: u64,
     pub log: LogSpec,
 }
 
@@ -225,7 +228,7 @@ pub struct ExecSpec {
     pub stdout: bool,
     /// Ignored with a terminal.
     pub stderr: bool,
-    /// `None`: the container's own capabilities.
+    /// All capabilities and no seccomp instead of the container's own.
     pub privileged: bool,
 }
 

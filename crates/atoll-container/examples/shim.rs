@@ -1,0 +1,9 @@
+//! The shim as a program of its own, for this crate's tests.
+
+fn main() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_none_or(|word| word != "shim") {
+        std::process::exit(2);
+    }
+    std::process::exit(atoll_container::shim_main(args));
+}

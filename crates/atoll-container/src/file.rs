@@ -1,0 +1,69 @@
+//! Small files that must be whole or absent.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// Writes beside the target and renames, so that a reader sees the old or the new.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".tmp");
+    let beside = std::path::PathBuf::from(beside);
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(bytes)?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(|source| Error::Io { what: "writing", path: path.to_owned(), source })
+}
+
+/// Whether a name is safe as one component of a path.
+pub(crate) fn is_component(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 253
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// Field 22 of `/proc/<pid>/stat`: when the process started, in clock ticks since boot.
+/// `None` when there is no such process.
+pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command name may hold spaces and parentheses: count from the last one.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether the process runs and is that same one; a zombie does not count.
+pub(crate) fn is_alive(pid: i32, ticks: u64) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next();
+    let started: Option<u64> = fields.nth(18).and_then(|f| f.parse().ok());
+    started == Some(ticks) && !matches!(state, Some("Z" | "X"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_alive_and_is_told_from_a_namesake() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let ticks = start_ticks(pid).unwrap();
+        assert!(is_alive(pid, ticks));
+        assert!(!is_alive(pid, ticks + 1));
+    }
+
+    #[test]
+    fn names_that_leave_the_directory_are_no_components() {
+        for bad in ["", ".", "..", "a/b", "a\0b", "a b"] {
+            assert!(!is_component(bad), "{bad:?}");
+        }
+        assert!(is_component("3f2a-uid_1.x"));
+    }
+}

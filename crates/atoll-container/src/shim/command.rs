@@ -1,0 +1,169 @@
+//! The last steps before a command runs, in the process that becomes it.
+//!
+//! Shared by containers (inside libcontainer), by exec, and by the process runtime.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+
+/// Gives the command the signal state of a fresh process: Rust programs ignore SIGPIPE,
+/// and the shim blocks SIGCHLD; both would be inherited.
+#[allow(unsafe_code, reason = "sigaction is unsafe for handlers that run code; these do not")]
+pub(crate) fn reset_signals() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        if matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+            continue;
+        }
+        // SAFETY: the default action runs no code of this program.
+        if let Err(error) = unsafe { nix::sys::signal::sigaction(signal, &default) } {
+            super::complain(&format!("resetting {signal}: {error}"));
+        }
+    }
+    if let Err(error) =
+        nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+    {
+        super::complain(&format!("resetting the signal mask: {error}"));
+    }
+}
+
+/// Puts the three descriptors in place.
+pub(crate) fn stdio(fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+    rustix::stdio::dup2_stdin(fds[0])?;
+    rustix::stdio::dup2_stdout(fds[1])?;
+    rustix::stdio::dup2_stderr(fds[2])?;
+    Ok(())
+}
+
+fn c_string(text: &str) -> Result<CString, String> {
+    CString::new(text).map_err(|_nul| format!("{text:?} contains a NUL byte"))
+}
+
+/// Becomes the command; returns only to say why it could not, in runc's words.
+pub(crate) fn execute(args: &[String], env: &[String]) -> String {
+    let prepare = || -> Result<(Vec<CString>, Vec<CString>), String> {
+        let args = args.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?;
+        let env = env.iter().map(|e| c_string(e)).collect::<Result<_, _>>()?;
+        Ok((args, env))
+    };
+    let Some(program) = args.first() else { return "no command specified".to_owned() };
+    let (c_args, c_env) = match prepare() {
+        Ok(prepared) => prepared,
+        Err(reason) => return reason,
+    };
+    let mut refused = None;
+    for candidate in candidates(program, env) {
+        let path = match c_string(&candidate) {
+            Ok(path) => path,
+            Err(reason) => return reason,
+        };
+        let Err(errno) = nix::unistd::execve(&path, &c_args, &c_env);
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            // A later directory may hold one that may be run.
+            Errno::EACCES => refused = Some(errno),
+            other => return format!("exec: {candidate:?}: {}", describe(other)),
+        }
+    }
+    explain(program, refused)
+}
+
+fn explain(program: &str, refused: Option<Errno>) -> String {
+    match refused {
+        Some(errno) => format!("exec: {program:?}: {}", describe(errno)),
+        None if program.contains('/') => {
+            format!("exec: {program:?}: stat {program}: no such file or directory")
+        }
+        None => format!("exec: {program:?}: executable file not found in $PATH"),
+    }
+}
+
+fn describe(errno: Errno) -> String {
+    match errno {
+        Errno::EACCES => "permission denied".to_owned(),
+        Errno::ENOEXEC => "exec format error".to_owned(),
+        other => other.desc().to_lowercase(),
+    }
+}
+
+/// Where a program may be, in order.
+fn candidates(program: &str, env: &[String]) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    let path = env.iter().find_map(|line| line.strip_prefix("PATH=")).unwrap_or_default();
+    path.split(':')
+        .map(|dir| if dir.is_empty() { format!("./{program}") } else { format!("{dir}/{program}") })
+        .collect()
+}
+
+/// Whether the command is there and may be run by someone; a good early answer, the true
+/// one comes from `execve`.
+pub(crate) fn check(args: &[String], env: &[String]) -> Result<(), String> {
+    let Some(program) = args.first() else { return Err("no command specified".to_owned()) };
+    let mut refused = None;
+    for candidate in candidates(program, env) {
+        let Ok(stat) = rustix::fs::stat(&candidate) else { continue };
+        let is_file =
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile;
+        if is_file && stat.st_mode & 0o111 != 0 {
+            return Ok(());
+        }
+        refused = Some(if is_file { Errno::EACCES } else { Errno::EISDIR });
+    }
+    Err(explain(program, refused))
+}
+
+/// `HOME` as login programs have it, for an environment that lacks it.
+pub(crate) fn home_of(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2).is_some_and(|id| id.parse() == Ok(uid)))
+        .and_then(|fields| fields.get(5).map(|&home| home.to_owned()))
+        .filter(|home| !home.is_empty())
+        .unwrap_or_else(|| if uid == 0 { "/root".to_owned() } else { "/".to_owned() })
+}
+
+/// Adds `HOME` when it is missing.
+pub(crate) fn with_home(mut env: Vec<String>, uid: u32) -> Vec<String> {
+    if !env.iter().any(|line| line.starts_with("HOME=")) {
+        env.push(format!("HOME={}", home_of(uid)));
+    }
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env() -> Vec<String> {
+        vec!["PATH=/nowhere:/bin:/usr/bin".to_owned()]
+    }
+
+    #[test]
+    fn finds_a_program_in_its_own_path() {
+        assert_eq!(check(&["sh".to_owned()], &env()), Ok(()));
+        assert_eq!(check(&["/bin/sh".to_owned()], &env()), Ok(()));
+    }
+
+    #[test]
+    fn says_in_runcs_words_why_a_program_cannot_run() {
+        assert_eq!(
+            check(&["nope".to_owned()], &env()).unwrap_err(),
+            r#"exec: "nope": executable file not found in $PATH"#
+        );
+        assert_eq!(
+            check(&["/nope".to_owned()], &env()).unwrap_err(),
+            r#"exec: "/nope": stat /nope: no such file or directory"#
+        );
+        assert_eq!(
+            check(&["/etc/passwd".to_owned()], &env()).unwrap_err(),
+            r#"exec: "/etc/passwd": permission denied"#
+        );
+    }
+}

@@ -1,0 +1,457 @@
+//! Makes the container, up to where only its command has yet to start.
+//!
+//! A forked child calls libcontainer and ends; the container's first process becomes the
+//! shim's own child (libcontainer's `as_sibling`), and the library's memory, OOM score
+//! and dumpable flag end with the helper.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::notify_socket::NotifySocket;
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use rustix::net::SocketFlags;
+use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, ShimConfig, command, exec};
+use crate::seqpacket;
+
+/// libcontainer's own records, below the attempt's directory.
+pub(crate) const OCI_STATE_DIR: &str = "oci";
+
+/// A container that waits for its start.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) pid: Pid,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) terminal: Option<OwnedFd>,
+    gate: Gate,
+    /// Ends without a word when the command runs, else says why it does not.
+    verdict: fs::File,
+}
+
+#[derive(Debug)]
+enum Gate {
+    Notify(PathBuf),
+    Pipe(fs::File),
+    Open,
+}
+
+impl Launched {
+    /// Lets the command run, and says whether it does.
+    pub(crate) fn start(&mut self) -> Result<(), String> {
+        match std::mem::replace(&mut self.gate, Gate::Open) {
+            Gate::Notify(path) => NotifySocket::new(path)
+                .notify_container_start()
+                .map_err(|e| format!("waking the container: {e}"))?,
+            Gate::Pipe(mut pipe) => {
+                pipe.write_all(b"s").map_err(|e| format!("waking the command: {e}"))?;
+            }
+            Gate::Open => return Err("it was started before".to_owned()),
+        }
+        let mut reason = String::new();
+        self.verdict
+            .read_to_string(&mut reason)
+            .map_err(|e| format!("waiting for the command: {e}"))?;
+        if reason.is_empty() { Ok(()) } else { Err(reason) }
+    }
+}
+
+/// What the helper tells the shim.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Report {
+    Ready { pid: i32 },
+    Failed { reason: String },
+}
+
+/// The command's ends of its streams, and ours.
+struct Plumbing {
+    theirs: Theirs,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
+}
+
+struct Theirs {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+fn null() -> io::Result<OwnedFd> {
+    Ok(fs::File::options().read(true).write(true).open("/dev/null")?.into())
+}
+
+fn plumb(config: &ShimConfig) -> io::Result<Plumbing> {
+    if config.tty {
+        let theirs = Theirs { stdin: null()?, stdout: null()?, stderr: null()? };
+        return Ok(Plumbing { theirs, stdout: None, stderr: None, stdin: None });
+    }
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
+    let (stdout, their_stdout) = pipe()?;
+    let (stderr, their_stderr) = pipe()?;
+    let (their_stdin, stdin) = if config.stdin {
+        let (read, write) = pipe()?;
+        (read, Some(write))
+    } else {
+        (null()?, None)
+    };
+    let theirs = Theirs { stdin: their_stdin, stdout: their_stdout, stderr: their_stderr };
+    Ok(Plumbing { theirs, stdout: Some(stdout), stderr: Some(stderr), stdin })
+}
+
+pub(crate) fn launch(config: &ShimConfig, dir: &Path) -> Result<Launched, String> {
+    let io_error = |e: io::Error| format!("preparing its streams: {e}");
+    let plumbing = plumb(config).map_err(io_error)?;
+    let (verdict, their_verdict) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| io_error(e.into()))?;
+    match config.kind {
+        Kind::Oci => launch_oci(config, dir, plumbing, verdict, their_verdict),
+        Kind::Process => launch_process(config, plumbing, verdict, their_verdict),
+    }
+}
+
+/// `fork`, with the child's part as a function that never returns.
+#[allow(unsafe_code, reason = "fork is unsafe in programs with threads; the shim has none")]
+pub(crate) fn fork(child: impl FnOnce()) -> io::Result<Pid> {
+    // SAFETY: the shim is single-threaded, so the child may do whatever the parent may.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => {
+            child();
+            exit_now(0)
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            Pid::from_raw(child.as_raw()).ok_or_else(|| io::Error::other("fork gave no pid"))
+        }
+    }
+}
+
+/// Ends a forked child without running the parent's exit handlers.
+#[allow(unsafe_code, reason = "_exit has no safe wrapper")]
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit ends the process and touches none of its memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes all else that a forked child has inherited: a copy of the shim's connections or
+/// of its ends of the pipes would hide from others that the shim is gone.
+#[allow(unsafe_code, reason = "close_range has no safe wrapper")]
+fn keep_only(fds: &[RawFd]) {
+    let mut keep: Vec<u32> = fds.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    keep.sort_unstable();
+    let mut from = 3u32;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        if from < fd {
+            // SAFETY: the child owns none of these by any value that it will drop: it
+            // ends with `_exit` or `execve`.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+            if result != 0 {
+                super::complain("atoll shim: close_range failed");
+            }
+        }
+        from = from.max(fd.saturating_add(1));
+    }
+}
+
+fn launch_oci(
+    config: &ShimConfig,
+    dir: &Path,
+    plumbing: Plumbing,
+    verdict: OwnedFd,
+    their_verdict: OwnedFd,
+) -> Result<Launched, String> {
+    let Plumbing { theirs, stdout, stderr, stdin } = plumbing;
+    let (ours, helper_end) =
+        seqpacket::pair(SocketFlags::empty()).map_err(|e| format!("socketpair: {e}"))?;
+    let verdict_fd = their_verdict.as_raw_fd();
+    let helper = fork(|| {
+        keep_only(&[
+            theirs.stdin.as_raw_fd(),
+            theirs.stdout.as_raw_fd(),
+            theirs.stderr.as_raw_fd(),
+            verdict_fd,
+            helper_end.as_raw_fd(),
+        ]);
+        help(config, dir, theirs, verdict_fd, &helper_end);
+    })
+    .map_err(|e| format!("fork: {e}"))?;
+    drop(helper_end);
+    drop(their_verdict);
+    let report = seqpacket::recv::<Report>(&ours).map_err(|e| format!("reading the report: {e}"));
+    reap(helper);
+    let (pid, mut fds) = match report? {
+        Some((Report::Ready { pid }, fds)) => (pid, fds),
+        Some((Report::Failed { reason }, _)) => return Err(reason),
+        None => return Err("the helper that makes the container died".to_owned()),
+    };
+    let pid = Pid::from_raw(pid).ok_or("the container has no pid")?;
+    Ok(Launched {
+        pid,
+        stdout,
+        stderr,
+        stdin,
+        terminal: fds.pop(),
+        gate: Gate::Notify(dir.join(OCI_STATE_DIR).join(&config.id).join("notify.sock")),
+        verdict: verdict.into(),
+    })
+}
+
+fn reap(pid: Pid) {
+    loop {
+        match rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            _ => return,
+        }
+    }
+}
+
+/// The helper's whole life.
+fn help(config: &ShimConfig, dir: &Path, theirs: Theirs, verdict: RawFd, report: &OwnedFd) {
+    let (message, terminal) = match create(config, dir, theirs, verdict) {
+        Ok((pid, terminal)) => (Report::Ready { pid }, terminal),
+        Err(reason) => (Report::Failed { reason }, None),
+    };
+    let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+    if let Err(error) = seqpacket::send(report, &message, &fds) {
+        super::complain(&format!("atoll shim: reporting to the shim: {error}"));
+    }
+}
+
+fn create(
+    config: &ShimConfig,
+    dir: &Path,
+    theirs: Theirs,
+    verdict: RawFd,
+) -> Result<(i32, Option<OwnedFd>), String> {
+    let state_dir = dir.join(OCI_STATE_DIR);
+    fs::create_dir_all(&state_dir).map_err(|e| format!("creating {}: {e}", state_dir.display()))?;
+    let console = if config.tty { Some(Console::listen(&config.socket)?) } else { None };
+    let environment = Rc::new(RefCell::new(Vec::new()));
+    let mut builder = ContainerBuilder::new(config.id.clone(), SyscallType::default())
+        .with_executor(Payload { verdict, environment })
+        .with_root_path(&state_dir)
+        .map_err(chain)?
+        .with_console_socket(console.as_ref().map(|c| c.path.clone()));
+    if !config.tty {
+        builder =
+            builder.with_stdin(theirs.stdin).with_stdout(theirs.stdout).with_stderr(theirs.stderr);
+    }
+    let container = builder
+        .validate_id()
+        .map_err(chain)?
+        .as_init(dir)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(chain)?;
+    let pid = container.pid().ok_or("the container has no pid")?.as_raw();
+    let terminal = console.map(Console::receive).transpose()?;
+    Ok((pid, terminal))
+}
+
+/// An error with all its causes, in one line.
+fn chain(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The socket over which libcontainer hands out the terminal.
+struct Console {
+    path: PathBuf,
+    listener: OwnedFd,
+}
+
+impl Console {
+    fn listen(beside: &Path) -> Result<Console, String> {
+        let path = beside.with_extension("tty");
+        let failed = |e: io::Error| format!("listening on {}: {e}", path.display());
+        if let Err(e) = fs::remove_file(&path)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            return Err(failed(e));
+        }
+        let listener = std::os::unix::net::UnixListener::bind(&path).map_err(failed)?;
+        Ok(Console { listener: listener.into(), path })
+    }
+
+    /// The connection is there already: libcontainer connects while it creates.
+    fn receive(self) -> Result<OwnedFd, String> {
+        let receive = || -> io::Result<OwnedFd> {
+            let connection = rustix::net::accept(&self.listener)?;
+            let mut bytes = [0u8; 256];
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = rustix::net::RecvAncillaryBuffer::new(&mut space);
+            rustix::net::recvmsg(
+                &connection,
+                &mut [io::IoSliceMut::new(&mut bytes)],
+                &mut ancillary,
+                rustix::net::RecvFlags::CMSG_CLOEXEC,
+            )?;
+            ancillary
+                .drain()
+                .find_map(|part| match part {
+                    rustix::net::RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+                    _ => None,
+                })
+                .ok_or_else(|| io::Error::other("no descriptor came"))
+        };
+        let terminal = receive().map_err(|e| format!("receiving the terminal: {e}"))?;
+        if let Err(error) = fs::remove_file(&self.path) {
+            super::complain(&format!("atoll shim: removing {}: {error}", self.path.display()));
+        }
+        Ok(terminal)
+    }
+}
+
+/// Runs the command in place of libcontainer's own executor: it tells why an `execve`
+/// failed, and gives the command fresh signals.
+#[derive(Clone)]
+struct Payload {
+    verdict: RawFd,
+    environment: Rc<RefCell<Vec<String>>>,
+}
+
+impl Payload {
+    fn args(spec: &Spec) -> Vec<String> {
+        spec.process().as_ref().and_then(|p| p.args().clone()).unwrap_or_default()
+    }
+}
+
+impl Executor for Payload {
+    #[allow(unsafe_code, reason = "the descriptor number came across fork")]
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        command::reset_signals();
+        let reason = command::execute(&Payload::args(spec), &self.environment.borrow());
+        // SAFETY: the descriptor was opened by the shim, is inherited by this process, and
+        // nobody else in it owns it.
+        let mut verdict = unsafe { fs::File::from_raw_fd(self.verdict) };
+        if let Err(error) = verdict.write_all(reason.as_bytes()) {
+            return Err(ExecutorError::Other(format!("{reason} ({error})")));
+        }
+        Err(ExecutorError::Other(reason))
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let env = spec.process().as_ref().and_then(|p| p.env().clone()).unwrap_or_default();
+        command::check(&Payload::args(spec), &env)
+            .map_err(ExecutorValidationError::ArgValidationError)
+    }
+
+    fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        let mut lines: Vec<String> =
+            envs.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        lines.sort();
+        *self.environment.borrow_mut() = lines;
+        Ok(())
+    }
+}
+
+fn launch_process(
+    config: &ShimConfig,
+    plumbing: Plumbing,
+    verdict: OwnedFd,
+    their_verdict: OwnedFd,
+) -> Result<Launched, String> {
+    let process = config.process.as_ref().ok_or("shim.json names no process")?;
+    let Plumbing { theirs, stdout, stderr, stdin } = plumbing;
+    let env = command::with_home(crate::bundle::environment(process), process.user.uid);
+    command::check(&process.args, &env)?;
+    let terminal =
+        if config.tty { Some(exec::open_terminal().map_err(|e| e.to_string())?) } else { None };
+    let (gate, their_gate) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .map(|(r, w)| (w, r))
+        .map_err(|e| e.to_string())?;
+    let pid = fork(|| {
+        let slave = terminal.as_ref().map_or(-1, |(_, slave)| slave.as_raw_fd());
+        keep_only(&[
+            theirs.stdin.as_raw_fd(),
+            theirs.stdout.as_raw_fd(),
+            theirs.stderr.as_raw_fd(),
+            their_verdict.as_raw_fd(),
+            their_gate.as_raw_fd(),
+            slave,
+        ]);
+        let reason = wait_and_run(config, process, &env, &theirs, terminal.as_ref(), their_gate);
+        let mut verdict = fs::File::from(their_verdict);
+        if let Err(error) = verdict.write_all(reason.as_bytes()) {
+            super::complain(&format!("atoll shim: {reason} ({error})"));
+        }
+        exit_now(super::CODE_NOT_STARTED);
+    })
+    .map_err(|e| format!("fork: {e}"))?;
+    Ok(Launched {
+        pid,
+        stdout,
+        stderr,
+        stdin,
+        terminal: terminal.map(|(master, _slave)| master),
+        gate: Gate::Pipe(gate.into()),
+        verdict: verdict.into(),
+    })
+}
+
+fn wait_and_run(
+    config: &ShimConfig,
+    process: &crate::spec::Process,
+    env: &[String],
+    theirs: &Theirs,
+    terminal: Option<&(OwnedFd, OwnedFd)>,
+    gate: OwnedFd,
+) -> String {
+    let mut word = [0u8; 1];
+    match fs::File::from(gate).read(&mut word) {
+        Ok(1) => {}
+        // The shim is gone: nothing was started.
+        _ => exit_now(0),
+    }
+    let prepare = || -> io::Result<()> {
+        rustix::process::setsid()?;
+        match terminal {
+            Some((_, slave)) => {
+                rustix::process::ioctl_tiocsctty(slave)?;
+                command::stdio([slave.as_fd(), slave.as_fd(), slave.as_fd()])?;
+            }
+            None => command::stdio([
+                theirs.stdin.as_fd(),
+                theirs.stdout.as_fd(),
+                theirs.stderr.as_fd(),
+            ])?,
+        }
+        if config.no_new_privileges {
+            rustix::thread::set_no_new_privs(true)?;
+        }
+        if !process.cwd.is_empty() {
+            rustix::process::chdir(&process.cwd)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = prepare() {
+        return format!("preparing the command: {error}");
+    }
+    command::reset_signals();
+    command::execute(&process.args, env)
+}

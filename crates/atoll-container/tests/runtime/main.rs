@@ -1,0 +1,4 @@
+//! The runtimes with real containers, on this machine.
+
+mod life;
+mod world;
