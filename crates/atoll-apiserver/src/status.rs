@@ -173,6 +173,13 @@ impl Status {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(group, resource, name)
     }
 
+    pub fn namespace_terminating(row: &ResourceInfo, name: &str, namespace: &str) -> Self {
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let message = format!("namespace {namespace} is being terminated");
+        Self::forbidden(row, name, why).cause("NamespaceTerminating", &message, "metadata.namespace")
+    }
+
     pub fn not_found(row: &ResourceInfo, name: &str) -> Self {
         let message = format!("{} {name:?} not found", row.qualified_resource());
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about_row(row, name)

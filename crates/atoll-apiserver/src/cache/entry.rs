@@ -1,0 +1,160 @@
+//! One object in a cache: its bytes as they go over the wire, and what selectors look at.
+
+use std::sync::{Arc, OnceLock};
+
+use atoll_api::access::Access as _;
+use atoll_api::kinds::ResourceInfo;
+use atoll_store::kv::Revision;
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::status::Status;
+use crate::storage;
+
+/// An object of a cache. It never changes; a new revision is a new entry.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// `namespace/name`, or the name of a cluster-scoped object.
+    pub key: Box<str>,
+    pub revision: Revision,
+    /// The object in the stored version without apiVersion and kind, resourceVersion set:
+    /// lists copy it, single objects get their kind put before it.
+    pub json: Bytes,
+    /// Sorted by key.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// The selectable fields beyond name and namespace.
+    pub fields: Box<[(&'static str, Box<str>)]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    Added,
+    Modified,
+    Deleted,
+}
+
+/// One change of one object.
+#[derive(Debug)]
+pub struct Change {
+    pub kind: ChangeKind,
+    pub revision: Revision,
+    /// The object after the change; for a delete its last state, at the delete's revision.
+    pub entry: Arc<Entry>,
+    pub old: Option<Arc<Entry>>,
+    /// The old object at the change's revision, for watchers out of whose selection it moved.
+    left: OnceLock<Arc<Entry>>,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// `object` is in the version of `row`, which is the stored one.
+    pub(crate) fn new(
+        row: &ResourceInfo,
+        key: &str,
+        revision: Revision,
+        mut object: Value,
+    ) -> Result<Self, Status> {
+        storage::set_revision(&mut object, revision);
+        let fields = (row.hooks.selectable_fields)(&object)
+            .into_iter()
+            .map(|(name, value)| (name, value.into_boxed_str()))
+            .collect();
+        let labels = object["metadata"]
+            .fields("labels")
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or("").into()))
+            .collect();
+        let json = body(object)?;
+        Ok(Self { key: key.into(), revision, json, labels, fields })
+    }
+
+    /// Parsed from what the store keeps.
+    pub(crate) fn decode(
+        row: &ResourceInfo,
+        key: &str,
+        revision: Revision,
+        value: &[u8],
+    ) -> Result<Self, Status> {
+        Self::new(row, key, revision, storage::parse(value)?)
+    }
+
+    pub fn namespace(&self) -> &str {
+        self.key.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    pub fn name(&self) -> &str {
+        self.key.rsplit_once('/').map_or(&self.key, |(_, name)| name)
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(own, _)| own.as_ref() == key).map(|(_, value)| value.as_ref())
+    }
+
+    /// The object as a tree, with the kind and version of the row that serves it.
+    pub fn object(&self, row: &ResourceInfo) -> Result<Value, Status> {
+        let mut object = storage::parse(&self.json)?;
+        if row.storage.from_storage.is_some() {
+            let api_version =
+                atoll_api::kinds::api_version(row.storage.group, row.storage.version);
+            storage::set_type(&mut object, &api_version, row.storage.kind);
+        }
+        storage::from_storage(row, &mut object);
+        Ok(object)
+    }
+
+    /// The bytes of the object as the row serves it, without apiVersion and kind.
+    pub fn json_for(&self, row: &ResourceInfo) -> Result<Bytes, Status> {
+        if row.storage.from_storage.is_none() {
+            return Ok(self.json.clone());
+        }
+        body(self.object(row)?)
+    }
+
+    /// The same object at another revision.
+    pub(crate) fn at_revision(&self, revision: Revision) -> Self {
+        let mut entry = self.clone();
+        entry.revision = revision;
+        if let Ok(mut object) = storage::parse(&self.json) {
+            storage::set_revision(&mut object, revision);
+            if let Ok(json) = body(object) {
+                entry.json = json;
+            }
+        }
+        entry
+    }
+}
+
+/// The object without apiVersion and kind.
+pub(crate) fn body(mut object: Value) -> Result<Bytes, Status> {
+    if let Value::Object(map) = &mut object {
+        map.remove("apiVersion");
+        map.remove("kind");
+    }
+    serde_json::to_vec(&object).map(Bytes::from).map_err(Status::internal)
+}
+
+// === impl Change ===
+
+impl Change {
+    pub(crate) fn new(
+        kind: ChangeKind,
+        revision: Revision,
+        entry: Arc<Entry>,
+        old: Option<Arc<Entry>>,
+    ) -> Self {
+        Self { kind, revision, entry, old, left: OnceLock::new() }
+    }
+
+    /// Bytes that this change keeps in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entry.json.len() + 256
+    }
+
+    /// The old object at this change's revision.
+    pub fn left(&self) -> Option<Arc<Entry>> {
+        let old = self.old.as_ref()?;
+        Some(self.left.get_or_init(|| Arc::new(old.at_revision(self.revision))).clone())
+    }
+}

@@ -1,0 +1,220 @@
+//! POST: a new object, or the answer to a question that is asked by creating one.
+
+use atoll_api::access::Access as _;
+use atoll_api::apply::Operation as ManagedBy;
+use atoll_api::kinds::metadata;
+use rand::Rng as _;
+use serde_json::{Value, json};
+
+use crate::admission::{self, Operation};
+use crate::allocate;
+use crate::call::Call;
+use crate::decode::{self, Expected};
+use crate::extension::{self, VirtualCreate, VirtualHandler};
+use crate::managed;
+use crate::namespace;
+use crate::negotiate;
+use crate::query::WriteOptions;
+use crate::render::Answer;
+use crate::status::Status;
+use crate::storage::{self, Written};
+
+/// Attempts to find a free generated name or allocation.
+const ATTEMPTS_MAX: usize = 8;
+/// Letters and digits of generated names, upstream's: no vowels, so no words.
+const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LENGTH: usize = 5;
+/// Bytes of `generateName` that are kept.
+const PREFIX_BYTES_MAX: usize = 63 - SUFFIX_LENGTH;
+
+/// How managedFields of a new object come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Managing {
+    /// The writer owns what it wrote.
+    Track(ManagedBy),
+    /// Server-side apply has filled them in already.
+    Done,
+}
+
+pub async fn create(call: &Call) -> Result<Answer, Status> {
+    let options = call.query.write_options("CreateOptions")?;
+    let format = negotiate::body_format(&call.headers)?;
+    let expected = Expected::of_row(call.row);
+    let incoming = decode::object(&expected, &call.body, format, options.field_validation)?;
+    let answer = if call.row.virtual_only {
+        answer_virtual(call, incoming.object, &options).await?
+    } else {
+        let managing = Managing::Track(ManagedBy::Update);
+        insert(call, incoming.object, &options, managing).await?
+    };
+    Ok(answer.with_warnings(incoming.warnings))
+}
+
+async fn answer_virtual(
+    call: &Call,
+    mut object: Value,
+    options: &WriteOptions,
+) -> Result<Answer, Status> {
+    check_place(call, &mut object)?;
+    if let Some(default) = call.row.hooks.default {
+        default(&mut object);
+    }
+    call.row.prepare_create(&mut object);
+    if let Some(check) = call.row.hooks.validate_create {
+        let errors = check(&object);
+        if !errors.is_empty() {
+            return Err(Status::invalid(call.row, "", &errors));
+        }
+    }
+    let handler = virtual_handler(call).ok_or_else(Status::no_resource)?;
+    let request = VirtualCreate {
+        user: &call.user,
+        namespace: call.namespace(),
+        name: call.name(),
+        object,
+        dry_run: options.dry_run,
+    };
+    let mut object = handler(&call.core, request).await?;
+    storage::set_type(&mut object, &call.row.api_version(), call.row.kind);
+    Ok(Answer::created(object))
+}
+
+/// Who answers creates of this row or part without storing anything.
+pub fn virtual_handler(call: &Call) -> Option<VirtualHandler> {
+    let (row, part) = (call.row, call.subresource());
+    extension::VIRTUAL
+        .iter()
+        .find(|(group, resource, subresource, _)| {
+            *group == row.group && *resource == row.resource && *subresource == part
+        })
+        .map(|(_, _, _, handler)| *handler)
+}
+
+/// Stores a new object; `object` is decoded, its defaults not yet set.
+pub async fn insert(
+    call: &Call,
+    mut object: Value,
+    options: &WriteOptions,
+    managing: Managing,
+) -> Result<Answer, Status> {
+    check_place(call, &mut object)?;
+    let mut name = String::new();
+    for attempt in 0..ATTEMPTS_MAX {
+        let mut candidate = object.clone();
+        let generated = generate_name(&mut candidate);
+        candidate["metadata"].text("name").clone_into(&mut name);
+        let warnings = complete(call, &mut candidate, options, managing).await?;
+        let mut extra = namespace::guard(call, attempt > 0).await?;
+        extra.extend(allocate::on_create(call, &mut candidate, attempt).await?);
+        if options.dry_run {
+            return dry(call, &name, candidate, warnings).await;
+        }
+        let key = storage::key(call.row, call.namespace(), &name);
+        let value = storage::encode(call.row, &candidate)?;
+        match call.core.storage.create(key, value, extra).await? {
+            Written::Done(revision) => {
+                storage::set_revision(&mut candidate, revision);
+                return Ok(Answer::created(candidate).with_warnings(warnings));
+            }
+            Written::Changed(_) if !generated => {
+                return Err(Status::already_exists(call.row, &name));
+            }
+            Written::Changed(_) | Written::Contended => {}
+        }
+    }
+    Err(Status::generated_name_taken(call.row, &name))
+}
+
+/// Everything between decoding and the store; returns warnings.
+async fn complete(
+    call: &Call,
+    object: &mut Value,
+    options: &WriteOptions,
+    managing: Managing,
+) -> Result<Vec<String>, Status> {
+    let row = call.row;
+    if let Some(default) = row.hooks.default {
+        default(object);
+    }
+    row.prepare_create(object);
+    let owned = metadata::of(object);
+    owned.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
+    owned.insert("creationTimestamp".to_owned(), json!(call.core.now_text()));
+    if let Managing::Track(operation) = managing {
+        managed::track(call, None, object, options, operation)?;
+    }
+    let name = object["metadata"].text("name").to_owned();
+    let request = call.admission(Operation::Create, &name, None, options.dry_run);
+    admission::admit(&call.core, &request, object).await?;
+    if let Some(default) = row.hooks.default {
+        default(object);
+    }
+    let errors = row.validate_create(object);
+    if !errors.is_empty() {
+        return Err(Status::invalid(row, &name, &errors));
+    }
+    admission::validate(&call.core, &request, object).await?;
+    Ok(row.hooks.warnings.map(|warnings| warnings(object, None)).unwrap_or_default())
+}
+
+/// A dry run finds out whether the name is taken, and writes nothing.
+async fn dry(
+    call: &Call,
+    name: &str,
+    object: Value,
+    warnings: Vec<String>,
+) -> Result<Answer, Status> {
+    if call.core.storage.get(call.row, call.namespace(), name).await?.is_some() {
+        return Err(Status::already_exists(call.row, name));
+    }
+    Ok(Answer::created(object).with_warnings(warnings))
+}
+
+/// The object must be meant for the namespace of the URL; it takes over what it leaves out.
+pub fn check_place(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let namespace = call.namespace();
+    let own = metadata::of(object);
+    let stated = own.get("namespace").and_then(Value::as_str).unwrap_or("");
+    if !call.row.namespaced() {
+        // A cluster-scoped object states none; upstream drops it without a word.
+        own.remove("namespace");
+        return Ok(());
+    }
+    if !stated.is_empty() && stated != namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    if namespace.is_empty() {
+        return Err(Status::bad_request("an empty namespace may not be set during creation"));
+    }
+    own.insert("namespace".to_owned(), json!(namespace));
+    Ok(())
+}
+
+/// Makes a name from `generateName` where there is none.
+fn generate_name(object: &mut Value) -> bool {
+    let own = metadata::of(object);
+    let named = own.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+    let base = own.get("generateName").and_then(Value::as_str).unwrap_or("");
+    if named || base.is_empty() {
+        return false;
+    }
+    let mut end = base.len().min(PREFIX_BYTES_MAX);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut name = base.get(..end).unwrap_or(base).to_owned();
+    name.push_str(&random_suffix(SUFFIX_LENGTH));
+    own.insert("name".to_owned(), json!(name));
+    true
+}
+
+/// Random letters as in generated names.
+pub fn random_suffix(length: usize) -> String {
+    let mut rng = rand::rng();
+    (0..length)
+        .filter_map(|_| SUFFIX_LETTERS.get(rng.random_range(0..SUFFIX_LETTERS.len())))
+        .map(|letter| char::from(*letter))
+        .collect()
+}

@@ -1,0 +1,211 @@
+//! From a body to an object tree of the expected kind, with the texts of upstream's decoder.
+
+use atoll_api::kinds::{self, ResourceInfo, Subresource};
+use atoll_api::schema::{self, SchemaId};
+use atoll_api::{proto, tree};
+use serde_json::Value;
+
+use crate::negotiate::BodyFormat;
+use crate::query::FieldValidation;
+use crate::status::Status;
+use crate::storage;
+
+/// The kind that a body must hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+}
+
+/// What a body held.
+#[derive(Debug)]
+pub struct Incoming {
+    pub object: Value,
+    /// Texts for `Warning:` headers.
+    pub warnings: Vec<String>,
+}
+
+impl Expected {
+    pub fn of_row(row: &ResourceInfo) -> Self {
+        Self { group: row.group, version: row.version, kind: row.kind }
+    }
+
+    pub fn of_part(row: &ResourceInfo, part: &Subresource) -> Self {
+        if part.version.is_empty() {
+            return Self { group: row.group, version: row.version, kind: part.kind };
+        }
+        Self { group: part.group, version: part.version, kind: part.kind }
+    }
+
+    pub fn api_version(&self) -> String {
+        kinds::api_version(self.group, self.version)
+    }
+
+    pub fn schema(&self) -> Option<SchemaId> {
+        schema::by_gvk(self.group, self.version, self.kind)
+    }
+
+    /// The body does not hold what it should.
+    fn error(&self, found: Option<(&str, &str)>, why: &str, body: &[u8]) -> Status {
+        let message = match found {
+            Some((version, kind)) if !kind.is_empty() => {
+                let version = version.rsplit('/').next().unwrap_or(version);
+                format!(
+                    "{kind} in version {version:?} cannot be handled as a {}: {why}",
+                    self.kind
+                )
+            }
+            _ => format!(
+                "the object provided is unrecognized (must be of type {}): {why} ({})",
+                self.kind,
+                summary(body)
+            ),
+        };
+        Status::bad_request(message)
+    }
+
+    fn named(&self, why: &str) -> Status {
+        self.error(Some((self.version, self.kind)), why, &[])
+    }
+}
+
+/// Decodes a whole object; unknown fields are dropped, and refused or warned of.
+pub fn object(
+    expected: &Expected,
+    body: &[u8],
+    format: BodyFormat,
+    validation: FieldValidation,
+) -> Result<Incoming, Status> {
+    let (mut object, duplicates) = tree(expected, body, format)?;
+    check_type(expected, &mut object, body)?;
+    let warnings = prune(expected, &mut object, duplicates, validation)?;
+    Ok(Incoming { object, warnings })
+}
+
+/// The same for a tree that a patch made.
+pub fn patched(
+    expected: &Expected,
+    object: &mut Value,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    check_type(expected, object, &[])?;
+    prune(expected, object, duplicates, validation)
+}
+
+fn tree(
+    expected: &Expected,
+    body: &[u8],
+    format: BodyFormat,
+) -> Result<(Value, Vec<String>), Status> {
+    match format {
+        BodyFormat::Protobuf => {
+            let (_, object) =
+                proto::decode(body).map_err(|error| expected.error(None, &error.to_string(), body))?;
+            Ok((object, Vec::new()))
+        }
+        BodyFormat::Json => {
+            let decoded = tree::from_json(body).map_err(|error| {
+                let why = format!("couldn't get version/kind; json parse error: {error}");
+                expected.error(None, &why, body)
+            })?;
+            Ok((decoded.object, decoded.duplicates))
+        }
+        BodyFormat::Yaml => {
+            let decoded = tree::from_yaml(body).map_err(|error| {
+                expected.error(None, &format!("error converting YAML to JSON: {error}"), body)
+            })?;
+            Ok((decoded.object, decoded.duplicates))
+        }
+    }
+}
+
+/// The type that the body states must be the expected one; one that states none has it.
+fn check_type(expected: &Expected, object: &mut Value, body: &[u8]) -> Result<(), Status> {
+    if !object.is_object() {
+        let why = format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value \
+             of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \
+             \"json:\\\"kind,omitempty\\\"\" }}",
+            type_name(object)
+        );
+        return Err(expected.error(None, &why, body));
+    }
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let wanted = expected.api_version();
+    if !kind.is_empty() && kind != expected.kind {
+        let known = schema::by_gvk_text(&api_version, &kind);
+        let why = if known {
+            format!("converting ({kind}) to ({}): unknown conversion", expected.kind)
+        } else {
+            format!(
+                "no kind {kind:?} is registered for version {api_version:?} in scheme \
+                 \"pkg/api/legacyscheme/scheme.go:30\""
+            )
+        };
+        return Err(expected.error(Some((&api_version, &kind)), &why, body));
+    }
+    if !api_version.is_empty() && api_version != wanted {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version \
+             ({wanted})"
+        )));
+    }
+    storage::set_type(object, &wanted, expected.kind);
+    Ok(())
+}
+
+fn prune(
+    expected: &Expected,
+    object: &mut Value,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    let Some(schema) = expected.schema() else {
+        return Err(Status::internal(format!(
+            "there is no schema of {} in {}",
+            expected.kind,
+            expected.api_version()
+        )));
+    };
+    let unknown = schema::prune_and_check(schema, object)
+        .map_err(|error| expected.named(&error.to_string()))?;
+    let mut problems: Vec<String> =
+        unknown.into_iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    problems.extend(duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")));
+    match validation {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Warn => Ok(problems),
+        FieldValidation::Strict if problems.is_empty() => Ok(Vec::new()),
+        FieldValidation::Strict => {
+            Err(expected.named(&format!("strict decoding error: {}", problems.join(", "))))
+        }
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Null => "null",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Bytes of a body that an error shows.
+const SUMMARY_BYTES_MAX: usize = 30;
+
+/// The beginning of a body in hex, as upstream shows it.
+fn summary(body: &[u8]) -> String {
+    if body.is_empty() {
+        return "<empty>".to_owned();
+    }
+    let hex: Vec<String> =
+        body.iter().take(SUMMARY_BYTES_MAX).map(|byte| format!("{byte:02x}")).collect();
+    let more = if body.len() > SUMMARY_BYTES_MAX { " ..." } else { "" };
+    format!("{}{more}", hex.join(" "))
+}

@@ -1,0 +1,184 @@
+//! Content negotiation: in which form the client sends and wants to read.
+
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, USER_AGENT};
+
+use crate::query::Query;
+use crate::status::Status;
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accept {
+    pub format: Format,
+    pub shape: Shape,
+    /// Indented, for people.
+    pub pretty: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Yaml,
+}
+
+/// What an object or list is turned into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    Full,
+    Table { version: MetaVersion },
+    /// Single objects; a list becomes a list of these.
+    PartialMetadata { version: MetaVersion },
+}
+
+/// `meta.k8s.io/v1` or `v1beta1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetaVersion {
+    V1,
+    V1Beta1,
+}
+
+impl MetaVersion {
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::V1 => "meta.k8s.io/v1",
+            Self::V1Beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
+}
+
+/// The format of a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFormat {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+/// One entry of an Accept header: `application/json;as=Table;v=v1;g=meta.k8s.io`.
+pub(crate) struct MediaRange<'a> {
+    pub(crate) name: &'a str,
+    params: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> MediaRange<'a> {
+    fn parse(text: &'a str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let name = parts.next().unwrap_or("");
+        let params = parts.filter_map(|part| part.split_once('=')).collect();
+        Self { name, params }
+    }
+
+    pub(crate) fn param(&self, key: &str) -> &'a str {
+        self.params.iter().find(|(own, _)| *own == key).map_or("", |(_, value)| value)
+    }
+
+    fn format(&self) -> Option<Format> {
+        match self.name {
+            "application/json" | "application/*" | "*/*" => Some(Format::Json),
+            "application/yaml" => Some(Format::Yaml),
+            _ => None,
+        }
+    }
+
+    fn shape(&self) -> Option<Shape> {
+        let version = match self.param("v") {
+            "v1" => MetaVersion::V1,
+            "v1beta1" => MetaVersion::V1Beta1,
+            _ if self.param("as").is_empty() => MetaVersion::V1,
+            _ => return None,
+        };
+        match (self.param("as"), self.param("g")) {
+            ("", _) => Some(Shape::Full),
+            ("Table", "meta.k8s.io") => Some(Shape::Table { version }),
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io") => {
+                Some(Shape::PartialMetadata { version })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// All entries of the Accept header, in order; one that takes everything when there is none.
+pub(crate) fn media_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
+    let ranges: Vec<_> = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(MediaRange::parse)
+        .filter(|range| !range.name.is_empty())
+        .collect();
+    if ranges.is_empty() { vec![MediaRange::parse("*/*")] } else { ranges }
+}
+
+/// The first form that the client takes and the server has.
+pub fn accept(headers: &HeaderMap, query: &Query) -> Result<Accept, Status> {
+    let pretty = pretty(headers, query);
+    for range in media_ranges(headers) {
+        if let (Some(format), Some(shape)) = (range.format(), range.shape()) {
+            return Ok(Accept { format, shape, pretty });
+        }
+    }
+    Err(Status::not_acceptable())
+}
+
+/// For errors: whatever the client takes, an answer it must have.
+pub fn accept_or_json(headers: &HeaderMap, query: &Query) -> Accept {
+    accept(headers, query).unwrap_or(Accept {
+        format: Format::Json,
+        shape: Shape::Full,
+        pretty: pretty(headers, query),
+    })
+}
+
+fn pretty(headers: &HeaderMap, query: &Query) -> bool {
+    if let Some(wanted) = query.opt_flag("pretty") {
+        return wanted;
+    }
+    let agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    ["curl", "Wget", "Mozilla/5.0"].iter().any(|known| agent.starts_with(known))
+}
+
+/// The media type of the body without parameters; empty for none.
+pub fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    value.split(';').next().unwrap_or("").trim()
+}
+
+/// How to read the body of anything but a PATCH.
+pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, Status> {
+    match content_type(headers) {
+        "" | "application/json" | "*/*" => Ok(BodyFormat::Json),
+        "application/yaml" => Ok(BodyFormat::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(BodyFormat::Protobuf),
+        _ => Err(Status::unsupported_media_type()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn accepted(value: &'static str) -> Result<Accept, Status> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(value));
+        accept(&headers, &Query::default())
+    }
+
+    #[test]
+    fn the_first_known_form_wins() {
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,\
+                       application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        let shape = accepted(kubectl).map(|accept| accept.shape);
+        assert_eq!(shape, Ok(Shape::Table { version: MetaVersion::V1 }));
+        let typed = "application/vnd.kubernetes.protobuf,application/json";
+        assert_eq!(accepted(typed).map(|accept| accept.shape), Ok(Shape::Full));
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_write() {
+        let code = accepted("application/cbor").map_err(|status| status.code().as_u16());
+        assert_eq!(code.err(), Some(406));
+    }
+}

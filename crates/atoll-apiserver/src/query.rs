@@ -1,0 +1,123 @@
+//! The parameters of a URL, and those that every verb knows.
+
+use atoll_api::field::{self, Path};
+
+use crate::request::percent_decode;
+use crate::status::Status;
+
+/// Parameters in the order in which they came.
+#[derive(Debug, Clone, Default)]
+pub struct Query(Vec<(String, String)>);
+
+/// What to do with fields that the schema does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+/// The options that create, update and patch share.
+#[derive(Debug, Clone)]
+pub struct WriteOptions {
+    pub dry_run: bool,
+    pub field_validation: FieldValidation,
+    /// Empty: taken from the User-Agent.
+    pub field_manager: String,
+    pub force: Option<bool>,
+}
+
+impl Query {
+    pub fn parse(query: &str) -> Self {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(key, true), percent_decode(value, true))
+        });
+        Self(pairs.collect())
+    }
+
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(own, _)| own == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The value, empty when there is none.
+    pub fn text(&self, key: &str) -> &str {
+        self.get(key).unwrap_or("")
+    }
+
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(own, _)| own == key).map(|(_, value)| value.as_str())
+    }
+
+    /// Upstream takes anything but an explicit no as yes.
+    pub fn flag(&self, key: &str) -> bool {
+        self.opt_flag(key).unwrap_or(false)
+    }
+
+    pub fn opt_flag(&self, key: &str) -> Option<bool> {
+        self.get(key).map(|value| !matches!(value, "false" | "0" | "f" | "False" | "FALSE" | "F"))
+    }
+
+    pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
+        match self.text(key) {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_: std::num::ParseIntError| {
+                Status::bad_request(format!(
+                    "strconv.ParseInt: parsing {text:?}: invalid syntax ({key})"
+                ))
+            }),
+        }
+    }
+
+    /// `kind` is that of the options (`CreateOptions`, `PatchOptions`), for error texts.
+    pub fn write_options(&self, kind: &str) -> Result<WriteOptions, Status> {
+        let mut errors = Vec::new();
+        let dry_run = dry_run(self.all("dryRun"), &mut errors);
+        let field_validation = match self.text("fieldValidation") {
+            "" | "Warn" => FieldValidation::Warn,
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                let supported = ["Ignore", "Strict", "Warn"];
+                errors.push(Path::new("fieldValidation").not_supported(other, &supported));
+                FieldValidation::Warn
+            }
+        };
+        let field_manager = self.text("fieldManager").to_owned();
+        check_manager(&field_manager, &mut errors);
+        if errors.is_empty() {
+            let force = self.opt_flag("force");
+            return Ok(WriteOptions { dry_run, field_validation, field_manager, force });
+        }
+        Err(Status::invalid_kind("meta.k8s.io", kind, "", &errors))
+    }
+}
+
+/// The only dry run is of everything.
+pub fn dry_run<'a>(
+    values: impl Iterator<Item = &'a str>,
+    errors: &mut Vec<field::Error>,
+) -> bool {
+    let mut dry_run = false;
+    for value in values {
+        if value == "All" {
+            dry_run = true;
+        } else if !value.is_empty() {
+            errors.push(Path::new("dryRun").not_supported(value, &["All"]));
+        }
+    }
+    dry_run
+}
+
+/// Characters of a manager's name, at most.
+const MANAGER_CHARS_MAX: usize = 128;
+
+fn check_manager(manager: &str, errors: &mut Vec<field::Error>) {
+    let at = Path::new("fieldManager");
+    if manager.chars().count() > MANAGER_CHARS_MAX {
+        errors.push(at.too_long(MANAGER_CHARS_MAX));
+    }
+    if manager.chars().any(char::is_control) {
+        errors.push(at.invalid(manager, "should only contain printable characters"));
+    }
+}

@@ -1,0 +1,243 @@
+//! The rows that are served and the caches of their objects, fed by one watch of the store.
+//!
+//! One watch over everything keeps all caches at one revision: a consistent list asks the
+//! store for its revision and waits until the feed has come that far.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_api::kinds::{self, ResourceInfo};
+use atoll_store::kv::{
+    Error as StoreError, EventKind, KeyRange, KvStore, RangeRequest, Revision, WatchBatch,
+    WatchRequest,
+};
+use futures::StreamExt as _;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Entry, ResourceCache};
+use crate::status::Status;
+use crate::storage;
+
+/// Revisions of history read at start, so that watchers resume over a restart.
+const HISTORY_REVISIONS: Revision = 1000;
+/// How long a consistent read waits for the feed. Upstream's number.
+const CATCH_UP: Duration = Duration::from_secs(3);
+/// Between two attempts to watch a store that is away.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// All resources of this server.
+pub struct Registry {
+    kv: Arc<dyn KvStore>,
+    rows: HashMap<(&'static str, &'static str, &'static str), &'static ResourceInfo>,
+    /// By group and resource of the stored version.
+    caches: HashMap<(&'static str, &'static str), Arc<ResourceCache>>,
+    /// By `<group>/<resource>` as in keys.
+    by_prefix: HashMap<String, Arc<ResourceCache>>,
+    /// Every change up to this revision is in the caches.
+    revision: watch::Sender<Revision>,
+}
+
+impl Registry {
+    /// Reads all objects. [`Registry::feed`] then keeps them current.
+    pub(crate) async fn load(kv: Arc<dyn KvStore>) -> Result<Self, Status> {
+        let mut registry = Self {
+            kv,
+            rows: HashMap::new(),
+            caches: HashMap::new(),
+            by_prefix: HashMap::new(),
+            revision: watch::channel(0).0,
+        };
+        for row in kinds::builtin().iter().filter(|row| row.served) {
+            registry.rows.insert((row.group, row.version, row.resource), row);
+            registry.add_cache(row);
+        }
+        registry.reload(HISTORY_REVISIONS).await?;
+        Ok(registry)
+    }
+
+    fn add_cache(&mut self, row: &'static ResourceInfo) {
+        let stored = (row.storage.group, row.storage.resource);
+        if row.virtual_only || self.caches.contains_key(&stored) {
+            return;
+        }
+        let stored_row =
+            kinds::find(row.storage.group, row.storage.version, row.storage.resource)
+                .unwrap_or(row);
+        let cache = Arc::new(ResourceCache::new(stored_row));
+        self.caches.insert(stored, cache.clone());
+        let prefix = storage::prefix(row);
+        let prefix = prefix.trim_start_matches(storage::ROOT).trim_end_matches('/');
+        self.by_prefix.insert(prefix.to_owned(), cache);
+    }
+
+    /// The row of a URL, if it is served.
+    pub fn row(
+        &self,
+        group: &str,
+        version: &str,
+        resource: &str,
+    ) -> Option<&'static ResourceInfo> {
+        self.rows.get(&(group, version, resource)).copied()
+    }
+
+    /// All served rows in the order of discovery.
+    pub fn rows(&self) -> impl Iterator<Item = &'static ResourceInfo> {
+        kinds::builtin().iter().filter(|row| row.served)
+    }
+
+    /// The objects of a row.
+    pub fn cache(&self, row: &ResourceInfo) -> Option<&Arc<ResourceCache>> {
+        self.caches.get(&(row.storage.group, row.storage.resource))
+    }
+
+    /// The objects of a stored resource: `("", "pods")`.
+    pub fn objects(&self, group: &str, resource: &str) -> Option<&Arc<ResourceCache>> {
+        self.caches.get(&(group, resource))
+    }
+
+    /// Every change up to this revision is in the caches.
+    pub fn revision(&self) -> Revision {
+        *self.revision.borrow()
+    }
+
+    /// Waits until the caches hold every write acknowledged before the call; returns the
+    /// revision they have reached.
+    pub async fn catch_up(&self) -> Result<Revision, Status> {
+        let mut request = RangeRequest::new(KeyRange::single(storage::ROOT));
+        request.count_only = true;
+        let answer = self.kv.range(request).await.map_err(|error| Status::store(&error))?;
+        if self.revision() < answer.revision {
+            self.wait_for(answer.revision).await?;
+        }
+        Ok(self.revision())
+    }
+
+    /// Waits until the caches have reached a revision.
+    pub async fn wait_for(&self, revision: Revision) -> Result<(), Status> {
+        let mut seen = self.revision.subscribe();
+        if *seen.borrow_and_update() >= revision {
+            return Ok(());
+        }
+        // Revisions that write nothing of ours show only as progress.
+        let present =
+            self.kv.request_progress().await.map_err(|error| Status::store(&error))?;
+        if revision > present {
+            return Err(Status::too_large_revision(revision, present));
+        }
+        let reached = tokio::time::timeout(CATCH_UP, seen.wait_for(|at| *at >= revision)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Status::too_large_revision(revision, self.revision())),
+        }
+    }
+
+    /// Follows the store until `stop`.
+    pub(crate) async fn feed(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            let ended = tokio::select! {
+                () = stop.cancelled() => return,
+                ended = self.follow() => ended,
+            };
+            if let Some(StoreError::Compacted { .. }) = ended {
+                if let Err(error) = self.reload(0).await {
+                    tracing::warn!(%error, "reading all objects again failed, will retry");
+                }
+            } else if let Some(error) = ended {
+                tracing::warn!(%error, "the watch of the store ended, starting it again");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    async fn follow(&self) -> Option<StoreError> {
+        let mut batches = self.kv.watch(WatchRequest {
+            range: KeyRange::prefix(storage::ROOT),
+            start_revision: Some(self.revision() + 1),
+            prev_kv: false,
+        });
+        while let Some(batch) = batches.next().await {
+            match batch {
+                Ok(batch) => self.on_batch(batch),
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    }
+
+    fn on_batch(&self, batch: WatchBatch) {
+        let mut touched: Vec<(&Arc<ResourceCache>, Revision)> = Vec::new();
+        for event in batch.events {
+            let Some((cache, key)) = self.locate(&event.kv.key) else { continue };
+            let revision = event.kv.mod_revision;
+            match event.kind {
+                EventKind::Delete => cache.delete(key, revision),
+                EventKind::Put => {
+                    match Entry::decode(cache.row(), key, revision, &event.kv.value) {
+                        Ok(entry) => cache.put(entry),
+                        Err(error) => tracing::error!(%error, key, "an object is unreadable"),
+                    }
+                }
+            }
+            match touched.iter_mut().find(|(other, _)| Arc::ptr_eq(other, cache)) {
+                Some((_, latest)) => *latest = revision,
+                None => touched.push((cache, revision)),
+            }
+        }
+        if batch.revision > self.revision() {
+            self.revision.send_replace(batch.revision);
+        }
+        for (cache, revision) in touched {
+            cache.announce(revision);
+        }
+    }
+
+    /// Which cache a key belongs to, and what follows the prefix.
+    fn locate<'a>(&self, key: &'a [u8]) -> Option<(&Arc<ResourceCache>, &'a str)> {
+        let key = std::str::from_utf8(key).ok()?.strip_prefix(storage::ROOT)?;
+        let slash = key.find('/')?;
+        let end = slash + 1 + key.get(slash + 1..)?.find('/')?;
+        let cache = self.by_prefix.get(key.get(..end)?)?;
+        Some((cache, key.get(end + 1..)?))
+    }
+
+    /// Reads everything, as of `history` revisions ago where the store still has that.
+    async fn reload(&self, history: Revision) -> Result<(), Status> {
+        let mut request = RangeRequest::new(KeyRange::single(storage::ROOT));
+        request.count_only = true;
+        let present = self.kv.range(request).await.map_err(|error| Status::store(&error))?;
+        let past = present.revision.saturating_sub(history).max(1);
+        let state = match self.read_all(Some(past)).await {
+            Ok(state) if history > 0 => state,
+            _ => self.read_all(None).await?,
+        };
+        let (revision, mut objects) = state;
+        for (prefix, cache) in &self.by_prefix {
+            cache.reset(objects.remove(prefix).unwrap_or_default(), revision);
+        }
+        self.revision.send_replace(revision);
+        Ok(())
+    }
+
+    async fn read_all(
+        &self,
+        revision: Option<Revision>,
+    ) -> Result<(Revision, HashMap<String, Vec<Entry>>), Status> {
+        let mut request = RangeRequest::new(KeyRange::prefix(storage::ROOT));
+        request.revision = revision;
+        let answer = self.kv.range(request).await.map_err(|error| Status::store(&error))?;
+        let mut objects: HashMap<String, Vec<Entry>> = HashMap::new();
+        for kv in &answer.kvs {
+            let Some((cache, key)) = self.locate(&kv.key) else { continue };
+            let entry = Entry::decode(cache.row(), key, kv.mod_revision, &kv.value)?;
+            let prefix = storage::prefix(cache.row());
+            let prefix = prefix.trim_start_matches(storage::ROOT).trim_end_matches('/');
+            objects.entry(prefix.to_owned()).or_default().push(entry);
+        }
+        Ok((revision.unwrap_or(answer.revision), objects))
+    }
+}

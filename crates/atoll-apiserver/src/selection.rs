@@ -1,0 +1,102 @@
+//! Which objects a list, watch or deletecollection is about.
+
+use atoll_api::kinds::ResourceInfo;
+use atoll_api::selector::{FieldSelector, LabelSelector};
+
+use crate::cache::Entry;
+use crate::query::Query;
+use crate::status::Status;
+
+/// Label and field selectors, parsed and checked against the row.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    labels: Option<LabelSelector>,
+    fields: Vec<Term>,
+    /// A name that must match exactly (`metadata.name=x`), for short cuts.
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Term {
+    field: String,
+    equal: bool,
+    value: String,
+}
+
+impl Selection {
+    pub fn parse(row: &ResourceInfo, query: &Query) -> Result<Self, Status> {
+        let labels = match query.text("labelSelector") {
+            "" => None,
+            text => Some(LabelSelector::parse(text).map_err(|error| {
+                Status::bad_request(format!("unable to parse requirement: {error}"))
+            })?),
+        };
+        let fields = match query.text("fieldSelector") {
+            "" => Vec::new(),
+            text => FieldSelector::parse(text)
+                .map_err(|error| Status::bad_request(error.to_string()))?
+                .terms
+                .into_iter()
+                .map(|(field, equal, value)| Term { field, equal, value })
+                .collect(),
+        };
+        for term in &fields {
+            check_field(row, &term.field)?;
+        }
+        let name = fields.iter().find(|term| term.equal && term.field == "metadata.name");
+        let name = name.map(|term| term.value.clone());
+        Ok(Self { labels, fields, name })
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_none() && self.fields.is_empty()
+    }
+
+    pub fn matches(&self, row: &ResourceInfo, entry: &Entry) -> bool {
+        if let Some(labels) = &self.labels
+            && !labels.matches(|key| entry.label(key))
+        {
+            return false;
+        }
+        if self.fields.is_empty() {
+            return true;
+        }
+        if row.storage.from_storage.is_some() {
+            // The other version has other names for its fields.
+            let Ok(object) = entry.object(row) else { return false };
+            let fields = (row.hooks.selectable_fields)(&object);
+            return self.all_terms(entry, |field| {
+                fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_str())
+            });
+        }
+        self.all_terms(entry, |field| {
+            entry.fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_ref())
+        })
+    }
+
+    fn all_terms<'a>(&self, entry: &'a Entry, value: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.fields.iter().all(|term| {
+            let actual = match term.field.as_str() {
+                "metadata.name" => entry.name(),
+                "metadata.namespace" => entry.namespace(),
+                other => value(other).unwrap_or(""),
+            };
+            (actual == term.value) == term.equal
+        })
+    }
+}
+
+fn check_field(row: &ResourceInfo, field: &str) -> Result<(), Status> {
+    let common = field == "metadata.name" || field == "metadata.namespace";
+    if common || row.hooks.selectable_names.contains(&field) {
+        return Ok(());
+    }
+    let message = if row.hooks.selectable_names.is_empty() {
+        format!(
+            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        )
+    } else {
+        format!("field label not supported: {field}")
+    };
+    Err(Status::bad_request(message))
+}

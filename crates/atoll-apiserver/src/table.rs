@@ -1,0 +1,56 @@
+//! Tables: what `kubectl get` prints, made by the row's columns.
+
+use atoll_api::columns::Column;
+use serde_json::{Value, json};
+
+use crate::negotiate::MetaVersion;
+use crate::render::{ListMeta, View, partial};
+
+pub fn of_list(view: &View<'_>, version: MetaVersion, objects: &[Value], meta: &ListMeta) -> Value {
+    json!({
+        "kind": "Table",
+        "apiVersion": version.api_version(),
+        "metadata": meta.to_value(),
+        "columnDefinitions": columns(view.row.hooks.columns),
+        "rows": objects.iter().map(|object| row(view, version, object)).collect::<Vec<_>>(),
+    })
+}
+
+pub fn of_object(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
+    let mut table = without_columns(view, version, object);
+    table["columnDefinitions"] = columns(view.row.hooks.columns);
+    table
+}
+
+/// For all but the first event of a watch.
+pub fn without_columns(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
+    json!({
+        "kind": "Table",
+        "apiVersion": version.api_version(),
+        "metadata": {"resourceVersion": object["metadata"]["resourceVersion"]},
+        "columnDefinitions": null,
+        "rows": [row(view, version, object)],
+    })
+}
+
+fn row(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
+    let shown = match view.include_object {
+        "None" => Value::Null,
+        "Object" => object.clone(),
+        _ => partial(version, object),
+    };
+    json!({"cells": (view.row.hooks.row)(object, view.now), "object": shown})
+}
+
+fn columns(columns: &[Column]) -> Value {
+    let all = columns.iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": column.kind,
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        })
+    });
+    Value::Array(all.collect())
+}

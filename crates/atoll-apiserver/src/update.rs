@@ -1,0 +1,229 @@
+//! PUT, and what every change of a stored object goes through.
+
+use atoll_api::access::Access as _;
+use atoll_api::apply::Operation as ManagedBy;
+use atoll_api::field::{self, Path};
+use atoll_api::kinds::{ResourceInfo, UpdateHooks, metadata};
+use serde_json::{Value, json};
+
+use crate::admission::{self, Operation};
+use crate::allocate;
+use crate::call::Call;
+use crate::create::{self, Managing};
+use crate::decode::{self, Expected};
+use crate::delete;
+use crate::managed;
+use crate::negotiate;
+use crate::query::WriteOptions;
+use crate::render::Answer;
+use crate::status::Status;
+use crate::storage::{self, Stored, Written};
+
+/// Attempts against other writers before the client hears of it.
+pub const ATTEMPTS_MAX: usize = 10;
+
+/// Which rules a change of the object follows.
+#[derive(Debug, Clone, Copy)]
+pub enum Part {
+    Main,
+    Status,
+    Hooks(UpdateHooks),
+}
+
+/// One attempt to change an object.
+#[derive(Debug)]
+pub enum Attempt {
+    Done(Answer),
+    /// Somebody else was faster: read again.
+    Retry,
+}
+
+impl Part {
+    /// The rules of the part that the URL names.
+    pub fn of(call: &Call) -> Option<Self> {
+        let Some(part) = call.part else { return Some(Self::Main) };
+        match part.update {
+            Some(hooks) => Some(Self::Hooks(hooks)),
+            None if part.name == "status" => Some(Self::Status),
+            None => None,
+        }
+    }
+
+    fn prepare(self, row: &ResourceInfo, new: &mut Value, old: &Value) {
+        match self {
+            Self::Main => row.prepare_update(new, old),
+            Self::Status => row.prepare_status_update(new, old),
+            Self::Hooks(hooks) => {
+                metadata::carry_over(new, old);
+                (hooks.prepare)(new, old);
+            }
+        }
+    }
+
+    fn validate(self, row: &ResourceInfo, new: &Value, old: &Value) -> Vec<field::Error> {
+        match self {
+            Self::Main => row.validate_update(new, old),
+            Self::Status => row.validate_status_update(new, old),
+            Self::Hooks(hooks) => {
+                let mut errors = atoll_api::validate::metadata::update(new, old);
+                if let Some(check) = hooks.validate {
+                    errors.extend(check(new, old));
+                }
+                errors
+            }
+        }
+    }
+}
+
+pub async fn update(call: &Call) -> Result<Answer, Status> {
+    let options = call.query.write_options("UpdateOptions")?;
+    let part = Part::of(call).ok_or_else(Status::method_not_allowed)?;
+    let format = negotiate::body_format(&call.headers)?;
+    let expected = Expected::of_row(call.row);
+    let incoming = decode::object(&expected, &call.body, format, options.field_validation)?;
+    let mut object = incoming.object;
+    check_identity(call, &mut object)?;
+    let managing = Managing::Track(ManagedBy::Update);
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(stored) = call.core.storage.get(call.row, call.namespace(), call.name()).await?
+        else {
+            if call.row.hooks.create_on_update && matches!(part, Part::Main) {
+                let answer = create::insert(call, object, &options, managing).await?;
+                return Ok(answer.with_warnings(incoming.warnings));
+            }
+            return Err(call.not_found());
+        };
+        let old = stored.object(call.row)?;
+        check_revision(call, &object, &stored)?;
+        let attempt =
+            write_back(call, &stored, &old, object.clone(), part, &options, managing).await?;
+        if let Attempt::Done(answer) = attempt {
+            return Ok(answer.with_warnings(incoming.warnings));
+        }
+    }
+    Err(Status::modified(call.row, call.name()))
+}
+
+/// Name and namespace of the body must be those of the URL.
+pub fn check_identity(call: &Call, object: &mut Value) -> Result<(), Status> {
+    create::check_place(call, object)?;
+    let name = object["metadata"].text("name");
+    if name.is_empty() {
+        let error = Path::new("metadata").child("name").required("name must be provided");
+        let _: &field::Error = &error;
+        return Err(Status::bad_request(
+            "the name of the object ( based on URL) was undeterminable: name must be provided",
+        ));
+    }
+    if name != call.name() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.name()
+        )));
+    }
+    Ok(())
+}
+
+/// The body may state which revision it changes; kinds that must be told refuse without.
+fn check_revision(call: &Call, new: &Value, stored: &Stored) -> Result<(), Status> {
+    let stated = new["metadata"].text("resourceVersion");
+    if stated.is_empty() || stated == "0" {
+        if call.row.hooks.unconditional_update {
+            return Ok(());
+        }
+        let error = Path::new("metadata")
+            .child("resourceVersion")
+            .invalid(json!(0), "must be specified for an update");
+        return Err(Status::invalid(call.row, call.name(), &[error]));
+    }
+    if stated != stored.revision.to_string() {
+        return Err(Status::modified(call.row, call.name()));
+    }
+    Ok(())
+}
+
+/// Takes a changed object through preparation, admission and validation into the store.
+pub async fn write_back(
+    call: &Call,
+    stored: &Stored,
+    old: &Value,
+    mut new: Value,
+    part: Part,
+    options: &WriteOptions,
+    managing: Managing,
+) -> Result<Attempt, Status> {
+    check_uid(call, &new, old)?;
+    let warnings = complete(call, old, &mut new, part, options, managing).await?;
+    storage::set_revision(&mut new, stored.revision);
+    if new == *old {
+        return Ok(Attempt::Done(Answer::ok(new).with_warnings(warnings)));
+    }
+    let mut extra = allocate::on_update(call, old, &mut new).await?;
+    if options.dry_run {
+        return Ok(Attempt::Done(Answer::ok(new).with_warnings(warnings)));
+    }
+    let key = storage::key(call.row, call.namespace(), call.name());
+    let gone = delete::is_finished(call.row, &new);
+    let written = if gone {
+        extra.extend(allocate::on_delete(call, &new));
+        call.core.storage.delete(key, stored.revision, extra).await?
+    } else {
+        let value = storage::encode(call.row, &new)?;
+        call.core.storage.update(key, stored.revision, value, extra).await?
+    };
+    match written {
+        Written::Done(revision) => {
+            if !gone {
+                storage::set_revision(&mut new, revision);
+            }
+            Ok(Attempt::Done(Answer::ok(new).with_warnings(warnings)))
+        }
+        Written::Changed(_) | Written::Contended => Ok(Attempt::Retry),
+    }
+}
+
+fn check_uid(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
+    let (stated, own) = (new["metadata"].text("uid"), old["metadata"].text("uid"));
+    if stated.is_empty() || stated == own {
+        return Ok(());
+    }
+    Err(Status::conflict(
+        call.row,
+        call.name(),
+        format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {stated}, UID in object meta: {own}",
+            String::from_utf8_lossy(&storage::key(call.row, call.namespace(), call.name()))
+        ),
+    ))
+}
+
+/// Everything between decoding and the store; returns warnings.
+async fn complete(
+    call: &Call,
+    old: &Value,
+    new: &mut Value,
+    part: Part,
+    options: &WriteOptions,
+    managing: Managing,
+) -> Result<Vec<String>, Status> {
+    let row = call.row;
+    if let Some(default) = row.hooks.default {
+        default(new);
+    }
+    part.prepare(row, new, old);
+    if let Managing::Track(operation) = managing {
+        managed::track(call, Some(old), new, options, operation)?;
+    }
+    let request = call.admission(Operation::Update, call.name(), Some(old), options.dry_run);
+    admission::admit(&call.core, &request, new).await?;
+    if let Some(default) = row.hooks.default {
+        default(new);
+    }
+    let errors = part.validate(row, new, old);
+    if !errors.is_empty() {
+        return Err(Status::invalid(row, call.name(), &errors));
+    }
+    admission::validate(&call.core, &request, new).await?;
+    Ok(row.hooks.warnings.map(|warnings| warnings(new, Some(old))).unwrap_or_default())
+}

@@ -1,0 +1,358 @@
+//! WATCH: the changes of a selection, as lines of JSON for as long as the client listens.
+//!
+//! A watch is a position in the cache's ring and nothing more; a client that reads too slowly
+//! falls behind the ring and is told to list again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_api::field::Path;
+use atoll_store::kv::Revision;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::Response;
+use rand::Rng as _;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::body::{Body, BoxError};
+use crate::cache::{Change, ChangeKind, Entry, ResourceCache};
+use crate::call::Call;
+use crate::list;
+use crate::negotiate::{Format, MetaVersion, Shape};
+use crate::render::full_bytes;
+use crate::selection::Selection;
+use crate::status::Status;
+use crate::table;
+
+/// Between two bookmarks; upstream's is about a minute as well.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// How long a watch lasts when the client does not say: this, and up to as much again.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+/// How long before its end a watch sends its last bookmark.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// Bytes of events that go out as one chunk.
+const CHUNK_BYTES_MAX: usize = 64 * 1024;
+
+pub async fn watch(call: Call) -> Result<Response<Body>, Status> {
+    let stream = Stream::open(Arc::new(call)).await?;
+    let yaml = stream.call.accept.format == Format::Yaml;
+    if yaml {
+        return Err(Status::not_acceptable());
+    }
+    let lines = futures::stream::unfold(stream, |mut stream| async move {
+        let chunk = stream.next().await?;
+        Some((Ok::<Bytes, BoxError>(chunk), stream))
+    });
+    let mut response = Response::new(Body::stream(lines));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+struct Stream {
+    call: Arc<Call>,
+    cache: Arc<ResourceCache>,
+    selection: Selection,
+    latest: watch::Receiver<Revision>,
+    /// Everything up to this revision has been sent.
+    position: Revision,
+    /// Objects to send as ADDED before any change.
+    initial: VecDeque<Arc<Entry>>,
+    /// A bookmark that ends the initial objects is due.
+    initial_end: bool,
+    bookmarks: bool,
+    bookmark_at: Instant,
+    last_bookmark_sent: bool,
+    ends_at: Instant,
+    /// The first Table of a watch carries the columns.
+    columns_sent: bool,
+    over: bool,
+}
+
+enum Wake {
+    Changed,
+    Bookmark,
+    End,
+}
+
+impl Stream {
+    async fn open(call: Arc<Call>) -> Result<Self, Status> {
+        let selection = Selection::parse(call.row, &call.query)?;
+        let cache = list::cache(&call)?.clone();
+        let start = Start::read(&call)?;
+        let now = Instant::now();
+        let mut stream = Self {
+            latest: cache.subscribe(),
+            bookmarks: call.query.flag("allowWatchBookmarks"),
+            ends_at: now + timeout(&call)?,
+            call,
+            cache,
+            selection,
+            position: 0,
+            initial: VecDeque::new(),
+            initial_end: false,
+            bookmark_at: now + BOOKMARK_EVERY,
+            last_bookmark_sent: false,
+            columns_sent: false,
+            over: false,
+        };
+        stream.begin(start).await?;
+        Ok(stream)
+    }
+
+    async fn begin(&mut self, start: Start) -> Result<(), Status> {
+        let registry = &self.call.core.registry;
+        let known = match start.revision {
+            Some(0) => registry.revision(),
+            None if start.initial => registry.catch_up().await?,
+            None => registry.revision(),
+            Some(revision) => {
+                registry.wait_for(revision).await?;
+                registry.revision()
+            }
+        };
+        if !start.initial {
+            self.position = start.revision.unwrap_or(known);
+            return Ok(());
+        }
+        let (entries, revision) = self.cache.list_at(self.call.namespace(), known);
+        let selected = entries.into_iter().filter(|entry| self.selected(entry));
+        self.initial = selected.collect();
+        self.position = revision;
+        self.initial_end = start.initial_end && self.bookmarks;
+        Ok(())
+    }
+
+    /// The next chunk of lines; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if self.over {
+                return None;
+            }
+            let chunk = self.gather();
+            if !chunk.is_empty() {
+                return Some(chunk);
+            }
+            match self.sleep().await {
+                Wake::Changed => {}
+                Wake::End => return None,
+                Wake::Bookmark => {
+                    let mut chunk = BytesMut::new();
+                    self.bookmark(&mut chunk, false);
+                    return Some(chunk.freeze());
+                }
+            }
+        }
+    }
+
+    async fn sleep(&mut self) -> Wake {
+        let last = self.ends_at - LAST_BOOKMARK;
+        let bookmark_at = match (self.bookmarks, self.last_bookmark_sent) {
+            (true, false) => self.bookmark_at.min(last),
+            (true, true) => self.bookmark_at,
+            (false, _) => self.ends_at + BOOKMARK_EVERY,
+        };
+        tokio::select! {
+            biased;
+            () = self.call.core.stop.cancelled() => Wake::End,
+            changed = self.latest.changed() => match changed {
+                Ok(()) => Wake::Changed,
+                Err(_) => Wake::End,
+            },
+            () = tokio::time::sleep_until(bookmark_at) => {
+                self.last_bookmark_sent |= bookmark_at >= last;
+                self.bookmark_at = Instant::now() + BOOKMARK_EVERY;
+                Wake::Bookmark
+            }
+            () = tokio::time::sleep_until(self.ends_at) => Wake::End,
+        }
+    }
+
+    /// What there is to send right now.
+    fn gather(&mut self) -> Bytes {
+        let mut chunk = BytesMut::new();
+        while let Some(entry) = self.initial.pop_front() {
+            self.event(&mut chunk, "ADDED", &entry);
+            if chunk.len() >= CHUNK_BYTES_MAX {
+                return chunk.freeze();
+            }
+        }
+        if std::mem::take(&mut self.initial_end) {
+            self.bookmark(&mut chunk, true);
+        }
+        self.latest.mark_unchanged();
+        while chunk.len() < CHUNK_BYTES_MAX {
+            let known = self.call.core.registry.revision();
+            match self.cache.changes_after(self.position) {
+                Ok(changes) if changes.is_empty() => {
+                    self.position = self.position.max(known);
+                    break;
+                }
+                Ok(changes) => {
+                    for change in changes {
+                        self.position = change.revision;
+                        self.change(&mut chunk, &change);
+                    }
+                }
+                Err(too_old) => {
+                    let status = Status::expired(format!(
+                        "too old resource version: {} ({})",
+                        too_old.asked, too_old.oldest
+                    ));
+                    self.error(&mut chunk, &status);
+                    break;
+                }
+            }
+        }
+        chunk.freeze()
+    }
+
+    fn selected(&self, entry: &Entry) -> bool {
+        let namespace = self.call.namespace();
+        (namespace.is_empty() || entry.namespace() == namespace)
+            && self.selection.matches(self.call.row, entry)
+    }
+
+    /// What a change is to this watcher depends on whether it saw the object before.
+    fn change(&mut self, chunk: &mut BytesMut, change: &Change) {
+        let was = change.old.as_ref().is_some_and(|old| self.selected(old));
+        let is = change.kind != ChangeKind::Deleted && self.selected(&change.entry);
+        match (was, is) {
+            (false, true) => self.event(chunk, "ADDED", &change.entry),
+            (true, true) => self.event(chunk, "MODIFIED", &change.entry),
+            (true, false) if change.kind == ChangeKind::Deleted => {
+                self.event(chunk, "DELETED", &change.entry);
+            }
+            (true, false) => {
+                if let Some(left) = change.left() {
+                    self.event(chunk, "DELETED", &left);
+                }
+            }
+            (false, false) => {}
+        }
+    }
+
+    fn event(&mut self, chunk: &mut BytesMut, kind: &str, entry: &Entry) {
+        match self.object(entry) {
+            Ok(object) => line(chunk, kind, &object),
+            Err(status) => self.error(chunk, &status),
+        }
+    }
+
+    fn object(&mut self, entry: &Entry) -> Result<Bytes, Status> {
+        let row = self.call.row;
+        let view = self.call.view();
+        match view.accept.shape {
+            Shape::Full => full_bytes(row, &entry.json_for(row)?),
+            Shape::Table { version } if self.columns_sent => {
+                bytes(&table::without_columns(&view, version, &entry.object(row)?))
+            }
+            Shape::Table { .. } | Shape::PartialMetadata { .. } => {
+                let object = bytes(&view.object(entry.object(row)?));
+                self.columns_sent = true;
+                object
+            }
+        }
+    }
+
+    fn bookmark(&mut self, chunk: &mut BytesMut, initial_end: bool) {
+        let known = self.call.core.registry.revision();
+        if self.cache.changes_after(self.position).is_ok_and(|changes| changes.is_empty()) {
+            self.position = self.position.max(known);
+        }
+        let row = self.call.row;
+        let mut object = json!({
+            "kind": row.kind,
+            "apiVersion": row.api_version(),
+            "metadata": {"resourceVersion": self.position.to_string(), "creationTimestamp": null},
+        });
+        if initial_end {
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.call.accept.shape {
+            Shape::Full => object,
+            Shape::PartialMetadata { version } => crate::render::partial(version, &object),
+            Shape::Table { version } => bookmark_table(version, &object),
+        };
+        if let Ok(object) = bytes(&object) {
+            line(chunk, "BOOKMARK", &object);
+        }
+    }
+
+    fn error(&mut self, chunk: &mut BytesMut, status: &Status) {
+        if let Ok(object) = bytes(&status.to_value()) {
+            line(chunk, "ERROR", &object);
+        }
+        self.over = true;
+    }
+}
+
+/// A bookmark to a client that reads Tables: one row whose object carries the version.
+fn bookmark_table(version: MetaVersion, object: &Value) -> Value {
+    json!({
+        "kind": "Table",
+        "apiVersion": version.api_version(),
+        "metadata": object["metadata"],
+        "columnDefinitions": null,
+        "rows": [{"cells": [], "object": crate::render::partial(version, object)}],
+    })
+}
+
+fn line(chunk: &mut BytesMut, kind: &str, object: &[u8]) {
+    chunk.reserve(object.len() + 40);
+    chunk.extend_from_slice(b"{\"type\":\"");
+    chunk.extend_from_slice(kind.as_bytes());
+    chunk.extend_from_slice(b"\",\"object\":");
+    chunk.extend_from_slice(object);
+    chunk.extend_from_slice(b"}\n");
+}
+
+fn bytes(value: &Value) -> Result<Bytes, Status> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(Status::internal)
+}
+
+fn timeout(call: &Call) -> Result<Duration, Status> {
+    let seconds = call.query.number("timeoutSeconds")?.unwrap_or(0);
+    match u64::try_from(seconds) {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Ok(TIMEOUT_MIN.mul_f64(1.0 + rand::rng().random::<f64>())),
+    }
+}
+
+/// How a watch begins.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    revision: Option<Revision>,
+    /// The objects that are there come first, as ADDED.
+    initial: bool,
+    /// They end with an annotated bookmark.
+    initial_end: bool,
+}
+
+impl Start {
+    fn read(call: &Call) -> Result<Self, Status> {
+        let revision = list::revision_parameter(call)?;
+        let matching = call.query.text("resourceVersionMatch");
+        let asked = call.query.opt_flag("sendInitialEvents");
+        let mut errors = Vec::new();
+        let at = Path::new("resourceVersionMatch");
+        match asked {
+            None if !matching.is_empty() => errors.push(at.forbidden(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )),
+            Some(_) if matching != "NotOlderThan" => {
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                errors.push(at.forbidden(why));
+            }
+            _ => {}
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", &errors));
+        }
+        let unversioned = revision.is_none_or(|revision| revision == 0);
+        let initial = asked.unwrap_or(unversioned);
+        Ok(Self { revision, initial, initial_end: asked == Some(true) })
+    }
+}
