@@ -28,6 +28,7 @@ type Leases = TableDefinition<'static, i64, (i64, i64)>;
 
 pub(crate) const KEYSPACES: usize = 2;
 const STATE_FILE: &str = "state.redb";
+const NEW_STATE_FILE: &str = "state.tmp";
 const VERSIONS: [Versions; KEYSPACES] =
     [TableDefinition::new("cluster.versions"), TableDefinition::new("applications.versions")];
 const LEASES: [Leases; KEYSPACES] =
@@ -168,17 +169,29 @@ impl Backend {
         cache_bytes: usize,
     ) -> Result<Self, BackendError> {
         let name = disk.describe(STATE_FILE);
-        let file = disk.open(STATE_FILE, true).map_err(|source| BackendError::Io {
-            file: name.clone(),
-            action: "opening failed",
-            source,
-        })?;
+        let failed = |action| {
+            let file = name.clone();
+            move |source| BackendError::Io { file, action, source }
+        };
+        // A crash while redb makes its file would leave one that it does not open again.
+        let exists = disk.exists(STATE_FILE).map_err(failed("opening failed"))?;
+        let opened = if exists { STATE_FILE } else { NEW_STATE_FILE };
+        let file = disk.open(opened, true).map_err(failed("opening failed"))?;
+        if !exists {
+            file.set_length(0).map_err(failed("emptying failed"))?;
+        }
         let patience = Arc::new(Patience::default());
+        // Whoever opens a store on a full disk wants to hear so, not to wait.
+        patience.closing.store(true, Ordering::Release);
         let patient = PatientFile::new(file, clock, patience.clone());
         let database = redb::Builder::new()
             .set_cache_size(cache_bytes)
             .create_with_backend(patient)
             .map_err(|error| redb_error(&name, "opening failed", error))?;
+        if !exists {
+            disk.rename(NEW_STATE_FILE, STATE_FILE).map_err(failed("renaming failed"))?;
+        }
+        patience.closing.store(false, Ordering::Release);
         Ok(Self { database, file: name, patience })
     }
 

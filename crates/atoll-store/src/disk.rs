@@ -8,10 +8,10 @@ use std::io;
 use std::sync::Arc;
 
 mod real;
-// mod simulated;
+mod simulated;
 
 pub use real::RealDisk;
-// pub use simulated::{Crash, SimulatedDisk};
+pub use simulated::{Crash, SimulatedDisk};
 
 pub trait Disk: Send + Sync + Debug {
     /// Where this is, for messages to people.

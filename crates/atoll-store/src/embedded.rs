@@ -184,11 +184,9 @@ impl EmbeddedStore {
     /// error if they were not done.
     pub async fn shutdown(&self) {
         self.queue.stop();
-        let threads = lock(&self.threads).take();
-        if let Some(threads) = threads {
-            if let Err(error) = tokio::task::spawn_blocking(move || threads.join()).await {
-                tracing::error!(%error, "the store's threads could not be waited for");
-            }
+        let Some(threads) = lock(&self.threads).take() else { return };
+        if let Err(error) = tokio::task::spawn_blocking(move || threads.join()).await {
+            tracing::error!(%error, "the store's threads could not be waited for");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, is_full};
 
 /// Version of the folder's layout. Opening a folder with another one is refused.
 pub(crate) const FORMAT: u32 = 1;
@@ -72,7 +72,14 @@ pub(crate) fn enter(disk: &dyn Disk, random: &mut dyn RngCore) -> Result<Member,
     member.epoch += 1;
     let content = serde_json::to_vec_pretty(&member)
         .map_err(|source| FolderError::Parse { file: file.clone(), source })?;
-    disk.replace("", MEMBER_FILE, &content).map_err(failed("writing failed"))?;
+    match disk.replace("", MEMBER_FILE, &content) {
+        Ok(()) => {}
+        // Reads must be possible on a full disk; the next start raises the epoch durably.
+        Err(error) if is_full(&error) && member.epoch > 1 => {
+            tracing::warn!(%error, "the disk is full; the store's epoch was not written");
+        }
+        Err(error) => return Err(failed("writing failed")(error)),
+    }
     Ok(member)
 }
 

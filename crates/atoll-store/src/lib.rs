@@ -18,6 +18,7 @@ pub mod kv;
 mod lease;
 mod mvcc;
 mod shared;
+pub mod simulation;
 mod snapshot;
 mod sync;
 pub mod wal;

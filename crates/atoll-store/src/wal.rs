@@ -17,7 +17,7 @@ mod recover;
 
 use format::{
     BATCH_HEADER_BYTES, BATCH_MAX_BYTES, BLOCK_BYTES, BatchHeader, FRAME_HEADER_BYTES, FrameKind,
-    HardState, SegmentHeader, encode_frame, encode_hard_state,
+    HardState, PADDING, SegmentHeader, encode_frame, encode_hard_state,
 };
 use fill::{Filling, create_segment};
 pub(crate) use fill::FillJob;
@@ -153,10 +153,6 @@ impl Wal {
         Ok(Recovered { wal, hard_state: HardState::default(), entries: Vec::new() })
     }
 
-    pub(crate) fn hard_state(&self) -> HardState {
-        self.hard_state
-    }
-
     pub(crate) fn bytes_written(&self) -> u64 {
         self.bytes_written
     }
@@ -260,7 +256,7 @@ impl Wal {
         };
         header.encode_into(&mut self.buffer[..BATCH_HEADER_BYTES]);
         let padded = header.padded_bytes();
-        self.buffer.resize(padded, 0);
+        self.buffer.resize(padded, PADDING);
         // A crash of the machine may take back what is only written, so until the sync returns
         // nothing of this batch is known to be safe.
         self.failed = true;

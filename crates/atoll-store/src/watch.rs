@@ -135,7 +135,9 @@ impl Hub {
 
     fn register(&self, request: &WatchRequest) -> u64 {
         let mut inner = lock(&self.inner);
-        let start = request.start_revision.unwrap_or(inner.revision + 1);
+        // As in etcd, zero and below mean the present too.
+        let start = request.start_revision.filter(|start| *start > 0);
+        let start = start.unwrap_or(inner.revision + 1);
         let behind = start <= inner.revision;
         let id = inner.next_id;
         inner.next_id += 1;

@@ -97,12 +97,13 @@ impl PatientFile {
 
 impl StorageBackend for PatientFile {
     fn len(&self) -> io::Result<u64> {
-        if self.any_kept.load(Ordering::Acquire) {
-            if let Some(length) = lock(&self.kept).length {
-                return Ok(length);
-            }
+        if !self.any_kept.load(Ordering::Acquire) {
+            return self.file.length();
         }
-        self.file.length()
+        match lock(&self.kept).length {
+            Some(length) => Ok(length),
+            None => self.file.length(),
+        }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {

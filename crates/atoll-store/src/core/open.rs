@@ -54,11 +54,6 @@ impl Core {
         let member = folder::enter(&*disk, random).map_err(CoreOpenError::Folder)?;
         let backend = Backend::open(&*disk, clock.clone(), config.cache_bytes)
             .map_err(CoreOpenError::Backend)?;
-        // The state file's name must survive a power cut before anything relies on it.
-        disk.sync_folder("").map_err(|source| {
-            let file = disk.describe("");
-            CoreOpenError::Backend(BackendError::Io { file, action: "syncing failed", source })
-        })?;
         let loaded = backend.load().map_err(CoreOpenError::Backend)?;
         let (applied, chain, voters) = match loaded.meta {
             Some(meta) => (meta.applied, meta.chain, meta.voters),

@@ -1,7 +1,7 @@
 //! The bytes of a log segment, version 1.
 //!
 //! A segment is a 4 KiB header and then batches, each starting on a 4 KiB boundary and padded
-//! with zeros to the next one. A batch is a header of 48 bytes, which a disk writes whole or not
+//! with [`PADDING`] to the next one. A batch is a header of 48 bytes, which a disk writes whole or not
 //! at all (it lies in one sector), and frames. Each frame's checksum also covers the checksum
 //! before it, across batches and segments, so that no frame can be dropped or moved unseen.
 
@@ -12,6 +12,8 @@ pub const BLOCK_BYTES: usize = 4096;
 pub const SECTOR_BYTES: usize = 512;
 /// A batch with more frames than this is written as several.
 pub const BATCH_MAX_BYTES: usize = 8 << 20;
+/// Not zero, so that every sector of a batch can be told from one that was never written.
+pub(crate) const PADDING: u8 = 0xa5;
 pub(crate) const BATCH_HEADER_BYTES: usize = 48;
 pub(crate) const FRAME_HEADER_BYTES: usize = 25;
 pub(crate) const VERSION: u32 = 1;

@@ -7,13 +7,14 @@
 use bytes::Bytes;
 
 use super::format::{
-    BATCH_HEADER_BYTES, BATCH_MAX_BYTES, BLOCK_BYTES, BatchHeader, Frame, FrameKind, SECTOR_BYTES,
+    BATCH_HEADER_BYTES, BATCH_MAX_BYTES, BLOCK_BYTES, BatchHeader, Frame, FrameKind, PADDING, SECTOR_BYTES,
     SegmentHeader, decode_frame,
 };
 
-/// Fewer bytes than this in an area that should be empty are a flipped bit, not the remains of a
+/// Fewer bytes than this in an area that should be empty are a changed byte, not the remains of a
 /// batch: those come in sectors.
-const TORN_BYTES_MIN: usize = 8;
+const TORN_BYTES_MIN: usize = 2;
+const CHANGED_PADDING: &str = "the padding of a batch was changed";
 
 /// Something was changed after it had been written, or was never written by this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +28,8 @@ pub struct Corruption {
 pub struct Segment {
     pub header: SegmentHeader,
     pub frames: Vec<Frame>,
+    /// Where the last batch starts; the tail if there is none.
+    pub last_batch: usize,
     /// Where the next batch goes.
     pub tail: usize,
     /// Batches read; the number of the next one.
@@ -48,6 +51,7 @@ pub fn read_segment(bytes: &Bytes) -> Result<Segment, Corruption> {
     let mut segment = Segment {
         header,
         frames: Vec::new(),
+        last_batch: BLOCK_BYTES,
         tail: BLOCK_BYTES,
         batches: 0,
         chain: header.previous_chain,
@@ -57,7 +61,10 @@ pub fn read_segment(bytes: &Bytes) -> Result<Segment, Corruption> {
     };
     while segment.tail < bytes.len() {
         match read_batch(bytes, &mut segment) {
-            Ok(padded) => segment.tail += padded,
+            Ok(padded) => {
+                segment.last_batch = segment.tail;
+                segment.tail += padded;
+            }
             Err(problem) => {
                 segment.torn = judge_tail(bytes, &segment, problem)?;
                 break;
@@ -104,16 +111,33 @@ fn read_batch(bytes: &Bytes, segment: &mut Segment) -> Result<usize, Corruption>
     if frames.len() as u64 != u64::from(header.frame_count) {
         return Err(corruption(start, "a batch has another number of frames than it says"));
     }
-    let padded_end = (start + header.padded_bytes()).min(bytes.len());
-    if let Some(position) = first_nonzero(&bytes[frames_end..padded_end]) {
-        return Err(corruption(frames_end + position, "the padding of a batch is not empty"));
-    }
+    check_padding(bytes, frames_end, start + header.padded_bytes())?;
     segment.ended |= frames.iter().any(|frame| frame.kind == FrameKind::SegmentEnd);
     segment.synced_index = segment.synced_index.max(header.synced_index);
     segment.frames.append(&mut frames);
     segment.chain = chain;
     segment.batches += 1;
     Ok(header.padded_bytes())
+}
+
+/// Padding is whole, or missing by sectors where a write was torn; anything else is damage.
+fn check_padding(bytes: &Bytes, from: usize, to: usize) -> Result<(), Corruption> {
+    let Some(padding) = bytes.get(from..to) else {
+        return Err(corruption(from, "a batch reaches beyond the end of the file"));
+    };
+    let Some(first) = padding.iter().position(|byte| *byte != PADDING) else { return Ok(()) };
+    let mut offset = from;
+    while offset < to {
+        let sector_end = (offset + 1).next_multiple_of(SECTOR_BYTES).min(to);
+        let sector = &bytes[offset..sector_end];
+        let missing = sector.iter().all(|byte| *byte == 0);
+        let changed = sector.iter().position(|byte| *byte != PADDING);
+        if let (false, Some(position)) = (missing, changed) {
+            return Err(corruption(offset + position, CHANGED_PADDING));
+        }
+        offset = sector_end;
+    }
+    Err(corruption(from + first, "the padding of a batch is missing"))
 }
 
 /// What stands behind the last valid batch: nothing, the remains of a torn one, or damage.
@@ -136,7 +160,7 @@ fn judge_tail(
             if header.sequence != segment.header.sequence
                 || header.number != segment.batches
                 || header.previous_chain != segment.chain
-                || problem.reason == "the padding of a batch is not empty"
+                || problem.reason == CHANGED_PADDING
             {
                 return Err(problem);
             }

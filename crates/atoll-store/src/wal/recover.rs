@@ -24,6 +24,7 @@ struct Read {
     name: String,
     segment: Segment,
     length: u64,
+    last_batch: Vec<u8>,
 }
 
 impl Wal {
@@ -39,6 +40,9 @@ impl Wal {
             move |source| WalOpenError::Io { file, action, source }
         };
         disk.create_folder(WAL_FOLDER).map_err(failed("creating the folder failed"))?;
+        // The folder's own name, and that of a segment made just before the last stop.
+        disk.sync_folder("").map_err(failed("syncing the folder above failed"))?;
+        disk.sync_folder(WAL_FOLDER).map_err(failed("syncing the folder failed"))?;
         let mut reads = Vec::new();
         for name in disk.list(WAL_FOLDER).map_err(failed("listing the folder failed"))? {
             let path = format!("{WAL_FOLDER}/{name}");
@@ -91,12 +95,14 @@ fn read_file(disk: &dyn Disk, name: String) -> Result<Read, WalOpenError> {
         source,
     })?;
     let length = content.len() as u64;
-    let segment = read_segment(&Bytes::from(content)).map_err(|damage| WalOpenError::Corrupt {
+    let content = Bytes::from(content);
+    let segment = read_segment(&content).map_err(|damage| WalOpenError::Corrupt {
         file: disk.describe(&name),
         offset: damage.offset,
         reason: damage.reason,
     })?;
-    Ok(Read { name, segment, length })
+    let last_batch = content[segment.last_batch..segment.tail].to_vec();
+    Ok(Read { name, segment, length, last_batch })
 }
 
 fn check_order(disk: &dyn Disk, identity: &Identity, reads: &[Read]) -> Result<(), WalOpenError> {
@@ -212,7 +218,9 @@ fn last_index(frames: &[Frame]) -> Option<u64> {
     frames.iter().filter(|frame| frame.kind == FrameKind::Entry).map(|frame| frame.index).max()
 }
 
-/// Zeroes what a crash left behind the last batch, so that the next one starts on empty ground.
+/// Zeroes what a crash left behind the last batch, so that the next one starts on empty ground,
+/// and writes the last batch again: that one alone is not known to be durable. It may be there
+/// only in the kernel's memory, after a sync that failed and is not tried again by itself.
 fn reopen_active(disk: &dyn Disk, last: &Read) -> Result<Active, WalOpenError> {
     let failed = |action| {
         let file = disk.describe(&last.name);
@@ -231,6 +239,10 @@ fn reopen_active(disk: &dyn Disk, last: &Read) -> Result<Active, WalOpenError> {
             .map_err(failed("cutting a torn batch failed"))?;
     }
     let tail = last.segment.tail as u64;
+    let batch = &last.last_batch;
+    file.write_at(tail - batch.len() as u64, batch)
+        .and_then(|()| file.sync())
+        .map_err(failed("writing the last batch again failed"))?;
     Ok(Active {
         file,
         name: last.name.clone(),

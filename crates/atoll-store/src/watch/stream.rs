@@ -32,7 +32,7 @@ impl WatchStream {
         let compacted = read(&keyspace.state).compacted;
         let refused = request
             .start_revision
-            .filter(|start| *start < compacted)
+            .filter(|start| *start > 0 && *start < compacted)
             .map(|requested| Error::Compacted { requested, compacted });
         Self { keyspace, request, id, refused, ended: false }
     }
@@ -48,8 +48,8 @@ impl WatchStream {
                 Next::Progress { revision } => {
                     return Poll::Ready(Some(Ok(WatchBatch { revision, events: Vec::new() })));
                 }
-                Next::Batch { through, groups } => self.from_groups(through, &groups),
-                Next::ReadState { from, through } => self.from_state(from, through),
+                Next::Batch { through, groups } => self.read_groups(through, &groups),
+                Next::ReadState { from, through } => self.read_state(from, through),
             };
             match found {
                 Ok(batch) if batch.events.is_empty() => {}
@@ -60,7 +60,7 @@ impl WatchStream {
         Poll::Pending
     }
 
-    fn from_groups(&self, through: Revision, groups: &[Arc<Group>]) -> Result<WatchBatch, Error> {
+    fn read_groups(&self, through: Revision, groups: &[Arc<Group>]) -> Result<WatchBatch, Error> {
         let mut events = Vec::new();
         for event in groups.iter().flat_map(|group| &group.events) {
             if self.request.range.contains(&event.kv.key) {
@@ -79,7 +79,7 @@ impl WatchStream {
         Ok(Event { kind: stored.kind, kv: stored.kv.clone(), prev_kv })
     }
 
-    fn from_state(&self, from: Revision, through: Revision) -> Result<WatchBatch, Error> {
+    fn read_state(&self, from: Revision, through: Revision) -> Result<WatchBatch, Error> {
         let request = &self.request;
         let planned = read(&self.keyspace.state).events(
             &request.range,

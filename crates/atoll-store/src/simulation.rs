@@ -1,0 +1,421 @@
+//! The store on a simulated disk, in virtual time, against a model that is too simple to be
+//! wrong: it is crashed, its disk fails and fills up, and after every restart all that was
+//! acknowledged must be there, in the same order, and nothing else but what was under way.
+//!
+//! A run is decided by its seed and its fault, so a failure repeats.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::core::{Answer, Core, CoreOpenError, Proposal, Reply};
+use crate::disk::{Crash, Disk, SimulatedDisk};
+use crate::embedded::StoreConfig;
+use crate::kv::{Error, KeyRange, Op, PutRequest, RangeRequest, Txn};
+use crate::mvcc::{Command, Response};
+use crate::sync::{lock, read};
+
+mod model;
+mod workload;
+
+use model::{Change, Model};
+use workload::draw_batch;
+
+/// Virtual time.
+#[derive(Debug, Default)]
+pub struct SimulatedClock {
+    now: Mutex<Duration>,
+    /// A full disk gets room when somebody waits for it.
+    freed_by_waiting: Mutex<Option<SimulatedDisk>>,
+}
+
+impl SimulatedClock {
+    fn advance(&self, by: Duration) {
+        *lock(&self.now) += by;
+    }
+}
+
+impl Clock for SimulatedClock {
+    fn now(&self) -> Duration {
+        *lock(&self.now)
+    }
+
+    fn pause(&self, duration: Duration) {
+        self.advance(duration);
+        if let Some(disk) = lock(&self.freed_by_waiting).take() {
+            disk.limit_space(None);
+        }
+    }
+}
+
+/// What goes wrong in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// The machine stops at this disk operation.
+    CrashAt(u64, Crash),
+    /// This disk operation fails; then the process is started again, and then power is lost.
+    FailAt(u64),
+    /// At this step the disk has only so many blocks left, and later room again.
+    FullAt { step: usize, spare_blocks: usize },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    pub seed: u64,
+    pub steps: usize,
+    pub fault: Fault,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    pub disk_operations: u64,
+    pub acknowledged: u64,
+    pub refused: u64,
+    pub unknown: u64,
+    pub restarts: u64,
+}
+
+/// Runs one plan; the text says what was violated.
+pub fn run(plan: Plan) -> Result<Report, String> {
+    let mut run = Run::start(plan)?;
+    run.disk.crash_at(match plan.fault {
+        Fault::CrashAt(operation, _) => Some(operation),
+        _ => None,
+    });
+    run.disk.fail_at(match plan.fault {
+        Fault::FailAt(operation) => Some(operation),
+        _ => None,
+    });
+    for step in 0..plan.steps {
+        run.set_space(step);
+        run.step()?;
+    }
+    run.restart(Crash::PowerLossAll)?;
+    run.report.disk_operations = run.disk.operations();
+    Ok(run.report)
+}
+
+struct Run {
+    plan: Plan,
+    random: StdRng,
+    disk: SimulatedDisk,
+    clock: Arc<SimulatedClock>,
+    core: Option<Core>,
+    model: Model,
+    /// Revisions that a watch had seen before the last restart.
+    watched: i64,
+    report: Report,
+}
+
+fn config() -> StoreConfig {
+    StoreConfig {
+        // Small, so that segments end and old ones go within a run.
+        segment_bytes: 512 << 10,
+        cache_bytes: 1 << 20,
+        quota_bytes: 64 << 20,
+        ..StoreConfig::default()
+    }
+}
+
+impl Run {
+    fn start(plan: Plan) -> Result<Self, String> {
+        let mut run = Self {
+            plan,
+            random: StdRng::seed_from_u64(plan.seed),
+            disk: SimulatedDisk::new(),
+            clock: Arc::new(SimulatedClock::default()),
+            core: None,
+            model: Model::default(),
+            watched: 1,
+            report: Report::default(),
+        };
+        run.disk.crash_at(match plan.fault {
+            Fault::CrashAt(operation, _) => Some(operation),
+            _ => None,
+        });
+        run.open()?;
+        Ok(run)
+    }
+
+    /// Opens, restarting the machine as often as it crashes meanwhile.
+    fn open(&mut self) -> Result<(), String> {
+        let mut last = String::new();
+        for _ in 0..4 {
+            let mut random = StdRng::seed_from_u64(self.plan.seed);
+            let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+            match Core::open(disk, self.clock.clone(), config(), &mut random) {
+                Ok(opened) => {
+                    self.core = Some(opened.core);
+                    return Ok(());
+                }
+                Err(_) if self.disk.crashed() => self.restart_disk(),
+                // With no room at all a start is refused; with some it must succeed.
+                Err(error) if !is_damage(&error) && self.is_full_plan() => {
+                    self.disk.limit_space(None);
+                }
+                // One failed operation; the next start must succeed.
+                Err(error) if !is_damage(&error) => {
+                    last = chain(&error);
+                    self.disk.fail_at(None);
+                }
+                Err(error) => return Err(format!("the folder does not open: {}", chain(&error))),
+            }
+        }
+        Err(format!("the folder does not open after three starts: {last}"))
+    }
+
+    fn is_full_plan(&self) -> bool {
+        matches!(self.plan.fault, Fault::FullAt { .. })
+    }
+
+    fn restart_disk(&mut self) {
+        let crash = match self.plan.fault {
+            Fault::CrashAt(_, crash) => crash,
+            _ => Crash::PowerLoss,
+        };
+        let seed = self.random.random();
+        self.disk.restart(crash, seed);
+        self.report.restarts += 1;
+    }
+
+    fn set_space(&mut self, step: usize) {
+        let Fault::FullAt { step: full_at, spare_blocks } = self.plan.fault else { return };
+        if step == full_at {
+            self.disk.limit_space(Some(spare_blocks));
+            *lock(&self.clock.freed_by_waiting) = Some(self.disk.clone());
+        }
+        if step == full_at + self.plan.steps / 3 {
+            self.disk.limit_space(None);
+            lock(&self.clock.freed_by_waiting).take();
+        }
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let batch = draw_batch(&mut self.random, &self.model);
+        let jump = Duration::from_millis(self.random.random_range(1..400));
+        self.clock.advance(jump);
+        let answers = self.submit(&batch);
+        self.check_answers(&batch, answers)?;
+        self.background();
+        if self.random.random_bool(0.2) {
+            self.check_state()?;
+        }
+        let failed = self.core.as_ref().is_none_or(|core| core.shared.check().is_err());
+        if self.disk.crashed() {
+            self.restart_machine()?;
+        } else if failed {
+            // A process that cannot write is started again; what the kernel holds is there.
+            self.restart(Crash::Kill)?;
+            self.restart(Crash::PowerLoss)?;
+        } else if self.random.random_bool(0.02) {
+            self.restart(Crash::Kill)?;
+        } else if self.random.random_bool(0.02) {
+            self.restart(Crash::PowerLoss)?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, batch: &[(usize, Command)]) -> Vec<Option<Answer>> {
+        let mut proposals = Vec::new();
+        let mut receivers = Vec::new();
+        for (keyspace, command) in batch {
+            let (sender, receiver) = oneshot::channel();
+            proposals.push(Proposal {
+                keyspace: *keyspace,
+                command: command.clone(),
+                added_bytes: workload::added_bytes(command),
+                reply: Some(Reply { sender, permit: None }),
+            });
+            receivers.push(receiver);
+        }
+        if let Some(core) = &mut self.core {
+            core.submit(proposals);
+        }
+        receivers.into_iter().map(|mut receiver| receiver.try_recv().ok()).collect()
+    }
+
+    fn check_answers(
+        &mut self,
+        batch: &[(usize, Command)],
+        answers: Vec<Option<Answer>>,
+    ) -> Result<(), String> {
+        for ((keyspace, command), answer) in batch.iter().zip(answers) {
+            match answer {
+                None | Some(Err(Error::Timeout { maybe_applied: true })) => {
+                    self.report.unknown += 1;
+                    self.model.unknown.push((*keyspace, command.clone()));
+                }
+                Some(Err(Error::NoSpace { .. } | Error::Unavailable { .. })) => {
+                    self.report.refused += 1;
+                }
+                Some(answer) => {
+                    if !self.model.unknown.is_empty() {
+                        return Err("an answer came after one that is unknown".to_owned());
+                    }
+                    self.report.acknowledged += 1;
+                    let expected = self.model.apply(*keyspace, command);
+                    compare("the answer", command, &answer, &expected)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the threads do beside the requests.
+    fn background(&mut self) {
+        let flush = self.random.random_bool(0.1);
+        let Some(core) = &mut self.core else { return };
+        core.on_timer();
+        if let Some(job) = core.take_fill_job() {
+            job.run();
+        }
+        if let Some(job) = core.start_flush(flush) {
+            let result = core.backend.flush(&job);
+            core.finish_flush(result);
+        }
+    }
+
+    /// Every key, its whole history, and what a watch sees, against the model.
+    fn check_state(&mut self) -> Result<(), String> {
+        let Some(core) = &self.core else { return Ok(()) };
+        for (code, keyspace) in core.shared.keyspaces.iter().enumerate() {
+            let state = read(&keyspace.state);
+            let expected = &self.model.keyspaces[code];
+            let found = state
+                .plan(&RangeRequest::new(everything()), state.revision)
+                .finish()
+                .map_err(|error| error.to_string())?;
+            compare("the revision", &code, &found.revision, &expected.revision)?;
+            let kvs: Vec<_> = expected.live.values().cloned().collect();
+            compare("the present", &code, &found.kvs, &kvs)?;
+            let leases: Vec<_> = state.leases.keys().copied().collect();
+            let expected_leases: Vec<_> = expected.leases.keys().copied().collect();
+            compare("the leases", &code, &leases, &expected_leases)?;
+        }
+        self.check_watch()
+    }
+
+    /// A watch that resumes behind what it has seen finds every later change, once.
+    fn check_watch(&mut self) -> Result<(), String> {
+        let Some(core) = &self.core else { return Ok(()) };
+        let state = read(&core.shared.keyspaces[0].state);
+        let expected = &self.model.keyspaces[0];
+        let mut from = self.watched.max(state.compacted) + 1;
+        let mut seen = Vec::new();
+        while from <= state.revision {
+            let found = state
+                .events(&everything(), (from, state.revision), false, 4096)
+                .map_err(|error| error.to_string())?;
+            for event in found.events {
+                seen.push(Change::of(&event));
+            }
+            if found.through < from {
+                return Err(format!("a watch from {from} does not move"));
+            }
+            from = found.through + 1;
+        }
+        let start = self.watched.max(state.compacted) + 1;
+        let wanted: Vec<_> =
+            expected.history.range(start..).flat_map(|(_, changes)| changes.clone()).collect();
+        compare("the watch", &start, &seen, &wanted)?;
+        if self.random.random_bool(0.3) {
+            self.watched = state.revision;
+        }
+        Ok(())
+    }
+
+    fn restart_machine(&mut self) -> Result<(), String> {
+        self.core = None;
+        self.restart_disk();
+        self.reopen()
+    }
+
+    fn restart(&mut self, crash: Crash) -> Result<(), String> {
+        // The folder's lock is not simulated: the old core must be gone before the disk changes.
+        self.core = None;
+        let seed = self.random.random();
+        self.disk.restart(crash, seed);
+        self.report.restarts += 1;
+        self.reopen()
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        self.open()?;
+        let Some(core) = &self.core else { return Ok(()) };
+        let revisions: Vec<_> =
+            core.shared.keyspaces.iter().map(|one| read(&one.state).revision).collect();
+        self.resolve(&revisions)?;
+        self.check_state()
+    }
+
+    /// Of what was under way, a first part happened and the rest did not.
+    fn resolve(&mut self, revisions: &[i64]) -> Result<(), String> {
+        let unknown = std::mem::take(&mut self.model.unknown);
+        let mut candidates = vec![self.model.clone()];
+        for (keyspace, command) in unknown {
+            let mut next = candidates[candidates.len() - 1].clone();
+            // The answer went nowhere, so there is none to compare.
+            drop(next.apply(keyspace, &command));
+            candidates.push(next);
+        }
+        let matching = candidates.into_iter().find(|model| {
+            self.core.as_ref().is_some_and(|core| {
+                model.keyspaces.iter().zip(&core.shared.keyspaces).all(|(model, one)| {
+                    let state = read(&one.state);
+                    model.revision == state.revision
+                        && model.compacted == state.compacted
+                        && model.leases.keys().eq(state.leases.keys())
+                })
+            })
+        });
+        match matching {
+            Some(model) => {
+                self.model = model;
+                Ok(())
+            }
+            None => Err(format!(
+                "after the restart the revisions are {revisions:?}; acknowledged were {:?}",
+                self.model.keyspaces.iter().map(|one| one.revision).collect::<Vec<_>>()
+            )),
+        }
+    }
+}
+
+fn everything() -> KeyRange {
+    KeyRange { key: Bytes::from_static(&[0]), end: Some(Bytes::from_static(&[0])) }
+}
+
+fn is_damage(error: &CoreOpenError) -> bool {
+    matches!(error, CoreOpenError::Wal(crate::wal::WalOpenError::Corrupt { .. }))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+fn compare<T: PartialEq + Debug>(
+    what: &str,
+    of: &dyn Debug,
+    found: &T,
+    expected: &T,
+) -> Result<(), String> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(format!("{what} of {of:?} is\n  {found:?}\nand should be\n  {expected:?}"))
+}
+
+#[cfg(test)]
+mod tests;
