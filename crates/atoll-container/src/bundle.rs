@@ -129,7 +129,7 @@ fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
         "user": {
             "uid": process.user.uid,
             "gid": process.user.gid,
-            "additionalGids": process.user.additional_gids,
+            "additionalGids": process.user.groups(),
         },
         "args": process.args,
         "env": environment(process),
@@ -262,7 +262,7 @@ fn root_propagation(spec: &ContainerSpec) -> &'static str {
     let bidirectional = spec.mounts.iter().any(|m| {
         matches!(m.source, MountSource::Bind { propagation: Propagation::Bidirectional, .. })
     });
-    if bidirectional { "rshared" } else { "rslave" }
+    if bidirectional { "shared" } else { "slave" }
 }
 
 fn namespaces(spec: &ContainerSpec, cgroup_version: CgroupVersion) -> Vec<Value> {

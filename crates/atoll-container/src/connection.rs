@@ -9,6 +9,14 @@ use tokio::io::unix::AsyncFd;
 use crate::frame::{Op, Reply, Request};
 use crate::seqpacket;
 
+/// Hands a non-blocking descriptor to tokio.
+#[allow(unsafe_code, reason = "tokio asks for a promise that the types already keep")]
+pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns its descriptor, and `AsyncFd` gives out no mutable access
+    // by which it could be replaced or closed here.
+    unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
+}
+
 #[derive(Debug)]
 pub(crate) struct Connection {
     fd: AsyncFd<OwnedFd>,
@@ -17,7 +25,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Connection> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Connection { fd: AsyncFd::new(fd)? })
+        Ok(Connection { fd: register(fd)? })
     }
 
     pub(crate) fn connect(socket: &Path) -> io::Result<Connection> {

@@ -32,6 +32,7 @@ pub mod signal;
 pub mod spec;
 mod supervisor;
 
+pub use connection::register as register_stream;
 pub use error::Error;
 pub use exit::Exit;
 pub use oci::OciRuntime;

@@ -12,6 +12,7 @@ mod log;
 mod oom;
 mod serve;
 mod streams;
+mod words;
 
 use std::ffi::OsString;
 use std::fs;
@@ -40,6 +41,8 @@ const SHIM_OOM_SCORE: &str = "-998";
 pub(crate) const SHIM_FILE: &str = "shim.json";
 pub(crate) const STATE_FILE: &str = "state.json";
 pub(crate) const EXIT_FILE: &str = "exit.json";
+/// The shim's standard error.
+pub(crate) const SHIM_LOG_FILE: &str = "shim.log";
 /// Room for the exit record, taken while the disk still has some.
 const EXIT_RESERVE_FILE: &str = "exit.json.tmp";
 const EXIT_RESERVE_BYTES: usize = 1024;

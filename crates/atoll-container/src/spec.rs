@@ -66,6 +66,16 @@ pub struct User {
     pub additional_gids: Vec<u32>,
 }
 
+impl User {
+    /// All supplementary groups. The primary one belongs to them, so that a setgid program
+    /// cannot take it away and pass by an access list that denies it.
+    pub(crate) fn groups(&self) -> Vec<u32> {
+        let mut groups = vec![self.gid];
+        groups.extend(self.additional_gids.iter().copied().filter(|gid| *gid != self.gid));
+        groups
+    }
+}
+
 /// A command with its surroundings; used for a container's own command and for exec.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {

@@ -33,13 +33,12 @@ use crate::runtime::{
     ContainerKey, ContainerRef, EVENTS_MAX, Event, Observed, RuntimeConfig, State,
 };
 use crate::seqpacket;
-use crate::shim::{EXIT_FILE, Kind, SHIM_FILE, SHIM_VERSION, ShimConfig};
+use crate::shim::{EXIT_FILE, Kind, SHIM_FILE, SHIM_LOG_FILE, SHIM_VERSION, ShimConfig};
 use crate::signal::Signal;
 use crate::spec::{ContainerSpec, Scope};
 
 const CONTAINER_FILE: &str = "container.json";
 const CONFIG_FILE: &str = "config.json";
-const SHIM_LOG_FILE: &str = "shim.log";
 
 /// How long a killed container may take to be gone. Longer means a process that the
 /// kernel cannot end (it waits for a dead disk).

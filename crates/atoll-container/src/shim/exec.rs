@@ -249,7 +249,7 @@ fn confine(process: &Process, privileged: bool, rules: &Rules) -> io::Result<()>
     drop_bounding(granted)?;
     rustix::thread::set_keep_capabilities(true)?;
     let groups: Vec<nix::unistd::Gid> =
-        process.user.additional_gids.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
+        process.user.groups().into_iter().map(nix::unistd::Gid::from_raw).collect();
     nix::unistd::setgroups(&groups)?;
     let (uid, gid) = (
         nix::unistd::Uid::from_raw(process.user.uid),

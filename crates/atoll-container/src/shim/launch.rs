@@ -24,7 +24,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, ShimConfig, command, exec};
+use super::{Kind, SHIM_LOG_FILE, ShimConfig, command, exec, words};
 use crate::seqpacket;
 
 /// libcontainer's own records, below the attempt's directory.
@@ -195,7 +195,12 @@ fn launch_oci(
     reap(helper);
     let (pid, mut fds) = match report? {
         Some((Report::Ready { pid }, fds)) => (pid, fds),
-        Some((Report::Failed { reason }, _)) => return Err(reason),
+        Some((Report::Failed { reason }, _)) => {
+            return Err(match words::cause(&dir.join(SHIM_LOG_FILE)) {
+                Some(cause) if !reason.contains(&cause) => format!("{reason}: {cause}"),
+                _ => reason,
+            });
+        }
         None => return Err("the helper that makes the container died".to_owned()),
     };
     let pid = Pid::from_raw(pid).ok_or("the container has no pid")?;
@@ -221,6 +226,7 @@ fn reap(pid: Pid) {
 
 /// The helper's whole life.
 fn help(config: &ShimConfig, dir: &Path, theirs: Theirs, verdict: RawFd, report: &OwnedFd) {
+    words::listen();
     let (message, terminal) = match create(config, dir, theirs, verdict) {
         Ok((pid, terminal)) => (Report::Ready { pid }, terminal),
         Err(reason) => (Report::Failed { reason }, None),

@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustix::process::{Pid, PidfdFlags};
 use serde::de::DeserializeOwned;
-use tokio::io::unix::AsyncFd;
 
 use super::{CONTAINER_FILE, Record, Supervisor, Tracked, write_json};
 use crate::connection::Connection;
@@ -279,8 +277,7 @@ async fn wait_for_process(state: &ShimState) {
     if !is_alive(state.pid, state.start_ticks) {
         return;
     }
-    let pidfd: OwnedFd = pidfd;
-    match AsyncFd::new(pidfd) {
+    match crate::connection::register(pidfd) {
         Ok(pidfd) => {
             if let Err(error) = pidfd.readable().await {
                 tracing::warn!(%error, "waiting for a process");

@@ -7,7 +7,7 @@ use atoll_container::{Error, Event, ExecSpec, Process, Scope, Signal, State, Use
 
 use crate::world::{DEADLINE, World, is_root, tear_down};
 
-pub async fn read_all(fd: OwnedFd) -> String {
+pub(crate) async fn read_all(fd: OwnedFd) -> String {
     let read = tokio::task::spawn_blocking(move || {
         set_blocking(&fd);
         let mut text = Vec::new();
@@ -27,7 +27,7 @@ fn set_blocking(fd: &OwnedFd) {
     nix::fcntl::fcntl(raw, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
 }
 
-pub fn command(args: &[&str]) -> ExecSpec {
+pub(crate) fn command(args: &[&str]) -> ExecSpec {
     ExecSpec {
         process: Process { args: args.iter().map(|&a| a.into()).collect(), ..Process::default() },
         stdin: false,

@@ -12,18 +12,18 @@ use atoll_container::{
 use tokio::sync::broadcast;
 
 /// Nothing in these tests takes this long on a working machine.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-pub struct World {
-    pub dir: tempfile::TempDir,
-    pub runtime: Box<dyn Runtime>,
-    pub events: broadcast::Receiver<Event>,
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) runtime: Box<dyn Runtime>,
+    pub(crate) events: broadcast::Receiver<Event>,
     id: String,
     oci: bool,
 }
 
 /// Whether tests of containers can run; on CI they must.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let root = effective_uid() == 0;
     if !root {
         assert!(std::env::var_os("CI").is_none(), "CI must run these tests as root");
@@ -53,7 +53,7 @@ fn busybox() -> PathBuf {
     path
 }
 
-pub fn rootfs(dir: &Path) -> PathBuf {
+pub(crate) fn rootfs(dir: &Path) -> PathBuf {
     let root = dir.join("root-fs");
     for sub in ["bin", "proc", "sys", "dev", "tmp", "etc", "root", "data"] {
         std::fs::create_dir_all(root.join(sub)).unwrap();
@@ -70,14 +70,14 @@ pub fn rootfs(dir: &Path) -> PathBuf {
     root
 }
 
-pub fn shim() -> PathBuf {
+pub(crate) fn shim() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let shim = test.parent().unwrap().parent().unwrap().join("examples/shim");
     assert!(shim.exists(), "{} is missing: cargo builds it with the tests", shim.display());
     shim
 }
 
-pub fn config(dir: &Path, id: &str) -> RuntimeConfig {
+pub(crate) fn config(dir: &Path, id: &str) -> RuntimeConfig {
     RuntimeConfig {
         shim: shim(),
         pods: dir.join("pods"),
@@ -88,7 +88,7 @@ pub fn config(dir: &Path, id: &str) -> RuntimeConfig {
 }
 
 impl World {
-    pub async fn oci() -> World {
+    pub(crate) async fn oci() -> World {
         let dir = tempfile::Builder::new().prefix("ac").tempdir().unwrap();
         rootfs(dir.path());
         let id =
@@ -98,7 +98,7 @@ impl World {
         World { dir, runtime: Box::new(runtime), events, id, oci: true }
     }
 
-    pub async fn process() -> World {
+    pub(crate) async fn process() -> World {
         let dir = tempfile::Builder::new().prefix("ac").tempdir().unwrap();
         let id = "process".to_owned();
         let runtime = ProcessRuntime::new(config(dir.path(), &id)).await.unwrap();
@@ -107,7 +107,7 @@ impl World {
     }
 
     /// As an agent that was killed and started again.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         let config = config(self.dir.path(), &self.id);
         if self.oci {
             self.runtime = Box::new(OciRuntime::new(config).await.unwrap());
@@ -117,13 +117,13 @@ impl World {
         self.events = self.runtime.events();
     }
 
-    pub fn cgroup_path(&self, controller: &str, below: &str) -> PathBuf {
+    pub(crate) fn cgroup_path(&self, controller: &str, below: &str) -> PathBuf {
         let v1 = PathBuf::from("/sys/fs/cgroup").join(controller);
         let base = if v1.join("cgroup.procs").exists() { v1 } else { "/sys/fs/cgroup".into() };
         base.join(format!("atoll-test-{}/pods", self.id)).join(below)
     }
 
-    pub async fn sandbox(&self, uid: &str) -> Sandbox {
+    pub(crate) async fn sandbox(&self, uid: &str) -> Sandbox {
         let spec = SandboxSpec {
             uid: uid.into(),
             hostname: "box".into(),
@@ -133,7 +133,7 @@ impl World {
         self.runtime.ensure_sandbox(&spec).await.unwrap()
     }
 
-    pub fn spec(&self, sandbox: &Sandbox, name: &str, args: &[&str]) -> ContainerSpec {
+    pub(crate) fn spec(&self, sandbox: &Sandbox, name: &str, args: &[&str]) -> ContainerSpec {
         let path = |p: &Option<PathBuf>| match p {
             Some(path) => NamespaceMode::Path(path.clone()),
             None => NamespaceMode::Host,
@@ -171,18 +171,18 @@ impl World {
         }
     }
 
-    pub async fn run(&self, spec: &ContainerSpec) -> ContainerRef {
+    pub(crate) async fn run(&self, spec: &ContainerSpec) -> ContainerRef {
         let container = self.runtime.create(spec).await.unwrap();
         self.runtime.start(&container).await.unwrap();
         container
     }
 
-    pub async fn observed(&self, container: &ContainerRef) -> Observed {
+    pub(crate) async fn observed(&self, container: &ContainerRef) -> Observed {
         self.runtime.inspect(&container.key).await.unwrap().unwrap()
     }
 
     /// The exit as told by an event.
-    pub async fn exit(&mut self, container: &ContainerRef) -> Exit {
+    pub(crate) async fn exit(&mut self, container: &ContainerRef) -> Exit {
         if let State::Exited(exit) = self.observed(container).await.state {
             return exit;
         }
@@ -197,12 +197,12 @@ impl World {
         tokio::time::timeout(DEADLINE, wait).await.expect("the container ends")
     }
 
-    pub fn log(&self, name: &str) -> String {
+    pub(crate) fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir.path().join("logs").join(name).join("0.log")).unwrap()
     }
 
     /// The log's text without stamps, of one stream.
-    pub fn output(&self, name: &str, stream: &str) -> String {
+    pub(crate) fn output(&self, name: &str, stream: &str) -> String {
         self.log(name)
             .lines()
             .filter_map(|line| {
@@ -215,7 +215,7 @@ impl World {
 }
 
 /// Takes everything down and says what is left.
-pub async fn tear_down(world: World, sandboxes: &[&str]) {
+pub(crate) async fn tear_down(world: World, sandboxes: &[&str]) {
     for uid in sandboxes {
         world.runtime.remove_sandbox(uid).await.unwrap();
     }
