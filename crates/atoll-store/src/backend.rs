@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError,
-};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
 
 use crate::clock::Clock;
 use crate::codec::{Malformed, Reader, put_i64, put_u64};
@@ -122,8 +120,7 @@ impl View {
         mut visit: impl FnMut(RevKey, Record) -> Result<bool, ReadFault>,
     ) -> Result<bool, ReadFault> {
         let start = start.encode();
-        let range =
-            self.versions.range(start.as_slice()..).map_err(|error| fault(&error))?;
+        let range = self.versions.range(start.as_slice()..).map_err(|error| fault(&error))?;
         for item in range {
             let (key, value) = item.map_err(|error| fault(&error))?;
             let at = RevKey::decode(key.value()).map_err(|error| fault(&error))?;
@@ -285,9 +282,7 @@ impl Backend {
     fn write(&self, job: &FlushJob) -> Result<(), BackendError> {
         let writing = "writing failed";
         let mut writes = self.database.begin_write().map_err(|e| self.failed(writing, e))?;
-        writes
-            .set_durability(Durability::Immediate)
-            .map_err(|e| self.failed(writing, e))?;
+        writes.set_durability(Durability::Immediate).map_err(|e| self.failed(writing, e))?;
         // Opening after a crash then costs milliseconds, not a walk through the whole file.
         writes.set_quick_repair(true);
         for (code, pending) in job.pending.iter().enumerate() {

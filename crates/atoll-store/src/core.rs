@@ -327,8 +327,7 @@ impl Core {
         let Some(keyspace) = self.shared.keyspaces.get(code) else {
             return Ok(Err(Error::Unavailable { detail: format!("no keyspace {code}") }));
         };
-        let applied = write(&keyspace.state)
-            .apply(command, &|key| keyspace.hub.wants_prev(key))?;
+        let applied = write(&keyspace.state).apply(command, &|key| keyspace.hub.wants_prev(key))?;
         keyspace.hub.publish(applied.events);
         let now = self.clock.now();
         match applied.lease_change {
@@ -398,9 +397,8 @@ impl Core {
             .dirty_since
             .filter(|_| self.flushing.is_none())
             .map(|since| since + self.config.flush_every);
-        let leases = (0..KEYSPACES).filter_map(|code| {
-            self.shared.with_leases(code, |leases| leases.next_due()).flatten()
-        });
+        let leases = (0..KEYSPACES)
+            .filter_map(|code| self.shared.with_leases(code, |leases| leases.next_due()).flatten());
         let sweeping =
             self.shared.keyspaces.iter().any(|keyspace| read(&keyspace.state).needs_sweep());
         let sweep = sweeping.then(|| self.clock.now());
@@ -445,8 +443,7 @@ impl Core {
         self.submit(proposals);
         // One that was applied has ended; this is for those that the full disk refused.
         for (keyspace, id) in revoked {
-            self.shared
-                .with_leases(keyspace, |leases| leases.retry(id, now + LEASE_RETRY_AFTER));
+            self.shared.with_leases(keyspace, |leases| leases.retry(id, now + LEASE_RETRY_AFTER));
         }
     }
 

@@ -98,7 +98,9 @@ pub enum OpenError {
         "the store in {dir} is in use by {holder}; stop it first, or choose another data folder"
     )]
     Locked { dir: String, holder: String },
-    #[error("{file} is damaged at offset {offset}: {reason}; nothing was changed: restore the newest backup, or move the folder away to start empty")]
+    #[error(
+        "{file} is damaged at offset {offset}: {reason}; nothing was changed: restore the newest backup, or move the folder away to start empty"
+    )]
     Corrupt { file: String, offset: u64, reason: &'static str },
     #[error("the store in {dir} cannot be opened")]
     Folder { dir: String, source: Box<dyn std::error::Error + Send + Sync> },

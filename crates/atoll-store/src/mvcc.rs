@@ -167,8 +167,10 @@ pub(crate) struct State {
     /// Keys, values and overhead of all kept versions.
     pub(crate) live_bytes: u64,
     index: BTreeMap<Bytes, History>,
-    /// Keys that were overwritten or deleted, by the revision that did it.
-    garbage: VecDeque<(Revision, Bytes)>,
+    /// Keys whose older versions can go when this revision has been compacted, in its order.
+    overwritten: VecDeque<(Revision, Bytes)>,
+    /// Keys whose deletion can go when a later revision has been compacted.
+    deleted: VecDeque<(Revision, Bytes)>,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     pending: Pending,
     flushing: Option<Arc<Pending>>,
@@ -182,7 +184,8 @@ impl Default for State {
             compacted: 0,
             live_bytes: 0,
             index: BTreeMap::new(),
-            garbage: VecDeque::new(),
+            overwritten: VecDeque::new(),
+            deleted: VecDeque::new(),
             leases: BTreeMap::new(),
             pending: Pending::default(),
             flushing: None,

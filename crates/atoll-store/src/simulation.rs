@@ -64,7 +64,10 @@ pub enum Fault {
     /// This disk operation fails; then the process is started again, and then power is lost.
     FailAt(u64),
     /// At this step the disk has only so many blocks left, and later room again.
-    FullAt { step: usize, spare_blocks: usize },
+    FullAt {
+        step: usize,
+        spare_blocks: usize,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +152,7 @@ impl Run {
     /// Opens, restarting the machine as often as it crashes meanwhile.
     fn open(&mut self) -> Result<(), String> {
         let mut last = String::new();
-        for _ in 0..4 {
+        for _ in 0..12 {
             let mut random = StdRng::seed_from_u64(self.plan.seed);
             let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
             match Core::open(disk, self.clock.clone(), config(), &mut random) {
@@ -170,7 +173,7 @@ impl Run {
                 Err(error) => return Err(format!("the folder does not open: {}", chain(&error))),
             }
         }
-        Err(format!("the folder does not open after three starts: {last}"))
+        Err(format!("the folder does not open after twelve starts: {last}"))
     }
 
     fn is_full_plan(&self) -> bool {
@@ -185,6 +188,11 @@ impl Run {
         let seed = self.random.random();
         self.disk.restart(crash, seed);
         self.report.restarts += 1;
+        // What a crash leaves must stand a second one soon after.
+        if matches!(self.plan.fault, Fault::CrashAt(..)) && self.random.random_bool(0.6) {
+            let soon = self.disk.operations() + self.random.random_range(1..40);
+            self.disk.crash_at(Some(soon));
+        }
     }
 
     fn set_space(&mut self, step: usize) {

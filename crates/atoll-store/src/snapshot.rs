@@ -11,7 +11,9 @@ use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
+#[cfg(test)]
+use crate::codec::{Malformed, Reader};
+use crate::codec::{put_bytes, put_i64, put_u64};
 use crate::kv::{Error, LeaseId, Result, Revision};
 use crate::mvcc::{ReadFault, Record, RevKey};
 use crate::shared::KeyspaceShared;
@@ -51,6 +53,7 @@ impl Header {
         out
     }
 
+    #[cfg(test)]
     fn decode(body: Bytes) -> std::result::Result<Self, Malformed> {
         let mut reader = Reader::new(body);
         if reader.u64()? != VERSION {
@@ -139,6 +142,7 @@ impl Writer {
 }
 
 /// A whole snapshot, checked: its header and its records in order.
+#[cfg(test)]
 pub(crate) fn import(
     snapshot: Bytes,
 ) -> std::result::Result<(Header, Vec<(RevKey, Record)>), Malformed> {
@@ -169,3 +173,6 @@ pub(crate) fn import(
     }
     Ok((header, records))
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,12 +15,12 @@ pub mod format;
 pub mod reader;
 mod recover;
 
+pub(crate) use fill::FillJob;
+use fill::{Filling, create_segment};
 use format::{
     BATCH_HEADER_BYTES, BATCH_MAX_BYTES, BLOCK_BYTES, BatchHeader, FRAME_HEADER_BYTES, FrameKind,
     HardState, PADDING, SegmentHeader, encode_frame, encode_hard_state,
 };
-use fill::{Filling, create_segment};
-pub(crate) use fill::FillJob;
 pub(crate) use recover::Recovered;
 
 const WAL_FOLDER: &str = "wal";

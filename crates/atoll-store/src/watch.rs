@@ -67,10 +67,18 @@ struct Watch {
 /// What a watch should do next.
 enum Next {
     Wait,
-    Batch { through: Revision, groups: Vec<Arc<Group>> },
+    Batch {
+        through: Revision,
+        groups: Vec<Arc<Group>>,
+    },
     /// The ring no longer has what is needed.
-    ReadState { from: Revision, through: Revision },
-    Progress { revision: Revision },
+    ReadState {
+        from: Revision,
+        through: Revision,
+    },
+    Progress {
+        revision: Revision,
+    },
     TooSlow,
     Stopped,
 }

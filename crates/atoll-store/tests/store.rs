@@ -23,7 +23,7 @@ fn config(dir: &TempDir) -> StoreConfig {
 }
 
 async fn open(dir: &TempDir) -> (EmbeddedStore, Arc<dyn KvStore>) {
-    let store = EmbeddedStore::open(config(dir)).await.unwrap();
+    let store = EmbeddedStore::open(config(dir)).await.expect("the folder opens");
     let keyspace = store.keyspace(Keyspace::Cluster);
     (store, keyspace)
 }
@@ -54,12 +54,12 @@ fn prefix(prefix: &str) -> KeyRange {
 }
 
 async fn write(kv: &Arc<dyn KvStore>, op: Op) -> TxnResult {
-    kv.txn(Txn { success: vec![op], ..Txn::default() }).await.unwrap()
+    kv.txn(Txn { success: vec![op], ..Txn::default() }).await.expect("the write succeeds")
 }
 
 async fn values(kv: &Arc<dyn KvStore>, range: KeyRange, revision: Option<i64>) -> Vec<String> {
     let request = RangeRequest { revision, ..RangeRequest::new(range) };
-    let found = kv.range(request).await.unwrap();
+    let found = kv.range(request).await.expect("the read succeeds");
     found
         .kvs
         .iter()
@@ -71,7 +71,8 @@ async fn values(kv: &Arc<dyn KvStore>, range: KeyRange, revision: Option<i64>) -
 }
 
 async fn next(watch: &mut Watch) -> Result<WatchBatch, Error> {
-    tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap()
+    let found = tokio::time::timeout(PATIENCE, watch.next()).await;
+    found.expect("the watch moves").expect("the watch goes on")
 }
 
 #[tokio::test]
@@ -225,7 +226,8 @@ async fn a_watch_sees_every_change_of_its_range_in_order() {
     let dir = TempDir::new().unwrap();
     let (_store, kv) = open(&dir).await;
     write(&kv, put("a/1", "old")).await;
-    let mut now = kv.watch(WatchRequest { range: prefix("a/"), start_revision: None, prev_kv: true });
+    let mut now =
+        kv.watch(WatchRequest { range: prefix("a/"), start_revision: None, prev_kv: true });
     let mut past =
         kv.watch(WatchRequest { range: prefix("a/"), start_revision: Some(2), prev_kv: false });
     write(&kv, put("b", "elsewhere")).await;
@@ -270,9 +272,9 @@ async fn a_watch_goes_on_after_a_restart_without_a_gap() {
     while seen.len() < 2 {
         seen.extend(next(&mut watch).await.unwrap().events);
     }
-    let shown = seen.iter().map(|event| {
-        (event.kv.mod_revision, event.prev_kv.as_ref().unwrap().value.clone())
-    });
+    let shown = seen
+        .iter()
+        .map(|event| (event.kv.mod_revision, event.prev_kv.as_ref().unwrap().value.clone()));
     assert_eq!(shown.collect::<Vec<_>>(), [(3, Bytes::from("1")), (4, Bytes::from("2"))]);
 }
 
@@ -317,8 +319,7 @@ async fn a_lease_takes_its_keys_with_it() {
     let shown = kv.lease_info(lease).await.unwrap();
     assert_eq!((shown.ttl, shown.keys), (2, vec![Bytes::from("a")]));
     assert_eq!(kv.lease_keep_alive(lease).await, Ok(2));
-    let mut watch =
-        kv.watch(WatchRequest { range: key("a"), start_revision: None, prev_kv: true });
+    let mut watch = kv.watch(WatchRequest { range: key("a"), start_revision: None, prev_kv: true });
     let gone = next(&mut watch).await.unwrap();
     assert_eq!(gone.events[0].kind, EventKind::Delete);
     assert_eq!(gone.events[0].prev_kv.as_ref().unwrap().value, "1");

@@ -156,8 +156,7 @@ impl StorageBackend for PatientFile {
     fn write(&self, offset: u64, content: &[u8]) -> io::Result<()> {
         // Once something is kept, newer content of the same place must not be overwritten by it.
         let keep_order = self.any_kept.load(Ordering::Acquire);
-        let written =
-            if keep_order { Err(full()) } else { self.file.write_at(offset, content) };
+        let written = if keep_order { Err(full()) } else { self.file.write_at(offset, content) };
         match written {
             Err(error) if is_full(&error) => {
                 self.keep(|kept| kept.insert(offset, content));

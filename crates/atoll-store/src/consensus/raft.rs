@@ -8,9 +8,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState as RaftHardState, Mes
 use raft::{Config, RawNode, StateRole};
 
 use super::log::MemoryLog;
-use super::{
-    Consensus, ConsensusError, EntryKind, LogEntry, PeerMessage, Position, Work,
-};
+use super::{Consensus, ConsensusError, EntryKind, LogEntry, PeerMessage, Position, Work};
 use crate::wal::format::HardState;
 
 /// Ticks are 100 ms.

@@ -64,8 +64,8 @@ impl Core {
             member_id: member.member_id,
             epoch: member.epoch,
         };
-        let recovered = Wal::open(disk, identity, config.segment_bytes, applied)
-            .map_err(CoreOpenError::Wal)?;
+        let recovered =
+            Wal::open(disk, identity, config.segment_bytes, applied).map_err(CoreOpenError::Wal)?;
         let mut wal = recovered.wal;
         // A new term is an entry; without room for it nothing could be confirmed.
         wal.reserve(0, Room::Vital).map_err(CoreOpenError::Write)?;

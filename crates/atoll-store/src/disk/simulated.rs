@@ -127,7 +127,8 @@ impl SimulatedDisk {
         }
         let mut random = StdRng::seed_from_u64(seed);
         let changes = std::mem::take(&mut inner.name_changes);
-        let kept = if crash == Crash::PowerLoss { random.random_range(0..=changes.len()) } else { 0 };
+        let kept =
+            if crash == Crash::PowerLoss { random.random_range(0..=changes.len()) } else { 0 };
         for change in &changes[..kept] {
             change.apply(&mut inner.durable_names);
         }
@@ -151,6 +152,11 @@ impl SimulatedDisk {
 }
 
 impl NameChange {
+    fn folder(&self) -> &str {
+        let (Self::Link(name, _) | Self::Unlink(name)) = self;
+        name.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+
     fn apply(&self, names: &mut BTreeMap<String, usize>) {
         match self {
             Self::Link(name, id) => {
@@ -202,11 +208,7 @@ impl FileState {
                         let into = (to_usize(*offset) + at) % SECTOR_BYTES;
                         let length = (SECTOR_BYTES - into).min(new.len() - at);
                         if all || random.random_bool(0.5) {
-                            overwrite(
-                                &mut self.durable,
-                                offset + at as u64,
-                                &new[at..at + length],
-                            );
+                            overwrite(&mut self.durable, offset + at as u64, &new[at..at + length]);
                         }
                         at += length;
                     }
@@ -306,11 +308,16 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn sync_folder(&self, _folder: &str) -> io::Result<()> {
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
         let mut inner = lock(&self.inner);
         inner.operate()?;
-        inner.name_changes.clear();
-        inner.durable_names = inner.names.clone();
+        let (synced, others): (Vec<_>, Vec<_>) = std::mem::take(&mut inner.name_changes)
+            .into_iter()
+            .partition(|change| change.folder() == folder);
+        inner.name_changes = others;
+        for change in synced {
+            change.apply(&mut inner.durable_names);
+        }
         Ok(())
     }
 }

@@ -77,8 +77,7 @@ impl Driver {
             self.core.on_timer();
             self.send_jobs(false);
             let only_flush = self.core.must_wait_for_flush();
-            let timeout =
-                self.core.next_wake().map(|at| at.saturating_sub(self.clock.now()));
+            let timeout = self.core.next_wake().map(|at| at.saturating_sub(self.clock.now()));
             let taken = self.queue.take(timeout.filter(|_| !only_flush), only_flush);
             if let Some(result) = taken.flushed {
                 self.core.finish_flush(result);

@@ -82,15 +82,10 @@ impl Queue {
     pub(super) fn take(&self, timeout: Option<Duration>, only_flush: bool) -> Taken {
         let mut inner = lock(&self.inner);
         let idle = |inner: &mut Inner| {
-            inner.flushed.is_none()
-                && !inner.stopped
-                && (only_flush || inner.proposals.is_empty())
+            inner.flushed.is_none() && !inner.stopped && (only_flush || inner.proposals.is_empty())
         };
         inner = match timeout {
-            None => self
-                .changed
-                .wait_while(inner, idle)
-                .unwrap_or_else(PoisonError::into_inner),
+            None => self.changed.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => {
                 self.changed
                     .wait_timeout_while(inner, timeout, idle)

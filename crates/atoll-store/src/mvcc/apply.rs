@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::compact::Change;
 use super::read::bounds;
 use super::txn::{Path, branch};
 use super::{Command, History, Lease, ReadFault, Record, Response, RevKey, State, Version};
@@ -62,9 +63,7 @@ impl State {
                 lease_change = revoked.is_ok().then_some(LeaseChange::Revoked { id: *id });
                 revoked
             }
-            Command::LeaseCheckpoint { id, remaining } => {
-                writer.lease_checkpoint(*id, *remaining)
-            }
+            Command::LeaseCheckpoint { id, remaining } => writer.lease_checkpoint(*id, *remaining),
         };
         let events = writer.events;
         if let Some(event) = events.first() {
@@ -200,7 +199,8 @@ impl<'a> Writer<'a> {
         match state.index.get_mut(&record.key) {
             Some(history) => {
                 history.push(version);
-                state.garbage.push_back((at.main, Bytes::copy_from_slice(&record.key)));
+                let change = if record.tombstone { Change::Deletion } else { Change::Overwrite };
+                state.note_garbage(at.main, &record.key, change);
             }
             None => {
                 let key = Bytes::copy_from_slice(&record.key);

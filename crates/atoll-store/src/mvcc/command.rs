@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
 use crate::kv::{
-    Compare, CompareTarget, Consistency, KeyRange, LeaseId, Op, PutRequest, RangeRequest,
-    Relation, Revision, Txn, TxnResult,
+    Compare, CompareTarget, Consistency, KeyRange, LeaseId, Op, PutRequest, RangeRequest, Relation,
+    Revision, Txn, TxnResult,
 };
 
 /// Version of the entry's encoding.
@@ -19,12 +19,22 @@ pub(super) const DEPTH_MAX: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     Txn(Txn),
-    Compact { revision: Revision },
-    LeaseGrant { id: LeaseId, ttl: i64 },
+    Compact {
+        revision: Revision,
+    },
+    LeaseGrant {
+        id: LeaseId,
+        ttl: i64,
+    },
     /// Also deletes the lease's keys.
-    LeaseRevoke { id: LeaseId },
+    LeaseRevoke {
+        id: LeaseId,
+    },
     /// Remaining seconds, for the next leader or start; 0 is the full time again.
-    LeaseCheckpoint { id: LeaseId, remaining: i64 },
+    LeaseCheckpoint {
+        id: LeaseId,
+        remaining: i64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +93,7 @@ pub(crate) fn decode_batch(payload: Bytes) -> Result<(Origin, Vec<(u8, Command)>
     if reader.u8()? != FORMAT {
         return Err(Malformed("an entry has a format that this release does not read"));
     }
-    let origin =
-        Origin { member_id: reader.u64()?, epoch: reader.u64()?, number: reader.u64()? };
+    let origin = Origin { member_id: reader.u64()?, epoch: reader.u64()?, number: reader.u64()? };
     let mut commands = Vec::new();
     while !reader.is_empty() {
         let keyspace = reader.u8()?;

@@ -1,7 +1,16 @@
 //! Forgets versions that no read may ask for any more, a bounded number at a time.
 
+use bytes::Bytes;
+
 use super::State;
 use crate::kv::{Error, Revision};
+
+/// How a version supersedes the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Overwrite,
+    Deletion,
+}
 
 impl State {
     /// Raises the oldest readable revision. What falls below it is dropped by [`Self::sweep`].
@@ -17,7 +26,31 @@ impl State {
     }
 
     pub(crate) fn needs_sweep(&self) -> bool {
-        self.garbage.front().is_some_and(|(revision, _)| *revision < self.compacted)
+        let reached = |(revision, _): &(Revision, Bytes)| *revision <= self.compacted;
+        let passed = |(revision, _): &(Revision, Bytes)| *revision < self.compacted;
+        self.overwritten.front().is_some_and(reached) || self.deleted.front().is_some_and(passed)
+    }
+
+    fn next_to_sweep(&mut self) -> Option<Bytes> {
+        let compacted = self.compacted;
+        let overwritten = self.overwritten.pop_front_if(|(revision, _)| *revision <= compacted);
+        // A deletion at exactly the compacted revision stays, for the watch that starts there.
+        overwritten
+            .or_else(|| self.deleted.pop_front_if(|(revision, _)| *revision < compacted))
+            .map(|(_, key)| key)
+    }
+
+    /// Remembers that the newest version of a key has made older ones, or itself, superfluous
+    /// once its revision is compacted.
+    pub(super) fn note_garbage(&mut self, revision: Revision, key: &[u8], change: Change) {
+        let key = Bytes::copy_from_slice(key);
+        match change {
+            Change::Overwrite => self.overwritten.push_back((revision, key)),
+            Change::Deletion => {
+                self.overwritten.push_back((revision, key.clone()));
+                self.deleted.push_back((revision, key));
+            }
+        }
     }
 
     /// Looks at up to `keys_max` keys. Which ones have been swept never shows in an answer, so
@@ -25,10 +58,7 @@ impl State {
     pub(crate) fn sweep(&mut self, keys_max: usize) {
         let mut dropped = Vec::new();
         for _ in 0..keys_max {
-            if !self.needs_sweep() {
-                return;
-            }
-            let Some((_, key)) = self.garbage.pop_front() else { return };
+            let Some(key) = self.next_to_sweep() else { return };
             let Some(history) = self.index.get_mut(&key) else { continue };
             history.compact(self.compacted, &mut dropped);
             if history.is_empty() {

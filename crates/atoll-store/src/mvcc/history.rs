@@ -55,10 +55,7 @@ impl History {
     pub(crate) fn replaced_by(&self, at: RevKey) -> Option<&Version> {
         let versions = self.versions();
         let position = versions.partition_point(|version| version.at < at);
-        position
-            .checked_sub(1)
-            .map(|before| &versions[before])
-            .filter(|version| !version.tombstone)
+        position.checked_sub(1).map(|before| &versions[before]).filter(|version| !version.tombstone)
     }
 
     /// Drops what no read at or after `revision` sees, and says what that was. A deletion at

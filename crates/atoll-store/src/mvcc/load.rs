@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::compact::Change;
 use super::{History, Lease, ReadFault, Record, RevKey, State, Version};
 use crate::backend::View;
 use crate::kv::{LeaseId, Revision};
@@ -23,16 +24,17 @@ impl State {
     /// Records come in the order of their revisions.
     pub(crate) fn load_record(&mut self, key: &[u8], version: Version) {
         self.live_bytes += Self::record_bytes(key, version.value_bytes as usize);
+        let change = if version.tombstone { Change::Deletion } else { Change::Overwrite };
+        let at = version.at.main;
         if let Some(history) = self.index.get_mut(key) {
             history.push(version);
-            self.garbage.push_back((version.at.main, Bytes::copy_from_slice(key)));
+            self.note_garbage(at, key, change);
             return;
         }
-        let key = Bytes::copy_from_slice(key);
+        self.index.insert(Bytes::copy_from_slice(key), History::One(version));
         if version.tombstone {
-            self.garbage.push_back((version.at.main, key.clone()));
+            self.note_garbage(at, key, change);
         }
-        self.index.insert(key, History::One(version));
     }
 
     pub(crate) fn end_load(&mut self, view: View) {
@@ -47,13 +49,9 @@ impl State {
 
     /// What a copy needs to go on without the lock.
     pub(crate) fn begin_copy(&self) -> Copy {
-        let leases = self
-            .leases
-            .iter()
-            .map(|(id, lease)| (*id, lease.ttl, lease.remaining))
-            .collect();
-        let header =
-            Header { revision: self.revision, compacted: self.compacted, leases };
+        let leases =
+            self.leases.iter().map(|(id, lease)| (*id, lease.ttl, lease.remaining)).collect();
+        let header = Header { revision: self.revision, compacted: self.compacted, leases };
         let mut newer = BTreeMap::new();
         let mut removed = BTreeSet::new();
         for pending in self.flushing.as_deref().into_iter().chain([&self.pending]) {

@@ -127,9 +127,8 @@ impl State {
             Collected { range, prev_kv, to, bytes_max, bytes: 0, through: 0, events: Vec::new() };
         let mut complete = true;
         if let Some(view) = &self.view {
-            complete = view.scan(RevKey { main: from, sub: 0 }, |at, record| {
-                found.add(self, at, &record)
-            })?;
+            complete = view
+                .scan(RevKey { main: from, sub: 0 }, |at, record| found.add(self, at, &record))?;
         }
         let start = RevKey { main: from, sub: 0 };
         let newer = self.flushing.iter().map(|flushing| &flushing.records);
@@ -169,8 +168,7 @@ impl Collected<'_> {
         }
         self.through = at.main;
         if self.range.contains(&record.key) {
-            let prev_kv =
-                if self.prev_kv { state.load_replaced(&record.key, at)? } else { None };
+            let prev_kv = if self.prev_kv { state.load_replaced(&record.key, at)? } else { None };
             self.bytes += record.key.len() + record.value.len();
             let kind = record.event_kind();
             self.events.push(Event { kind, kv: record.key_value(at.main), prev_kv });

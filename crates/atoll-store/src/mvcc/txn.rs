@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
+use super::apply::set_revision;
 use super::command::DEPTH_MAX;
 use super::read::bounds;
 use super::{ReadFault, State, Version};
-use super::apply::set_revision;
 use crate::kv::{
     Compare, CompareTarget, Error, KeyRange, Op, OpResult, RangeRequest, Relation, Txn, TxnResult,
 };
@@ -117,9 +117,7 @@ impl State {
         let mut responses = Vec::new();
         for op in branch(txn, succeeded) {
             responses.push(match op {
-                Op::Range(request) => {
-                    OpResult::Range(self.plan(request, self.revision).finish()?)
-                }
+                Op::Range(request) => OpResult::Range(self.plan(request, self.revision).finish()?),
                 Op::Txn(inner) => OpResult::Txn(self.run_reads(inner, path)?),
                 Op::Put(_) | Op::Delete { .. } => {
                     let detail = "a write was taken for a read".to_owned();

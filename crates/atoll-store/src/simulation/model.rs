@@ -1,11 +1,10 @@
 //! What the store should hold, written as simply as possible: maps, no versions, no files.
 
 use super::{BTreeMap, Bytes, Command, Error, Op, Response, Txn};
-use crate::kv::{
-    CompareTarget, Event, EventKind, KeyRange, KeyValue, OpResult, RangeResult, Relation,
-    TxnResult,
-};
 use crate::core::Answer;
+use crate::kv::{
+    CompareTarget, Event, EventKind, KeyRange, KeyValue, OpResult, RangeResult, Relation, TxnResult,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Change {
@@ -134,10 +133,11 @@ impl KeyspaceModel {
         });
         let ops = if succeeded { &txn.success } else { &txn.failure };
         for op in ops {
-            if let Op::Put(put) = op {
-                if put.lease != 0 && !self.leases.contains_key(&put.lease) {
-                    return Err(Error::LeaseNotFound { id: put.lease });
-                }
+            if let Op::Put(put) = op
+                && put.lease != 0
+                && !self.leases.contains_key(&put.lease)
+            {
+                return Err(Error::LeaseNotFound { id: put.lease });
             }
         }
         let mut changes = Vec::new();

@@ -87,9 +87,9 @@ fn conditional(random: &mut StdRng, keyspace: &super::model::KeyspaceModel) -> T
     let wanted = if random.random_bool(0.7) { current } else { current + 1 };
     let target = match random.random_range(0..3) {
         0 => CompareTarget::Version(i64::from(current > 0)),
-        1 => CompareTarget::Value(keyspace.live.get(&key).map_or_else(Bytes::new, |kv| {
-            kv.value.clone()
-        })),
+        1 => CompareTarget::Value(
+            keyspace.live.get(&key).map_or_else(Bytes::new, |kv| kv.value.clone()),
+        ),
         _ => CompareTarget::ModRevision(wanted),
     };
     let range = KeyRange::single(key.clone());

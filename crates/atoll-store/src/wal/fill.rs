@@ -65,8 +65,7 @@ impl Wal {
         if active.zeroed_to - active.tail >= step / 2 || to <= active.zeroed_to {
             return None;
         }
-        let filling =
-            Arc::new(Filling { to, outcome: Mutex::new(None), changed: Condvar::new() });
+        let filling = Arc::new(Filling { to, outcome: Mutex::new(None), changed: Condvar::new() });
         self.filling = Some(filling.clone());
         Some(FillJob { file: active.file.clone(), from: active.zeroed_to, filling })
     }

@@ -7,8 +7,8 @@
 use bytes::Bytes;
 
 use super::format::{
-    BATCH_HEADER_BYTES, BATCH_MAX_BYTES, BLOCK_BYTES, BatchHeader, Frame, FrameKind, PADDING, SECTOR_BYTES,
-    SegmentHeader, decode_frame,
+    BATCH_HEADER_BYTES, BATCH_MAX_BYTES, BLOCK_BYTES, BatchHeader, Frame, FrameKind, PADDING,
+    SECTOR_BYTES, SegmentHeader, decode_frame,
 };
 
 /// Fewer bytes than this in an area that should be empty are a changed byte, not the remains of a
@@ -46,8 +46,7 @@ pub struct Segment {
 
 /// Reads a whole segment file.
 pub fn read_segment(bytes: &Bytes) -> Result<Segment, Corruption> {
-    let header =
-        SegmentHeader::decode(bytes).map_err(|reason| Corruption { offset: 0, reason })?;
+    let header = SegmentHeader::decode(bytes).map_err(|reason| Corruption { offset: 0, reason })?;
     let mut segment = Segment {
         header,
         frames: Vec::new(),

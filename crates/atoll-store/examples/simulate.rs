@@ -1,0 +1,40 @@
+//! Runs the simulation over many seeds: `cargo run -p atoll-store --example simulate -- 10000 [FIRST]`.
+//!
+//! Each seed runs with a power cut, a kill, a failing operation and a full disk at places drawn
+//! from it. The first violation ends it with its plan.
+#![allow(clippy::print_stdout, reason = "a program for people")]
+
+use atoll_store::disk::Crash;
+use atoll_store::simulation::{Fault, Plan, run};
+
+const STEPS: usize = 80;
+
+fn main() -> Result<(), String> {
+    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>());
+    let number = |argument: Option<Result<u64, _>>, default| match argument {
+        Some(parsed) => parsed.map_err(|error: std::num::ParseIntError| error.to_string()),
+        None => Ok(default),
+    };
+    let count = number(arguments.next(), 1000)?;
+    let first = number(arguments.next(), 0)?;
+    let mut restarts = 0;
+    for seed in first..first + count {
+        let quiet = check(Plan { seed, steps: STEPS, fault: Fault::None })?;
+        let place = 1 + seed.wrapping_mul(2_654_435_761) % quiet.disk_operations;
+        for fault in [
+            Fault::CrashAt(place, Crash::PowerLoss),
+            Fault::CrashAt(place, Crash::PowerLossAll),
+            Fault::CrashAt(place, Crash::Kill),
+            Fault::FailAt(place),
+            Fault::FullAt { step: 20, spare_blocks: usize::try_from(seed % 100).unwrap_or(0) },
+        ] {
+            restarts += check(Plan { seed, steps: STEPS, fault })?.restarts;
+        }
+    }
+    println!("{count} seeds from {first}, {restarts} restarts, no violation");
+    Ok(())
+}
+
+fn check(plan: Plan) -> Result<atoll_store::simulation::Report, String> {
+    run(plan).map_err(|violation| format!("{plan:?}: {violation}"))
+}

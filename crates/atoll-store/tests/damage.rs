@@ -1,0 +1,89 @@
+//! A folder that was changed behind the store's back, on a real disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use atoll_store::kv::{KeyRange, Op, PutRequest, RangeRequest, Txn};
+use atoll_store::{EmbeddedStore, Keyspace, OpenError, StoreConfig};
+use tempfile::TempDir;
+
+fn config(dir: &Path) -> StoreConfig {
+    StoreConfig { dir: dir.to_owned(), ..StoreConfig::default() }
+}
+
+async fn filled(dir: &Path) {
+    let store = EmbeddedStore::open(config(dir)).await.expect("an empty folder opens");
+    let kv = store.keyspace(Keyspace::Cluster);
+    for number in 0..10 {
+        let put = PutRequest {
+            key: format!("key/{number}").into(),
+            value: vec![b'v'; 700 * number].into(),
+            lease: 0,
+            prev_kv: false,
+        };
+        let txn = Txn { success: vec![Op::Put(put)], ..Txn::default() };
+        kv.txn(txn).await.expect("a put succeeds");
+    }
+    store.shutdown().await;
+}
+
+fn log_files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir.join("wal")).expect("there is a log");
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("readable").path()).collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_the_log_is_refused_with_file_and_offset_and_nothing_is_cut() {
+    let dir = TempDir::new().expect("a temporary folder");
+    filled(dir.path()).await;
+    let file = log_files(dir.path()).pop().expect("a segment");
+    let good = fs::read(&file).expect("readable");
+    let used = good.iter().rposition(|byte| *byte != 0).expect("not empty") + 1;
+    for offset in (0..used).step_by(used / 60) {
+        let mut bad = good.clone();
+        bad[offset] ^= 0x10;
+        fs::write(&file, &bad).expect("writable");
+        let refused = EmbeddedStore::open(config(dir.path())).await;
+        let Err(OpenError::Corrupt { file: named, .. }) = &refused else {
+            panic!("a flipped bit at {offset} of {used}: {refused:?}");
+        };
+        assert_eq!(Path::new(named), file);
+        assert_eq!(fs::read(&file).expect("readable"), bad, "the log was changed");
+    }
+    fs::write(&file, &good).expect("writable");
+    let store = EmbeddedStore::open(config(dir.path())).await.expect("the log is whole again");
+    let kv = store.keyspace(Keyspace::Cluster);
+    let found = kv.range(RangeRequest::new(KeyRange::prefix("key/"))).await.expect("readable");
+    assert_eq!(found.count, 10);
+}
+
+#[tokio::test]
+async fn a_log_or_a_member_file_that_is_gone_is_refused() {
+    let dir = TempDir::new().expect("a temporary folder");
+    filled(dir.path()).await;
+    let member = dir.path().join("member.json");
+    let content = fs::read(&member).expect("readable");
+    fs::remove_file(&member).expect("removable");
+    let refused = EmbeddedStore::open(config(dir.path())).await.expect_err("no member file");
+    assert!(matches!(refused, OpenError::Folder { .. }), "{refused:?}");
+    fs::write(&member, content).expect("writable");
+    for file in log_files(dir.path()) {
+        fs::remove_file(file).expect("removable");
+    }
+    let refused = EmbeddedStore::open(config(dir.path())).await.expect_err("no log");
+    assert!(matches!(refused, OpenError::Corrupt { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_folder_of_a_newer_format_is_refused() {
+    let dir = TempDir::new().expect("a temporary folder");
+    filled(dir.path()).await;
+    let member = dir.path().join("member.json");
+    let content = fs::read_to_string(&member).expect("readable");
+    fs::write(&member, content.replace("\"format\": 1", "\"format\": 2")).expect("writable");
+    let refused = EmbeddedStore::open(config(dir.path())).await.expect_err("a newer format");
+    let text = format!("{refused:?}");
+    assert!(text.contains("found: 2"), "{text}");
+}
