@@ -129,6 +129,12 @@ pub struct ResourceInfo {
     pub hooks: Hooks,
 }
 
+/// Texts of warnings for a new object, or a changed one.
+pub type Warnings = fn(new: &Value, old: Option<&Value>) -> Vec<String>;
+
+/// The grace period in seconds of a delete, from the object and what the client asked for.
+pub type GracePeriod = fn(object: &Value, requested: Option<i64>) -> Option<i64>;
+
 /// What is particular to a kind. `None` means that nothing is.
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
@@ -144,7 +150,7 @@ pub struct Hooks {
     pub validate_update: Option<fn(new: &Value, old: &Value) -> Vec<field::Error>>,
     pub validate_status_update: Option<fn(new: &Value, old: &Value) -> Vec<field::Error>>,
     /// Texts for `Warning:` headers on create (`old` is `None`) and update.
-    pub warnings: Option<fn(new: &Value, old: Option<&Value>) -> Vec<String>>,
+    pub warnings: Option<Warnings>,
     /// Labels for field selectors beyond `metadata.name` and `metadata.namespace`.
     pub selectable_fields: fn(&Value) -> Vec<(&'static str, String)>,
     /// The names that `selectable_fields` may give, to refuse others.
@@ -156,7 +162,7 @@ pub struct Hooks {
     pub row_conditions: Option<fn(&Value) -> Vec<Value>>,
     /// The grace period in seconds to delete with; `None` from the hook means at once. The
     /// argument is what the client asked for. Kinds without the hook are deleted at once.
-    pub graceful_delete: Option<fn(&Value, requested: Option<i64>) -> Option<i64>>,
+    pub graceful_delete: Option<GracePeriod>,
     /// An upsert: a PUT (or apply) on a missing name creates it.
     pub create_on_update: bool,
     /// A PUT without a resourceVersion overwrites whatever is there.

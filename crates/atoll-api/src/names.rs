@@ -63,6 +63,29 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     faults
 }
 
+/// A subdomain whose labels may have underscores: names that are looked up, not given.
+#[must_use]
+pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
+    const LABEL: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    let mut faults = Vec::new();
+    if value.len() > SUBDOMAIN_LENGTH_MAX {
+        faults.push(max_length(SUBDOMAIN_LENGTH_MAX));
+    }
+    let label = |label: &str| {
+        let label = label.strip_prefix('_').unwrap_or(label);
+        is_label(&label.replace('_', "-")) && !label.starts_with('_') && !label.ends_with('_')
+    };
+    if value.is_empty() || !value.split('.').all(label) {
+        faults.push(regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, \
+             '_', '-' or '.', and must start and end with an alphanumeric character",
+            &format!(r"{LABEL}(\.{LABEL})*"),
+            &["example.com"],
+        ));
+    }
+    faults
+}
+
 /// An RFC 1035 label: it starts with a letter.
 #[must_use]
 pub fn dns1035_label(value: &str) -> Vec<String> {

@@ -3,7 +3,29 @@
 //! Every check takes object trees whose types have been checked against the schema already and
 //! gives errors by field; none changes anything.
 
+pub(crate) mod affinity;
+pub(crate) mod config;
+pub(crate) mod container;
+pub(crate) mod csr;
+pub(crate) mod endpoints;
+pub(crate) mod env;
+pub(crate) mod event;
+pub(crate) mod lease;
 pub mod metadata;
+pub(crate) mod namespace;
+pub(crate) mod node;
+pub(crate) mod plain;
+pub(crate) mod pod;
+pub(crate) mod pod_update;
+pub(crate) mod probe;
+pub(crate) mod rbac;
+pub(crate) mod resources;
+pub(crate) mod review;
+pub(crate) mod security;
+pub(crate) mod service;
+pub(crate) mod volume;
+pub(crate) mod warnings;
+pub(crate) mod workload;
 
 use serde_json::Value;
 

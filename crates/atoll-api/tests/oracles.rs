@@ -3,6 +3,8 @@
 //! The recordings lie beside the repository and are not part of it; without them these tests
 //! say that they skipped.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests count as tests")]
+
 use std::path::PathBuf;
 
 use atoll_api::kinds::{self, ResourceInfo, Scope};
@@ -149,6 +151,45 @@ fn defaults_are_those_of_the_recorded_objects() {
     println!("{compared} objects defaulted as recorded");
 }
 
+#[test]
+fn a_refused_request_gets_the_recorded_words() {
+    let Some(recorded) = oracle("defaults.json") else { return };
+    let case = recorded.as_array().unwrap().iter().find(|case| case["status"] == 422).unwrap();
+    let row = kinds::find_kind("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap();
+    let errors = row.validate_create(&case["request"]);
+    let message = atoll_api::field::invalid_message(&row.qualified_kind(), "p", &errors);
+    assert_eq!(message, case["response"]["message"]);
+    let causes: Vec<Value> = errors
+        .iter()
+        .map(
+            |error| json!({"reason": error.reason(), "message": error.body(), "field": error.path}),
+        )
+        .collect();
+    assert_eq!(json!(causes), case["response"]["details"]["causes"]);
+}
+
+#[test]
+fn warnings_are_those_that_were_recorded() {
+    let Some(recorded) = oracle("defaults.json") else { return };
+    for case in recorded.as_array().unwrap() {
+        let api_version = case["request"]["apiVersion"].as_str().unwrap();
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let kind = case["request"]["kind"].as_str().unwrap();
+        let row = kinds::find_kind(group, version, kind).unwrap();
+        if !row.served {
+            continue;
+        }
+        let mut object = case["request"].clone();
+        if let Some(default) = row.hooks.default {
+            default(&mut object);
+        }
+        let warnings = row.hooks.warnings.map(|all| all(&object, None)).unwrap_or_default();
+        let wanted = case["warning"].as_str().map(|text| text.replacen("299 - ", "", 1));
+        let made = warnings.first().map(|text| format!("{text:?}"));
+        assert_eq!(made, wanted, "{kind}");
+    }
+}
+
 /// Runs an object down the path of a create, but for what admission and allocation do.
 fn make(row: &ResourceInfo, request: &Value) -> Value {
     let mut object = request.clone();
@@ -172,7 +213,11 @@ fn make(row: &ResourceInfo, request: &Value) -> Value {
         "Node" => kinds::node::taint_not_ready(&mut object),
         _ => {}
     }
-    let errors = row.validate_create(&object);
+    let mut admitted = object.clone();
+    if row.kind == "Pod" {
+        admitted["spec"]["serviceAccountName"] = json!("default");
+    }
+    let errors = row.validate_create(&admitted);
     assert!(errors.is_empty(), "{errors:?}");
     without_nulls_of_templates(&mut object);
     object

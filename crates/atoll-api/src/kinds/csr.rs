@@ -4,12 +4,15 @@ use serde_json::Value;
 
 use super::{Hooks, UpdateHooks, metadata, prepare};
 use crate::access::Access as _;
-use crate::columns;
+use crate::{columns, validate};
 
 pub(super) const HOOKS: Hooks = Hooks {
     prepare_create: Some(prepare::drop_status),
     prepare_update: Some(update),
     prepare_status_update: Some(status_update),
+    validate_create: Some(validate::csr::create),
+    validate_update: Some(validate::csr::update),
+    validate_status_update: Some(validate::csr::status_update),
     selectable_fields,
     selectable_names: &["spec.signerName"],
     columns: columns::plain::CSR,
@@ -18,7 +21,8 @@ pub(super) const HOOKS: Hooks = Hooks {
 };
 
 /// The `approval` subresource: it alone sets the conditions Approved and Denied.
-pub(super) const APPROVAL: UpdateHooks = UpdateHooks { prepare: approval, validate: None };
+pub(super) const APPROVAL: UpdateHooks =
+    UpdateHooks { prepare: approval, validate: Some(validate::csr::approval) };
 
 /// Who asks is written down by the server, whatever the request says.
 pub fn set_requester(request: &mut Value, name: &str, uid: &str, groups: &[String], extra: &Value) {

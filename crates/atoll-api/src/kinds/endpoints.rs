@@ -3,13 +3,15 @@
 use serde_json::Value;
 
 use super::{Hooks, metadata};
-use crate::{columns, defaults};
+use crate::{columns, defaults, validate};
 
 const DEPRECATED: &str =
     "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 
 pub(super) const HOOKS: Hooks = Hooks {
     default: Some(defaults::endpoints::endpoints),
+    validate_create: Some(validate::endpoints::endpoints),
+    validate_update: Some(validate::endpoints::endpoints_update),
     warnings: Some(warnings),
     columns: columns::endpoints::COLUMNS,
     row: columns::endpoints::row,
@@ -20,6 +22,8 @@ pub(super) const SLICE_HOOKS: Hooks = Hooks {
     default: Some(defaults::endpoints::slice),
     prepare_create: Some(metadata::start_generation),
     prepare_update: Some(slice_update),
+    validate_create: Some(validate::endpoints::slice),
+    validate_update: Some(validate::endpoints::slice_update),
     columns: columns::endpoints::SLICE_COLUMNS,
     row: columns::endpoints::slice_row,
     ..Hooks::NONE

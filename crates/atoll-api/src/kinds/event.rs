@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Hooks, Storage};
 use crate::access::Access as _;
-use crate::{columns, defaults};
+use crate::{columns, defaults, validate};
 
 /// Fields whose names differ: core, events.k8s.io.
 const RENAMED: [(&str, &str); 7] = [
@@ -21,6 +21,8 @@ const RENAMED: [(&str, &str); 7] = [
 
 pub(super) const CORE_HOOKS: Hooks = Hooks {
     default: Some(defaults::event::core),
+    validate_create: Some(validate::event::core),
+    validate_update: Some(validate::event::core_update),
     selectable_fields: core_fields,
     selectable_names: &[
         "involvedObject.kind",
@@ -43,6 +45,8 @@ pub(super) const CORE_HOOKS: Hooks = Hooks {
 
 pub(super) const HOOKS: Hooks = Hooks {
     default: Some(defaults::event::new),
+    validate_create: Some(validate::event::new),
+    validate_update: Some(validate::event::new_update),
     selectable_fields: new_fields,
     selectable_names: &[
         "regarding.kind",

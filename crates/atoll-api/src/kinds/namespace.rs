@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Hooks, UpdateHooks, metadata, prepare};
 use crate::access::Access as _;
-use crate::columns;
+use crate::{columns, validate};
 
 /// The finalizer that stands for the contents of the namespace.
 pub const FINALIZER: &str = "kubernetes";
@@ -15,6 +15,9 @@ pub(super) const HOOKS: Hooks = Hooks {
     prepare_create: Some(create),
     prepare_update: Some(update),
     prepare_status_update: Some(prepare::keep_spec),
+    validate_create: Some(validate::namespace::create),
+    validate_update: Some(validate::namespace::update),
+    validate_status_update: Some(validate::namespace::status_update),
     selectable_fields,
     selectable_names: &["status.phase"],
     columns: columns::plain::NAMESPACE,
@@ -24,7 +27,7 @@ pub(super) const HOOKS: Hooks = Hooks {
 
 /// The `finalize` subresource, the only one that changes `spec.finalizers`.
 pub(super) const FINALIZE: UpdateHooks =
-    UpdateHooks { prepare: prepare::keep_status, validate: None };
+    UpdateHooks { prepare: prepare::keep_status, validate: Some(validate::namespace::finalize) };
 
 fn create(namespace: &mut Value) {
     prepare::put(namespace, "status", Some(json!({"phase": "Active"})));

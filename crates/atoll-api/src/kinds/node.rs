@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Hooks, metadata, prepare};
 use crate::access::Access as _;
-use crate::{columns, defaults};
+use crate::{columns, defaults, validate};
 
 /// The taint that every new node carries until it is ready.
 pub const NOT_READY_TAINT: &str = "node.kubernetes.io/not-ready";
@@ -13,6 +13,9 @@ pub(super) const HOOKS: Hooks = Hooks {
     default: Some(defaults::node::node),
     prepare_update: Some(prepare::keep_status),
     prepare_status_update: Some(prepare::keep_spec),
+    validate_create: Some(validate::node::create),
+    validate_update: Some(validate::node::update),
+    validate_status_update: Some(validate::node::status_update),
     selectable_fields,
     selectable_names: &["spec.unschedulable"],
     columns: columns::node::COLUMNS,

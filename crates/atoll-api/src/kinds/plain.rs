@@ -3,11 +3,13 @@
 use serde_json::Value;
 
 use super::{Hooks, metadata};
-use crate::{columns, defaults};
+use crate::{columns, defaults, validate};
 
 pub(super) const PRIORITY_CLASS_HOOKS: Hooks = Hooks {
     default: Some(defaults::plain::priority_class),
     prepare_create: Some(metadata::start_generation),
+    validate_create: Some(validate::plain::priority_class),
+    validate_update: Some(validate::plain::priority_class_update),
     columns: columns::plain::PRIORITY_CLASS,
     row: columns::plain::priority_class,
     ..Hooks::NONE
@@ -15,6 +17,8 @@ pub(super) const PRIORITY_CLASS_HOOKS: Hooks = Hooks {
 
 pub(super) const CONTROLLER_REVISION_HOOKS: Hooks = Hooks {
     default: Some(revision_default),
+    validate_create: Some(validate::plain::controller_revision),
+    validate_update: Some(validate::plain::controller_revision_update),
     columns: columns::plain::CONTROLLER_REVISION,
     row: columns::plain::controller_revision,
     ..Hooks::NONE

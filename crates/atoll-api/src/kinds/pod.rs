@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Hooks, UpdateHooks, metadata, prepare};
 use crate::access::Access as _;
-use crate::{columns, defaults};
+use crate::{columns, defaults, validate};
 
 /// How long a pod may take to stop when nobody says otherwise.
 pub const GRACE_PERIOD_SECONDS: i64 = 30;
@@ -16,6 +16,10 @@ pub(super) const HOOKS: Hooks = Hooks {
     prepare_create: Some(create),
     prepare_update: Some(prepare::update_with_generation),
     prepare_status_update: Some(status_update),
+    validate_create: Some(validate::pod::create),
+    validate_update: Some(validate::pod_update::update),
+    validate_status_update: Some(validate::pod_update::status_update),
+    warnings: Some(validate::warnings::pod),
     selectable_fields,
     selectable_names: &[
         "spec.nodeName",
@@ -36,8 +40,10 @@ pub(super) const HOOKS: Hooks = Hooks {
 };
 
 /// The `ephemeralcontainers` subresource: it adds containers to a running pod.
-pub(super) const EPHEMERAL_CONTAINERS: UpdateHooks =
-    UpdateHooks { prepare: ephemeral_update, validate: None };
+pub(super) const EPHEMERAL_CONTAINERS: UpdateHooks = UpdateHooks {
+    prepare: ephemeral_update,
+    validate: Some(validate::pod_update::ephemeral_containers),
+};
 
 /// Whether a condition of the status is `True`.
 #[must_use]

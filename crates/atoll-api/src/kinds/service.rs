@@ -7,13 +7,17 @@ use serde_json::{Map, Value, json};
 
 use super::{Hooks, metadata, prepare};
 use crate::access::Access as _;
-use crate::{columns, defaults};
+use crate::{columns, defaults, validate};
 
 pub(super) const HOOKS: Hooks = Hooks {
     default: Some(defaults::service::service),
     prepare_create: Some(create),
     prepare_update: Some(update),
     prepare_status_update: Some(prepare::keep_spec),
+    validate_create: Some(validate::service::create),
+    validate_update: Some(validate::service::update),
+    validate_status_update: Some(validate::service::status_update),
+    warnings: Some(validate::warnings::service),
     selectable_fields,
     selectable_names: &["spec.clusterIP", "spec.type"],
     columns: columns::service::COLUMNS,
@@ -131,14 +135,14 @@ pub fn default_families(service: &mut Value, cluster_family: &str) {
 fn create(service: &mut Value) {
     prepare::put(service, "status", Some(json!({"loadBalancer": {}})));
     sync_cluster_ips(service);
-    drop_fields_of_other_types(service);
 }
 
 fn update(new: &mut Value, old: &Value) {
     prepare::keep_status(new, old);
     carry_allocations(new, old);
+    follow_cluster_ip(new, old);
     sync_cluster_ips(new);
-    drop_fields_of_other_types(new);
+    drop_fields_of_other_types(new, old);
     if old["spec"].text("type") == "LoadBalancer" && new["spec"].text("type") != "LoadBalancer" {
         prepare::put(new, "status", Some(json!({"loadBalancer": {}})));
     }
@@ -207,35 +211,66 @@ fn sync_cluster_ips(service: &mut Value) {
     }
 }
 
-fn drop_fields_of_other_types(service: &mut Value) {
-    let kind = service["spec"].text("type").to_owned();
-    let policy = service["spec"].text("externalTrafficPolicy").to_owned();
-    let spec = metadata::child(service, "spec");
+/// A client that changes only `clusterIP` means `clusterIPs` too.
+fn follow_cluster_ip(new: &mut Value, old: &Value) {
+    let (is, was) = (&new["spec"], &old["spec"]);
+    let changed = is.text("clusterIP") != was.text("clusterIP");
+    if !changed || is["clusterIPs"] != was["clusterIPs"] {
+        return;
+    }
+    let mut list = is.items("clusterIPs").to_vec();
+    let ip = is.text("clusterIP").to_owned();
+    let spec = metadata::child(new, "spec");
+    if ip.is_empty() {
+        spec.remove("clusterIPs");
+    } else if let Some(first) = list.first_mut() {
+        *first = json!(ip);
+        spec.insert("clusterIPs".to_owned(), list.into());
+    }
+}
+
+/// What only makes sense for the type that the Service had goes away with it, unless the
+/// client asks for it anew; then validation says what is wrong.
+fn drop_fields_of_other_types(new: &mut Value, old: &Value) {
+    let was = &old["spec"];
+    let kind = new["spec"].text("type").to_owned();
+    if kind == was.text("type") && kind != "LoadBalancer" {
+        return;
+    }
+    let health = new["spec"].text("externalTrafficPolicy") == "Local" && kind == "LoadBalancer";
+    let node_ports = matches!(kind.as_str(), "NodePort" | "LoadBalancer");
+    let mut unneeded: Vec<&str> = Vec::new();
     if kind == "ExternalName" {
-        let of_addresses = [
-            "clusterIP",
-            "clusterIPs",
-            "ipFamilies",
-            "ipFamilyPolicy",
-            "internalTrafficPolicy",
-            "externalTrafficPolicy",
-            "healthCheckNodePort",
-        ];
-        for field in of_addresses {
+        unneeded.extend(["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]);
+    }
+    if !node_ports {
+        unneeded.push("externalTrafficPolicy");
+    }
+    if !health {
+        unneeded.push("healthCheckNodePort");
+    }
+    if kind != "LoadBalancer" {
+        unneeded.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+    let spec = metadata::child(new, "spec");
+    for field in unneeded {
+        if spec.get(field) == was.get(field) {
             spec.remove(field);
         }
     }
-    if kind != "LoadBalancer" {
-        spec.remove("allocateLoadBalancerNodePorts");
-        spec.remove("loadBalancerClass");
+    if !node_ports && let Some(Value::Array(ports)) = spec.get_mut("ports") {
+        drop_node_ports(ports, was.items("ports"));
     }
-    if kind != "LoadBalancer" || policy != "Local" {
-        spec.remove("healthCheckNodePort");
-    }
-    if !matches!(kind.as_str(), "NodePort" | "LoadBalancer")
-        && spec.get("externalIPs").is_none_or(|list| list.as_array().is_none_or(Vec::is_empty))
-    {
-        spec.remove("externalTrafficPolicy");
+}
+
+fn drop_node_ports(ports: &mut [Value], before: &[Value]) {
+    for port in ports {
+        let kept = before.iter().any(|one| {
+            one.int("nodePort") == port.int("nodePort") && one.int("port") == port.int("port")
+        });
+        if kept && let Value::Object(fields) = port {
+            fields.remove("nodePort");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Hooks, prepare};
 use crate::access::Access as _;
-use crate::{columns, defaults};
+use crate::{columns, defaults, validate};
 
 /// The annotation by which a Deployment numbers its ReplicaSets.
 pub const REVISION_ANNOTATION: &str = "deployment.kubernetes.io/revision";
@@ -14,6 +14,10 @@ pub(super) const DEPLOYMENT_HOOKS: Hooks = Hooks {
     prepare_create: Some(create_deployment),
     prepare_update: Some(update_deployment),
     prepare_status_update: Some(status_update),
+    validate_create: Some(validate::workload::deployment),
+    validate_update: Some(validate::workload::deployment_update),
+    validate_status_update: Some(validate::workload::deployment_status_update),
+    warnings: Some(validate::warnings::workload),
     columns: columns::workload::DEPLOYMENT,
     row: columns::workload::deployment,
     ..Hooks::NONE
@@ -24,6 +28,10 @@ pub(super) const REPLICA_SET_HOOKS: Hooks = Hooks {
     prepare_create: Some(create_replica_set),
     prepare_update: Some(prepare::update_with_generation),
     prepare_status_update: Some(prepare::keep_spec),
+    validate_create: Some(validate::workload::replica_set),
+    validate_update: Some(validate::workload::replica_set_update),
+    validate_status_update: Some(validate::workload::replica_set_status_update),
+    warnings: Some(validate::warnings::workload),
     selectable_fields: replica_set_fields,
     selectable_names: &["status.replicas"],
     columns: columns::workload::REPLICA_SET,
