@@ -89,6 +89,15 @@ pub(crate) fn empty(object: &mut Value, key: &str) {
     absent(object, key, Value::Object(Map::new()));
 }
 
+/// Changes a child that is there; whatever is not an object has none.
+pub(crate) fn within(object: &mut Value, key: &str, change: impl FnOnce(&mut Value)) {
+    if let Some(child) = object.get_mut(key)
+        && !child.is_null()
+    {
+        change(child);
+    }
+}
+
 /// The items of a list to change.
 pub(crate) fn each<'a>(object: &'a mut Value, key: &str) -> impl Iterator<Item = &'a mut Value> {
     object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()

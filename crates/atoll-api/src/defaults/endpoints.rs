@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::{absent, each, empty, normalise, zero};
-use crate::access::Access as _;
 
 pub(crate) fn endpoints(endpoints: &mut Value) {
     normalise(endpoints);
@@ -25,8 +24,6 @@ pub(crate) fn slice(slice: &mut Value) {
     }
     // The Go types always write both lists, null when they are empty.
     for list in ["endpoints", "ports"] {
-        if slice.items(list).is_empty() && !slice[list].is_array() {
-            absent(slice, list, json!(null));
-        }
+        absent(slice, list, json!(null));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{absent, empty, normalise};
+use super::{absent, empty, normalise, within};
 use crate::access::Access as _;
 
 const MACHINE: [&str; 10] = [
@@ -22,13 +22,19 @@ pub(crate) fn node(node: &mut Value) {
     normalise(node);
     empty(node, "spec");
     empty(node, "status");
-    let status = &mut node["status"];
-    if status.has("capacity") && !status.has("allocatable") {
-        status["allocatable"] = status["capacity"].clone();
+    within(node, "status", status);
+}
+
+fn status(status: &mut Value) {
+    if status.has("capacity") {
+        let capacity = status["capacity"].clone();
+        absent(status, "allocatable", capacity);
     }
     absent(status, "daemonEndpoints", json!({"kubeletEndpoint": {"Port": 0}}));
     empty(status, "nodeInfo");
-    for field in MACHINE {
-        absent(&mut status["nodeInfo"], field, "");
-    }
+    within(status, "nodeInfo", |machine| {
+        for field in MACHINE {
+            absent(machine, field, "");
+        }
+    });
 }

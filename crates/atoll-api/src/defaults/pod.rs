@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{absent, each, empty, normalise, zero};
+use super::{absent, each, empty, normalise, within, zero};
 use crate::access::Access as _;
 
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -16,19 +16,20 @@ pub(crate) fn pod(pod: &mut Value) {
     normalise(pod);
     empty(pod, "spec");
     empty(pod, "status");
-    let pod_spec = &mut pod["spec"];
-    spec(pod_spec);
-    for list in ["containers", "initContainers"] {
-        for container in each(pod_spec, list) {
-            requests_from_limits(&mut container["resources"]);
-        }
-    }
-    absent(pod_spec, "enableServiceLinks", true);
-    if pod_spec.flag("hostNetwork") {
+    within(pod, "spec", |pod_spec| {
+        spec(pod_spec);
         for list in ["containers", "initContainers"] {
-            each(pod_spec, list).for_each(host_ports);
+            for container in each(pod_spec, list) {
+                within(container, "resources", requests_from_limits);
+            }
         }
-    }
+        absent(pod_spec, "enableServiceLinks", true);
+        if pod_spec.flag("hostNetwork") {
+            for list in ["containers", "initContainers"] {
+                each(pod_spec, list).for_each(host_ports);
+            }
+        }
+    });
 }
 
 /// The spec of a pod or of a template.
@@ -68,25 +69,18 @@ fn container(container: &mut Value) {
         zero(port, "protocol", "TCP");
     }
     for variable in each(container, "env") {
-        if variable["valueFrom"].has("fieldRef") {
-            zero(&mut variable["valueFrom"]["fieldRef"], "apiVersion", "v1");
-        }
-        if variable["valueFrom"].has("fileKeyRef") {
-            absent(&mut variable["valueFrom"]["fileKeyRef"], "optional", false);
-        }
+        within(variable, "valueFrom", |from| {
+            field_reference(from);
+            within(from, "fileKeyRef", |file| absent(file, "optional", false));
+        });
     }
     for field in PROBES {
-        if container.has(field) {
-            probe(&mut container[field]);
-        }
+        within(container, field, probe);
     }
-    if container.has("lifecycle") {
-        for field in ["postStart", "preStop"] {
-            if container["lifecycle"].has(field) {
-                http_get(&mut container["lifecycle"][field]);
-            }
-        }
-    }
+    within(container, "lifecycle", |lifecycle| {
+        within(lifecycle, "postStart", http_get);
+        within(lifecycle, "preStop", http_get);
+    });
 }
 
 fn probe(probe: &mut Value) {
@@ -95,16 +89,14 @@ fn probe(probe: &mut Value) {
     zero(probe, "successThreshold", 1);
     zero(probe, "failureThreshold", 3);
     http_get(probe);
-    if probe.has("grpc") {
-        absent(&mut probe["grpc"], "service", "");
-    }
+    within(probe, "grpc", |grpc| absent(grpc, "service", ""));
 }
 
 fn http_get(handler: &mut Value) {
-    if handler.has("httpGet") {
-        zero(&mut handler["httpGet"], "path", "/");
-        zero(&mut handler["httpGet"], "scheme", "HTTP");
-    }
+    within(handler, "httpGet", |action| {
+        zero(action, "path", "/");
+        zero(action, "scheme", "HTTP");
+    });
 }
 
 fn volume(volume: &mut Value) {
@@ -115,45 +107,32 @@ fn volume(volume: &mut Value) {
         empty(volume, "emptyDir");
     }
     for source in ["secret", "configMap", "downwardAPI", "projected"] {
-        if volume.has(source) {
-            absent(&mut volume[source], "defaultMode", FILE_MODE);
-        }
+        within(volume, source, |source| absent(source, "defaultMode", FILE_MODE));
     }
-    if volume.has("downwardAPI") {
-        each(&mut volume["downwardAPI"], "items").for_each(field_reference);
-    }
-    if volume.has("projected") {
-        each(&mut volume["projected"], "sources").for_each(projection);
-    }
-    if volume.has("hostPath") {
-        absent(&mut volume["hostPath"], "type", "");
-    }
-    if volume.has("iscsi") {
-        zero(&mut volume["iscsi"], "iscsiInterface", "default");
-    }
-    if volume.has("image") {
-        let policy = pull_policy(volume["image"].text("reference"));
-        zero(&mut volume["image"], "pullPolicy", policy);
-    }
-    if volume.has("ephemeral") {
-        let spec = &mut volume["ephemeral"]["volumeClaimTemplate"]["spec"];
-        absent(spec, "volumeMode", "Filesystem");
-    }
+    within(volume, "downwardAPI", |source| each(source, "items").for_each(field_reference));
+    within(volume, "projected", |source| each(source, "sources").for_each(projection));
+    within(volume, "hostPath", |source| absent(source, "type", ""));
+    within(volume, "iscsi", |source| zero(source, "iscsiInterface", "default"));
+    within(volume, "image", |source| {
+        let policy = pull_policy(source.text("reference"));
+        zero(source, "pullPolicy", policy);
+    });
+    within(volume, "ephemeral", |source| {
+        within(source, "volumeClaimTemplate", |template| {
+            within(template, "spec", |spec| absent(spec, "volumeMode", "Filesystem"));
+        });
+    });
 }
 
 fn projection(source: &mut Value) {
-    if source.has("serviceAccountToken") {
-        absent(&mut source["serviceAccountToken"], "expirationSeconds", TOKEN_SECONDS);
-    }
-    if source.has("downwardAPI") {
-        each(&mut source["downwardAPI"], "items").for_each(field_reference);
-    }
+    within(source, "serviceAccountToken", |token| {
+        absent(token, "expirationSeconds", TOKEN_SECONDS);
+    });
+    within(source, "downwardAPI", |files| each(files, "items").for_each(field_reference));
 }
 
-fn field_reference(item: &mut Value) {
-    if item.has("fieldRef") {
-        zero(&mut item["fieldRef"], "apiVersion", "v1");
-    }
+fn field_reference(holder: &mut Value) {
+    within(holder, "fieldRef", |reference| zero(reference, "apiVersion", "v1"));
 }
 
 /// What is limited but not asked for is asked for up to its limit.
@@ -173,8 +152,10 @@ fn requests_from_limits(resources: &mut Value) {
 
 fn host_ports(container: &mut Value) {
     for port in each(container, "ports") {
-        let number = port["containerPort"].clone();
-        zero(port, "hostPort", number);
+        if port.has("containerPort") {
+            let number = port["containerPort"].clone();
+            zero(port, "hostPort", number);
+        }
     }
 }
 

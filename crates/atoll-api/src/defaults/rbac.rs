@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{absent, each, empty, normalise, zero};
+use super::{absent, each, empty, normalise, within, zero};
 use crate::access::Access as _;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -16,7 +16,7 @@ pub(crate) fn role(role: &mut Value) {
 pub(crate) fn role_binding(binding: &mut Value) {
     normalise(binding);
     empty(binding, "roleRef");
-    zero(&mut binding["roleRef"], "apiGroup", GROUP);
+    within(binding, "roleRef", |role| zero(role, "apiGroup", GROUP));
     for subject in each(binding, "subjects") {
         if matches!(subject.text("kind"), "User" | "Group") {
             zero(subject, "apiGroup", GROUP);

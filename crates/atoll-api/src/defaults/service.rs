@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{absent, each, empty, normalise, zero};
+use super::{absent, each, empty, normalise, within, zero};
 use crate::access::Access as _;
 
 /// How long a client stays with its endpoint: three hours.
@@ -12,15 +12,27 @@ pub(crate) fn service(service: &mut Value) {
     normalise(service);
     empty(service, "spec");
     absent(service, "status", json!({"loadBalancer": {}}));
-    empty(&mut service["status"], "loadBalancer");
-    let spec = &mut service["spec"];
+    within(service, "status", |status| empty(status, "loadBalancer"));
+    within(service, "spec", spec);
+    if service["spec"].text("type") == "LoadBalancer" {
+        within(service, "status", |status| {
+            within(status, "loadBalancer", |balancer| {
+                each(balancer, "ingress").for_each(ingress);
+            });
+        });
+    }
+}
+
+fn spec(spec: &mut Value) {
     zero(spec, "sessionAffinity", "None");
     affinity(spec);
     zero(spec, "type", "ClusterIP");
     for port in each(spec, "ports") {
         zero(port, "protocol", "TCP");
-        let number = port["port"].clone();
-        zero(port, "targetPort", number);
+        if port.has("port") {
+            let number = port["port"].clone();
+            zero(port, "targetPort", number);
+        }
     }
     let kind = spec.text("type").to_owned();
     let from_outside = matches!(kind.as_str(), "NodePort" | "LoadBalancer")
@@ -33,26 +45,26 @@ pub(crate) fn service(service: &mut Value) {
     }
     if kind == "LoadBalancer" {
         absent(spec, "allocateLoadBalancerNodePorts", true);
-        for ingress in each(&mut service["status"]["loadBalancer"], "ingress") {
-            if ingress.has("ip") {
-                absent(ingress, "ipMode", "VIP");
-            }
-        }
+    }
+}
+
+fn ingress(ingress: &mut Value) {
+    if ingress.has("ip") {
+        absent(ingress, "ipMode", "VIP");
     }
 }
 
 fn affinity(spec: &mut Value) {
-    match spec.text("sessionAffinity") {
-        "None" => {
-            if let Value::Object(fields) = spec {
-                fields.remove("sessionAffinityConfig");
-            }
+    let Value::Object(fields) = spec else { return };
+    match fields.get("sessionAffinity").and_then(Value::as_str) {
+        Some("None") => {
+            fields.remove("sessionAffinityConfig");
         }
-        "ClientIP" => {
-            let seconds = spec["sessionAffinityConfig"]["clientIP"].int("timeoutSeconds");
-            if seconds.is_none() {
-                spec["sessionAffinityConfig"] =
-                    json!({"clientIP": {"timeoutSeconds": AFFINITY_SECONDS}});
+        Some("ClientIP") => {
+            let config = fields.get("sessionAffinityConfig").unwrap_or(&Value::Null);
+            if config["clientIP"].int("timeoutSeconds").is_none() {
+                let config = json!({"clientIP": {"timeoutSeconds": AFFINITY_SECONDS}});
+                fields.insert("sessionAffinityConfig".to_owned(), config);
             }
         }
         _ => {}

@@ -115,7 +115,8 @@ fn rename_managed(
     let managed = event.get_mut("metadata").and_then(|metadata| metadata.get_mut("managedFields"));
     let Some(Value::Array(entries)) = managed else { return };
     for entry in entries {
-        entry["apiVersion"] = json!(api_version);
+        let Value::Object(entry) = entry else { continue };
+        entry.insert("apiVersion".to_owned(), json!(api_version));
         let Some(Value::Object(owned)) = entry.get_mut("fieldsV1") else { continue };
         for pair in RENAMED {
             let (from, to) = direction(pair);

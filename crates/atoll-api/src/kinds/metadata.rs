@@ -63,7 +63,20 @@ pub(crate) fn child<'a>(object: &'a mut Value, key: &str) -> &'a mut Map<String,
     if !object.is_object() {
         *object = Value::Object(Map::new());
     }
-    let slot = &mut object[key];
+    object_at(&mut object[key])
+}
+
+/// A child of a child to change.
+pub(crate) fn grandchild<'a>(
+    object: &'a mut Value,
+    key: &str,
+    inner: &str,
+) -> &'a mut Map<String, Value> {
+    let slot = child(object, key).entry(inner).or_insert(Value::Null);
+    object_at(slot)
+}
+
+fn object_at(slot: &mut Value) -> &mut Map<String, Value> {
     if !slot.is_object() {
         *slot = Value::Object(Map::new());
     }

@@ -58,7 +58,7 @@ fn label(namespace: &mut Value) {
         // The server makes the name of `generateName` first and comes here again.
         return;
     }
-    let labels = metadata::child(&mut namespace["metadata"], "labels");
+    let labels = metadata::grandchild(namespace, "metadata", "labels");
     labels.insert(NAME_LABEL.to_owned(), json!(name));
 }
 

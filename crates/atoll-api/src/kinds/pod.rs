@@ -101,8 +101,8 @@ pub fn bind(pod: &mut Value, binding: &Value, now: &str) -> Result<(), String> {
     }
     metadata::child(pod, "spec").insert("nodeName".to_owned(), json!(node));
     for (key, value) in binding["metadata"].fields("annotations").into_iter().flatten() {
-        let metadata = &mut pod["metadata"];
-        metadata::child(metadata, "annotations").insert(key.clone(), value.clone());
+        let annotations = metadata::grandchild(pod, "metadata", "annotations");
+        annotations.insert(key.clone(), value.clone());
     }
     set_condition(
         metadata::child(pod, "status"),
@@ -119,7 +119,8 @@ fn set_condition(status: &mut serde_json::Map<String, Value>, mut condition: Val
     let kind = condition.text("type").to_owned();
     match list.iter_mut().find(|one| one.text("type") == kind) {
         Some(before) => {
-            if before.text("status") == condition.text("status") {
+            if before.text("status") == condition.text("status") && before.has("lastTransitionTime")
+            {
                 condition["lastTransitionTime"] = before["lastTransitionTime"].clone();
             }
             *before = condition;

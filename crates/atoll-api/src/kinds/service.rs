@@ -185,8 +185,8 @@ fn carry_node_ports(ports: &mut [Value], before: &[Value]) {
             .find(|one| key(one) == key(port))
             .and_then(|one| one.int("nodePort"))
             .filter(|node_port| !used.contains(node_port));
-        if let Some(node_port) = node_port {
-            port["nodePort"] = json!(node_port);
+        if let (Some(node_port), Value::Object(fields)) = (node_port, port) {
+            fields.insert("nodePort".to_owned(), json!(node_port));
         }
     }
 }
