@@ -3,6 +3,11 @@
 //! [`PLUGINS`] is the ordered list. Mutating hooks run first, all of them, then the
 //! validating ones on the final object.
 
+mod certificates;
+mod escalation;
+mod nodes;
+mod pods;
+
 use atoll_api::kinds::ResourceInfo;
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -61,11 +66,28 @@ pub struct Plugin {
 }
 
 /// The built-in plugins in the order in which they run.
-pub static PLUGINS: &[Plugin] = &[Plugin {
-    name: "NamespaceLifecycle",
-    mutate: Some(namespace::lifecycle),
-    validate: None,
-}];
+pub static PLUGINS: &[Plugin] = &[
+    mutating("NamespaceLifecycle", namespace::lifecycle),
+    mutating("ServiceAccount", pods::service_account),
+    mutating("NodeRestriction", nodes::restrict),
+    mutating("TaintNodesByCondition", nodes::taint_new),
+    mutating("Priority", pods::priority),
+    mutating("DefaultTolerationSeconds", pods::default_tolerations),
+    // Upstream does this in the kind's own strategy, which sees the user there.
+    mutating("CertificateRequester", certificates::requester),
+    validating("CertificateApprovalAndSigning", certificates::signers),
+    validating("CertificateSubjectRestriction", certificates::subject),
+    // Upstream does this in the storage of the kinds of RBAC.
+    validating("RbacEscalation", escalation::check),
+];
+
+const fn mutating(name: &'static str, mutate: Mutate) -> Plugin {
+    Plugin { name, mutate: Some(mutate), validate: None }
+}
+
+const fn validating(name: &'static str, validate: Validate) -> Plugin {
+    Plugin { name, mutate: None, validate: Some(validate) }
+}
 
 /// Runs the mutating hooks.
 pub async fn admit(

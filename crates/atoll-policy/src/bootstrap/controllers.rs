@@ -1,4 +1,6 @@
 //! Roles of the controllers that run here, each for the ServiceAccount of its name.
+//!
+//! They are upstream's, with `patch` beside every `update`: our controllers patch.
 
 use super::{EVENTS, READ, RoleRow, Row};
 
@@ -8,15 +10,17 @@ pub(super) const ROLES: &[RoleRow] = &[
         &[
             Row::On("delete get list watch", "certificates.k8s.io", "certificatesigningrequests"),
             Row::On(
-                "update",
+                "patch update",
                 "certificates.k8s.io",
                 "certificatesigningrequests/approval certificatesigningrequests/status",
             ),
+            // Upstream leaves serving certificates to an administrator. Here the controller
+            // compares the names with the Node's own addresses and approves.
             Row::Named(
                 "approve",
                 "certificates.k8s.io",
                 "signers",
-                "kubernetes.io/kube-apiserver-client-kubelet",
+                "kubernetes.io/kube-apiserver-client-kubelet kubernetes.io/kubelet-serving",
             ),
             Row::Named(
                 "sign",
@@ -25,24 +29,6 @@ pub(super) const ROLES: &[RoleRow] = &[
                 "kubernetes.io/kube-apiserver-client kubernetes.io/kube-apiserver-client-kubelet \
                  kubernetes.io/kubelet-serving kubernetes.io/legacy-unknown",
             ),
-            Row::On("create", "authorization.k8s.io", "subjectaccessreviews"),
-            EVENTS,
-        ],
-    ),
-    // Upstream leaves serving certificates to an administrator. Here the controller compares
-    // the names with the Node's own addresses and approves.
-    RoleRow::new(
-        "system:controller:kubelet-serving-approver",
-        &[
-            Row::On(READ, "certificates.k8s.io", "certificatesigningrequests"),
-            Row::On("update", "certificates.k8s.io", "certificatesigningrequests/approval"),
-            Row::Named(
-                "approve",
-                "certificates.k8s.io",
-                "signers",
-                "kubernetes.io/kubelet-serving",
-            ),
-            Row::On(READ, "-", "nodes"),
             Row::On("create", "authorization.k8s.io", "subjectaccessreviews"),
             EVENTS,
         ],
@@ -58,11 +44,11 @@ pub(super) const ROLES: &[RoleRow] = &[
     RoleRow::new(
         "system:controller:deployment-controller",
         &[
-            Row::On("get list update watch", "apps extensions", "deployments"),
-            Row::On("update", "apps extensions", "deployments/status"),
-            Row::On("update", "apps extensions", "deployments/finalizers"),
+            Row::On("get list patch update watch", "apps extensions", "deployments"),
+            Row::On("patch update", "apps extensions", "deployments/status"),
+            Row::On("patch update", "apps extensions", "deployments/finalizers"),
             Row::On("create delete get list patch update watch", "apps extensions", "replicasets"),
-            Row::On("get list update watch", "-", "pods"),
+            Row::On("get list patch update watch", "-", "pods"),
             EVENTS,
         ],
     ),
@@ -70,7 +56,7 @@ pub(super) const ROLES: &[RoleRow] = &[
         "system:controller:endpoint-controller",
         &[
             Row::On(READ, "-", "pods services"),
-            Row::On("create delete get list update watch", "-", "endpoints"),
+            Row::On("create delete get list patch update watch", "-", "endpoints"),
             Row::On("create", "-", "endpoints/restricted"),
             EVENTS,
         ],
@@ -79,8 +65,12 @@ pub(super) const ROLES: &[RoleRow] = &[
         "system:controller:endpointslice-controller",
         &[
             Row::On(READ, "-", "nodes pods services"),
-            Row::On("update", "-", "services/finalizers"),
-            Row::On("create delete get list update watch", "discovery.k8s.io", "endpointslices"),
+            Row::On("patch update", "-", "services/finalizers"),
+            Row::On(
+                "create delete get list patch update watch",
+                "discovery.k8s.io",
+                "endpointslices",
+            ),
             EVENTS,
         ],
     ),
@@ -92,7 +82,7 @@ pub(super) const ROLES: &[RoleRow] = &[
         "system:controller:namespace-controller",
         &[
             Row::On("delete get list watch", "-", "namespaces"),
-            Row::On("update", "-", "namespaces/finalize namespaces/status"),
+            Row::On("patch update", "-", "namespaces/finalize namespaces/status"),
             Row::On("delete deletecollection get list watch", "*", "*"),
         ],
     ),
@@ -119,16 +109,16 @@ pub(super) const ROLES: &[RoleRow] = &[
     RoleRow::new(
         "system:controller:replicaset-controller",
         &[
-            Row::On("get list update watch", "apps extensions", "replicasets"),
-            Row::On("update", "apps extensions", "replicasets/status"),
-            Row::On("update", "apps extensions", "replicasets/finalizers"),
+            Row::On("get list patch update watch", "apps extensions", "replicasets"),
+            Row::On("patch update", "apps extensions", "replicasets/status"),
+            Row::On("patch update", "apps extensions", "replicasets/finalizers"),
             Row::On("create delete list patch watch", "-", "pods"),
             EVENTS,
         ],
     ),
     RoleRow::new(
         "system:controller:root-ca-cert-publisher",
-        &[Row::On("create update", "-", "configmaps"), EVENTS],
+        &[Row::On("create patch update", "-", "configmaps"), EVENTS],
     ),
     RoleRow::new(
         "system:controller:service-account-controller",
