@@ -15,6 +15,8 @@ pub(crate) mod workload;
 
 use serde_json::{Map, Value};
 
+use crate::kinds::amount::{MILLI, canonical};
+
 /// Drops what Go's types leave out when they write an object: nulls and empty lists. Every
 /// default hook starts here.
 pub fn normalise(object: &mut Value) {
@@ -95,6 +97,25 @@ pub(crate) fn within(object: &mut Value, key: &str, change: impl FnOnce(&mut Val
         && !child.is_null()
     {
         change(child);
+    }
+}
+
+/// Spells the amounts of a resource list in the one way.
+pub(crate) fn amounts(object: &mut Value, list: &str) {
+    let Some(Value::Object(resources)) = object.get_mut(list) else { return };
+    for value in resources.values_mut() {
+        if let Some(text) = canonical(value, MILLI) {
+            *value = Value::from(text);
+        }
+    }
+}
+
+/// Spells a single quantity in the one way.
+pub(crate) fn quantity(object: &mut Value, key: &str) {
+    if let Some(value) = object.get_mut(key)
+        && let Some(text) = canonical(value, 1)
+    {
+        *value = Value::from(text);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{absent, empty, normalise, within};
+use super::{absent, amounts, empty, normalise, within};
 use crate::access::Access as _;
 
 const MACHINE: [&str; 10] = [
@@ -26,6 +26,8 @@ pub(crate) fn node(node: &mut Value) {
 }
 
 fn status(status: &mut Value) {
+    amounts(status, "capacity");
+    amounts(status, "allocatable");
     if status.has("capacity") {
         let capacity = status["capacity"].clone();
         absent(status, "allocatable", capacity);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{absent, each, empty, normalise, within, zero};
+use super::{absent, amounts, each, empty, normalise, quantity, within, zero};
 use crate::access::Access as _;
 
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -43,6 +43,8 @@ pub fn spec(spec: &mut Value) {
         each(spec, list).for_each(container);
     }
     each(spec, "volumes").for_each(volume);
+    within(spec, "resources", requirements);
+    amounts(spec, "overhead");
     sync_service_account(spec);
 }
 
@@ -65,12 +67,14 @@ fn container(container: &mut Value) {
     zero(container, "terminationMessagePath", "/dev/termination-log");
     zero(container, "terminationMessagePolicy", "File");
     empty(container, "resources");
+    within(container, "resources", requirements);
     for port in each(container, "ports") {
         zero(port, "protocol", "TCP");
     }
     for variable in each(container, "env") {
         within(variable, "valueFrom", |from| {
             field_reference(from);
+            resource_reference(from);
             within(from, "fileKeyRef", |file| absent(file, "optional", false));
         });
     }
@@ -109,7 +113,8 @@ fn volume(volume: &mut Value) {
     for source in ["secret", "configMap", "downwardAPI", "projected"] {
         within(volume, source, |source| absent(source, "defaultMode", FILE_MODE));
     }
-    within(volume, "downwardAPI", |source| each(source, "items").for_each(field_reference));
+    within(volume, "emptyDir", |source| quantity(source, "sizeLimit"));
+    within(volume, "downwardAPI", |source| each(source, "items").for_each(downward_file));
     within(volume, "projected", |source| each(source, "sources").for_each(projection));
     within(volume, "hostPath", |source| absent(source, "type", ""));
     within(volume, "iscsi", |source| zero(source, "iscsiInterface", "default"));
@@ -128,7 +133,25 @@ fn projection(source: &mut Value) {
     within(source, "serviceAccountToken", |token| {
         absent(token, "expirationSeconds", TOKEN_SECONDS);
     });
-    within(source, "downwardAPI", |files| each(files, "items").for_each(field_reference));
+    within(source, "downwardAPI", |files| each(files, "items").for_each(downward_file));
+}
+
+fn downward_file(file: &mut Value) {
+    field_reference(file);
+    resource_reference(file);
+}
+
+/// Go always writes the divisor; zero means one.
+fn resource_reference(holder: &mut Value) {
+    within(holder, "resourceFieldRef", |reference| {
+        absent(reference, "divisor", "0");
+        quantity(reference, "divisor");
+    });
+}
+
+fn requirements(resources: &mut Value) {
+    amounts(resources, "limits");
+    amounts(resources, "requests");
 }
 
 fn field_reference(holder: &mut Value) {
