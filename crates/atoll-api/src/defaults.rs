@@ -33,7 +33,7 @@ pub fn normalise(object: &mut Value) {
     });
 }
 
-fn normalise_metadata(metadata: &mut Value) {
+pub(crate) fn normalise_metadata(metadata: &mut Value) {
     let Value::Object(fields) = metadata else { return };
     fields.retain(|key, value| match value {
         Value::Null => false,

@@ -189,6 +189,13 @@ fn samples_pass_through_every_hook() {
     for row in kinds::builtin().iter().filter(|row| row.served) {
         let object = sample(row);
         exercise(row, &object, &object);
+        let mut once = object;
+        if let Some(default) = row.hooks.default {
+            default(&mut once);
+            let mut twice = once.clone();
+            default(&mut twice);
+            assert_eq!(once, twice, "defaulting {} twice changes it", row.kind);
+        }
     }
 }
 

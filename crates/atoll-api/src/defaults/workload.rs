@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{absent, empty, normalise, pod, within, zero};
+use super::{absent, empty, normalise, normalise_metadata, pod, within, zero};
 use crate::access::Access as _;
 
 /// Share of the replicas that a rolling update may add or miss.
@@ -48,6 +48,7 @@ fn template(spec: &mut Value) {
     empty(spec, "template");
     within(spec, "template", |template| {
         empty(template, "metadata");
+        within(template, "metadata", normalise_metadata);
         empty(template, "spec");
         within(template, "spec", pod::spec);
     });

@@ -7,6 +7,7 @@ use crate::access::Access as _;
 use crate::{columns, defaults, validate};
 
 pub(super) const CONFIG_MAP_HOOKS: Hooks = Hooks {
+    default: Some(defaults::config::config_map),
     validate_create: Some(validate::config::config_map),
     validate_update: Some(validate::config::config_map_update),
     columns: columns::config::CONFIG_MAP,

@@ -41,6 +41,32 @@ pub fn set_requester(request: &mut Value, name: &str, uid: &str, groups: &[Strin
     };
 }
 
+/// Fills in the times that a client left out of conditions: `lastUpdateTime` now, and
+/// `lastTransitionTime` now unless the condition was there with the same status.
+pub fn stamp_conditions(new: &mut Value, old: &Value, now: &str) {
+    let before = old["status"].items("conditions");
+    let status = metadata::child(new, "status");
+    let Some(Value::Array(conditions)) = status.get_mut("conditions") else { return };
+    for condition in conditions {
+        let same = before.iter().find(|one| {
+            one.text("type") == condition.text("type")
+                && one.text("status") == condition.text("status")
+        });
+        let since = same
+            .and_then(|one| one.opt_text("lastTransitionTime"))
+            .filter(|time| !time.is_empty())
+            .unwrap_or(now)
+            .to_owned();
+        for (field, time) in [("lastUpdateTime", now), ("lastTransitionTime", since.as_str())] {
+            if condition.text(field).is_empty()
+                && let Value::Object(fields) = condition
+            {
+                fields.insert(field.to_owned(), Value::from(time));
+            }
+        }
+    }
+}
+
 fn update(new: &mut Value, old: &Value) {
     prepare::keep_spec(new, old);
     prepare::keep_status(new, old);
@@ -72,4 +98,43 @@ fn approval(new: &mut Value, old: &Value) {
 
 fn selectable_fields(request: &Value) -> Vec<(&'static str, String)> {
     vec![("spec.signerName", request["spec"].text("signerName").to_owned())]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_condition_gets_its_times() {
+        let old = json!({"status": {"conditions": [
+            {"type": "Approved", "status": "True", "lastTransitionTime": "t0"}]}});
+        let mut new = json!({"status": {"conditions": [
+            {"type": "Approved", "status": "True", "lastUpdateTime": "t1"},
+            {"type": "Failed", "status": "True"}]}});
+        stamp_conditions(&mut new, &old, "t2");
+        assert_eq!(
+            new["status"]["conditions"],
+            json!([
+                {"type": "Approved", "status": "True", "lastUpdateTime": "t1",
+                 "lastTransitionTime": "t0"},
+                {"type": "Failed", "status": "True", "lastUpdateTime": "t2",
+                 "lastTransitionTime": "t2"},
+            ])
+        );
+    }
+
+    #[test]
+    fn a_signer_does_not_approve() {
+        let old = json!({"spec": {"a": 1}, "status": {}});
+        let mut new = json!({"spec": {"a": 2}, "status": {"certificate": "x", "conditions": [
+            {"type": "Approved", "status": "True"}, {"type": "Failed", "status": "True"}]}});
+        status_update(&mut new, &old);
+        assert_eq!(
+            new,
+            json!({"spec": {"a": 1}, "status": {"certificate": "x", "conditions": [
+            {"type": "Failed", "status": "True"}]}})
+        );
+    }
 }

@@ -15,6 +15,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     warnings: Some(warnings),
     columns: columns::endpoints::COLUMNS,
     row: columns::endpoints::row,
+    create_on_update: true,
     ..Hooks::NONE
 };
 

@@ -22,6 +22,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     selectable_names: &["spec.clusterIP", "spec.type"],
     columns: columns::service::COLUMNS,
     row: columns::service::row,
+    create_on_update: true,
     ..Hooks::NONE
 };
 
