@@ -1,6 +1,7 @@
 //! Authentication: who sends a request.
 
 mod bearer;
+mod impersonate;
 pub mod review;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use async_trait::async_trait;
 use atoll_identity::{JoinToken, PeerIdentity};
 use http::request::Parts;
 
+use crate::authz::Authorizer;
 use crate::config::Clock;
 use crate::registry::Registry;
 use crate::status::Status;
@@ -40,17 +42,30 @@ impl Authenticator for AlwaysUser {
     }
 }
 
-/// The cluster's own: client certificates, ServiceAccount tokens, anonymous.
+/// The cluster's own: client certificates, ServiceAccount tokens, anonymous; then
+/// impersonation, which needs the right to it.
 pub struct ClusterAuthenticator {
     pub trust: Arc<Trust>,
     pub registry: Arc<Registry>,
     pub storage: Storage,
+    pub authorizer: Arc<dyn Authorizer>,
     pub clock: Arc<dyn Clock>,
 }
 
 #[async_trait]
 impl Authenticator for ClusterAuthenticator {
     async fn authenticate(
+        &self,
+        request: &Parts,
+        connection: &Connection,
+    ) -> Result<UserInfo, Status> {
+        let user = self.proven(request, connection).await?;
+        impersonate::apply(user, &request.headers, self.authorizer.as_ref())
+    }
+}
+
+impl ClusterAuthenticator {
+    async fn proven(
         &self,
         request: &Parts,
         connection: &Connection,
@@ -72,9 +87,7 @@ impl Authenticator for ClusterAuthenticator {
         }
         Ok(UserInfo::anonymous())
     }
-}
 
-impl ClusterAuthenticator {
     /// TLS has verified the chain when the connection began; connections outlive
     /// certificates, so the end is looked at again.
     fn by_certificate(&self, der: &[u8]) -> Result<UserInfo, Status> {

@@ -113,8 +113,8 @@ pub struct ClusterAuthorizer {
 }
 
 impl ClusterAuthorizer {
-    pub fn new(registry: &Registry) -> Result<Arc<Self>, Status> {
-        Ok(Arc::new(Self { rbac: Followed::new(registry)?, nodes: Followed::new(registry)? }))
+    pub fn new(registry: &Registry) -> Arc<Self> {
+        Arc::new(Self { rbac: Followed::new(registry), nodes: Followed::new(registry) })
     }
 
     /// Reads the RBAC index as it is now.

@@ -38,7 +38,7 @@ const PRIORITIES: [(&str, i64, &str); 2] = [
 ];
 
 /// Writes what is missing. To be called when the caches are loaded, before serving.
-pub async fn run(core: &Core) -> Result<(), Status> {
+pub(crate) async fn run(core: &Core) -> Result<(), Status> {
     let mut missing = Vec::new();
     let mut changed = Vec::new();
     for (kind, expected) in bootstrap::objects() {
@@ -60,7 +60,7 @@ pub async fn run(core: &Core) -> Result<(), Status> {
 }
 
 /// Keeps gathered ClusterRoles filled until the server stops.
-pub async fn aggregate_forever(core: Arc<Core>, authorizer: Arc<ClusterAuthorizer>) {
+pub(crate) async fn aggregate_forever(core: Arc<Core>, authorizer: Arc<ClusterAuthorizer>) {
     let Some(cache) = core.registry.objects(GROUP, "clusterroles") else { return };
     let mut changes = cache.subscribe();
     loop {

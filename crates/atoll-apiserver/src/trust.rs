@@ -219,12 +219,13 @@ impl ApiServer {
         config.trust = Some(trust.clone());
         let mut authorizer = None;
         let server = Self::start_with(config, |config, registry| {
-            let cluster = ClusterAuthorizer::new(registry)?;
+            let cluster = ClusterAuthorizer::new(registry);
             authorizer = Some(cluster.clone());
             let authenticator = ClusterAuthenticator {
                 trust: trust.clone(),
                 registry: registry.clone(),
                 storage: Storage::new(config.store.clone()),
+                authorizer: cluster.clone(),
                 clock: config.clock.clone(),
             };
             Ok(Access { authenticator: Arc::new(authenticator), authorizer: cluster })

@@ -10,7 +10,6 @@ use tokio::sync::watch;
 
 use crate::cache::{ChangeKind, Entry, ResourceCache};
 use crate::registry::Registry;
-use crate::status::Status;
 
 /// An index that can be built from objects.
 pub(super) trait Model: Sized + Send + Sync {
@@ -41,19 +40,18 @@ struct State<M> {
 }
 
 impl<M: Model> Followed<M> {
-    pub(super) fn new(registry: &Registry) -> Result<Self, Status> {
-        let sources = M::sources()
+    /// Resources that are not served have no objects to follow.
+    pub(super) fn new(registry: &Registry) -> Self {
+        let sources: Vec<Source<M::Kind>> = M::sources()
             .into_iter()
-            .map(|(kind, group, resource)| {
-                let cache = registry.objects(group, resource).cloned().ok_or_else(|| {
-                    Status::internal(format!("{resource} are not served, authorization needs them"))
-                })?;
+            .filter_map(|(kind, group, resource)| {
+                let cache = registry.objects(group, resource)?.clone();
                 let latest = cache.subscribe();
-                Ok(Source { kind, cache, latest })
+                Some(Source { kind, cache, latest })
             })
-            .collect::<Result<Vec<_>, Status>>()?;
+            .collect();
         let positions = vec![None; sources.len()];
-        Ok(Self { sources, state: RwLock::new(State { model: M::empty(), positions }) })
+        Self { sources, state: RwLock::new(State { model: M::empty(), positions }) }
     }
 
     /// Asks the model as of everything that the caches have announced.
