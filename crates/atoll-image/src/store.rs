@@ -1,183 +1,363 @@
-//! The image store: one directory of blobs and unpacked layers, and what is done with it.
+//! The image store: one directory of unpacked layers and an index of images.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
+use crate::archive;
+use crate::config::{
+    Config, GcPolicy, GcReport, Imported, MountDirs, Mounted, Outcome, Progress, PullPolicy,
+    PullRequest,
+};
+use crate::error::Error;
+use crate::gc::{self, Lease};
 use crate::image::{ImageConfig, ImageInfo};
+use crate::index::{self, Index};
+use crate::layer::Layers;
+use crate::mount;
+use crate::pull::Puller;
+use crate::reference::Reference;
 
-/// How a store is set up.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// `<node root>/images`.
-    pub root: PathBuf,
-    pub registry: RegistryConfig,
-    pub builtin: Vec<Builtin>,
-    pub limits: Limits,
-}
+/// How stale an image's last use may be in the index: each refresh is a write.
+const LAST_USED_GRAIN: Duration = Duration::from_secs(60);
 
-impl Config {
-    /// The defaults for a store at `root`.
-    #[must_use]
-    pub fn new(root: PathBuf) -> Config {
-        Config {
-            root,
-            registry: RegistryConfig::default(),
-            builtin: Vec::new(),
-            limits: Limits::default(),
-        }
-    }
-}
-
-/// How registries are reached.
-#[derive(Debug, Clone, Default)]
-pub struct RegistryConfig {
-    /// `host[:port]` served without TLS, besides loopback.
-    pub plain_http: Vec<String>,
-    /// Registry (`docker.io`) → base URLs tried before it, in order.
-    pub mirrors: BTreeMap<String, Vec<String>>,
-    /// PEM files of further authorities; the system's are read too.
-    pub extra_roots: Vec<PathBuf>,
-    /// Network namespace in which all registry traffic runs, for nodes whose own
-    /// namespace does not reach the registries (those on the machine's loopback).
-    pub registry_netns: Option<PathBuf>,
-}
-
-/// An image that is a directory of this node, present whatever the pull policy.
-#[derive(Debug, Clone)]
-pub struct Builtin {
-    /// `atoll.local/hello:latest`; every tag of its repository resolves to it.
-    pub reference: String,
-    /// Shown read-only as the lowest layer.
-    pub rootfs: PathBuf,
-    pub config: ImageConfig,
-}
-
-/// What a layer may unpack to before it counts as a bomb.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub layer_bytes_max: u64,
-    pub layer_entries_max: u64,
-    pub layers_max: usize,
-    /// Layers downloaded or unpacked at once, per pull.
-    pub parallel_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            layer_bytes_max: 32 << 30,
-            layer_entries_max: 2_000_000,
-            layers_max: 127,
-            parallel_max: 3,
-        }
-    }
-}
-
-/// Name and secret for one registry. A token goes into `password` with an empty username.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    pub username: String,
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
-    }
-}
-
-/// Kubernetes' pull policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PullPolicy {
-    /// The registry is asked for the digest; layers already here are not fetched again.
-    Always,
-    IfNotPresent,
-    Never,
-}
-
-/// One wish for an image.
-#[derive(Debug, Clone)]
-pub struct PullRequest {
-    /// As the user wrote it.
-    pub image: String,
-    pub policy: PullPolicy,
-    /// Tried in order until one is accepted; anonymous when empty.
-    pub credentials: Vec<Credentials>,
-}
-
-/// An image that is now here, and how it came.
-#[derive(Debug, Clone)]
-pub struct Outcome {
-    pub image: ImageInfo,
-    /// False when everything was here already.
-    pub pulled: bool,
-    /// Compressed bytes that were fetched.
-    pub fetched_bytes: u64,
-    pub elapsed: Duration,
-}
-
-/// How far a pull is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    pub total_bytes: u64,
-    pub fetched_bytes: u64,
-    pub layers: usize,
-    pub layers_unpacked: usize,
-}
-
-/// What an archive brought.
-#[derive(Debug, Clone)]
-pub struct Imported {
-    pub images: Vec<ImageInfo>,
-}
-
-/// The directories of one container's root file system.
-#[derive(Debug, Clone)]
-pub struct MountDirs {
-    /// Where the root file system appears; created.
-    pub rootfs: PathBuf,
-    /// What the container writes; created.
-    pub upper: PathBuf,
-    /// Overlayfs' own; on the same file system as `upper`; created.
-    pub work: PathBuf,
-}
-
-/// A mounted root file system. It stays mounted when this is dropped: containers outlive
-/// the agent. [`ImageStore::unmount`] takes it down.
-#[derive(Debug, Clone)]
-pub struct Mounted {
-    pub rootfs: PathBuf,
-    pub image: ImageInfo,
-}
-
-/// When unused images go.
-#[derive(Debug, Clone)]
-pub struct GcPolicy {
-    /// Start collecting at this use of the file system.
-    pub high_percent: u8,
-    /// And stop at this one.
-    pub low_percent: u8,
-    /// Younger than this since last used: kept.
-    pub min_unused: Duration,
-    /// Digests of images that containers use.
-    pub in_use: Vec<String>,
-}
-
-/// What was collected.
-#[derive(Debug, Clone, Default)]
-pub struct GcReport {
-    pub removed: Vec<String>,
-    pub freed_bytes: u64,
-}
+/// Pulls of images at once; further ones wait their turn.
+const PULLS_MAX: usize = 4;
 
 /// The store. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
-    config: Config,
+    inner: Arc<Inner>,
 }
 
-/// A receiver of progress.
-pub type ProgressSender = watch::Sender<Progress>;
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    index: Index,
+    layers: Layers,
+    puller: Puller,
+    pulls: tokio::sync::Semaphore,
+    /// One pull per name at a time: the second finds the first one's result.
+    names: Mutex<std::collections::HashMap<String, Arc<Mutex<()>>>>,
+}
+
+/// Runs blocking work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Io {
+            what: "running blocking work",
+            path: "/".into(),
+            source: std::io::Error::other(error),
+        }),
+    }
+}
+
+impl ImageStore {
+    /// Opens or creates the store, and clears what interrupted work left in it.
+    pub async fn open(config: Config) -> Result<ImageStore, Error> {
+        blocking(move || ImageStore::open_blocking(config)).await
+    }
+
+    fn open_blocking(config: Config) -> Result<ImageStore, Error> {
+        for sub in ["blobs/sha256", "layers", "mounts", "tmp"] {
+            let path = config.root.join(sub);
+            fs::create_dir_all(&path).map_err(|source| Error::Io {
+                what: "creating",
+                path,
+                source,
+            })?;
+        }
+        let index = Index::new(&config.root);
+        index.read()?;
+        for builtin in &config.builtin {
+            builtin.reference.parse::<Reference>()?;
+        }
+        let layers = Layers::new(&config.root, config.limits);
+        if let Err(error) = clear_tmp(&config.root) {
+            tracing::warn!(%error, "clearing unfinished layers");
+        }
+        let puller = Puller::new(&config, layers.clone());
+        Ok(ImageStore {
+            inner: Arc::new(Inner {
+                config,
+                index,
+                layers,
+                puller,
+                pulls: tokio::sync::Semaphore::new(PULLS_MAX),
+                names: Mutex::new(std::collections::HashMap::new()),
+            }),
+        })
+    }
+
+    /// Makes the image present according to the policy.
+    pub async fn ensure(
+        &self,
+        request: &PullRequest,
+        progress: Option<watch::Sender<Progress>>,
+    ) -> Result<Outcome, Error> {
+        let started = Instant::now();
+        let reference: Reference = request.image.parse()?;
+        if let Some(image) = self.builtin(&reference) {
+            return Ok(present(image, started));
+        }
+        let known = self.resolve(&request.image)?;
+        match (request.policy, known) {
+            (PullPolicy::Never, None) => {
+                return Err(Error::NeverPull { image: request.image.clone() });
+            }
+            (PullPolicy::Never | PullPolicy::IfNotPresent, Some(image)) => {
+                return Ok(present(image, started));
+            }
+            // A digest is what it names; there is nothing to ask.
+            (PullPolicy::Always, Some(image)) if reference.digest.is_some() => {
+                return Ok(present(image, started));
+            }
+            (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, None) => {}
+        }
+        self.pull(&reference, request, progress, started).await
+    }
+
+    async fn pull(
+        &self,
+        reference: &Reference,
+        request: &PullRequest,
+        progress: Option<watch::Sender<Progress>>,
+        started: Instant,
+    ) -> Result<Outcome, Error> {
+        let name = reference.to_string();
+        let turn = {
+            let mut names = self.inner.names.lock().await;
+            names.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(names.entry(name.clone()).or_default())
+        };
+        let _turn = turn.lock().await;
+        if request.policy == PullPolicy::IfNotPresent
+            && let Some(image) = self.resolve(&name)?
+        {
+            return Ok(present(image, started));
+        }
+        let Ok(_slot) = self.inner.pulls.acquire().await else { return Err(Error::Stopped) };
+        let root = self.inner.config.root.clone();
+        let _lease = blocking(move || Lease::take(&root)).await?;
+        let progress = progress.unwrap_or_else(|| watch::Sender::new(Progress::default()));
+        let pulled = self.inner.puller.pull(reference, &request.credentials, &progress).await?;
+        let known = self.inner.index.read()?.find(&pulled.image.digest).is_some();
+        let image =
+            self.inner.index.change(|content| content.insert(pulled.image, index::now()))?;
+        Ok(Outcome {
+            image,
+            pulled: !known || pulled.fetched_bytes > 0,
+            fetched_bytes: pulled.fetched_bytes,
+            elapsed: started.elapsed(),
+        })
+    }
+
+    /// Brings every image of a `docker save` or OCI-layout archive in.
+    pub async fn import(&self, path: &Path) -> Result<Imported, Error> {
+        let (this, path) = (self.clone(), path.to_owned());
+        blocking(move || {
+            let inner = &this.inner;
+            let _lease = Lease::take(&inner.config.root)?;
+            let tmp = inner.config.root.join("tmp");
+            let found = archive::import(&inner.layers, &tmp, &path)?;
+            let images = inner.index.change(|content| {
+                let now = index::now();
+                found.into_iter().map(|image| content.insert(image, now)).collect()
+            })?;
+            Ok(Imported { images })
+        })
+        .await
+    }
+
+    /// The image of a name or digest, if it is complete here.
+    pub fn resolve(&self, name: &str) -> Result<Option<ImageInfo>, Error> {
+        let digest = crate::reference::parse_digest(name);
+        let full = match &digest {
+            Some(digest) => digest.clone(),
+            None => {
+                let reference: Reference = name.parse()?;
+                if let Some(image) = self.builtin(&reference) {
+                    return Ok(Some(image));
+                }
+                match &reference.digest {
+                    // With both, the digest decides.
+                    Some(digest) => format!("{}@{digest}", reference.name()),
+                    None => reference.to_string(),
+                }
+            }
+        };
+        let content = self.inner.index.read()?;
+        let by_name = content.find(&full);
+        let found = by_name.or_else(|| {
+            let digest = full.rsplit_once('@').map(|(_, digest)| digest)?;
+            content.find(digest)
+        });
+        let complete = found.filter(|entry| {
+            entry.image.layers.iter().all(|l| self.inner.layers.get(&l.diff_id).is_some())
+        });
+        Ok(complete.map(|entry| entry.image.clone()))
+    }
+
+    fn builtin(&self, reference: &Reference) -> Option<ImageInfo> {
+        let name = reference.name();
+        self.inner.config.builtin.iter().find_map(|builtin| {
+            let own: Reference = builtin.reference.parse().ok()?;
+            (own.name() == name).then(|| builtin_info(&own, &builtin.config))
+        })
+    }
+
+    /// Mounts the image's root for one container.
+    pub async fn mount(&self, image: &ImageInfo, dirs: &MountDirs) -> Result<Mounted, Error> {
+        let (this, image, dirs) = (self.clone(), image.clone(), dirs.clone());
+        blocking(move || {
+            let lower = this.lower(&image)?;
+            mount::mount(&this.inner.config.root, &image, &lower, &dirs)?;
+            this.touch(&image.digest)?;
+            Ok(Mounted { rootfs: dirs.rootfs, image })
+        })
+        .await
+    }
+
+    fn lower(&self, image: &ImageInfo) -> Result<Vec<PathBuf>, Error> {
+        if image.builtin {
+            let found = self.inner.config.builtin.iter().find(|builtin| {
+                builtin
+                    .reference
+                    .parse::<Reference>()
+                    .is_ok_and(|own| builtin_info(&own, &builtin.config).digest == image.digest)
+            });
+            return match found {
+                Some(builtin) => Ok(vec![builtin.rootfs.clone()]),
+                None => Err(Error::NotPresent { image: image.digest.clone() }),
+            };
+        }
+        let mut lower = Vec::new();
+        for layer in &image.layers {
+            if self.inner.layers.get(&layer.diff_id).is_none() {
+                let name = image.tags.first().unwrap_or(&image.digest);
+                return Err(Error::NotPresent { image: name.clone() });
+            }
+            lower.push(self.inner.layers.fs(&layer.diff_id));
+        }
+        Ok(lower)
+    }
+
+    fn touch(&self, digest: &str) -> Result<(), Error> {
+        let now = index::now();
+        let grain = i64::try_from(LAST_USED_GRAIN.as_secs()).unwrap_or(60);
+        let fresh = |at: i64| now - at < grain;
+        let content = self.inner.index.read()?;
+        let Some(entry) = content.images.iter().find(|e| e.image.digest == digest) else {
+            return Ok(());
+        };
+        if fresh(entry.last_used_at) {
+            return Ok(());
+        }
+        self.inner.index.change(|content| {
+            for entry in content.images.iter_mut().filter(|e| e.image.digest == digest) {
+                entry.last_used_at = now;
+            }
+        })
+    }
+
+    /// Takes a root file system down; nothing happens when it is not mounted.
+    pub async fn unmount(&self, rootfs: &Path) -> Result<(), Error> {
+        let (root, rootfs) = (self.inner.config.root.clone(), rootfs.to_owned());
+        blocking(move || mount::unmount(&root, &rootfs)).await
+    }
+
+    /// All images, the built-in ones included.
+    pub fn list(&self) -> Result<Vec<ImageInfo>, Error> {
+        let builtin = self.inner.config.builtin.iter().filter_map(|builtin| {
+            let own: Reference = builtin.reference.parse().ok()?;
+            Some(builtin_info(&own, &builtin.config))
+        });
+        let content = self.inner.index.read()?;
+        Ok(builtin.chain(content.images.into_iter().map(|entry| entry.image)).collect())
+    }
+
+    /// Removes a name, and with its last name the image. By digest all names go.
+    pub async fn remove(&self, name: &str) -> Result<(), Error> {
+        let Some(image) = self.resolve(name)? else {
+            return Err(Error::NotPresent { image: name.to_owned() });
+        };
+        if image.builtin {
+            return Err(Error::InUse { image: name.to_owned() });
+        }
+        let tag = match crate::reference::parse_digest(name) {
+            Some(_) => None,
+            None => {
+                let reference: Reference = name.parse()?;
+                reference.digest.is_none().then(|| reference.to_string())
+            }
+        };
+        let this = self.clone();
+        blocking(move || {
+            this.inner.index.change(|content| {
+                let named = content.images.iter_mut().find(|e| e.image.digest == image.digest);
+                let gone = match (named, &tag) {
+                    (Some(entry), Some(tag)) => {
+                        entry.image.tags.retain(|own| own != tag);
+                        entry.image.tags.is_empty()
+                    }
+                    _ => true,
+                };
+                if gone {
+                    content.images.retain(|e| e.image.digest != image.digest);
+                }
+            })?;
+            let inner = &this.inner;
+            gc::sweep(&inner.config.root, &inner.index, &inner.layers).map(|_report| ())
+        })
+        .await
+    }
+
+    /// Collects unused images when the disk is full.
+    pub async fn gc(&self, policy: &GcPolicy) -> Result<GcReport, Error> {
+        let (this, policy) = (self.clone(), policy.clone());
+        blocking(move || {
+            let inner = &this.inner;
+            gc::collect(&inner.config.root, &inner.index, &inner.layers, &policy)
+        })
+        .await
+    }
+}
+
+fn present(image: ImageInfo, started: Instant) -> Outcome {
+    Outcome { image, pulled: false, fetched_bytes: 0, elapsed: started.elapsed() }
+}
+
+fn builtin_info(reference: &Reference, config: &ImageConfig) -> ImageInfo {
+    let name = reference.to_string();
+    let digest = crate::digest::of(name.as_bytes());
+    ImageInfo {
+        config_digest: digest.clone(),
+        repo_digests: vec![format!("{}@{digest}", reference.name())],
+        digest,
+        tags: vec![name],
+        config: config.clone(),
+        layers: Vec::new(),
+        size_bytes: 0,
+        builtin: true,
+    }
+}
+
+/// Unfinished layers of a process that is gone. While another one pulls, nothing is
+/// touched.
+fn clear_tmp(root: &Path) -> Result<(), Error> {
+    let tmp = root.join("tmp");
+    gc::alone(root, || {
+        for path in [&tmp] {
+            fs::remove_dir_all(path)
+                .and_then(|()| fs::create_dir_all(path))
+                .map_err(|source| Error::Io { what: "clearing", path: path.clone(), source })?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,203 @@
+//! Root file systems: overlayfs over a layer's directories.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::config::MountDirs;
+use crate::error::Error;
+use crate::image::ImageInfo;
+use crate::index::write_atomic;
+
+/// A page: what the old mount call takes as options.
+const OPTIONS_BYTES_MAX: usize = 4095;
+
+/// `mounts/<hash>.json`: what garbage collection must not touch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) diff_ids: Vec<String>,
+}
+
+fn record_path(root: &Path, rootfs: &Path) -> PathBuf {
+    let name = crate::digest::of(rootfs.as_os_str().as_encoded_bytes());
+    let short: String = crate::digest::hex(&name).chars().take(24).collect();
+    root.join("mounts").join(format!("{short}.json"))
+}
+
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let Ok(path) = fs::canonicalize(path) else { return false };
+    let Some(parent) = path.parent() else { return true };
+    match (rustix::fs::stat(&path), rustix::fs::stat(parent)) {
+        (Ok(own), Ok(parent)) => own.st_dev != parent.st_dev,
+        _ => false,
+    }
+}
+
+/// Mounts the layers, lowest first in `lower`. Blocks.
+pub(crate) fn mount(
+    store_root: &Path,
+    image: &ImageInfo,
+    lower: &[PathBuf],
+    dirs: &MountDirs,
+) -> Result<(), Error> {
+    let name = image.tags.first().unwrap_or(&image.digest).clone();
+    let failed = |what: &'static str| {
+        let (image, path) = (name.clone(), dirs.rootfs.clone());
+        move |source: io::Error| Error::Mount { image, path, what, source }
+    };
+    if is_mounted(&dirs.rootfs) {
+        return Ok(());
+    }
+    for dir in [&dirs.rootfs, &dirs.upper, &dirs.work] {
+        fs::create_dir_all(dir).map_err(|source| Error::Io {
+            what: "creating",
+            path: dir.clone(),
+            source,
+        })?;
+    }
+    if lower.is_empty() {
+        return Err(failed("it has no layers")(io::Error::from(io::ErrorKind::InvalidInput)));
+    }
+    root_like_image(lower, &dirs.upper).map_err(failed("preparing its root directory"))?;
+    let record = Record {
+        version: 1,
+        rootfs: dirs.rootfs.clone(),
+        diff_ids: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
+    };
+    let text = serde_json::to_vec(&record).map_err(|source| Error::Corrupt {
+        what: "mount record",
+        path: dirs.rootfs.clone(),
+        source,
+    })?;
+    // Before the mount, so that there is none without a record.
+    write_atomic(&record_path(store_root, &dirs.rootfs), &text)?;
+    match mount_by_descriptors(lower, dirs) {
+        Ok(()) => Ok(()),
+        // Kernels before 6.5 take one long string.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            mount_by_options(store_root, lower, dirs).map_err(failed("overlayfs refused it"))
+        }
+        Err(rustix::io::Errno::NODEV) => Err(failed(
+            "this kernel has no overlayfs; load it with `modprobe overlay`",
+        )(rustix::io::Errno::NODEV.into())),
+        Err(error) => Err(failed("overlayfs refused it")(error.into())),
+    }
+}
+
+/// The root directory's own mode and owner are those of the upper directory: copy the
+/// image's.
+fn root_like_image(lower: &[PathBuf], upper: &Path) -> io::Result<()> {
+    let Some(top) = lower.last() else { return Ok(()) };
+    let stat = rustix::fs::stat(top)?;
+    rustix::fs::chmod(upper, rustix::fs::Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(upper, Some(stat.st_uid), Some(stat.st_gid))?;
+    }
+    Ok(())
+}
+
+fn mount_by_descriptors(lower: &[PathBuf], dirs: &MountDirs) -> Result<(), rustix::io::Errno> {
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = std::os::fd::AsFd::as_fd(&context);
+    // Overlayfs counts from the top.
+    for layer in lower.iter().rev() {
+        rustix::mount::fsconfig_set_string(context, "lowerdir+", layer)?;
+    }
+    rustix::mount::fsconfig_set_string(context, "upperdir", &dirs.upper)?;
+    rustix::mount::fsconfig_set_string(context, "workdir", &dirs.work)?;
+    rustix::mount::fsconfig_create(context)?;
+    // No device node of an image is ever a device.
+    let mount = rustix::mount::fsmount(
+        context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_NODEV,
+    )?;
+    rustix::mount::move_mount(
+        std::os::fd::AsFd::as_fd(&mount),
+        "",
+        CWD,
+        &dirs.rootfs,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+}
+
+/// With short names for the layers, as the string must fit into a page.
+fn mount_by_options(store_root: &Path, lower: &[PathBuf], dirs: &MountDirs) -> io::Result<()> {
+    let links = store_root.join("l");
+    fs::create_dir_all(&links)?;
+    let mut short = Vec::new();
+    for layer in lower.iter().rev() {
+        let hash = crate::digest::of(layer.as_os_str().as_encoded_bytes());
+        let name: String = crate::digest::hex(&hash).chars().take(12).collect();
+        let link = links.join(name);
+        match std::os::unix::fs::symlink(layer, &link) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        short.push(link.to_string_lossy().into_owned());
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        short.join(":"),
+        dirs.upper.display(),
+        dirs.work.display()
+    );
+    if options.len() > OPTIONS_BYTES_MAX {
+        return Err(io::Error::other(format!(
+            "{} layers need more than a page of mount options; a kernel from 6.5 on has no \
+             such limit",
+            lower.len()
+        )));
+    }
+    let options = std::ffi::CString::new(options)?;
+    rustix::mount::mount(
+        "overlay",
+        &dirs.rootfs,
+        "overlay",
+        MountFlags::NODEV,
+        options.as_c_str(),
+    )?;
+    Ok(())
+}
+
+/// Unmounts, and forgets the record; nothing happens when nothing is mounted. Blocks.
+pub(crate) fn unmount(store_root: &Path, rootfs: &Path) -> Result<(), Error> {
+    while is_mounted(rootfs) {
+        rustix::mount::unmount(rootfs, UnmountFlags::DETACH).map_err(|e| Error::Io {
+            what: "unmounting",
+            path: rootfs.to_owned(),
+            source: e.into(),
+        })?;
+    }
+    let record = record_path(store_root, rootfs);
+    match fs::remove_file(&record) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::Io { what: "removing", path: record, source }),
+    }
+}
+
+/// Every mount that is recorded; those that are gone are forgotten.
+pub(crate) fn records(store_root: &Path) -> Vec<Record> {
+    let Ok(entries) = fs::read_dir(store_root.join("mounts")) else { return Vec::new() };
+    let mut records = Vec::new();
+    for entry in entries.filter_map(Result::ok) {
+        let Ok(text) = fs::read(entry.path()) else { continue };
+        let Ok(record) = serde_json::from_slice::<Record>(&text) else { continue };
+        if is_mounted(&record.rootfs) {
+            records.push(record);
+        } else if let Err(error) = fs::remove_file(entry.path()) {
+            tracing::debug!(%error, path = %entry.path().display(), "forgetting a mount");
+        }
+    }
+    records
+}

@@ -1,0 +1,175 @@
+//! Layers, harmless and hostile, built byte by byte.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+
+const BOUNDS: Bounds = Bounds { bytes_max: 1 << 20, entries_max: 100 };
+
+fn entry(builder: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, body: &[u8]) {
+    let mut header = tar::Header::new_ustar();
+    // By hand: the crate's own setter refuses what these tests need.
+    header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(body.len() as u64);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1_000_000);
+    header.set_cksum();
+    builder.append(&header, body).unwrap();
+}
+
+fn link(builder: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, target: &str) {
+    let mut header = tar::Header::new_ustar();
+    header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+    header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header.set_mode(0o777);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1_000_000);
+    header.set_cksum();
+    builder.append(&header, io::empty()).unwrap();
+}
+
+fn layer(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    build(&mut builder);
+    builder.into_inner().unwrap()
+}
+
+fn unpacked(bytes: &[u8]) -> (tempfile::TempDir, Result<Unpacked, UnpackError>) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("fs")).unwrap();
+    let result = unpack(&mut &bytes[..], &dir.path().join("fs"), BOUNDS);
+    (dir, result)
+}
+
+#[test]
+fn files_directories_and_links_arrive_with_mode_and_time() {
+    let bytes = layer(|b| {
+        entry(b, "a/", tar::EntryType::Directory, b"");
+        entry(b, "a/file", tar::EntryType::Regular, b"text");
+        link(b, "a/soft", tar::EntryType::Symlink, "/etc/passwd");
+        link(b, "hard", tar::EntryType::Link, "a/file");
+    });
+    let (dir, result) = unpacked(&bytes);
+    assert_eq!(result.unwrap(), Unpacked { bytes: 4, entries: 4 });
+    let root = dir.path().join("fs");
+    assert_eq!(fs::read_to_string(root.join("hard")).unwrap(), "text");
+    let file = fs::metadata(root.join("a/file")).unwrap();
+    assert_eq!((file.nlink(), file.mode() & 0o7777, file.mtime()), (2, 0o644, 1_000_000));
+    assert_eq!(fs::metadata(root.join("a")).unwrap().mtime(), 1_000_000);
+    assert_eq!(fs::read_link(root.join("a/soft")).unwrap(), Path::new("/etc/passwd"));
+}
+
+#[test]
+fn two_dots_are_refused() {
+    for path in ["../evil", "a/../../evil", "/../evil"] {
+        let (dir, result) = unpacked(&layer(|b| entry(b, path, tar::EntryType::Regular, b"x")));
+        assert!(matches!(result, Err(UnpackError::Hostile(_))), "{path}");
+        assert!(!dir.path().join("evil").exists());
+    }
+    let (_dir, result) =
+        unpacked(&layer(|b| link(b, "h", tar::EntryType::Link, "../../etc/passwd")));
+    assert!(matches!(result, Err(UnpackError::Hostile(_))));
+}
+
+#[test]
+fn a_planted_symlink_leads_nowhere_outside() {
+    let outside = tempfile::tempdir().unwrap();
+    let target = outside.path().to_str().unwrap().to_owned();
+    let bytes = layer(|b| {
+        link(b, "out", tar::EntryType::Symlink, &target);
+        entry(b, "out/evil", tar::EntryType::Regular, b"x");
+    });
+    let (dir, result) = unpacked(&bytes);
+    assert!(!outside.path().join("evil").exists());
+    // The link is taken relative to the image: it may resolve to nothing there.
+    if result.is_ok() {
+        assert!(dir.path().join("fs").join(target.trim_start_matches('/')).exists());
+    }
+    let bytes = layer(|b| {
+        link(b, "up", tar::EntryType::Symlink, "../../..");
+        entry(b, "up/evil", tar::EntryType::Regular, b"x");
+    });
+    let (dir, result) = unpacked(&bytes);
+    result.unwrap();
+    assert!(dir.path().join("fs/evil").exists(), "it stays beneath the root");
+}
+
+#[test]
+fn writing_through_a_file_symlink_replaces_the_link() {
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    let target = outside.path().to_str().unwrap().to_owned();
+    let bytes = layer(|b| {
+        link(b, "f", tar::EntryType::Symlink, &target);
+        entry(b, "f", tar::EntryType::Regular, b"x");
+    });
+    let (dir, result) = unpacked(&bytes);
+    result.unwrap();
+    assert_eq!(fs::read(outside.path()).unwrap(), b"");
+    assert!(fs::symlink_metadata(dir.path().join("fs/f")).unwrap().is_file());
+}
+
+#[test]
+fn bombs_are_refused_at_their_limits() {
+    let many = layer(|b| {
+        for n in 0..=BOUNDS.entries_max {
+            entry(b, &format!("f{n}"), tar::EntryType::Regular, b"");
+        }
+    });
+    let mut large = tar::Header::new_ustar();
+    large.set_path("large").unwrap();
+    large.set_size(1 << 40);
+    large.set_mode(0o644);
+    large.set_uid(0);
+    large.set_gid(0);
+    large.set_mtime(0);
+    large.set_cksum();
+    let mut long_name = tar::Header::new_gnu();
+    long_name.set_path("././@LongLink").unwrap();
+    long_name.set_entry_type(tar::EntryType::GNULongName);
+    long_name.set_size(1 << 40);
+    long_name.set_cksum();
+    for bytes in [many, large.as_bytes().to_vec(), long_name.as_bytes().to_vec()] {
+        let (_dir, result) = unpacked(&bytes);
+        assert!(matches!(result, Err(UnpackError::Hostile(_))), "{result:?}");
+    }
+}
+
+#[test]
+fn damage_is_told_from_harm() {
+    let mut bytes = layer(|b| entry(b, "f", tar::EntryType::Regular, &[7; 2000]));
+    bytes.truncate(1024);
+    assert!(matches!(unpacked(&bytes).1, Err(UnpackError::Damaged(_))));
+    let mut bytes = layer(|b| entry(b, "f", tar::EntryType::Regular, b"x"));
+    bytes[3] ^= 1;
+    assert!(matches!(unpacked(&bytes).1, Err(UnpackError::Damaged(_))));
+}
+
+#[test]
+fn deletions_become_overlay_marks() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
+        println!("skipped: device nodes need root");
+        return;
+    }
+    let bytes = layer(|b| {
+        entry(b, "d/", tar::EntryType::Directory, b"");
+        entry(b, "d/.wh.gone", tar::EntryType::Regular, b"");
+        entry(b, "o/", tar::EntryType::Directory, b"");
+        entry(b, "o/.wh..wh..opq", tar::EntryType::Regular, b"");
+    });
+    let (dir, result) = unpacked(&bytes);
+    result.unwrap();
+    let gone = fs::symlink_metadata(dir.path().join("fs/d/gone")).unwrap();
+    assert_eq!((gone.mode() & 0o170_000, gone.rdev()), (0o020_000, 0));
+    let mut value = [0u8; 4];
+    let opaque = dir.path().join("fs/o");
+    let length = rustix::fs::getxattr(&opaque, "trusted.overlay.opaque", &mut value).unwrap();
+    assert_eq!(&value[..length], b"y");
+}
