@@ -124,6 +124,8 @@ pub struct ResourceInfo {
     /// False for resources that are known but whose behaviour is not there yet: the server
     /// leaves them out of discovery and answers 404.
     pub served: bool,
+    /// The warning for every request, also one that only reads.
+    pub deprecation: Option<&'static str>,
     /// Never stored: a create is a question and its answer (TokenReview and its like).
     pub virtual_only: bool,
     pub hooks: Hooks,

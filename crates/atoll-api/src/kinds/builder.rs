@@ -39,6 +39,7 @@ macro_rules! row {
             definition: concat!($package, ".", $version, ".", $kind),
             name_rule: names::subdomain_rule,
             served: false,
+            deprecation: None,
             virtual_only: false,
             hooks: Hooks::NONE,
         }
@@ -125,6 +126,11 @@ impl ResourceInfo {
 
     pub(super) const fn served(mut self) -> Self {
         self.served = true;
+        self
+    }
+
+    pub(super) const fn deprecated(mut self, warning: &'static str) -> Self {
+        self.deprecation = Some(warning);
         self
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Hooks, metadata};
 use crate::{columns, defaults, validate};
 
-const DEPRECATED: &str =
+pub(super) const DEPRECATED: &str =
     "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 
 pub(super) const HOOKS: Hooks = Hooks {

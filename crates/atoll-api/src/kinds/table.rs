@@ -21,6 +21,7 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
     row!(Namespaced, "io.k8s.api.core", "", "v1", "endpoints", "Endpoints", "endpoints")
         .short(&["ep"])
         .hooks(endpoints::HOOKS)
+        .deprecated(endpoints::DEPRECATED)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "events", "Event", "event")
         .short(&["ev"])

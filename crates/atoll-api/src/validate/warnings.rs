@@ -34,14 +34,30 @@ const OLD_VOLUMES: [(&str, &str); 9] = [
     ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
-pub(crate) fn pod(new: &Value, _: Option<&Value>) -> Vec<String> {
+const OLD_LABELS: [(&str, &str, &str); 5] = [
+    ("beta.kubernetes.io/arch", "v1.14", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/os", "v1.14", "kubernetes.io/os"),
+    ("failure-domain.beta.kubernetes.io/region", "v1.17", "topology.kubernetes.io/region"),
+    ("failure-domain.beta.kubernetes.io/zone", "v1.17", "topology.kubernetes.io/zone"),
+    ("beta.kubernetes.io/instance-type", "v1.17", "node.kubernetes.io/instance-type"),
+];
+
+/// Pods are changed by machines, which read no warnings.
+pub(crate) fn pod(new: &Value, old: Option<&Value>) -> Vec<String> {
     let mut warnings = Vec::new();
+    if old.is_some() {
+        return warnings;
+    }
     pod_like(&Path::root(), new, &mut warnings);
     warnings
 }
 
-pub(crate) fn workload(new: &Value, _: Option<&Value>) -> Vec<String> {
+/// A template that stays as it is was warned of before.
+pub(crate) fn workload(new: &Value, old: Option<&Value>) -> Vec<String> {
     let mut warnings = Vec::new();
+    if old.is_some_and(|old| old["spec"]["template"] == new["spec"]["template"]) {
+        return warnings;
+    }
     let at = Path::new("spec").child("template");
     pod_like(&at, &new["spec"]["template"], &mut warnings);
     warnings
@@ -87,9 +103,18 @@ pub(crate) fn service(new: &Value, _: Option<&Value>) -> Vec<String> {
 fn pod_like(at: &Path, pod: &Value, warnings: &mut Vec<String>) {
     let spec = &pod["spec"];
     let spec_at = at.child("spec");
+    for (key, _) in spec.fields("nodeSelector").into_iter().flatten() {
+        if let Some(text) = old_label(key) {
+            warnings.push(format!("{}: {text}", spec_at.child("nodeSelector").key(key)));
+        }
+    }
     for (index, constraint) in spec.items("topologySpreadConstraints").iter().enumerate() {
+        let at = spec_at.child("topologySpreadConstraints").index(index);
+        let key = constraint.text("topologyKey");
+        if let Some(text) = old_label(key) {
+            warnings.push(format!("{}: {key} is {text}", at.child("topologyKey")));
+        }
         if !constraint.has("labelSelector") {
-            let at = spec_at.child("topologySpreadConstraints").index(index);
             let at = at.child("labelSelector");
             warnings.push(format!("{at}: a null labelSelector results in matching no pod"));
         }
@@ -121,6 +146,11 @@ fn pod_like(at: &Path, pod: &Value, warnings: &mut Vec<String>) {
             self::container(&spec_at.child(list).index(index), container, warnings);
         }
     }
+}
+
+fn old_label(key: &str) -> Option<String> {
+    let (_, since, instead) = OLD_LABELS.iter().find(|(old, _, _)| *old == key)?;
+    Some(format!("deprecated since {since}; use \"{instead}\" instead"))
 }
 
 fn repeats(at: &Path, spec: &Value, list: &str, field: &str, warnings: &mut Vec<String>) {
