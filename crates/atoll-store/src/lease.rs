@@ -21,12 +21,14 @@ struct Term {
     checkpoint_at: Option<Duration>,
     /// Its revocation is on the way; it cannot be kept alive any more.
     revoking: bool,
+    /// Its place in the wheel.
+    scheduled_at: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct LeaseClock {
     terms: HashMap<LeaseId, Term>,
-    /// By time; an entry may be older than the lease's end, then it is looked at in vain.
+    /// One place a lease, by time; it may be before the lease's end, then it is looked at in vain.
     wheel: BTreeSet<(Duration, LeaseId)>,
 }
 
@@ -47,13 +49,18 @@ impl LeaseClock {
             checkpointed: remaining > 0,
             checkpoint_at: next_checkpoint(now, now + left),
             revoking: false,
+            scheduled_at: None,
         };
+        self.end(id);
         self.terms.insert(id, term);
         self.schedule(id);
     }
 
     pub(crate) fn end(&mut self, id: LeaseId) {
-        self.terms.remove(&id);
+        let place = self.terms.remove(&id).and_then(|term| term.scheduled_at);
+        if let Some(at) = place {
+            self.wheel.remove(&(at, id));
+        }
     }
 
     /// The granted seconds, and whether a checkpoint has to be taken back.
@@ -87,9 +94,8 @@ impl LeaseClock {
                 break;
             };
             self.wheel.remove(&(at, id));
-            let Some(term) = self.terms.get_mut(&id).filter(|term| !term.revoking) else {
-                continue;
-            };
+            let Some(term) = self.terms.get_mut(&id) else { continue };
+            term.scheduled_at = None;
             if term.ends_at <= now {
                 term.revoking = true;
                 due.expired.push(id);
@@ -110,13 +116,15 @@ impl LeaseClock {
     pub(crate) fn retry(&mut self, id: LeaseId, at: Duration) {
         if let Some(term) = self.terms.get_mut(&id) {
             term.revoking = false;
+            term.scheduled_at = Some(at);
             self.wheel.insert((at, id));
         }
     }
 
     fn schedule(&mut self, id: LeaseId) {
-        if let Some(term) = self.terms.get(&id) {
+        if let Some(term) = self.terms.get_mut(&id) {
             let at = term.checkpoint_at.unwrap_or(term.ends_at).min(term.ends_at);
+            term.scheduled_at = Some(at);
             self.wheel.insert((at, id));
         }
     }
@@ -158,6 +166,16 @@ mod tests {
         let due = clock.take_due(CHECKPOINT_EVERY, 10);
         assert_eq!(due, Due { expired: vec![1], checkpoints: vec![(2, 700)] });
         assert_eq!(clock.keep_alive(2, CHECKPOINT_EVERY + SECOND), Some((1000, true)));
+    }
+
+    #[test]
+    fn leases_that_are_revoked_leave_nothing_behind() {
+        let mut clock = LeaseClock::default();
+        for id in 1..100 {
+            clock.start(id, 9_000_000_000, 0, Duration::ZERO);
+            clock.end(id);
+        }
+        assert_eq!(clock.next_due(), None);
     }
 
     #[test]

@@ -377,3 +377,73 @@ async fn many_writers_share_syncs_and_each_gets_its_own_revision() {
     all.sort_unstable();
     assert_eq!(all, (2..2 + 64 * 20).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn a_watch_that_is_not_read_for_long_is_ended() {
+    let dir = TempDir::new().unwrap();
+    let small =
+        StoreConfig { watch_ring_bytes: 10_000, watch_behind_bytes_max: 100_000, ..config(&dir) };
+    let store = EmbeddedStore::open(small).await.unwrap();
+    let kv = store.keyspace(Keyspace::Cluster);
+    let watch =
+        |start_revision| kv.watch(WatchRequest { range: key("a"), start_revision, prev_kv: false });
+    let (mut idle, mut busy) = (watch(None), watch(None));
+    let mut seen = 0;
+    for _ in 0..30 {
+        write(&kv, put("a", &"x".repeat(5000))).await;
+        seen += next(&mut busy).await.unwrap().events.len();
+    }
+    assert_eq!(seen, 30);
+    assert_eq!(next(&mut idle).await, Err(Error::WatchTooSlow));
+    assert!(idle.next().await.is_none());
+    // One that asks for the past reads it from the state, however much it is.
+    let mut late = watch(Some(2));
+    let mut revisions = Vec::new();
+    while revisions.len() < 30 {
+        let batch = next(&mut late).await.unwrap();
+        revisions.extend(batch.events.iter().map(|event| event.kv.mod_revision));
+    }
+    assert_eq!(revisions, (2..32).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_watch_on_a_future_revision_waits_for_it() {
+    let dir = TempDir::new().unwrap();
+    let (_store, kv) = open(&dir).await;
+    let mut watch =
+        kv.watch(WatchRequest { range: key("a"), start_revision: Some(4), prev_kv: false });
+    for value in ["1", "2", "3"] {
+        write(&kv, put("a", value)).await;
+    }
+    let batch = next(&mut watch).await.unwrap();
+    assert_eq!(batch.events.iter().map(|event| &event.kv.value[..]).collect::<Vec<_>>(), [b"3"]);
+}
+
+#[tokio::test]
+async fn leases_survive_a_restart_with_their_keys() {
+    let dir = TempDir::new().unwrap();
+    let (store, kv) = open(&dir).await;
+    let (lease, _) = kv.lease_grant(77, 600).await.unwrap();
+    write(&kv, put_with_lease("a", "1", lease)).await;
+    store.shutdown().await;
+    drop(store);
+    let (_store, kv) = open(&dir).await;
+    let shown = kv.lease_info(77).await.unwrap();
+    assert_eq!((shown.ttl, shown.keys), (600, vec![Bytes::from("a")]));
+    assert!((1..=600).contains(&shown.remaining), "{} s left", shown.remaining);
+    kv.lease_revoke(77).await.unwrap();
+    assert_eq!(values(&kv, key("a"), None).await, [""; 0]);
+    assert_eq!(kv.lease_revoke(77).await, Err(Error::LeaseNotFound { id: 77 }));
+}
+
+#[tokio::test]
+async fn an_idle_store_writes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let (store, kv) = open(&dir).await;
+    write(&kv, put("a", "1")).await;
+    // Until after the seal.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let before = store.log_bytes_written();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(store.log_bytes_written(), before);
+}

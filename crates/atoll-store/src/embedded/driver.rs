@@ -1,29 +1,29 @@
-//! The two threads that drive the core: one for the log, one for the state file.
+//! The threads that drive the core: one for the log, one for the state file, one that writes
+//! zeros ahead of the log. The last two sleep until the first has work for them.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use super::queue::Queue;
-use crate::backend::{Backend, FlushJob};
+use crate::backend::FlushJob;
 use crate::clock::Clock;
 use crate::core::Core;
 use crate::folder::FolderLock;
 use crate::wal::FillJob;
 
-/// At most one flush and one fill are under way; the channel never blocks the log's thread.
-const JOBS_MAX: usize = 4;
-
-enum Job {
-    Flush(FlushJob),
-    Fill(FillJob),
-}
+/// At most one job of each kind is under way, so the channels never block the log's thread.
+const JOBS_MAX: usize = 1;
+/// How often writers who wait for a flush look whether it is the disk that has no room.
+const FLUSH_LOOK_EVERY: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub(super) struct Threads {
     log: JoinHandle<()>,
-    background: JoinHandle<()>,
+    state: JoinHandle<()>,
+    zeros: JoinHandle<()>,
 }
 
 impl Threads {
@@ -33,31 +33,26 @@ impl Threads {
         clock: Arc<dyn Clock>,
         folder_lock: FolderLock,
     ) -> io::Result<Self> {
-        let (jobs, received) = sync_channel(JOBS_MAX);
+        let (flushes, flush_jobs) = sync_channel::<FlushJob>(JOBS_MAX);
+        let (fills, fill_jobs) = sync_channel::<FillJob>(JOBS_MAX);
         let backend = core.backend.clone();
         let done = queue.clone();
-        let background = Builder::new()
-            .name("atoll-state".to_owned())
-            .spawn(move || run_jobs(&received, &backend, &done))?;
-        let driver = Driver { core, queue, clock, jobs, _folder_lock: folder_lock };
-        let log = Builder::new().name("atoll-log".to_owned()).spawn(move || driver.run())?;
-        Ok(Self { log, background })
+        let spawn = |name: &str| Builder::new().name(name.to_owned());
+        // Both end when the log's thread has dropped its ends of the channels.
+        let state = spawn("atoll-state").spawn(move || {
+            flush_jobs.iter().for_each(|job| done.flushed(backend.flush(&job)));
+        })?;
+        let zeros = spawn("atoll-zeros").spawn(move || fill_jobs.iter().for_each(FillJob::run))?;
+        let driver = Driver { core, queue, clock, flushes, fills, _folder_lock: folder_lock };
+        let log = spawn("atoll-log").spawn(move || driver.run())?;
+        Ok(Self { log, state, zeros })
     }
 
     pub(super) fn join(self) {
-        for (name, thread) in [("log", self.log), ("state", self.background)] {
+        for (name, thread) in [("log", self.log), ("state", self.state), ("zeros", self.zeros)] {
             if thread.join().is_err() {
                 tracing::error!(name, "a thread of the store panicked");
             }
-        }
-    }
-}
-
-fn run_jobs(jobs: &Receiver<Job>, backend: &Backend, queue: &Queue) {
-    while let Ok(job) = jobs.recv() {
-        match job {
-            Job::Flush(job) => queue.flushed(backend.flush(&job)),
-            Job::Fill(job) => job.run(),
         }
     }
 }
@@ -66,7 +61,8 @@ struct Driver {
     core: Core,
     queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
-    jobs: SyncSender<Job>,
+    flushes: SyncSender<FlushJob>,
+    fills: SyncSender<FillJob>,
     /// Freed last, when nothing touches the folder any more.
     _folder_lock: FolderLock,
 }
@@ -75,10 +71,11 @@ impl Driver {
     fn run(mut self) {
         loop {
             self.core.on_timer();
-            self.send_jobs(false);
+            self.send_jobs();
             let only_flush = self.core.must_wait_for_flush();
             let timeout = self.core.next_wake().map(|at| at.saturating_sub(self.clock.now()));
-            let taken = self.queue.take(timeout.filter(|_| !only_flush), only_flush);
+            let timeout = if only_flush { Some(FLUSH_LOOK_EVERY) } else { timeout };
+            let taken = self.queue.take(timeout, only_flush);
             if let Some(result) = taken.flushed {
                 self.core.finish_flush(result);
             }
@@ -91,18 +88,12 @@ impl Driver {
         }
     }
 
-    fn send_jobs(&mut self, force_flush: bool) {
-        if let Some(job) = self.core.start_flush(force_flush) {
-            self.send(Job::Flush(job));
+    fn send_jobs(&mut self) {
+        if let Some(job) = self.core.start_flush(false) {
+            send(&self.flushes, job, &self.core);
         }
         if let Some(job) = self.core.take_fill_job() {
-            self.send(Job::Fill(job));
-        }
-    }
-
-    fn send(&self, job: Job) {
-        if self.jobs.send(job).is_err() {
-            self.core.shared.fail("the thread that writes the state file has ended".to_owned());
+            send(&self.fills, job, &self.core);
         }
     }
 
@@ -114,10 +105,16 @@ impl Driver {
             self.core.finish_flush(result);
         }
         if let Some(job) = self.core.start_flush(true) {
-            self.send(Job::Flush(job));
+            send(&self.flushes, job, &self.core);
             let result = self.queue.wait_flushed();
             self.core.finish_flush(result);
         }
         self.core.stop();
+    }
+}
+
+fn send<T>(jobs: &SyncSender<T>, job: T, core: &Core) {
+    if jobs.send(job).is_err() {
+        core.shared.fail("a thread of the store has ended".to_owned());
     }
 }

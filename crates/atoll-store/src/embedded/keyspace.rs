@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::StoreConfig;
 use super::queue::{Queue, stopped};
@@ -65,14 +66,17 @@ impl KeyspaceHandle {
 
     async fn propose(&self, command: Command, added_bytes: u64, bytes: u64) -> Result<Response> {
         self.shared.check()?;
-        let answered = tokio::time::timeout(self.request_timeout, async {
-            let permit = self.queue.room(bytes).await?;
-            let (sender, answer) = oneshot::channel();
-            let reply = Some(Reply { sender, permit: Some(permit) });
-            self.queue.push(Proposal { keyspace: self.code, command, added_bytes, reply })?;
-            answer.await.unwrap_or_else(|_dropped| Err(stopped()))
-        });
-        answered.await.unwrap_or(Err(Error::Timeout { maybe_applied: true }))
+        let deadline = Instant::now() + self.request_timeout;
+        let room = timeout_at(deadline, self.queue.room(bytes)).await;
+        let permit = Some(room.unwrap_or(Err(Error::Timeout { maybe_applied: false }))?);
+        let (sender, answer) = oneshot::channel();
+        let reply = Some(Reply { sender, permit });
+        self.queue.push(Proposal { keyspace: self.code, command, added_bytes, reply })?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_dropped)) => Err(stopped()),
+            Err(_elapsed) => Err(Error::Timeout { maybe_applied: true }),
+        }
     }
 }
 
