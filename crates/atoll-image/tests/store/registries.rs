@@ -1,0 +1,1 @@
+//! Pulls from a real registry, and from one that misbehaves.
