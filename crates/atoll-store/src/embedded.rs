@@ -177,6 +177,12 @@ impl EmbeddedStore {
         self.member_id
     }
 
+    /// Why the store no longer writes, if it does not. Reads go on; the way out is to open the
+    /// folder again.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure()
+    }
+
     /// Bytes written to the log since the store was opened.
     pub fn log_bytes_written(&self) -> u64 {
         self.shared.log_bytes_written.load(std::sync::atomic::Ordering::Relaxed)

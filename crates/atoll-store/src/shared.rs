@@ -51,6 +51,10 @@ impl Shared {
         self.is_leader.store(false, Ordering::Release);
     }
 
+    pub(crate) fn failure(&self) -> Option<String> {
+        read(&self.failure).clone()
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         match &*read(&self.failure) {
             Some(detail) => Err(Error::Unavailable { detail: detail.clone() }),

@@ -287,6 +287,8 @@ impl Wal {
             self.closed.iter().take_while(|segment| segment.last_index <= applied_index).count();
         for segment in self.closed.drain(..gone) {
             self.disk.remove(&segment.name)?;
+            // One after the other: a power cut must not bring back an older one than it takes.
+            self.disk.sync_folder(WAL_FOLDER)?;
         }
         Ok(())
     }

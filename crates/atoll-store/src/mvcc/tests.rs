@@ -1,3 +1,5 @@
+//! Versions, compaction and the encoding of commands, without a disk.
+
 use super::*;
 use crate::kv::{KeyRange, Op, PutRequest, RangeRequest, Txn};
 

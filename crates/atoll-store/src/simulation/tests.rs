@@ -1,3 +1,6 @@
+//! The plans that run with every test: a fault at every disk operation of short runs, and some
+//! longer runs with faults at drawn places.
+
 use super::*;
 
 fn check(plan: Plan) -> Report {

@@ -1,3 +1,5 @@
+//! A snapshot is read back and compared with what was written.
+
 use super::*;
 use crate::embedded::{EmbeddedStore, Keyspace, StoreConfig};
 use crate::kv::{KeyRange, KvStore, Op, PutRequest, Txn};

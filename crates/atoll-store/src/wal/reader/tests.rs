@@ -1,3 +1,5 @@
+//! What a log must bear: torn writes are cut, changed bytes are refused, noise never panics.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
