@@ -52,11 +52,8 @@ pub type Mutate = for<'a> fn(
 ) -> BoxFuture<'a, Result<(), Status>>;
 
 /// Sees the final object, may refuse.
-pub type Validate = for<'a> fn(
-    &'a Core,
-    &'a AdmissionRequest<'a>,
-    &'a Value,
-) -> BoxFuture<'a, Result<(), Status>>;
+pub type Validate =
+    for<'a> fn(&'a Core, &'a AdmissionRequest<'a>, &'a Value) -> BoxFuture<'a, Result<(), Status>>;
 
 /// One built-in plugin, by upstream's name.
 pub struct Plugin {

@@ -65,11 +65,7 @@ impl Authenticator for ClusterAuthenticator {
 }
 
 impl ClusterAuthenticator {
-    async fn proven(
-        &self,
-        request: &Parts,
-        connection: &Connection,
-    ) -> Result<UserInfo, Status> {
+    async fn proven(&self, request: &Parts, connection: &Connection) -> Result<UserInfo, Status> {
         if let Some(certificate) = connection.peer_certificates.first() {
             return self.by_certificate(certificate);
         }

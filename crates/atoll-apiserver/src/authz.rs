@@ -63,10 +63,16 @@ impl<'a> Attributes<'a> {
 /// What an authorizer says. Only `Allow` lets a request through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    Allow { reason: String },
-    Deny { reason: String },
+    Allow {
+        reason: String,
+    },
+    Deny {
+        reason: String,
+    },
     /// Not allowed by anything; the reason may be empty.
-    NoOpinion { reason: String },
+    NoOpinion {
+        reason: String,
+    },
 }
 
 /// Decides from what it holds in memory; it never waits.

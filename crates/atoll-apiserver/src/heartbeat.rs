@@ -111,9 +111,8 @@ fn on_ping(core: &Core, request: &PlainRequest<'_>) -> Result<Response<Body>, St
     let pulse = pulse(core, name)?;
     let was_lost = pulse.beat();
     let republish = was_lost && is_unknown(core, name);
-    let mut response = Response::new(Body::from(Bytes::from(
-        json!({"republish": republish}).to_string(),
-    )));
+    let mut response =
+        Response::new(Body::from(Bytes::from(json!({"republish": republish}).to_string())));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if was_lost && !republish {
         pulse.found();
@@ -128,10 +127,9 @@ fn is_unknown(core: &Core, name: &str) -> bool {
         return false;
     };
     entry.object(row).is_ok_and(|node| {
-        node["status"]
-            .items("conditions")
-            .iter()
-            .any(|condition| condition.text("type") == "Ready" && condition.text("status") == "Unknown")
+        node["status"].items("conditions").iter().any(|condition| {
+            condition.text("type") == "Ready" && condition.text("status") == "Unknown"
+        })
     })
 }
 
@@ -143,7 +141,10 @@ fn pulse(core: &Core, name: &str) -> Result<Arc<Pulse>, Status> {
         return Ok(pulse.clone());
     }
     if nodes.len() >= NODES_MAX {
-        return Err(Status::too_many_requests(format!("{NODES_MAX} nodes are watched already"), 10));
+        return Err(Status::too_many_requests(
+            format!("{NODES_MAX} nodes are watched already"),
+            10,
+        ));
     }
     let pulse = Arc::new(Pulse::new());
     nodes.insert(name.to_owned(), pulse.clone());
@@ -230,7 +231,7 @@ impl Watcher {
                     pulse.lose();
                     tracing::info!(node = name, "node lost");
                     unknown::mark(&self.storage, self.clock.as_ref(), name, &self.stop).await;
-                    if !self.wait_for_ping(pulse).await {
+                    if !self.wait_for_ping(name, pulse).await {
                         return;
                     }
                     tracing::info!(node = name, "node is back");
@@ -262,11 +263,20 @@ impl Watcher {
         }
     }
 
-    /// A lost node needs no looking after until it pings. False when the server stops.
-    async fn wait_for_ping(&self, pulse: &Pulse) -> bool {
-        tokio::select! {
-            () = self.stop.cancelled() => false,
-            () = pulse.back.notified() => true,
+    /// A lost node needs no looking after until it pings. False when the server stops, or
+    /// when the Node is deleted.
+    async fn wait_for_ping(&self, name: &str, pulse: &Pulse) -> bool {
+        let Some(nodes) = self.registry.objects("", "nodes") else { return false };
+        let mut changes = nodes.subscribe();
+        loop {
+            if !self.exists(name) {
+                return false;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = pulse.back.notified() => return true,
+                changed = changes.changed() => if changed.is_err() { return false },
+            }
         }
     }
 

@@ -10,8 +10,7 @@ use std::net::IpAddr;
 use atoll_api::access::Access as _;
 use atoll_api::kinds;
 use atoll_identity::{
-    IdentityError, JoinToken, SigningRequest, TokenError, node_client_leaf,
-    node_serving_leaf,
+    IdentityError, JoinToken, SigningRequest, TokenError, node_client_leaf, node_serving_leaf,
 };
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -83,15 +82,9 @@ pub fn create_token<'a>(
     on_create_token(core, request).boxed()
 }
 
-async fn on_create_token(
-    core: &Core,
-    request: PlainRequest<'_>,
-) -> Result<Response<Body>, Status> {
-    let wanted: TokenRequest = if request.body.is_empty() {
-        TokenRequest::default()
-    } else {
-        parse(&request.body)?
-    };
+async fn on_create_token(core: &Core, request: PlainRequest<'_>) -> Result<Response<Body>, Status> {
+    let wanted: TokenRequest =
+        if request.body.is_empty() { TokenRequest::default() } else { parse(&request.body)? };
     let seconds = wanted.ttl_seconds.unwrap_or(TOKEN_LIFE_SECONDS);
     if !(1..=TOKEN_LIFE_SECONDS_MAX).contains(&seconds) {
         return Err(Status::bad_request(format!(
@@ -109,8 +102,8 @@ pub async fn issue_token(core: &Core, life: SignedDuration) -> Result<(String, S
         .now()
         .checked_add(life)
         .map_err(|error| Status::internal(format!("the life of the token: {error}")))?;
-    let (token, record) = JoinToken::create(trust.serving.certificate_der(), expires_at)
-        .map_err(Status::internal)?;
+    let (token, record) =
+        JoinToken::create(trust.serving.certificate_der(), expires_at).map_err(Status::internal)?;
     records::sweep(core).await?;
     records::add(core, &record).await?;
     Ok((token.reveal(), timestamp(expires_at)))
@@ -139,15 +132,11 @@ async fn on_join(core: &Core, request: PlainRequest<'_>) -> Result<Response<Body
 
     let now = core.now();
     let issue = |error: IdentityError| Status::internal(error);
-    let certificate = trust
-        .client
-        .issue_for(&client, &node_client_leaf(&wanted.node), now)
-        .map_err(issue)?;
+    let certificate =
+        trust.client.issue_for(&client, &node_client_leaf(&wanted.node), now).map_err(issue)?;
     let leaf = node_serving_leaf(&wanted.node, &[&wanted.node], &addresses);
-    let kubelet = trust
-        .kubelet
-        .issue_for(serving.as_ref().unwrap_or(&client), &leaf, now)
-        .map_err(issue)?;
+    let kubelet =
+        trust.kubelet.issue_for(serving.as_ref().unwrap_or(&client), &leaf, now).map_err(issue)?;
     tracing::info!(node = wanted.node, token = token.id, "node joined");
     answer(&JoinAnswer {
         client_certificate: certificate.certificate_pem,
@@ -235,4 +224,3 @@ fn answer<T: Serialize>(value: &T) -> Result<Response<Body>, Status> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
-

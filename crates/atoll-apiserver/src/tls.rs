@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use atoll_identity::{IdentityError, Issued, certificates_from_pem, private_key_from_pem, renew_at};
+use atoll_identity::{
+    IdentityError, Issued, certificates_from_pem, private_key_from_pem, renew_at,
+};
 use jiff::Timestamp;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs;
@@ -152,10 +154,10 @@ fn certified(issued: &Issued, authority_pem: &str) -> Result<CertifiedKey, TlsEr
     let pem = |source| TlsError::Pem { source };
     let mut chain = certificates_from_pem(OWNER, &issued.certificate_pem).map_err(pem)?;
     chain.extend(certificates_from_pem(OWNER, authority_pem).map_err(pem)?);
-    let key = private_key_from_pem(OWNER, issued.key_pem.as_deref().unwrap_or_default())
-        .map_err(pem)?;
-    let key = aws_lc_rs::sign::any_supported_type(&key)
-        .map_err(|source| TlsError::Key { source })?;
+    let key =
+        private_key_from_pem(OWNER, issued.key_pem.as_deref().unwrap_or_default()).map_err(pem)?;
+    let key =
+        aws_lc_rs::sign::any_supported_type(&key).map_err(|source| TlsError::Key { source })?;
     Ok(CertifiedKey::new(chain, key))
 }
 

@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use atoll_identity::{
-    AccountKey, Authority, IdentityError, Issued, Kubeconfig, Leaf, kubeconfig,
-};
+use atoll_identity::{AccountKey, Authority, IdentityError, Issued, Kubeconfig, Leaf, kubeconfig};
 use jiff::{SignedDuration, Timestamp};
 
 use tokio_rustls::TlsAcceptor;
@@ -19,7 +17,8 @@ use crate::server::{Access, ApiServer, StartError};
 use crate::status::Status;
 use crate::storage::Storage;
 use crate::tls::{ServingCertificate, TlsError};
-use crate::tokens::AccountTokens;
+use crate::tokens::{AccountTokens, account_groups, account_user};
+use crate::user::UserInfo;
 use crate::{bootstrap, tls};
 
 /// Life of the API server's own certificates; they are renewed online at two thirds of it.
@@ -58,9 +57,9 @@ pub struct TrustConfig {
 
 /// Shared by authentication, tokens, joining and TLS.
 pub struct Trust {
-    pub client: Authority,
-    pub serving: Authority,
-    pub kubelet: Authority,
+    pub client: Arc<Authority>,
+    pub serving: Arc<Authority>,
+    pub kubelet: Arc<Authority>,
     pub tokens: AccountTokens,
     pub default_toleration_seconds: i64,
     pub heartbeats: Heartbeats,
@@ -131,9 +130,9 @@ impl Trust {
         let tokens = AccountTokens::new(&config.account_key, config.issuer)
             .map_err(|source| TrustError::AccountKey { source })?;
         Ok(Arc::new(Self {
-            client: config.client,
-            serving: config.serving,
-            kubelet: config.kubelet,
+            client: Arc::new(config.client),
+            serving: Arc::new(config.serving),
+            kubelet: Arc::new(config.kubelet),
             tokens,
             default_toleration_seconds: config.default_toleration_seconds,
             heartbeats: Heartbeats::default(),
@@ -188,6 +187,23 @@ impl Trust {
     }
 }
 
+/// The user as which a part of this program calls the API: controllers are ServiceAccounts of
+/// kube-system, the scheduler and what controllers share are users of their own, as upstream.
+#[must_use]
+pub fn component(name: &str) -> UserInfo {
+    match name {
+        "kube-controller-manager" | "kube-scheduler" => {
+            UserInfo::authenticated(format!("system:{name}"), NO_GROUPS)
+        }
+        _ => UserInfo::authenticated(
+            account_user("kube-system", name),
+            account_groups("kube-system"),
+        ),
+    }
+}
+
+const NO_GROUPS: [&str; 0] = [];
+
 fn kubelet_leaf() -> Leaf {
     Leaf::client(KUBELET_CLIENT, &[], SERVER_LIFE)
 }
@@ -204,9 +220,10 @@ fn issue(
 impl Core {
     /// The keys of this server; an API server without any (in tests) cannot issue.
     pub fn trust(&self) -> Result<&Arc<Trust>, Status> {
-        self.config.trust.as_ref().ok_or_else(|| {
-            Status::unavailable("this API server was started without any keys")
-        })
+        self.config
+            .trust
+            .as_ref()
+            .ok_or_else(|| Status::unavailable("this API server was started without any keys"))
     }
 }
 

@@ -3,6 +3,7 @@
 //! The server sends its authority after its own certificate; the one with the right hash
 //! becomes the only root, and everything else is checked as usual.
 
+use std::error::Error as StdError;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -27,6 +28,25 @@ impl PinnedServer {
     #[must_use]
     pub fn new(token: JoinToken, provider: Arc<CryptoProvider>) -> Self {
         Self { token, provider }
+    }
+
+    /// What is wrong with the token, when that is why a connection failed. Errors of TLS
+    /// travel inside of others, and print the refusal of a verifier in its raw form.
+    #[must_use]
+    pub fn refusal(error: &(dyn StdError + 'static)) -> Option<TokenError> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))) =
+                error.downcast_ref::<Error>()
+            {
+                return inner.downcast_ref::<TokenError>().cloned();
+            }
+            next = match error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
+        }
+        None
     }
 
     fn other_cluster(&self, chain: &[CertificateDer<'_>]) -> Error {

@@ -56,11 +56,9 @@ fn check_subject(request: &AdmissionRequest<'_>, object: &Value) -> Result<(), S
     let text = pem.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
     match SigningRequest::from_pem(&text) {
         Err(error) => refuse(format!("failed to parse CSR: {error}")),
-        Ok(parsed) if parsed.organizations.iter().any(|group| group == MASTERS) => {
-            refuse(format!(
-                "use of {KUBE_APISERVER_CLIENT_SIGNER} signer with {MASTERS} group is not allowed"
-            ))
-        }
+        Ok(parsed) if parsed.organizations.iter().any(|group| group == MASTERS) => refuse(format!(
+            "use of {KUBE_APISERVER_CLIENT_SIGNER} signer with {MASTERS} group is not allowed"
+        )),
         Ok(_) => Ok(()),
     }
 }
@@ -112,9 +110,8 @@ fn changes_certificate(old: &Value, new: &Value) -> bool {
 
 /// The right is to one signer, or to all of a domain.
 fn may(core: &Core, request: &AdmissionRequest<'_>, verb: &str, signer: &str) -> bool {
-    let wildcard = signer.split_once('/').map_or_else(String::new, |(domain, _)| {
-        format!("{domain}/*")
-    });
+    let wildcard =
+        signer.split_once('/').map_or_else(String::new, |(domain, _)| format!("{domain}/*"));
     [signer, wildcard.as_str()].iter().any(|name| {
         let attributes = Attributes {
             version: "*",

@@ -63,12 +63,12 @@ fn binding(core: &Core, request: &AdmissionRequest<'_>, object: &Value) -> Resul
     if unchanged || has_verb(core, request, "bind", resource, &role.name) {
         return Ok(());
     }
-    let rules = core
-        .authorizer
-        .role(&role, request.namespace)
-        .map_err(|problem| match kinds::find(GROUP, "v1", resource) {
-            Some(row) => Status::not_found(row, &role.name),
-            None => Status::internal(problem),
+    let rules =
+        core.authorizer.role(&role, request.namespace).map_err(|problem| {
+            match kinds::find(GROUP, "v1", resource) {
+                Some(row) => Status::not_found(row, &role.name),
+                None => Status::internal(problem),
+            }
         })?;
     confirm(core, request, &rules)
 }

@@ -44,9 +44,8 @@ pub(super) fn taint_new<'a>(
         && request.row.group.is_empty()
         && request.row.resource == "nodes"
         && request.subresource.is_empty();
-    let known = |taint: &Value| {
-        taint.text("key") == NOT_READY && taint.text("effect") == "NoSchedule"
-    };
+    let known =
+        |taint: &Value| taint.text("key") == NOT_READY && taint.text("effect") == "NoSchedule";
     if new && !node["spec"].items("taints").iter().any(known) {
         let taint = json!({"key": NOT_READY, "effect": "NoSchedule"});
         match node["spec"]["taints"].as_array_mut() {
@@ -85,8 +84,10 @@ async fn check(
             "" => at.pod(object),
             "status" => at.pod_status(object),
             "eviction" => at.eviction(core).await,
-            other => at.refuse(format!("unexpected pod subresource {other:?}, only 'status' and \
-                                        'eviction' are allowed")),
+            other => at.refuse(format!(
+                "unexpected pod subresource {other:?}, only 'status' and \
+                                        'eviction' are allowed"
+            )),
         },
         ("", "nodes") => at.node(object),
         ("coordination.k8s.io", "leases") => at.lease(object),
@@ -193,9 +194,8 @@ impl Node<'_> {
                 let forbidden = restricted_labels(object, &Value::Null);
                 self.refuse_labels(forbidden, "set the following labels")?;
                 if !object["metadata"].items("ownerReferences").is_empty() {
-                    return self.refuse(format!(
-                        "node {node:?} is not allowed to set ownerReferences"
-                    ));
+                    return self
+                        .refuse(format!("node {node:?} is not allowed to set ownerReferences"));
                 }
                 Ok(())
             }
@@ -232,9 +232,8 @@ impl Node<'_> {
 
     fn lease(&self, lease: &Value) -> Result<(), Status> {
         if self.request.namespace != NODE_LEASES {
-            return self.refuse(format!(
-                "can only access leases in the {NODE_LEASES:?} system namespace"
-            ));
+            return self
+                .refuse(format!("can only access leases in the {NODE_LEASES:?} system namespace"));
         }
         self.named_like_node(lease, "node lease")
     }
@@ -269,8 +268,7 @@ fn restricted_labels<'a>(new: &'a Value, old: &'a Value) -> Vec<&'a str> {
 fn may_label(key: &str) -> bool {
     let Some((domain, _)) = key.split_once('/') else { return true };
     let within = |parent: &str| {
-        domain == parent
-            || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
+        domain == parent || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
     };
     if within("node-restriction.kubernetes.io") {
         return false;

@@ -1,10 +1,13 @@
 //! What pods get on their way in: an account and its token, tolerations, a priority.
 
+use std::time::Duration;
+
 use atoll_api::access::Access as _;
 use atoll_api::kinds;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{AdmissionRequest, Operation};
 use crate::core::Core;
@@ -17,6 +20,8 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_VOLUME: &str = "kube-api-access-";
 /// Seven seconds above an hour mark a token that nobody asked for; see `tokens::request`.
 const TOKEN_SECONDS: i64 = 3607;
+/// How long a pod waits for its namespace's account `default`. Upstream tries for as long.
+const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -87,7 +92,7 @@ async fn give_account(
     pod["spec"]["serviceAccountName"] = json!(name);
     pod["spec"]["serviceAccount"] = json!(name);
     let objects = Objects { registry: &core.registry, storage: &core.storage };
-    let Some(account) = objects.get("serviceaccounts", request.namespace, &name).await? else {
+    let Some(account) = account(core, objects, request.namespace, &name).await? else {
         let namespace = request.namespace;
         let why = format!(
             "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
@@ -107,6 +112,32 @@ async fn give_account(
         pod["spec"]["imagePullSecrets"] = account["imagePullSecrets"].clone();
     }
     Ok(())
+}
+
+/// The account; the one called `default` is waited for, since a controller makes it right
+/// after its namespace.
+async fn account(
+    core: &Core,
+    objects: Objects<'_>,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Value>, Status> {
+    let changes = core.registry.objects("", "serviceaccounts").map(|cache| cache.subscribe());
+    let found = objects.get("serviceaccounts", namespace, name).await?;
+    let Some(mut changes) = changes.filter(|_| found.is_none() && name == "default") else {
+        return Ok(found);
+    };
+    let deadline = Instant::now() + ACCOUNT_WAIT;
+    loop {
+        let changed = tokio::time::timeout_at(deadline, changes.changed()).await;
+        if !matches!(changed, Ok(Ok(()))) {
+            return Ok(None);
+        }
+        let cache = core.registry.objects("", "serviceaccounts");
+        if cache.is_some_and(|cache| cache.get(namespace, name).is_some()) {
+            return objects.get("serviceaccounts", namespace, name).await;
+        }
+    }
 }
 
 /// Adds the volume with the token to the pod and to every container that does not mount

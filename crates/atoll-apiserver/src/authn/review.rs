@@ -21,10 +21,7 @@ pub fn token<'a>(
 }
 
 /// `SelfSubjectReview`: who am I.
-pub fn own<'a>(
-    core: &'a Core,
-    request: VirtualCreate<'a>,
-) -> BoxFuture<'a, Result<Value, Status>> {
+pub fn own<'a>(core: &'a Core, request: VirtualCreate<'a>) -> BoxFuture<'a, Result<Value, Status>> {
     let VirtualCreate { user, mut object, .. } = request;
     object["status"] = json!({"userInfo": user_value(user)});
     object["metadata"]["creationTimestamp"] = json!(core.now_text());

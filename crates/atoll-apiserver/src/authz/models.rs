@@ -13,9 +13,7 @@ impl Model for RbacModel {
     type Kind = RbacKind;
 
     fn sources() -> Vec<(RbacKind, &'static str, &'static str)> {
-        RbacKind::ALL
-            .map(|kind| (kind, "rbac.authorization.k8s.io", kind.resource()))
-            .to_vec()
+        RbacKind::ALL.map(|kind| (kind, "rbac.authorization.k8s.io", kind.resource())).to_vec()
     }
 
     fn empty() -> Self {

@@ -26,10 +26,7 @@ pub fn subject<'a>(
 }
 
 /// `SelfSubjectAccessReview`: may I do this.
-pub fn own<'a>(
-    core: &'a Core,
-    request: VirtualCreate<'a>,
-) -> BoxFuture<'a, Result<Value, Status>> {
+pub fn own<'a>(core: &'a Core, request: VirtualCreate<'a>) -> BoxFuture<'a, Result<Value, Status>> {
     let VirtualCreate { user, mut object, .. } = request;
     object["status"] = answer(core.authorizer.as_ref(), user, &object["spec"]);
     async move { Ok(object) }.boxed()

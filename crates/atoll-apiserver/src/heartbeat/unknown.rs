@@ -16,12 +16,19 @@ const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPr
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Sets the conditions to Unknown; tries until it is written, the Node is gone or `stop`.
-pub(super) async fn mark(storage: &Storage, clock: &dyn Clock, name: &str, stop: &CancellationToken) {
+pub(super) async fn mark(
+    storage: &Storage,
+    clock: &dyn Clock,
+    name: &str,
+    stop: &CancellationToken,
+) {
     loop {
         match attempt(storage, clock, name).await {
             Ok(true) => return,
             Ok(false) => continue,
-            Err(error) => tracing::warn!(%error, node = name, "marking the node failed, will retry"),
+            Err(error) => {
+                tracing::warn!(%error, node = name, "marking the node failed, will retry")
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -100,8 +100,8 @@ pub(super) async fn sweep(core: &Core) -> Result<(), Status> {
         if !entry.name().starts_with(NAME_PREFIX) {
             continue;
         }
-        let expired = read(&entry.object(row)?)
-            .is_some_and(|record| record.expires_at <= core.now());
+        let expired =
+            read(&entry.object(row)?).is_some_and(|record| record.expires_at <= core.now());
         if expired {
             let key = storage::key(row, NAMESPACE, entry.name());
             core.storage.delete(key, entry.revision, Extra::default()).await?;

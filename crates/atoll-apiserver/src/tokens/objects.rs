@@ -11,30 +11,28 @@ use crate::storage::Storage;
 
 /// Objects by name: from memory, and from the store when memory does not have them (yet).
 #[derive(Clone, Copy)]
-pub struct Objects<'a> {
-    pub registry: &'a Registry,
-    pub storage: &'a Storage,
+pub(crate) struct Objects<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) storage: &'a Storage,
 }
 
 impl Objects<'_> {
     /// The core object; `None` when neither memory nor the store has it.
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         resource: &str,
         namespace: &str,
         name: &str,
     ) -> Result<Option<Value>, Status> {
         let row = kinds::find("", "v1", resource).ok_or_else(Status::no_resource)?;
-        if let Some(entry) =
-            self.registry.cache(row).and_then(|cache| cache.get(namespace, name))
-        {
+        if let Some(entry) = self.registry.cache(row).and_then(|cache| cache.get(namespace, name)) {
             return entry.object(row).map(Some);
         }
         self.fresh(resource, namespace, name).await
     }
 
     /// The core object as of every acknowledged write.
-    pub async fn fresh(
+    pub(crate) async fn fresh(
         &self,
         resource: &str,
         namespace: &str,
@@ -48,7 +46,7 @@ impl Objects<'_> {
     }
 
     /// Checks everything that the token is bound to.
-    pub async fn check(&self, claims: &Claims) -> Result<(), TokenProblem> {
+    pub(crate) async fn check(&self, claims: &Claims) -> Result<(), TokenProblem> {
         let bound = &claims.kubernetes;
         let namespace = bound.namespace.as_str();
         self.check_one("serviceaccounts", namespace, &bound.serviceaccount).await?;

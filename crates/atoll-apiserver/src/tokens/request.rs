@@ -73,10 +73,8 @@ async fn answer(core: &Core, request: VirtualCreate<'_>) -> Result<Value, Status
         .get("serviceaccounts", namespace, name)
         .await?
         .ok_or_else(|| Status::not_found(row, name))?;
-    let reference = Reference {
-        name: name.to_owned(),
-        uid: account["metadata"].text("uid").to_owned(),
-    };
+    let reference =
+        Reference { name: name.to_owned(), uid: account["metadata"].text("uid").to_owned() };
     let bound = bind(objects, namespace, reference, &object["spec"]).await?;
     check_node(row, user, &bound)?;
     let asked = object["spec"].int("expirationSeconds").unwrap_or(DEFAULT_SECONDS);
@@ -108,9 +106,9 @@ fn check(name: &str, object: &Value) -> Result<(), Status> {
     }
     let path = Path::new("spec").child("expirationSeconds");
     let problem = match object["spec"].int("expirationSeconds") {
-        Some(seconds) if seconds < MIN_SECONDS => Some(
-            path.invalid(json!(seconds), "may not specify a duration less than 10 minutes"),
-        ),
+        Some(seconds) if seconds < MIN_SECONDS => {
+            Some(path.invalid(json!(seconds), "may not specify a duration less than 10 minutes"))
+        }
         Some(seconds) if seconds > MAX_SECONDS => Some(
             path.invalid(json!(seconds), "may not specify a duration larger than 2^32 seconds"),
         ),
@@ -170,18 +168,18 @@ async fn bind(
         }
     };
     let row = kinds::find("", "v1", resource).ok_or_else(Status::no_resource)?;
-    let object = objects
-        .get(resource, space, name)
-        .await?
-        .ok_or_else(|| Status::not_found(row, name))?;
+    let object =
+        objects.get(resource, space, name).await?.ok_or_else(|| Status::not_found(row, name))?;
     let uid = object["metadata"].text("uid");
     let wanted = asked.text("uid");
     if !wanted.is_empty() && wanted != uid {
         return Err(Status::conflict(
             row,
             name,
-            format!("the UID in the bound object reference ({wanted}) does not match the UID in \
-                     record. The object might have been deleted and then recreated"),
+            format!(
+                "the UID in the bound object reference ({wanted}) does not match the UID in \
+                     record. The object might have been deleted and then recreated"
+            ),
         ));
     }
     let reference = Reference { name: name.to_owned(), uid: uid.to_owned() };

@@ -77,9 +77,8 @@ fn another_key_or_a_changed_byte_is_refused() {
 #[test]
 fn an_unsigned_token_is_refused() {
     use base64::Engine as _;
-    let encode = |value: &Value| {
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string())
-    };
+    let encode =
+        |value: &Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
     let body = serde_json::to_value(claims()).unwrap();
     for algorithm in ["none", "HS256"] {
         let token = format!("{}.{}.", encode(&json!({"alg": algorithm})), encode(&body));

@@ -140,8 +140,7 @@ async fn acting_as_another_takes_the_right_to() {
     assert_eq!(user["username"], "jane");
     assert_eq!(user["groups"], json!(["dev", "system:authenticated"]));
     assert_eq!(user["extra"]["example.com/team"], json!(["a"]));
-    let jane =
-        cluster.with_certificate("jane", &[]).header("impersonate-user", "kubernetes-admin");
+    let jane = cluster.with_certificate("jane", &[]).header("impersonate-user", "kubernetes-admin");
     let (code, answer) = cluster.call(&jane, Method::POST, review, &body).await;
     assert_eq!(code, 403);
     assert_eq!(
@@ -156,9 +155,7 @@ async fn reviews_answer_what_the_authorizer_says() {
     let cluster = Cluster::start().await;
     let base = "/apis/authorization.k8s.io/v1";
     let attributes = json!({"verb": "list", "resource": "pods", "namespace": "default"});
-    let ask = |kind: &str, spec: Value| {
-        json!({"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec})
-    };
+    let ask = |kind: &str, spec: Value| json!({"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec});
     let own = ask("SelfSubjectAccessReview", json!({"resourceAttributes": attributes}));
     let path = format!("{base}/selfsubjectaccessreviews");
     let jane = cluster.with_certificate("jane", &[]);

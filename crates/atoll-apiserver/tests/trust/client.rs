@@ -152,15 +152,10 @@ impl Cluster {
         let request =
             request.header("content-type", "application/json").body(Full::new(bytes)).unwrap();
         let exchange = async {
-            let response =
-                sender.send_request(request).await.map_err(|error| error.to_string())?;
+            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
             let code = response.status().as_u16();
-            let bytes = response
-                .into_body()
-                .collect()
-                .await
-                .map_err(|error| error.to_string())?
-                .to_bytes();
+            let bytes =
+                response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
             let value = serde_json::from_slice(&bytes)
                 .unwrap_or_else(|_text| json!(String::from_utf8_lossy(&bytes)));
             Ok((code, value))

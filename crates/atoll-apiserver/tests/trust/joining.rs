@@ -87,8 +87,7 @@ async fn a_join_token_is_no_user() {
     let (code, answer) = cluster.call(&caller, Method::GET, "/api/v1/nodes", &Value::Null).await;
     assert_eq!(code, 403, "{answer}");
     let jane = cluster.with_certificate("jane", &[]);
-    let (code, _) =
-        cluster.call(&jane, Method::POST, "/atoll/v1/join-tokens", &Value::Null).await;
+    let (code, _) = cluster.call(&jane, Method::POST, "/atoll/v1/join-tokens", &Value::Null).await;
     assert_eq!(code, 403, "only administrators make tokens");
     cluster.shutdown().await;
 }

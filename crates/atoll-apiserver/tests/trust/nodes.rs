@@ -119,9 +119,7 @@ async fn a_node_reads_secrets_of_its_own_pods_only() {
     let token = format!("{base}/serviceaccounts/default/token");
     let pod = format!("{base}/pods/p");
     let (_, pod) = cluster.call(&one, Method::GET, &pod, &Value::Null).await;
-    let ask = |bound: Value| {
-        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": bound})
-    };
+    let ask = |bound: Value| json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": bound});
     let (code, answer) = cluster.call(&one, Method::POST, &token, &ask(json!({}))).await;
     assert_eq!(code, 403, "{answer}");
     let bound = json!({"boundObjectRef": {
@@ -155,6 +153,12 @@ async fn a_node_that_does_not_answer_is_lost_after_two_seconds() {
     assert_eq!(condition["message"], "Kubelet stopped posting node status.");
     assert!(took > Duration::from_millis(1_800) && took < Duration::from_secs(4), "{took:?}");
     assert_eq!(ping(&cluster, &caller, "node-1").await.1, json!({"republish": true}));
+    // The agent posts its status, and all is as it was.
+    let (_, mut current) = cluster.call(&caller, Method::GET, own, &Value::Null).await;
+    current["status"]["conditions"][0]["status"] = json!("True");
+    assert_eq!(cluster.call(&caller, Method::PUT, path, &current).await.0, 200);
+    cluster.server.core().registry.catch_up().await.unwrap();
+    assert_eq!(ping(&cluster, &caller, "node-1").await.1, json!({"republish": false}));
     cluster.shutdown().await;
 }
 

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use crate::client::{Caller, Cluster};
 
 async fn account(cluster: &Cluster) {
-    let body =
-        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "app"}});
+    let body = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "app"}});
     let path = "/api/v1/namespaces/default/serviceaccounts";
     let (code, answer) = cluster.call(&cluster.admin(), Method::POST, path, &body).await;
     assert_eq!(code, 201, "{answer}");
@@ -55,8 +54,7 @@ async fn a_bad_token_is_refused_and_not_taken_for_anonymous() {
     let cluster = Cluster::start().await;
     for token in ["hello", "a.b.c"] {
         let caller = Caller::bearer(token);
-        let (code, answer) =
-            cluster.call(&caller, Method::GET, "/version", &Value::Null).await;
+        let (code, answer) = cluster.call(&caller, Method::GET, "/version", &Value::Null).await;
         assert_eq!((code, &answer["message"]), (401, &json!("Unauthorized")), "{token:?}");
     }
     cluster.shutdown().await;
@@ -98,7 +96,10 @@ async fn a_short_token_and_a_missing_pod_are_refused() {
     let (code, answer) = request(&cluster, &admin, json!({"expirationSeconds": 10})).await;
     assert_eq!(code, 422, "{answer}");
     assert!(
-        answer["message"].as_str().unwrap().contains("may not specify a duration less than 10 minutes"),
+        answer["message"]
+            .as_str()
+            .unwrap()
+            .contains("may not specify a duration less than 10 minutes"),
         "{answer}"
     );
     let bound = json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "none"}});
