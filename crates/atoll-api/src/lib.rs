@@ -9,6 +9,12 @@ pub mod defaults;
 pub mod field;
 pub mod kinds;
 pub mod names;
+pub mod patch;
+pub mod proto;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
+pub mod tree;
 pub mod validate;
 
 /// An API object as a tree.
