@@ -1,0 +1,68 @@
+//! What all pods of the node share.
+
+use std::sync::Arc;
+
+use atoll_container::Runtime;
+use atoll_image::ImageStore;
+use atoll_informer::{EventType, Informer, Recorder};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::machine::Machine;
+use crate::network::PodNetwork;
+use crate::objects::Objects;
+use crate::volume::token::Tokens;
+
+/// Handles to the engines and the API. Held by every pod task.
+pub struct Context {
+    pub config: Config,
+    pub client: kube::Client,
+    pub runtime: Arc<dyn Runtime>,
+    pub images: ImageStore,
+    pub network: Arc<dyn PodNetwork>,
+    pub recorder: Recorder,
+    pub services: Arc<Informer<Service>>,
+    pub objects: Objects,
+    pub tokens: Tokens,
+    pub machine: Machine,
+    pub tasks: TaskTracker,
+    /// Ends every task; containers stay.
+    pub stop: CancellationToken,
+}
+
+impl Context {
+    /// The wall clock, in one place.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    pub fn normal(&self, pod: &Pod, reason: &str, message: String) {
+        self.recorder.record(pod, EventType::Normal, reason, message, None);
+    }
+
+    pub fn warning(&self, pod: &Pod, reason: &str, message: String) {
+        self.recorder.record(pod, EventType::Warning, reason, message, None);
+    }
+
+    /// An event about one container of the pod.
+    pub fn container_event(
+        &self,
+        pod: &Pod,
+        container: &str,
+        kind: EventType,
+        reason: &str,
+        message: String,
+    ) {
+        let list = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| crate::pod::identity::find_container(spec, container))
+            .map_or("containers", |(list, _)| list);
+        let path = format!("spec.{list}{{{container}}}");
+        self.recorder.record(pod, kind, reason, message, Some(path));
+    }
+}

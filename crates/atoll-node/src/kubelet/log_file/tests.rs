@@ -1,0 +1,80 @@
+//! Logs as the shim leaves them: whole and partial lines, put aside and compressed.
+
+use std::io::Write;
+
+use super::*;
+
+const AT: &str = "2026-01-02T03:04:05.000000006Z";
+
+fn line(tag: &str, text: &str) -> String {
+    format!("{AT} stdout {tag} {text}\n")
+}
+
+#[test]
+fn entries_are_parsed_and_rendered() {
+    let entry_line = line("F", "hello  world");
+    let entry = parse(entry_line.as_bytes()).unwrap();
+    assert_eq!(entry.render(false), b"hello  world\n");
+    assert_eq!(entry.render(true), format!("{AT} hello  world\n").as_bytes());
+    let part_line = line("P", "part");
+    let part = parse(part_line.as_bytes()).unwrap();
+    assert_eq!(part.render(false), b"part");
+    assert_eq!(parse(line("F", "").as_bytes()).unwrap().render(false), b"\n");
+    assert!(parse(b"not a log\n").is_none());
+    assert!(entry.is_before("2027-01-01T00:00:00Z".parse().unwrap()));
+    assert!(!entry.is_before("2025-01-01T00:00:00Z".parse().unwrap()));
+}
+
+fn text(lines: &VecDeque<Vec<u8>>) -> String {
+    let bytes: Vec<u8> = lines.iter().flat_map(|l| parse(l).unwrap().render(false)).collect();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn the_tail_reaches_back_over_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("0.log");
+    let mut gz = flate2::write::GzEncoder::new(
+        File::create(dir.path().join("0.log.20260101-000000.gz")).unwrap(),
+        flate2::Compression::fast(),
+    );
+    gz.write_all((line("F", "1") + &line("F", "2")).as_bytes()).unwrap();
+    gz.finish().unwrap();
+    std::fs::write(dir.path().join("0.log.20260101-000001"), line("F", "3")).unwrap();
+    std::fs::write(&log, line("P", "4a") + &line("F", "4b") + &line("F", "5")).unwrap();
+    std::fs::write(dir.path().join("10.log"), line("F", "no")).unwrap();
+    assert_eq!(text(&tail(&log, 1).unwrap()), "5\n");
+    assert_eq!(text(&tail(&log, 2).unwrap()), "4a4b\n5\n");
+    assert_eq!(text(&tail(&log, 4).unwrap()), "2\n3\n4a4b\n5\n");
+    assert_eq!(text(&tail(&log, 99).unwrap()), "1\n2\n3\n4a4b\n5\n");
+    assert_eq!(text(&tail(&log, 0).unwrap()), "");
+}
+
+#[test]
+fn following_waits_for_whole_lines_and_crosses_rotation() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("0.log");
+    let mut file = File::create(&log).unwrap();
+    let mut follower = Follower::open(&log, false).unwrap();
+    assert_eq!(follower.next().unwrap(), None);
+    file.write_all(b"ha").unwrap();
+    assert_eq!(follower.next().unwrap(), None);
+    file.write_all(b"lf\n").unwrap();
+    assert_eq!(follower.next().unwrap().unwrap(), b"half\n");
+    file.write_all(b"last\n").unwrap();
+    std::fs::rename(&log, dir.path().join("0.log.20260101-000000")).unwrap();
+    std::fs::write(&log, "first\n").unwrap();
+    assert_eq!(follower.next().unwrap().unwrap(), b"last\n");
+    assert_eq!(follower.next().unwrap().unwrap(), b"first\n");
+    assert_eq!(follower.next().unwrap(), None);
+}
+
+#[test]
+fn last_words_are_the_end_of_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("0.log");
+    let lines: String = (0..100).map(|i| line("F", &i.to_string())).collect();
+    std::fs::write(&log, lines).unwrap();
+    let words = last_words(&log).unwrap();
+    assert!(words.starts_with("20\n") && words.ends_with("99\n"), "{words}");
+}

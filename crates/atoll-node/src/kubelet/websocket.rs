@@ -1,0 +1,170 @@
+//! The channel protocol over WebSocket: the first byte of a message names its channel.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{SinkExt, Stream, StreamExt};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::kubelet::remote::{Channel, Far, parse_size};
+
+/// Subprotocols of exec and attach, best first.
+pub const PROTOCOLS: &[&str] = &[
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+];
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const RESIZE: u8 = 4;
+/// Version 5: the next byte names a channel that the client closes.
+const CLOSE: u8 = 255;
+
+pub async fn accept<S>(stream: S) -> WebSocketStream<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    WebSocketStream::from_raw_socket(stream, Role::Server, None).await
+}
+
+/// How messages look in one subprotocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Form {
+    base64: bool,
+    /// The end is a Status object; else its text.
+    status: bool,
+    closes: bool,
+}
+
+impl Form {
+    fn of(protocol: &str) -> Form {
+        Form {
+            base64: protocol.contains("base64"),
+            status: protocol.starts_with("v4.") || protocol.starts_with("v5."),
+            closes: protocol.starts_with("v5."),
+        }
+    }
+
+    fn encode(self, channel: u8, bytes: &[u8]) -> Message {
+        if self.base64 {
+            return Message::text(format!("{channel}{}", STANDARD.encode(bytes)));
+        }
+        let mut framed = BytesMut::with_capacity(bytes.len() + 1);
+        framed.put_u8(channel);
+        framed.put_slice(bytes);
+        Message::binary(framed.freeze())
+    }
+
+    fn decode(self, message: Message) -> Option<(u8, Bytes)> {
+        let bytes = match message {
+            Message::Binary(bytes) => bytes,
+            Message::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
+            _ => return None,
+        };
+        let channel = *bytes.first()?;
+        if self.base64 {
+            let decoded = STANDARD.decode(bytes.get(1..)?).ok()?;
+            return Some((channel.checked_sub(b'0')?, decoded.into()));
+        }
+        Some((channel, bytes.slice(1..)))
+    }
+
+    fn end(self, status: &Value) -> Option<Message> {
+        if self.status {
+            return Some(self.encode(ERROR, status.to_string().as_bytes()));
+        }
+        let failed = status["status"] != "Success";
+        failed.then(|| {
+            self.encode(ERROR, status["message"].as_str().unwrap_or_default().as_bytes())
+        })
+    }
+}
+
+/// Serves one exec or attach session to its end.
+pub async fn serve<S>(socket: WebSocketStream<S>, protocol: &str, far: Far)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let form = Form::of(protocol);
+    let (mut sink, messages) = socket.split();
+    let Far { stdin, resize, mut output, end, closed } = far;
+    let write = async {
+        // Tells the client which channels there are before anything is written.
+        sink.send(form.encode(STDOUT, &[])).await?;
+        while let Some((channel, bytes)) = output.recv().await {
+            let channel = match channel {
+                Channel::Stdout => STDOUT,
+                Channel::Stderr => STDERR,
+            };
+            sink.send(form.encode(channel, &bytes)).await?;
+        }
+        if let Ok(status) = end.await
+            && let Some(message) = form.end(&status)
+        {
+            sink.send(message).await?;
+        }
+        sink.close().await
+    };
+    let read = read(form, messages, stdin, resize);
+    let result = tokio::select! {
+        result = write => result,
+        result = async {
+            let result = read.await;
+            closed.cancel();
+            result
+        } => result,
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "stream client");
+    }
+    closed.cancel();
+}
+
+/// Until the client closes the connection.
+async fn read(
+    form: Form,
+    mut messages: impl Stream<Item = Result<Message, Error>> + Unpin,
+    stdin: tokio::sync::mpsc::Sender<Bytes>,
+    resize: tokio::sync::mpsc::Sender<(u16, u16)>,
+) -> Result<(), Error> {
+    let mut stdin = Some(stdin);
+    while let Some(message) = messages.next().await {
+        let message = message?;
+        if message.is_close() {
+            return Ok(());
+        }
+        let Some((channel, bytes)) = form.decode(message) else { continue };
+        match channel {
+            STDIN => {
+                if let Some(input) = &stdin
+                    && input.send(bytes).await.is_err()
+                {
+                    stdin = None;
+                }
+            }
+            RESIZE => {
+                if let Some(size) = parse_size(&bytes)
+                    && resize.send(size).await.is_err()
+                {
+                    tracing::trace!("resize after the end");
+                }
+            }
+            CLOSE if form.closes && bytes.first() == Some(&STDIN) => stdin = None,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "websocket/tests.rs"]
+mod tests;

@@ -1,0 +1,69 @@
+//! [`PodNetwork`] by `atoll-network`.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use async_trait::async_trait;
+use atoll_network::{HostPort as EngineHostPort, NodeNetwork, Protocol};
+use tokio::sync::watch;
+
+use super::{HostPort, NetworkError, PodNetwork};
+
+/// Pods wait for the node's network: it is set up when the node has its podCIDR.
+pub struct NodePods {
+    network: watch::Receiver<Option<NodeNetwork>>,
+}
+
+impl NodePods {
+    #[must_use]
+    pub fn new(network: watch::Receiver<Option<NodeNetwork>>) -> NodePods {
+        NodePods { network }
+    }
+
+    fn network(&self) -> Result<NodeNetwork, NetworkError> {
+        self.network.borrow().clone().ok_or_else(|| NetworkError {
+            what: "network is not ready".to_owned(),
+            source: "the node has no podCIDR yet".into(),
+        })
+    }
+}
+
+#[async_trait]
+impl PodNetwork for NodePods {
+    async fn attach(
+        &self,
+        uid: &str,
+        netns: &Path,
+        ports: &[HostPort],
+    ) -> Result<IpAddr, NetworkError> {
+        let ports: Vec<EngineHostPort> = ports.iter().map(engine_port).collect();
+        let lease = self.network()?.attach(uid, netns, &ports).await;
+        let lease = lease.map_err(|source| NetworkError {
+            what: format!("setting up the network of sandbox {uid}"),
+            source: source.into(),
+        })?;
+        Ok(IpAddr::V4(lease.address))
+    }
+
+    async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
+        // A node without a network has connected nothing.
+        let network = self.network.borrow().clone();
+        let Some(network) = network else { return Ok(()) };
+        network.detach(uid).await.map_err(|source| NetworkError {
+            what: format!("taking down the network of sandbox {uid}"),
+            source: source.into(),
+        })
+    }
+}
+
+fn engine_port(port: &HostPort) -> EngineHostPort {
+    EngineHostPort {
+        host_ip: match port.host_ip {
+            Some(IpAddr::V4(ip)) if !ip.is_unspecified() => Some(ip),
+            _ => None,
+        },
+        host_port: port.host_port,
+        container_port: port.container_port,
+        protocol: if port.udp { Protocol::Udp } else { Protocol::Tcp },
+    }
+}

@@ -1,0 +1,5 @@
+//! The node's own objects in the API: Node, its status, its Lease; and the pings.
+
+pub mod heartbeat;
+pub mod object;
+pub mod register;

@@ -1,0 +1,28 @@
+//! One pod on this node: what it asks for, what is seen of it, and what to do about it.
+//!
+//! The submodules without I/O decide (`decide`, `status`, `refuse`, `env`, …); `task`,
+//! `start`, `stop` and `sandbox` act.
+
+pub mod actions;
+pub mod admit;
+pub mod backoff;
+pub mod decide;
+pub mod ending;
+pub mod env;
+pub mod files;
+pub mod identity;
+pub mod image;
+pub mod lifecycle;
+pub mod messages;
+pub mod probing;
+pub mod qos;
+pub mod refuse;
+pub mod sandbox;
+pub mod security;
+pub mod spec;
+pub mod start;
+pub mod status;
+pub mod status_writer;
+pub mod stop;
+pub mod task;
+pub mod track;

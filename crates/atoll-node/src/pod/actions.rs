@@ -1,0 +1,497 @@
+//! What one look at a pod does: sandbox, volumes, starts, stops, and the end.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_informer::EventType;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use tokio::time::Instant;
+
+use crate::objects::Found;
+use crate::pod::admit::Refusal;
+use crate::pod::decide::{self, Kill};
+use crate::pod::env::{self, Surroundings};
+use crate::pod::identity::find_container;
+use crate::pod::start::{StartEnd, StartJob, start};
+use crate::pod::task::{JobEnd, PodTask, RESYNC, Stage};
+use crate::pod::track::{Condemned, Run, Waiting};
+use crate::pod::{image, messages, sandbox, spec, status_writer};
+use crate::volume::{self, Dirs, Ownership, gather};
+
+/// A container whose configuration is wrong, or that could not be made, is tried again
+/// after this time.
+const CONFIG_RETRY: Duration = Duration::from_secs(10);
+/// A failed pull shows its own error this long before it counts as backing off.
+const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
+/// A sandbox or volume that failed is tried again after this time, doubling.
+const SETUP_RETRY_FIRST: Duration = Duration::from_millis(500);
+const SETUP_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Bytes of last words that are kept of each container, and of the whole pod.
+const MESSAGE_BYTES_MAX: usize = 4096;
+const MESSAGE_POD_BYTES_MAX: usize = 12 << 10;
+
+impl PodTask {
+    /// Does what is to be done now; returns when to look again at the latest.
+    pub(crate) async fn look(&mut self) -> Instant {
+        self.refresh().await;
+        if self.stage == Stage::Running {
+            self.check_deadline();
+            if self.must_end() {
+                self.begin_end();
+            } else if self.fate.frozen {
+                // Finished before this agent started: only what is left needs clearing.
+                if self.any_running() { self.begin_end() } else { self.begin_clearing() }
+            } else {
+                self.advance().await;
+            }
+        } else if self.stage == Stage::Stopped {
+            self.begin_clearing();
+        }
+        self.sync_probes();
+        self.publish();
+        self.next_look()
+    }
+
+    /// Asks the runtime what each container's last run is doing.
+    async fn refresh(&mut self) {
+        if matches!(self.stage, Stage::Clearing | Stage::Cleared) {
+            return;
+        }
+        for track in self.tracks.values_mut() {
+            let Some(run) = &mut track.current else { continue };
+            if run.exit().is_some() {
+                continue;
+            }
+            match self.cx.runtime.inspect(&run.reference.key).await {
+                Ok(Some(observed)) => {
+                    let mut now = Run::from_observed(&observed);
+                    read_message(&mut now, &self.cx.config);
+                    *run = now;
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(pod = %self.id, %error, "state not readable"),
+            }
+            if run.exit().is_some() {
+                track.condemned = None;
+                track.ready = false;
+            }
+        }
+    }
+
+    fn check_deadline(&mut self) {
+        let Some(seconds) = self.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds) else {
+            return;
+        };
+        let age = self.cx.now().duration_since(self.started_at).as_secs();
+        if age >= seconds && self.fate.failed.is_none() {
+            self.fate.failed = Some(Refusal {
+                reason: messages::DEADLINE_EXCEEDED.to_owned(),
+                message: messages::DEADLINE_MESSAGE.to_owned(),
+            });
+            let text = messages::DEADLINE_MESSAGE.to_owned();
+            self.cx.normal(&self.pod, messages::DEADLINE_EXCEEDED, text);
+        }
+    }
+
+    /// Brings a pod that is to run one step further.
+    async fn advance(&mut self) {
+        if self.setup_retry.is_some_and(|(at, _)| at > Instant::now()) {
+            return;
+        }
+        let set_up = self.set_up().await;
+        match set_up {
+            Ok(()) => self.setup_retry = None,
+            Err(()) => {
+                let tries = self.setup_retry.map_or(0, |(_, tries)| tries);
+                let wait = SETUP_RETRY_FIRST * 2_u32.saturating_pow(tries.min(10));
+                self.setup_retry = Some((Instant::now() + wait.min(SETUP_RETRY_MAX), tries + 1));
+                return;
+            }
+        }
+        let Some(pod_spec) = self.pod.spec.clone() else { return };
+        let plan = decide::plan(&pod_spec, &self.tracks);
+        for kill in plan.kill {
+            self.begin_stop(&pod_spec, kill);
+        }
+        if plan.finished {
+            self.begin_clearing_finished();
+            return;
+        }
+        let busy = self.tracks.values().any(|track| track.starting);
+        for name in plan.start {
+            if !busy && self.try_start(&pod_spec, &name).await {
+                break;
+            }
+        }
+    }
+
+    /// Sandbox and volumes. A failure has been told by an event.
+    async fn set_up(&mut self) -> Result<(), ()> {
+        if self.sandbox.is_none() {
+            match sandbox::ensure(&self.cx, &self.pod, &self.id).await {
+                Ok(ensured) => {
+                    if ensured.created {
+                        self.on_new_sandbox();
+                    }
+                    self.sandbox = Some(ensured.sandbox);
+                }
+                Err(reason) => {
+                    let text = format!("Failed to create pod sandbox: {reason}");
+                    self.cx.warning(&self.pod, "FailedCreatePodSandBox", text);
+                    return Err(());
+                }
+            }
+        }
+        match self.set_up_volumes().await {
+            Ok(paths) => {
+                self.volumes = Some(paths);
+                Ok(())
+            }
+            Err(reason) => {
+                self.cx.warning(&self.pod, "FailedMount", reason);
+                // Volumes that stood before go on serving (the API may be away).
+                if self.volumes.is_some() { Ok(()) } else { Err(()) }
+            }
+        }
+    }
+
+    /// Whatever ran in an earlier sandbox (before a reboot) is lost.
+    fn on_new_sandbox(&mut self) {
+        let mut lost = false;
+        for track in self.tracks.values_mut() {
+            if let Some(run) = track.current.take_if(|run| run.exit().is_none()) {
+                lost = true;
+                track.restart_floor = track.restart_floor.max(run.attempt());
+                track.previous = Some(run);
+            }
+        }
+        if lost {
+            let text = "Pod sandbox changed, it will be killed and re-created.";
+            self.cx.normal(&self.pod, "SandboxChanged", text.to_owned());
+        }
+    }
+
+    async fn set_up_volumes(&mut self) -> Result<BTreeMap<String, PathBuf>, String> {
+        let (maps, secrets) = gather::references(&self.pod);
+        let found = self.fetch(&maps, &secrets).await?;
+        let services = Vec::new();
+        let host_ip = self.cx.config.node_ip.to_string();
+        let around = Surroundings {
+            pod: &self.pod,
+            pod_ip: self.sandbox.as_ref().map(|sandbox| sandbox.ip.as_str()),
+            host_ip: &host_ip,
+            node_name: &self.cx.config.node_name,
+            allocatable_cpu_milli: self.cx.machine.cpus * 1000,
+            allocatable_memory: self.cx.machine.allocatable_memory(),
+            config_maps: &found.config_maps,
+            secrets: &found.secrets,
+            services: &services,
+        };
+        let (tokens, now) = (&self.cx.tokens, self.cx.now());
+        let plans = gather::plans(&self.pod, &self.id, &found, &around, tokens, now)
+            .await
+            .map_err(|error| error.to_string())?;
+        let dirs = Dirs::of(&self.cx.config.pod_dir(&self.id.uid));
+        let context = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let group = context.and_then(|context| context.fs_group);
+        let owner = Ownership { group: group.and_then(|group| u32::try_from(group).ok()) };
+        tokio::task::spawn_blocking(move || volume::apply(&dirs, &plans, &owner))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())
+    }
+
+    async fn fetch(&mut self, maps: &[String], secrets: &[String]) -> Result<Found, String> {
+        let namespace = self.id.namespace.clone();
+        let cx = self.cx.clone();
+        cx.objects
+            .fetch(&namespace, maps, secrets, &mut self.held, &self.notify)
+            .await
+            .map_err(|error| format!("fetching what the pod refers to: {error}"))
+    }
+
+    /// Starts the container unless it has to wait; returns whether it was started.
+    async fn try_start(&mut self, pod_spec: &PodSpec, name: &str) -> bool {
+        let Some((_, container)) = find_container(pod_spec, name) else { return false };
+        let container = container.clone();
+        let now = self.cx.now();
+        if self.hold(&container, now) {
+            return false;
+        }
+        let (Some(sandbox), Some(volumes)) = (self.sandbox.clone(), self.volumes.clone()) else {
+            return false;
+        };
+        let (maps, mut secrets) = env::references(&container);
+        secrets.extend(image::pull_secrets(&self.pod));
+        let found = match self.fetch(&maps, &secrets).await {
+            Ok(found) => found,
+            Err(reason) => {
+                self.on_start_failed(name, messages::CREATE_CONTAINER_CONFIG_ERROR, reason);
+                return false;
+            }
+        };
+        let track = self.tracks.entry(name.to_owned()).or_default();
+        let attempt = track.next_attempt();
+        if let Some(exit) = track.exit() {
+            let finished_at = exit.finished_at;
+            track.crash.advance(finished_at);
+        }
+        track.starting = true;
+        track.waiting = None;
+        track.condemned = None;
+        let job = StartJob {
+            pod: self.pod.clone(),
+            id: self.id.clone(),
+            container,
+            attempt,
+            sandbox,
+            volumes,
+            found,
+            cancel: self.cancel_starts.clone(),
+        };
+        let cx = self.cx.clone();
+        let name = name.to_owned();
+        self.jobs.spawn(async move {
+            let end = Box::pin(start(&cx, &job)).await;
+            JobEnd::Start { container: name, end }
+        });
+        true
+    }
+
+    /// Whether the container has to wait, with the reason noted.
+    fn hold(&mut self, container: &Container, now: Timestamp) -> bool {
+        let name = &container.name;
+        let Some(track) = self.tracks.get_mut(name) else { return false };
+        let Some((delay, _until)) = decide::held_until(track, now) else {
+            track.retry_at = None;
+            return false;
+        };
+        if let Some(delay) = delay {
+            let text = messages::crash_loop(delay, name, &self.id);
+            let wait = Waiting::new(messages::CRASH_LOOP_BACK_OFF, text);
+            if track.waiting.as_ref() != Some(&wait) {
+                track.waiting = Some(wait);
+                let text = messages::crash_loop_event(name, &self.id);
+                self.cx.container_event(&self.pod, name, EventType::Warning, "BackOff", text);
+            }
+            return true;
+        }
+        let pull_failed = track.waiting.as_ref().is_some_and(|w| w.reason == messages::ERR_IMAGE_PULL);
+        let shown_long_enough = track
+            .failed_at
+            .is_some_and(|at| now.duration_since(at).unsigned_abs() >= PULL_ERROR_SHOWN);
+        if pull_failed && shown_long_enough {
+            let image = container.image.as_deref().unwrap_or_default();
+            let cause = track.waiting.take().and_then(|wait| wait.message).unwrap_or_default();
+            let text = messages::pull_back_off(image);
+            let message = format!("{text}: {}: {cause}", messages::ERR_IMAGE_PULL);
+            track.waiting = Some(Waiting::new(messages::IMAGE_PULL_BACK_OFF, message));
+            let event = |kind, reason: &str, text| {
+                self.cx.container_event(&self.pod, name, kind, reason, text);
+            };
+            event(EventType::Normal, "BackOff", text);
+            event(EventType::Warning, "Failed", "Error: ImagePullBackOff".to_owned());
+        }
+        true
+    }
+
+    pub(crate) fn on_job(&mut self, end: Result<JobEnd, tokio::task::JoinError>) {
+        match end {
+            Ok(JobEnd::Start { container, end }) => self.on_start_end(&container, end),
+            Ok(JobEnd::Stop { container }) => {
+                if let Some(track) = self.tracks.get_mut(&container) {
+                    track.killing = false;
+                }
+            }
+            Ok(JobEnd::AllStopped) => self.on_all_stopped(),
+            Ok(JobEnd::TornDown) => self.on_torn_down(),
+            Err(error) => tracing::error!(pod = %self.id, %error, "a job of the pod failed"),
+        }
+    }
+
+    fn on_start_end(&mut self, name: &str, end: StartEnd) {
+        let uid = self.id.uid.clone();
+        let has_startup = self.container(name).is_some_and(|c| c.startup_probe.is_some());
+        let has_readiness = self.container(name).is_some_and(|c| c.readiness_probe.is_some());
+        let Some(track) = self.tracks.get_mut(name) else { return };
+        track.starting = false;
+        match end {
+            StartEnd::Started | StartEnd::HookFailed(_) => {
+                if let StartEnd::HookFailed(message) = end {
+                    track.waiting = Some(Waiting::new(messages::POST_START_HOOK_ERROR, message));
+                    let message = "FailedPostStartHook".to_owned();
+                    track.condemned = Some(Condemned { message, grace_seconds: None });
+                } else {
+                    track.waiting = None;
+                }
+                track.hooked = true;
+                track.started = !has_startup;
+                track.ready = !has_readiness;
+                track.failed_at = None;
+                let image = self.container(name).and_then(|c| c.image.clone());
+                if let Some(backoff) = image.and_then(|image| self.pulls.get_mut(&image)) {
+                    backoff.reset();
+                }
+                self.adopt_new_run(&uid, name);
+            }
+            StartEnd::Failed { reason, message } => {
+                if reason == messages::RUN_CONTAINER_ERROR {
+                    self.adopt_new_run(&uid, name);
+                }
+                self.on_start_failed(name, reason, message);
+            }
+            StartEnd::Cancelled => {}
+        }
+    }
+
+    /// Makes the run that a start job made the current one; the next look asks the
+    /// runtime what it is doing.
+    fn adopt_new_run(&mut self, uid: &str, name: &str) {
+        let image = self.container(name).and_then(|c| c.image.clone()).unwrap_or_default();
+        let Some(track) = self.tracks.get_mut(name) else { return };
+        let attempt = track.next_attempt();
+        let key = atoll_container::ContainerKey {
+            sandbox: uid.to_owned(),
+            name: name.to_owned(),
+            attempt,
+        };
+        let old = track.current.take();
+        let dropped = track.previous.take();
+        track.previous = old;
+        track.current = Some(Run::expected(key, image));
+        if let Some(run) = dropped {
+            self.remove_run(run);
+        }
+    }
+
+    /// Only one dead run of each container is kept.
+    fn remove_run(&mut self, run: Run) {
+        let cx = self.cx.clone();
+        let log = spec::log_dir(&cx.config, &self.id, &run.reference.key.name)
+            .join(format!("{}.log", run.attempt()));
+        self.cx.tasks.spawn(async move {
+            crate::garbage::remove_run(&cx, &run, Some(log)).await;
+        });
+    }
+
+    pub(crate) fn container(&self, name: &str) -> Option<&Container> {
+        self.pod.spec.as_ref().and_then(|spec| find_container(spec, name)).map(|(_, c)| c)
+    }
+
+    fn on_start_failed(&mut self, name: &str, reason: &str, message: String) {
+        let now = self.cx.now();
+        let image = self.container(name).and_then(|c| c.image.clone()).unwrap_or_default();
+        let track = self.tracks.entry(name.to_owned()).or_default();
+        track.failed_at = Some(now);
+        track.waiting = Some(Waiting::new(reason, message));
+        let pull = matches!(
+            reason,
+            messages::ERR_IMAGE_PULL | messages::INVALID_IMAGE_NAME | messages::ERR_IMAGE_NEVER_PULL
+        );
+        let until = if pull {
+            let backoff = self.pulls.entry(image).or_default();
+            backoff.advance(now);
+            backoff.holds(now, now).map(|(_, until)| until)
+        } else if reason == messages::RUN_CONTAINER_ERROR {
+            // It counts as a crash, with a crash's delay.
+            None
+        } else {
+            let wait = jiff::SignedDuration::try_from(CONFIG_RETRY).unwrap_or_default();
+            now.checked_add(wait).ok()
+        };
+        track.retry_at = until;
+    }
+
+    fn begin_stop(&mut self, pod_spec: &PodSpec, kill: Kill) {
+        let Some((_, container)) = find_container(pod_spec, &kill.container) else { return };
+        let seconds = kill.grace_seconds.or(pod_spec.termination_grace_period_seconds).unwrap_or(30);
+        let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let (sender, deadline) =
+            tokio::sync::watch::channel(Instant::now() + grace.max(super::stop::GRACE_MIN));
+        let container = container.clone();
+        let Some(job) = self.stop_job(&container, kill.message, deadline, Instant::now()) else {
+            return;
+        };
+        if let Some(track) = self.tracks.get_mut(&kill.container) {
+            track.killing = true;
+        }
+        let cx = self.cx.clone();
+        self.jobs.spawn(async move {
+            super::stop::stop(&cx, job).await;
+            drop(sender);
+            JobEnd::Stop { container: kill.container }
+        });
+    }
+
+    /// Shows the newest status to the API and to the node.
+    pub(crate) fn publish(&mut self) {
+        if !self.fate.frozen && (self.stage != Stage::Cleared || self.status.is_none()) {
+            let status = self.derive_status();
+            if !self.gone {
+                self.writer.set(&status);
+            }
+            self.status = Some(status);
+        }
+        let Some(status) = &self.status else { return };
+        let containers = self.tracks.iter().map(|(name, track)| {
+            let shown = super::task::ShownContainer {
+                current: track.current.clone(),
+                previous: track.previous.clone(),
+                waiting: track.waiting.as_ref().map(|w| w.reason.clone()),
+            };
+            (name.clone(), shown)
+        });
+        let shown = super::task::Shown {
+            pod: Arc::new(status_writer::with_status(&self.pod, status)),
+            status: status.clone(),
+            containers: containers.collect(),
+            netns: self.sandbox.as_ref().and_then(|sandbox| sandbox.net.clone()),
+            ip: self.sandbox.as_ref().map(|sandbox| sandbox.ip.clone()),
+        };
+        self.shown.send_replace(Arc::new(shown));
+    }
+
+    fn next_look(&self) -> Instant {
+        let now = self.cx.now();
+        let mut next = Instant::now() + RESYNC;
+        let mut sooner = |at: Instant| next = next.min(at);
+        if self.stage == Stage::Running {
+            if let Some((at, _)) = self.setup_retry {
+                sooner(at);
+            }
+            for track in self.tracks.values() {
+                if let Some((_, until)) = decide::held_until(track, now) {
+                    sooner(Instant::now() + until.duration_since(now).unsigned_abs());
+                }
+                if track.failed_at.is_some() && track.waiting.is_some() {
+                    sooner(Instant::now() + PULL_ERROR_SHOWN);
+                }
+            }
+            if let Some(seconds) = self.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds) {
+                let end = self.started_at.saturating_add(jiff::SignedDuration::from_secs(seconds));
+                let left = end.unwrap_or(now).duration_since(now);
+                sooner(Instant::now() + left.max(jiff::SignedDuration::ZERO).unsigned_abs());
+            }
+        }
+        next
+    }
+}
+
+/// Reads the last words of a run that has ended.
+pub(crate) fn read_message(run: &mut Run, config: &crate::config::Config) {
+    let Some(exit) = run.exit() else { return };
+    let failed = exit.code != 0;
+    let file = spec::message_file(config, &run.reference.key);
+    let words = std::fs::read(file).unwrap_or_default();
+    let share = MESSAGE_BYTES_MAX.min(MESSAGE_POD_BYTES_MAX);
+    run.message = if !words.is_empty() {
+        Some(super::files::clip(&words, share))
+    } else if failed && run.log_is_message {
+        crate::kubelet::log_file::last_words(&run.log).filter(|text| !text.is_empty())
+    } else {
+        None
+    };
+}

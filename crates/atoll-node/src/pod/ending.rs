@@ -1,0 +1,179 @@
+//! The end of a pod: stops its containers in order, takes down what it had, and only then
+//! lets its object go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, PodStatus};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::pod::identity::is_sidecar;
+use crate::pod::sandbox;
+use crate::pod::status::{self, View};
+use crate::pod::stop::{ENDPOINT_LEAD, GRACE_MIN, StopJob, stop};
+use crate::pod::task::{JobEnd, PodTask, Stage};
+use crate::pod::track::Track;
+use crate::pod::{messages, spec};
+
+const DEFAULT_GRACE_SECONDS: i64 = 30;
+/// Taking down is tried again after this time.
+const TEAR_DOWN_RETRY: Duration = Duration::from_secs(1);
+
+impl PodTask {
+    /// Stops every container. Waits for a start that is under way, which is called off.
+    pub(crate) fn begin_end(&mut self) {
+        self.cancel_starts.cancel();
+        if self.tracks.values().any(|track| track.starting) {
+            return;
+        }
+        let now = Instant::now();
+        self.fate.ending_since = Some(now);
+        self.stage = Stage::Stopping;
+        let (sender, deadline) = watch::channel(now + self.grace());
+        self.deadline = Some(sender);
+        // Whoever sends traffic here has to hear of it first.
+        let not_before = if self.is_deleted() && !self.gone { now + ENDPOINT_LEAD } else { now };
+        let Some(pod_spec) = self.pod.spec.clone() else { return };
+        let (mut apps, mut sidecars) = (Vec::new(), Vec::new());
+        let init = pod_spec.init_containers.iter().flatten();
+        for container in init.clone().filter(|c| !is_sidecar(c)).chain(&pod_spec.containers) {
+            let message = messages::stopping(&container.name);
+            apps.extend(self.stop_job(container, message, deadline.clone(), not_before));
+        }
+        for container in init.filter(|c| is_sidecar(c)).rev() {
+            let message = messages::stopping(&container.name);
+            sidecars.extend(self.stop_job(container, message, deadline.clone(), now));
+        }
+        let cx = self.cx.clone();
+        self.jobs.spawn(async move {
+            stop_all(&cx, apps, sidecars).await;
+            JobEnd::AllStopped
+        });
+    }
+
+    fn grace(&self) -> Duration {
+        let spec = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let of_spec = spec.unwrap_or(DEFAULT_GRACE_SECONDS);
+        let evicted = self.fate.failed.as_ref().is_some_and(|failed| failed.reason == "Evicted");
+        let seconds = if self.gone || evicted {
+            0
+        } else {
+            self.pod.metadata.deletion_grace_period_seconds.unwrap_or(of_spec)
+        };
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).max(GRACE_MIN)
+    }
+
+    /// A second delete may shorten the grace period; nothing lengthens it.
+    pub(crate) fn move_deadline(&mut self) {
+        let (Some(sender), Some(since)) = (&self.deadline, self.fate.ending_since) else { return };
+        let earlier = since + self.grace();
+        sender.send_if_modified(|at| {
+            let moved = earlier < *at;
+            *at = earlier.min(*at);
+            moved
+        });
+    }
+
+    pub(crate) fn stop_job(
+        &self,
+        container: &Container,
+        message: String,
+        deadline: watch::Receiver<Instant>,
+        not_before: Instant,
+    ) -> Option<StopJob> {
+        let track = self.tracks.get(&container.name)?;
+        let run = track.current.clone().filter(|run| run.exit().is_none())?;
+        Some(StopJob {
+            pod: self.pod.clone(),
+            container: container.clone(),
+            run,
+            ip: self.sandbox.as_ref().map(|sandbox| sandbox.ip.clone()).unwrap_or_default(),
+            message,
+            deadline,
+            not_before,
+        })
+    }
+
+    pub(crate) fn on_all_stopped(&mut self) {
+        self.stage = Stage::Stopped;
+    }
+
+    /// Every container has ended by itself; the pod's object stays.
+    pub(crate) fn begin_clearing_finished(&mut self) {
+        self.stage = Stage::Stopped;
+        // Looked at again at once, to read how the last ones ended.
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn begin_clearing(&mut self) {
+        self.stage = Stage::Clearing;
+        self.publish();
+        // A finished pod must be known as finished before its records go, or a restarted
+        // agent would run it again. A deleted one will not run again anyway.
+        let written =
+            (!self.gone && !self.is_deleted()).then(|| self.writer.flushed());
+        let (cx, id) = (self.cx.clone(), self.id.clone());
+        self.jobs.spawn(async move {
+            if let Some(written) = written {
+                written.await;
+            }
+            while let Err(reason) = sandbox::tear_down(&cx, &id, false).await {
+                tracing::warn!(pod = %id, reason, "pod not taken down; will retry");
+                tokio::time::sleep(TEAR_DOWN_RETRY).await;
+            }
+            JobEnd::TornDown
+        });
+    }
+
+    pub(crate) fn on_torn_down(&mut self) {
+        self.stage = Stage::Cleared;
+    }
+
+    /// The object may go: nothing of the pod is left here.
+    pub(crate) async fn finish(self) {
+        let logs = spec::pod_log_dir(&self.cx.config, &self.id);
+        if let Err(error) = tokio::fs::remove_dir_all(&logs).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(pod = %self.id, %error, "log files not removed");
+        }
+        if !self.gone {
+            self.writer.delete();
+            self.writer.flushed().await;
+        }
+        tracing::info!(pod = %self.id, "pod removed");
+    }
+
+    pub(crate) fn derive_status(&self) -> PodStatus {
+        let view = View {
+            pod: &self.pod,
+            tracks: &self.tracks,
+            pod_ip: self.sandbox.as_ref().map(|sandbox| sandbox.ip.as_str()),
+            host_ip: &self.cx.config.node_ip.to_string(),
+            sandbox_ready: self.sandbox.is_some(),
+            started_at: self.started_at,
+            failed: self.fate.failed.as_ref(),
+            ended: matches!(self.stage, Stage::Clearing | Stage::Cleared),
+            now: self.cx.now(),
+        };
+        status::derive(&view, self.status.as_ref())
+    }
+
+    pub(crate) fn any_running(&self) -> bool {
+        self.tracks.values().any(Track::is_running)
+    }
+}
+
+/// Containers in parallel, then the sidecars that served them, last first.
+async fn stop_all(cx: &Arc<Context>, apps: Vec<StopJob>, sidecars: Vec<StopJob>) {
+    futures::future::join_all(apps.into_iter().map(|job| stop(cx, job))).await;
+    for mut job in sidecars {
+        let least = Instant::now() + GRACE_MIN;
+        if *job.deadline.borrow() < least {
+            job.deadline = watch::channel(least).1;
+        }
+        stop(cx, job).await;
+    }
+}

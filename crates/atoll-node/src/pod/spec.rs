@@ -1,0 +1,305 @@
+//! Translates a container of a pod into what the runtime understands.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use atoll_container::{
+    ContainerKey, ContainerSpec, LogSpec, Mount, MountSource, NamespaceMode, Namespaces, Process,
+    Propagation, Stdio, User,
+};
+use atoll_image::ImageInfo;
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use rand::RngCore;
+
+use crate::amount;
+use crate::config::Config;
+use crate::network::PodSandbox;
+use crate::pod::env;
+use crate::pod::files::{Names, PodFiles};
+use crate::pod::identity::PodId;
+use crate::pod::qos::{Qos, oom_score_adj};
+use crate::pod::security;
+use crate::pod::track::label;
+use crate::volume::{Dirs, subpath};
+
+pub const DEFAULT_MESSAGE_PATH: &str = "/dev/termination-log";
+
+/// Everything that a container is made of.
+pub struct Parts<'a> {
+    pub config: &'a Config,
+    pub pod: &'a Pod,
+    pub id: &'a PodId,
+    pub container: &'a Container,
+    pub key: ContainerKey,
+    pub sandbox: &'a PodSandbox,
+    pub names: &'a Names,
+    pub image: &'a ImageInfo,
+    pub rootfs: PathBuf,
+    pub user: User,
+    /// The variables that the pod sets.
+    pub env: Vec<(String, String)>,
+    pub volumes: &'a BTreeMap<String, PathBuf>,
+    pub memory_capacity: i64,
+}
+
+/// The directories of one run's root file system.
+#[must_use]
+pub fn rootfs_dir(config: &Config, key: &ContainerKey) -> PathBuf {
+    config.pod_dir(&key.sandbox).join("rootfs").join(&key.name).join(key.attempt.to_string())
+}
+
+/// The folder of a container's log files.
+#[must_use]
+pub fn log_dir(config: &Config, id: &PodId, container: &str) -> PathBuf {
+    pod_log_dir(config, id).join(container)
+}
+
+#[must_use]
+pub fn pod_log_dir(config: &Config, id: &PodId) -> PathBuf {
+    config.logs_dir().join(format!("{}_{}_{}", id.namespace, id.name, id.uid))
+}
+
+/// Where a run leaves its last words.
+#[must_use]
+pub fn message_file(config: &Config, key: &ContainerKey) -> PathBuf {
+    config
+        .pod_dir(&key.sandbox)
+        .join("messages")
+        .join(format!("{}.{}", key.name, key.attempt))
+}
+
+/// The container for the runtime. An error is the message of CreateContainerConfigError.
+pub fn build(parts: Parts<'_>) -> Result<ContainerSpec, String> {
+    let Parts { config, pod, id, container, .. } = &parts;
+    let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
+    let security = security::security(pod, container, &config.root.join("seccomp"))?;
+    let env = full_env(&parts);
+    let process = Process {
+        args: command(container, parts.image, &env)?,
+        cwd: working_dir(container, parts.image),
+        user: parts.user.clone(),
+        tty: container.tty.unwrap_or(false),
+        env,
+    };
+    let mode = |path: &Option<PathBuf>| {
+        path.clone().map_or(NamespaceMode::Host, NamespaceMode::Path)
+    };
+    let host_pid = spec.host_pid.unwrap_or(false);
+    let cgroup = format!("{}/{}", Qos::of(spec).cgroup(&id.uid), container.name);
+    let log = log_dir(config, id, &container.name).join(format!("{}.log", parts.key.attempt));
+    Ok(ContainerSpec {
+        sandbox: parts.key.sandbox.clone(),
+        name: parts.key.name.clone(),
+        attempt: parts.key.attempt,
+        id: new_id(),
+        labels: labels(&parts),
+        rootfs: parts.rootfs.clone(),
+        process,
+        stdio: Stdio {
+            stdin: container.stdin.unwrap_or(false),
+            stdin_once: container.stdin_once.unwrap_or(false),
+        },
+        mounts: mounts(&parts)?,
+        devices: Vec::new(),
+        namespaces: Namespaces {
+            net: mode(&parts.sandbox.net),
+            ipc: mode(&parts.sandbox.ipc),
+            uts: mode(&parts.sandbox.uts),
+            pid: if host_pid { NamespaceMode::Host } else { NamespaceMode::New },
+        },
+        hostname: None,
+        sysctls: BTreeMap::new(),
+        security,
+        cgroup,
+        resources: amount::cgroup_values(container),
+        oom_score_adj: Some(oom_score_adj(pod, container, parts.memory_capacity)),
+        log: LogSpec::new(log),
+    })
+}
+
+fn new_id() -> String {
+    let mut bytes = [0_u8; 32];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn labels(parts: &Parts<'_>) -> BTreeMap<String, String> {
+    let container = parts.container;
+    let image_id = parts.image.repo_digests.first().unwrap_or(&parts.image.digest);
+    let mut labels = BTreeMap::from([
+        (label::IMAGE.to_owned(), container.image.clone().unwrap_or_default()),
+        (label::IMAGE_ID.to_owned(), image_id.clone()),
+        (label::IMAGE_DIGEST.to_owned(), parts.image.digest.clone()),
+        (label::POD_NAME.to_owned(), parts.id.name.clone()),
+        (label::POD_NAMESPACE.to_owned(), parts.id.namespace.clone()),
+    ]);
+    let wanted = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
+    if let Some(signal) = wanted.or_else(|| parts.image.config.stop_signal.clone()) {
+        labels.insert(label::STOP_SIGNAL.to_owned(), signal);
+    }
+    if let Some(policy) = &container.termination_message_policy {
+        labels.insert(label::MESSAGE_POLICY.to_owned(), policy.clone());
+    }
+    labels
+}
+
+/// The image's variables first, so that the pod's win.
+fn full_env(parts: &Parts<'_>) -> Vec<(String, String)> {
+    let mut env = vec![("HOSTNAME".to_owned(), parts.names.hostname.clone())];
+    if parts.container.tty.unwrap_or(false) {
+        env.push(("TERM".to_owned(), "xterm".to_owned()));
+    }
+    env.extend(parts.image.config.env.iter().cloned());
+    env.extend(parts.env.iter().cloned());
+    let mut seen = std::collections::BTreeSet::new();
+    let mut last: Vec<_> =
+        env.into_iter().rev().filter(|(name, _)| seen.insert(name.clone())).collect();
+    last.reverse();
+    last
+}
+
+/// `command` replaces the entrypoint and drops the image's arguments; `args` replaces
+/// those only.
+fn command(
+    container: &Container,
+    image: &ImageInfo,
+    env: &[(String, String)],
+) -> Result<Vec<String>, String> {
+    let lookup = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let expand = |list: &[String]| -> Vec<String> {
+        list.iter().map(|text| env::expand(text, lookup)).collect()
+    };
+    let own = container.command.as_deref().unwrap_or_default();
+    let args = container.args.as_deref().unwrap_or_default();
+    let mut all = if own.is_empty() { image.config.entrypoint.clone() } else { expand(own) };
+    if args.is_empty() {
+        if own.is_empty() {
+            all.extend(image.config.cmd.iter().cloned());
+        }
+    } else {
+        all.extend(expand(args));
+    }
+    if all.is_empty() { Err("no command specified".to_owned()) } else { Ok(all) }
+}
+
+fn working_dir(container: &Container, image: &ImageInfo) -> String {
+    let own = container.working_dir.as_deref().filter(|dir| !dir.is_empty());
+    own.unwrap_or(&image.config.working_dir).to_owned()
+}
+
+fn mounts(parts: &Parts<'_>) -> Result<Vec<Mount>, String> {
+    let container = parts.container;
+    let wanted = container.volume_mounts.as_deref().unwrap_or_default();
+    let mut mounts = Vec::new();
+    for (i, mount) in wanted.iter().enumerate() {
+        mounts.push(volume_mount(parts, i, mount)?);
+    }
+    let files = PodFiles::of(&parts.config.pod_dir(&parts.id.uid));
+    for (path, file) in [
+        ("/etc/hosts", files.hosts),
+        ("/etc/resolv.conf", files.resolv_conf),
+        ("/etc/hostname", files.hostname),
+    ] {
+        // A container that brings its own keeps it.
+        if !mounts.iter().any(|mount| mount.destination == Path::new(path)) {
+            mounts.push(bind(file, path.into(), false, Propagation::None));
+        }
+    }
+    let message_path = container.termination_message_path.as_deref().filter(|p| !p.is_empty());
+    let message_path = message_path.unwrap_or(DEFAULT_MESSAGE_PATH);
+    let file = message_file(parts.config, &parts.key);
+    mounts.push(bind(file, message_path.into(), false, Propagation::None));
+    // A mount must come after the one that it stands in.
+    mounts.sort_by_key(|mount| mount.destination.components().count());
+    Ok(mounts)
+}
+
+fn bind(path: PathBuf, destination: PathBuf, read_only: bool, propagation: Propagation) -> Mount {
+    Mount { source: MountSource::Bind { path, propagation }, destination, read_only }
+}
+
+fn volume_mount(parts: &Parts<'_>, index: usize, mount: &VolumeMount) -> Result<Mount, String> {
+    let volume = parts
+        .volumes
+        .get(&mount.name)
+        .ok_or_else(|| format!("volume \"{}\" is not mounted", mount.name))?;
+    let sub = match (&mount.sub_path, &mount.sub_path_expr) {
+        (Some(path), _) if !path.is_empty() => Some(path.clone()),
+        (_, Some(template)) if !template.is_empty() => {
+            let env = &parts.env;
+            let find = |name: &str| env.iter().rfind(|(n, _)| n == name).map(|(_, v)| v.clone());
+            Some(env::expand(template, find))
+        }
+        _ => None,
+    };
+    let source = match sub {
+        None => volume.clone(),
+        Some(sub) => {
+            let dirs = Dirs::of(&parts.config.pod_dir(&parts.id.uid));
+            let at = dirs.subpaths().join(format!("{}.{index}", parts.container.name));
+            subpath::pin(volume, &sub, &at).map_err(|error| {
+                format!(
+                    "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                    mount.name, parts.container.name
+                )
+            })?
+        }
+    };
+    let propagation = match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => Propagation::HostToContainer,
+        Some("Bidirectional") => Propagation::Bidirectional,
+        _ => Propagation::None,
+    };
+    let read_only = mount.read_only.unwrap_or(false) || is_written_by_us(parts.pod, &mount.name);
+    let destination = Path::new("/").join(&mount.mount_path);
+    Ok(bind(source, destination, read_only, propagation))
+}
+
+/// Volumes whose files the agent writes are read-only for everybody else.
+fn is_written_by_us(pod: &Pod, volume: &str) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let found = volumes.into_iter().find(|v| v.name == volume);
+    found.is_some_and(|v| {
+        v.config_map.is_some()
+            || v.secret.is_some()
+            || v.projected.is_some()
+            || v.downward_api.is_some()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn image() -> ImageInfo {
+        serde_json::from_value(json!({"digest": "sha256:a", "config_digest": "sha256:b",
+            "tags": [], "repo_digests": [], "layers": [], "size_bytes": 1, "builtin": false,
+            "config": {"entrypoint": ["/entry"], "cmd": ["cmd"], "env": [], "user": "",
+                "working_dir": "/work", "stop_signal": null, "exposed_ports": [], "volumes": [],
+                "labels": {}}}))
+        .unwrap()
+    }
+
+    fn args(extra: serde_json::Value) -> Vec<String> {
+        let mut value = json!({"name": "c"});
+        value.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let env = [("A".to_owned(), "1".to_owned())];
+        command(&serde_json::from_value(value).unwrap(), &image(), &env).unwrap()
+    }
+
+    #[test]
+    fn command_and_args_replace_as_upstream() {
+        assert_eq!(args(json!({})), ["/entry", "cmd"]);
+        assert_eq!(args(json!({"args": ["x"]})), ["/entry", "x"]);
+        assert_eq!(args(json!({"command": ["/own"]})), ["/own"]);
+        assert_eq!(args(json!({"command": ["/own"], "args": ["$(A)"]})), ["/own", "1"]);
+    }
+
+    #[test]
+    fn ids_have_64_hex_digits() {
+        let id = new_id();
+        assert!(id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+        assert_ne!(id, new_id());
+    }
+}

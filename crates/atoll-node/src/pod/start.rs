@@ -1,0 +1,201 @@
+//! Starts one container: image, configuration, root file system, runtime, postStart.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use atoll_container::{ContainerKey, ContainerRef, User};
+use atoll_image::{ImageInfo, MountDirs};
+use atoll_informer::EventType;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::network::PodSandbox;
+use crate::objects::Found;
+use crate::pod::env::{self, Surroundings};
+use crate::pod::files;
+use crate::pod::identity::PodId;
+use crate::pod::image::{self, with_sources};
+use crate::pod::lifecycle::run_hook;
+use crate::pod::messages;
+use crate::pod::security::{RunAs, run_as, verify_non_root};
+use crate::pod::spec::{self, Parts};
+
+/// One start.
+pub struct StartJob {
+    pub pod: Arc<Pod>,
+    pub id: PodId,
+    pub container: Container,
+    pub attempt: u32,
+    pub sandbox: PodSandbox,
+    pub volumes: BTreeMap<String, PathBuf>,
+    /// What variables and pull secrets refer to.
+    pub found: Found,
+    /// Ends a pull; what comes after it is not interrupted.
+    pub cancel: CancellationToken,
+}
+
+/// How it went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartEnd {
+    Started,
+    /// It runs, but its postStart hook failed: it is to be killed.
+    HookFailed(String),
+    /// The container waits with this reason and message.
+    Failed { reason: &'static str, message: String },
+    Cancelled,
+}
+
+pub async fn start(cx: &Context, job: &StartJob) -> StartEnd {
+    let image = tokio::select! {
+        () = job.cancel.cancelled() => return StartEnd::Cancelled,
+        image = image::ensure(cx, &job.pod, &job.container, &job.found.secrets) => image,
+    };
+    let image = match image {
+        Ok(image) => image,
+        Err(failure) => {
+            return StartEnd::Failed { reason: failure.reason, message: failure.message };
+        }
+    };
+    let reference = match create(cx, job, &image).await {
+        Ok(reference) => reference,
+        Err((reason, message)) => {
+            let text = format!("Error: {message}");
+            cx.container_event(&job.pod, &job.container.name, EventType::Warning, "Failed", text);
+            return StartEnd::Failed { reason, message };
+        }
+    };
+    cx.container_event(
+        &job.pod,
+        &job.container.name,
+        EventType::Normal,
+        "Started",
+        "Container started".to_owned(),
+    );
+    post_start(cx, job, &reference).await
+}
+
+type Failure = (&'static str, String);
+
+async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<ContainerRef, Failure> {
+    let config_error = |message: String| (messages::CREATE_CONTAINER_CONFIG_ERROR, message);
+    let create_error = |message: String| (messages::CREATE_CONTAINER_ERROR, message);
+    let run_as = run_as(&job.pod, &job.container);
+    verify_non_root(&run_as, &image.config.user, &job.id, &job.container.name)
+        .map_err(config_error)?;
+    let env = variables(cx, job).map_err(config_error)?;
+    let key = ContainerKey {
+        sandbox: job.id.uid.clone(),
+        name: job.container.name.clone(),
+        attempt: job.attempt,
+    };
+    prepare_files(cx, &key).await.map_err(create_error)?;
+    let dir = spec::rootfs_dir(&cx.config, &key);
+    let dirs = MountDirs {
+        rootfs: dir.join("rootfs"),
+        upper: dir.join("upper"),
+        work: dir.join("work"),
+    };
+    let mounted =
+        cx.images.mount(image, &dirs).await.map_err(|error| create_error(with_sources(&error)))?;
+    let user = resolve_user(&mounted.rootfs, &image.config.user, &run_as).map_err(config_error)?;
+    let names = files::names(&job.pod, &cx.config.node_name, &cx.config.cluster_domain);
+    let parts = Parts {
+        config: &cx.config,
+        pod: &job.pod,
+        id: &job.id,
+        container: &job.container,
+        key,
+        sandbox: &job.sandbox,
+        names: &names,
+        image,
+        rootfs: mounted.rootfs,
+        user,
+        env,
+        volumes: &job.volumes,
+        memory_capacity: cx.machine.memory_bytes,
+    };
+    let spec = spec::build(parts).map_err(config_error)?;
+    let created = cx.runtime.create(&spec).await;
+    let reference = created.map_err(|error| create_error(with_sources(&error)))?;
+    cx.container_event(
+        &job.pod,
+        &job.container.name,
+        EventType::Normal,
+        "Created",
+        "Container created".to_owned(),
+    );
+    match cx.runtime.start(&reference).await {
+        Ok(()) => Ok(reference),
+        Err(error) => Err((messages::RUN_CONTAINER_ERROR, with_sources(&error))),
+    }
+}
+
+async fn prepare_files(cx: &Context, key: &ContainerKey) -> Result<(), String> {
+    let message = spec::message_file(&cx.config, key);
+    let fail = |error: std::io::Error| format!("{}: {error}", message.display());
+    if let Some(parent) = message.parent() {
+        tokio::fs::create_dir_all(parent).await.map_err(fail)?;
+    }
+    tokio::fs::write(&message, "").await.map_err(fail)?;
+    // Whoever the container runs as may leave its last words.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    tokio::fs::set_permissions(&message, mode).await.map_err(fail)
+}
+
+fn variables(cx: &Context, job: &StartJob) -> Result<Vec<(String, String)>, String> {
+    let services = cx.services.list();
+    let around = Surroundings {
+        pod: &job.pod,
+        pod_ip: Some(&job.sandbox.ip),
+        host_ip: &cx.config.node_ip.to_string(),
+        node_name: &cx.config.node_name,
+        allocatable_cpu_milli: cx.machine.cpus * 1000,
+        allocatable_memory: cx.machine.allocatable_memory(),
+        config_maps: &job.found.config_maps,
+        secrets: &job.found.secrets,
+        services: &services,
+    };
+    env::environment(&job.container, &around).map_err(|error| error.to_string())
+}
+
+/// Numbers for the user: the pod's word first, then the image's.
+fn resolve_user(
+    rootfs: &std::path::Path,
+    image_user: &str,
+    run_as: &RunAs,
+) -> Result<User, String> {
+    let wanted = run_as.user.map_or_else(|| image_user.to_owned(), |uid| uid.to_string());
+    let found =
+        atoll_image::resolve_user(rootfs, &wanted).map_err(|error| with_sources(&error))?;
+    let mut additional_gids = found.additional_gids;
+    additional_gids.extend(&run_as.groups);
+    additional_gids.sort_unstable();
+    additional_gids.dedup();
+    Ok(User { uid: found.uid, gid: run_as.group.unwrap_or(found.gid), additional_gids })
+}
+
+async fn post_start(cx: &Context, job: &StartJob, reference: &ContainerRef) -> StartEnd {
+    let hook = job.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+    let Some(hook) = hook else { return StartEnd::Started };
+    let run = run_hook(cx, hook, &job.container, reference, &job.sandbox.ip);
+    let result = tokio::select! {
+        () = job.cancel.cancelled() => return StartEnd::Started,
+        result = run => result,
+    };
+    match result {
+        Ok(()) => StartEnd::Started,
+        Err(reason) => {
+            let text = format!("PostStartHook failed: {reason}");
+            cx.container_event(
+                &job.pod,
+                &job.container.name,
+                EventType::Warning,
+                "FailedPostStartHook",
+                text.clone(),
+            );
+            StartEnd::HookFailed(text)
+        }
+    }
+}

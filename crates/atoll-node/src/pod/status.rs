@@ -1,0 +1,392 @@
+//! Derives a pod's status from what is seen of its containers. Pure.
+//!
+//! The result depends on nothing but its input, so it can be compared with what was last
+//! written; transition times are carried over from there.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::pod::admit::Refusal;
+use crate::pod::identity::{RestartPolicy, is_sidecar};
+use crate::pod::messages;
+use crate::pod::qos::Qos;
+use crate::pod::track::{Run, RunState, Track, Tracks, Waiting};
+
+/// Everything that a status depends on.
+#[derive(Debug)]
+pub struct View<'a> {
+    pub pod: &'a Pod,
+    pub tracks: &'a Tracks,
+    pub pod_ip: Option<&'a str>,
+    pub host_ip: &'a str,
+    /// The sandbox is there and has its network.
+    pub sandbox_ready: bool,
+    pub started_at: Timestamp,
+    /// The pod was refused, ran too long, or was evicted: it has failed whatever its
+    /// containers say.
+    pub failed: Option<&'a Refusal>,
+    /// No container will run again: what was never seen to end is of unknown end.
+    pub ended: bool,
+    pub now: Timestamp,
+}
+
+/// The status to write; `old` is the one last written or read.
+#[must_use]
+pub fn derive(view: &View<'_>, old: Option<&PodStatus>) -> PodStatus {
+    let Some(spec) = &view.pod.spec else { return PodStatus::default() };
+    let phase = phase(spec, view);
+    let initialized = is_initialized(spec, view.tracks);
+    let status_of = |c: &Container, init: bool| container_status(c, init, initialized, view);
+    let init: Vec<_> = spec.init_containers.iter().flatten().map(|c| status_of(c, true)).collect();
+    let apps: Vec<_> = spec.containers.iter().map(|c| status_of(c, false)).collect();
+    let refused = view.failed.is_some() && view.tracks.is_empty();
+    let mut status = PodStatus {
+        phase: Some(phase.to_owned()),
+        reason: view.failed.map(|f| f.reason.clone()),
+        message: view.failed.map(|f| f.message.clone()),
+        start_time: Some(Time(seconds(view.started_at))),
+        host_ip: Some(view.host_ip.to_owned()),
+        host_ips: Some(vec![HostIP { ip: view.host_ip.to_owned() }]),
+        pod_ip: view.pod_ip.map(str::to_owned),
+        pod_ips: view.pod_ip.map(|ip| vec![PodIP { ip: ip.to_owned() }]),
+        qos_class: Some(Qos::of(spec).as_str().to_owned()),
+        observed_generation: view.pod.metadata.generation,
+        init_container_statuses: (!init.is_empty() && !refused).then_some(init),
+        container_statuses: (!refused).then_some(apps),
+        ..PodStatus::default()
+    };
+    status.conditions = Some(conditions(view, &status, phase, initialized, old));
+    status
+}
+
+/// Times in the API have whole seconds.
+fn seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn phase(spec: &PodSpec, view: &View<'_>) -> &'static str {
+    if view.failed.is_some() {
+        return "Failed";
+    }
+    let policy = RestartPolicy::of(spec);
+    let missing = Track::default();
+    let track = |c: &Container| view.tracks.get(&c.name).unwrap_or(&missing);
+    let any_app_run = spec.containers.iter().any(|c| track(c).current.is_some());
+    let (mut pending_init, mut failed_init, mut sidecars_running) = (false, false, false);
+    for container in spec.init_containers.iter().flatten() {
+        let track = track(container);
+        if is_sidecar(container) {
+            pending_init |= !any_app_run && !track.is_up();
+            sidecars_running |= track.is_running();
+        } else {
+            match track.exit() {
+                Some(exit) if exit.code == 0 => {}
+                Some(_) if policy == RestartPolicy::Never => failed_init = true,
+                _ => pending_init |= !any_app_run,
+            }
+        }
+    }
+    let ended = view.ended;
+    if failed_init && !any_app_run {
+        return if sidecars_running { "Pending" } else { "Failed" };
+    }
+    if pending_init && !ended {
+        return "Pending";
+    }
+    phase_of_apps(spec, view, policy, sidecars_running)
+}
+
+fn phase_of_apps(
+    spec: &PodSpec,
+    view: &View<'_>,
+    policy: RestartPolicy,
+    sidecars_running: bool,
+) -> &'static str {
+    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    for container in &spec.containers {
+        match view.tracks.get(&container.name).and_then(|track| track.current.as_ref()) {
+            None | Some(Run { state: RunState::Created, .. }) if !view.ended => waiting += 1,
+            None | Some(Run { state: RunState::Created, .. }) => stopped += 1,
+            Some(Run { state: RunState::Running { .. }, .. }) => running += 1,
+            Some(Run { state: RunState::Exited(exit), .. }) => {
+                stopped += 1;
+                succeeded += usize::from(exit.code == 0);
+            }
+        }
+    }
+    if waiting > 0 {
+        return "Pending";
+    }
+    if running > 0 || (sidecars_running && !view.ended) {
+        return "Running";
+    }
+    if !view.ended && policy == RestartPolicy::Always {
+        return "Running";
+    }
+    if stopped == succeeded {
+        return "Succeeded";
+    }
+    if view.ended || policy == RestartPolicy::Never { "Failed" } else { "Running" }
+}
+
+fn is_initialized(spec: &PodSpec, tracks: &Tracks) -> bool {
+    let apps_run = spec
+        .containers
+        .iter()
+        .any(|c| tracks.get(&c.name).is_some_and(|track| track.current.is_some()));
+    apps_run || uninitialized(spec, tracks).is_empty()
+}
+
+/// Init containers that have yet to finish (or, for sidecars, to come up).
+fn uninitialized(spec: &PodSpec, tracks: &Tracks) -> Vec<String> {
+    let done = |c: &Container| {
+        tracks.get(&c.name).is_some_and(|track| {
+            if is_sidecar(c) {
+                track.is_up()
+            } else {
+                track.exit().is_some_and(|exit| exit.code == 0)
+            }
+        })
+    };
+    spec.init_containers.iter().flatten().filter(|c| !done(c)).map(|c| c.name.clone()).collect()
+}
+
+fn container_status(
+    container: &Container,
+    init: bool,
+    initialized: bool,
+    view: &View<'_>,
+) -> ContainerStatus {
+    let missing = Track::default();
+    let track = view.tracks.get(&container.name).unwrap_or(&missing);
+    let has_init =
+        view.pod.spec.as_ref().is_some_and(|s| s.init_containers.iter().flatten().next().is_some());
+    let default_reason = if has_init && (!initialized || init) {
+        messages::POD_INITIALIZING
+    } else {
+        messages::CONTAINER_CREATING
+    };
+    let (state, last_state) = states(track, default_reason, view);
+    let sidecar = init && is_sidecar(container);
+    let completed = track.exit().is_some_and(|exit| exit.code == 0);
+    let running = track.is_running();
+    let ready = if init && !sidecar { completed } else { running && track.started && track.ready };
+    let shown = track.current.as_ref();
+    let image = shown.map(|run| run.image.clone()).filter(|image| !image.is_empty());
+    ContainerStatus {
+        name: container.name.clone(),
+        image: image.or_else(|| container.image.clone()).unwrap_or_default(),
+        image_id: shown.map(|run| run.image_id.clone()).unwrap_or_default(),
+        container_id: shown.map(|run| container_id(run.id())),
+        ready,
+        restart_count: i32::try_from(track.restart_count()).unwrap_or(i32::MAX),
+        started: Some(if init && !sidecar { running } else { track.is_up() }),
+        state: Some(state),
+        last_state: Some(last_state),
+        ..ContainerStatus::default()
+    }
+}
+
+/// The form in which the API names containers.
+#[must_use]
+pub fn container_id(id: &str) -> String {
+    format!("atoll://{id}")
+}
+
+fn states(track: &Track, default_reason: &str, view: &View<'_>) -> (ContainerState, ContainerState) {
+    let previous = track.previous.as_ref().and_then(terminated);
+    let current = track.current.as_ref();
+    let waiting = |waiting: Option<&Waiting>| ContainerState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(waiting.map_or(default_reason, |w| w.reason.as_str()).to_owned()),
+            message: waiting.and_then(|w| w.message.clone()),
+        }),
+        ..ContainerState::default()
+    };
+    let of = |state: Option<ContainerStateTerminated>| ContainerState {
+        terminated: state,
+        ..ContainerState::default()
+    };
+    match current.map(|run| (&run.state, run)) {
+        Some((RunState::Running { started_at }, _)) => {
+            let running = ContainerStateRunning { started_at: Some(Time(seconds(*started_at))) };
+            (ContainerState { running: Some(running), ..ContainerState::default() }, of(previous))
+        }
+        Some((RunState::Exited(_), run)) => match (&track.waiting, view.ended) {
+            (Some(wait), false) => (waiting(Some(wait)), of(terminated(run))),
+            _ => (of(terminated(run)), of(previous)),
+        },
+        Some((RunState::Created, _)) | None if view.ended && view.failed.is_none() => {
+            (of(Some(unknown_end())), of(previous))
+        }
+        Some((RunState::Created, _)) | None => (waiting(track.waiting.as_ref()), of(previous)),
+    }
+}
+
+fn unknown_end() -> ContainerStateTerminated {
+    ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some(messages::CONTAINER_STATUS_UNKNOWN.to_owned()),
+        message: Some(messages::STATUS_UNKNOWN_MESSAGE.to_owned()),
+        ..ContainerStateTerminated::default()
+    }
+}
+
+fn terminated(run: &Run) -> Option<ContainerStateTerminated> {
+    let exit = run.exit()?;
+    let reason = if exit.unknown {
+        messages::CONTAINER_STATUS_UNKNOWN
+    } else if exit.start_error.is_some() {
+        messages::CONTAINER_CANNOT_RUN
+    } else if exit.oom_killed {
+        messages::OOM_KILLED
+    } else if exit.code == 0 {
+        messages::COMPLETED
+    } else {
+        messages::ERROR
+    };
+    Some(ContainerStateTerminated {
+        exit_code: exit.code,
+        signal: None,
+        reason: Some(reason.to_owned()),
+        message: run.message.clone().or_else(|| exit.start_error.clone()),
+        started_at: exit.started_at.map(|at| Time(seconds(at))),
+        finished_at: Some(Time(seconds(exit.finished_at))),
+        container_id: Some(container_id(run.id())),
+    })
+}
+
+struct Verdict {
+    kind: &'static str,
+    holds: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+fn conditions(
+    view: &View<'_>,
+    status: &PodStatus,
+    phase: &str,
+    initialized: bool,
+    old: Option<&PodStatus>,
+) -> Vec<PodCondition> {
+    let spec = view.pod.spec.as_ref();
+    let sandbox = Verdict {
+        kind: "PodReadyToStartContainers",
+        holds: view.sandbox_ready && !view.ended,
+        reason: None,
+        message: None,
+    };
+    let init = initialized_verdict(spec, view.tracks, phase, initialized);
+    let containers = containers_ready(status, phase, initialized);
+    let ready = ready(view.pod, &containers);
+    let scheduled = Verdict { kind: "PodScheduled", holds: true, reason: None, message: None };
+    [sandbox, init, ready, containers, scheduled]
+        .into_iter()
+        .map(|verdict| condition(verdict, view, old))
+        .collect()
+}
+
+fn initialized_verdict(
+    spec: Option<&PodSpec>,
+    tracks: &Tracks,
+    phase: &str,
+    initialized: bool,
+) -> Verdict {
+    let kind = "Initialized";
+    if phase == "Succeeded" {
+        let reason = Some("PodCompleted");
+        return Verdict { kind, holds: true, reason, message: None };
+    }
+    if initialized {
+        return Verdict { kind, holds: true, reason: None, message: None };
+    }
+    let names = spec.map(|spec| uninitialized(spec, tracks)).unwrap_or_default();
+    Verdict {
+        kind,
+        holds: false,
+        reason: Some("ContainersNotInitialized"),
+        message: Some(format!("containers with incomplete status: [{}]", names.join(" "))),
+    }
+}
+
+fn containers_ready(status: &PodStatus, phase: &str, initialized: bool) -> Verdict {
+    let kind = "ContainersReady";
+    let verdict = |reason, message| Verdict { kind, holds: false, reason: Some(reason), message };
+    match phase {
+        "Succeeded" => return verdict("PodCompleted", None),
+        "Failed" => return verdict("PodFailed", None),
+        _ => {}
+    }
+    let sidecars = status.init_container_statuses.iter().flatten();
+    let waiting_sidecars =
+        sidecars.filter(|s| initialized && s.state.as_ref().is_some_and(|s| s.terminated.is_none()));
+    let all = waiting_sidecars.chain(status.container_statuses.iter().flatten());
+    let unready: Vec<_> = all.filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+    if unready.is_empty() && status.container_statuses.is_some() {
+        return Verdict { kind, holds: true, reason: None, message: None };
+    }
+    let message = format!("containers with unready status: [{}]", unready.join(" "));
+    verdict("ContainersNotReady", Some(message))
+}
+
+fn ready(pod: &Pod, containers: &Verdict) -> Verdict {
+    let kind = "Ready";
+    if !containers.holds {
+        return Verdict {
+            kind,
+            holds: false,
+            reason: containers.reason,
+            message: containers.message.clone(),
+        };
+    }
+    let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let known = pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).collect::<Vec<_>>();
+    let mut problems = Vec::new();
+    for gate in gates {
+        let name = &gate.condition_type;
+        match known.iter().find(|c| c.type_ == *name) {
+            None => problems.push(format!(
+                "corresponding condition of pod readiness gate \"{name}\" does not exist."
+            )),
+            Some(c) if c.status != "True" => problems.push(format!(
+                "the status of pod readiness gate \"{name}\" is not \"True\", but {}",
+                c.status
+            )),
+            Some(_) => {}
+        }
+    }
+    if problems.is_empty() {
+        return Verdict { kind, holds: true, reason: None, message: None };
+    }
+    let message = Some(problems.join(", "));
+    Verdict { kind, holds: false, reason: Some("ReadinessGatesNotReady"), message }
+}
+
+fn condition(verdict: Verdict, view: &View<'_>, old: Option<&PodStatus>) -> PodCondition {
+    let status = if verdict.holds { "True" } else { "False" };
+    let before = old
+        .and_then(|old| old.conditions.as_ref())
+        .and_then(|conditions| conditions.iter().find(|c| c.type_ == verdict.kind));
+    let since = before
+        .filter(|before| before.status == status)
+        .and_then(|before| before.last_transition_time.clone())
+        .unwrap_or_else(|| Time(seconds(view.now)));
+    PodCondition {
+        type_: verdict.kind.to_owned(),
+        status: status.to_owned(),
+        reason: verdict.reason.map(str::to_owned),
+        message: verdict.message,
+        last_transition_time: Some(since),
+        observed_generation: view.pod.metadata.generation,
+        last_probe_time: None,
+    }
+}
+
+#[cfg(test)]
+#[path = "status/tests.rs"]
+mod tests;

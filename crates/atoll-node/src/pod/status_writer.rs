@@ -1,0 +1,245 @@
+//! Writes a pod's status to the API, only when it changed, the newest only.
+//!
+//! It runs beside the pod's task so that an API server that is away delays nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::pod::identity::PodId;
+
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// What the API is to say.
+#[derive(Debug, Clone, Default)]
+struct Wanted {
+    version: u64,
+    status: Option<PodStatus>,
+    /// The pod is gone from this node: its object goes too.
+    delete: bool,
+}
+
+/// The pod task's handle. The writer ends when this is dropped and all is written.
+pub struct StatusWriter {
+    wanted: watch::Sender<Wanted>,
+    written: watch::Receiver<u64>,
+}
+
+impl StatusWriter {
+    /// `known` is the status that the API has.
+    pub fn start(
+        client: &Client,
+        id: PodId,
+        known: Option<PodStatus>,
+        tasks: &tokio_util::task::TaskTracker,
+        stop: CancellationToken,
+    ) -> StatusWriter {
+        let (wanted, receiver) = watch::channel(Wanted::default());
+        let (sender, written) = watch::channel(0);
+        let api = Api::namespaced(client.clone(), &id.namespace);
+        let writer = Writer { api, id, known: known.unwrap_or_default() };
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = writer.run(receiver, sender) => {}
+            }
+        });
+        StatusWriter { wanted, written }
+    }
+
+    pub fn set(&self, status: &PodStatus) {
+        self.wanted.send_if_modified(|wanted| {
+            if wanted.status.as_ref() == Some(status) {
+                return false;
+            }
+            wanted.version += 1;
+            wanted.status = Some(status.clone());
+            true
+        });
+    }
+
+    /// Removes the object once the last status is written.
+    pub fn delete(&self) {
+        self.wanted.send_modify(|wanted| {
+            wanted.version += 1;
+            wanted.delete = true;
+        });
+    }
+
+    /// A future that is done when everything wanted so far is written, or can never be
+    /// (the object is gone).
+    pub fn flushed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let version = self.wanted.borrow().version;
+        let mut written = self.written.clone();
+        async move {
+            if written.wait_for(|done| *done >= version).await.is_err() {
+                tracing::trace!("status writer has ended");
+            }
+        }
+    }
+}
+
+struct Writer {
+    api: Api<Pod>,
+    id: PodId,
+    known: PodStatus,
+}
+
+impl Writer {
+    async fn run(mut self, mut wanted: watch::Receiver<Wanted>, written: watch::Sender<u64>) {
+        let mut delay = RETRY_FIRST;
+        loop {
+            let now = wanted.borrow_and_update().clone();
+            match self.write(&now).await {
+                Ok(going_on) => {
+                    delay = RETRY_FIRST;
+                    written.send_replace(now.version);
+                    if !going_on {
+                        written.send_replace(u64::MAX);
+                        return;
+                    }
+                    if wanted.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %self.id, %error, "pod status not written; will retry");
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        changed = wanted.changed() => {
+                            if changed.is_err() {
+                                tokio::time::sleep(delay).await;
+                            }
+                        }
+                    }
+                    delay = RETRY_MAX.min(delay * 2);
+                }
+            }
+        }
+    }
+
+    /// Returns whether there may be more to write.
+    async fn write(&mut self, wanted: &Wanted) -> Result<bool, kube::Error> {
+        if let Some(status) = &wanted.status
+            && let Some(patch) = patch(&self.id, &self.known, status)
+        {
+            let patch = Patch::Strategic(patch);
+            match self.api.patch_status(&self.id.name, &PatchParams::default(), &patch).await {
+                Ok(_) => self.known = status.clone(),
+                Err(error) if is_gone(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        if !wanted.delete {
+            return Ok(true);
+        }
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: Some(self.id.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self.api.delete(&self.id.name, &params).await {
+            Ok(_) => Ok(false),
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The object was deleted, or a namesake stands in its place (the UID differs).
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
+}
+
+/// The strategic merge patch from one status to the other; `None` when they are equal in
+/// all that this node owns. The UID in it makes it fail on a namesake.
+fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+    let fields = |status: &PodStatus| match serde_json::to_value(status) {
+        Ok(Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (old_fields, mut new_fields) = (fields(old), fields(new));
+    let own = |status: &PodStatus, of: &PodStatus| {
+        let known: Vec<_> = of.conditions.iter().flatten().map(|c| c.type_.clone()).collect();
+        let mut kept: Vec<_> =
+            status.conditions.iter().flatten().filter(|c| known.contains(&c.type_)).cloned().collect();
+        kept.sort_by(|a, b| a.type_.cmp(&b.type_));
+        for condition in &mut kept {
+            // Which generation was looked at is no news by itself.
+            condition.observed_generation = None;
+            condition.last_probe_time = None;
+        }
+        kept
+    };
+    let same_conditions = own(old, new) == own(new, new);
+    for name in [
+        "reason", "message", "podIP", "podIPs", "initContainerStatuses", "containerStatuses",
+    ] {
+        if old_fields.contains_key(name) && !new_fields.contains_key(name) {
+            new_fields.insert(name.to_owned(), Value::Null);
+        }
+    }
+    let same_fields = new_fields
+        .iter()
+        .filter(|(name, _)| *name != "conditions")
+        .all(|(name, value)| old_fields.get(name).unwrap_or(&Value::Null) == value);
+    if same_fields && same_conditions {
+        return None;
+    }
+    Some(json!({ "metadata": { "uid": id.uid }, "status": new_fields }))
+}
+
+/// The pod as it would be with this status, for those who look at it on the node.
+#[must_use]
+pub fn with_status(pod: &Arc<Pod>, status: &PodStatus) -> Pod {
+    let mut shown = (**pod).clone();
+    shown.status = Some(status.clone());
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(value: Value) -> PodStatus {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn id() -> PodId {
+        PodId { namespace: "ns".into(), name: "p".into(), uid: "u".into() }
+    }
+
+    #[test]
+    fn nothing_is_written_when_nothing_of_ours_changed() {
+        let old = status(json!({"phase": "Running", "conditions": [
+            {"type": "theirs", "status": "True"}, {"type": "Ready", "status": "True"}]}));
+        let new = status(json!({"phase": "Running", "conditions": [
+            {"type": "Ready", "status": "True"}]}));
+        assert_eq!(patch(&id(), &old, &new), None);
+    }
+
+    #[test]
+    fn what_is_gone_is_taken_back() {
+        let old = status(json!({"phase": "Running", "podIP": "10.42.0.1"}));
+        let new = status(json!({"phase": "Failed"}));
+        let patch = patch(&id(), &old, &new).unwrap();
+        assert_eq!(patch["status"]["podIP"], Value::Null);
+        assert_eq!((&patch["status"]["phase"], &patch["metadata"]["uid"]), (&json!("Failed"), &json!("u")));
+    }
+
+    #[test]
+    fn a_changed_condition_is_news() {
+        let of = |ready: &str| status(json!({"conditions": [{"type": "Ready", "status": ready}]}));
+        assert!(patch(&id(), &of("True"), &of("False")).is_some());
+    }
+}

@@ -1,0 +1,326 @@
+//! The task of one pod: looks at what is desired and what is there, and closes the gap.
+//!
+//! Level-triggered: whatever wakes it, it looks at everything anew. Work that takes time
+//! (a pull, a stop) runs as a job beside it and wakes it when done. `actions` holds what
+//! one look does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_container::Observed;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::network::PodSandbox;
+use crate::objects::Held;
+use crate::pod::admit::Refusal;
+use crate::pod::identity::{PodId, find_container, is_terminal};
+use crate::pod::start::StartEnd;
+use crate::pod::status_writer::StatusWriter;
+use crate::pod::track::{Run, Track, Tracks};
+use crate::probe::{Kind, Report};
+
+/// Even when nothing happens, everything is looked at this often: volumes, tokens.
+pub(crate) const RESYNC: Duration = Duration::from_secs(60);
+/// Reports of probes not yet read; a probe waits when it is full.
+const REPORTS_MAX: usize = 16;
+
+/// What the agent wants of the pod.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    pub pod: Arc<Pod>,
+    /// The API has no such pod any more (or the agent leaves and takes its pods along):
+    /// end it without a word to the API.
+    pub gone: bool,
+    /// Refused before it began.
+    pub refused: Option<Refusal>,
+}
+
+/// What others on the node may see of a pod: the kubelet API, statistics, eviction.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub pod: Arc<Pod>,
+    pub status: PodStatus,
+    pub containers: BTreeMap<String, ShownContainer>,
+    pub netns: Option<PathBuf>,
+    pub ip: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct ShownContainer {
+    pub current: Option<Run>,
+    pub previous: Option<Run>,
+    pub waiting: Option<String>,
+}
+
+/// A handle on a pod's task.
+#[derive(Clone)]
+pub struct PodHandle {
+    pub id: PodId,
+    pub desired: watch::Sender<Desired>,
+    pub shown: watch::Receiver<Arc<Shown>>,
+    /// Wakes the task, for example when one of its containers ended.
+    pub notify: Arc<Notify>,
+    /// Makes the pod fail for a reason outside of it (eviction).
+    pub evict: mpsc::Sender<Refusal>,
+}
+
+/// Which part of its life the pod is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Running,
+    /// Its containers are being stopped for good.
+    Stopping,
+    /// They have ended; how is yet to be read.
+    Stopped,
+    /// No container runs; what is left is being taken down.
+    Clearing,
+    /// Nothing is left but its status, until the object goes.
+    Cleared,
+}
+
+pub(crate) enum JobEnd {
+    Start { container: String, end: StartEnd },
+    Stop { container: String },
+    AllStopped,
+    TornDown,
+}
+
+/// What happened to the pod that its containers do not show.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fate {
+    /// It has failed as a whole.
+    pub failed: Option<Refusal>,
+    /// Since when its end is wanted.
+    pub ending_since: Option<Instant>,
+    /// It was finished before this agent knew it: its status is as it is.
+    pub frozen: bool,
+}
+
+pub(crate) struct PodTask {
+    pub cx: Arc<Context>,
+    pub id: PodId,
+    pub pod: Arc<Pod>,
+    pub gone: bool,
+    pub stage: Stage,
+    pub fate: Fate,
+    pub tracks: Tracks,
+    pub started_at: Timestamp,
+    /// Containers that started before were adopted.
+    pub spawned_at: Timestamp,
+    pub sandbox: Option<PodSandbox>,
+    pub volumes: Option<BTreeMap<String, PathBuf>>,
+    pub held: Held,
+    /// Pull delays by image.
+    pub pulls: HashMap<String, crate::pod::backoff::Backoff>,
+    pub probes: HashMap<(String, Kind), (String, CancellationToken)>,
+    pub reports: mpsc::Sender<Report>,
+    pub jobs: JoinSet<JobEnd>,
+    /// Ends pulls when the pod is to end.
+    pub cancel_starts: CancellationToken,
+    pub deadline: Option<watch::Sender<Instant>>,
+    pub status: Option<PodStatus>,
+    pub writer: StatusWriter,
+    pub shown: watch::Sender<Arc<Shown>>,
+    pub notify: Arc<Notify>,
+    /// Sandbox or volumes failed: not tried again before this, with the last message.
+    pub setup_retry: Option<(Instant, u32)>,
+    pub last_size_check: Instant,
+}
+
+/// What a task starts from.
+pub struct Start {
+    pub desired: Desired,
+    pub id: PodId,
+    /// Its containers as the runtime found them.
+    pub observed: Vec<Observed>,
+}
+
+/// Starts the pod's task. It ends when the pod is gone from this node, or with the agent.
+pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
+    let Start { desired, id, observed } = start;
+    let pod = desired.pod.clone();
+    let status = pod.status.clone();
+    let notify = Arc::new(Notify::new());
+    let (desired_sender, desired_receiver) = watch::channel(desired.clone());
+    let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
+    let (evict, evictions) = mpsc::channel(1);
+    let shown = Shown {
+        pod: pod.clone(),
+        status: status.clone().unwrap_or_default(),
+        containers: BTreeMap::new(),
+        netns: None,
+        ip: None,
+    };
+    let (shown_sender, shown_receiver) = watch::channel(Arc::new(shown));
+    let writer =
+        StatusWriter::start(&cx.client, id.clone(), status.clone(), &cx.tasks, cx.stop.clone());
+    let started = status.as_ref().and_then(|s| s.start_time.as_ref()).map(|time| time.0);
+    let task = PodTask {
+        cx: cx.clone(),
+        id: id.clone(),
+        gone: desired.gone,
+        stage: Stage::Running,
+        fate: Fate { failed: desired.refused, ending_since: None, frozen: is_terminal(&pod) },
+        tracks: adopt(&pod, observed, &cx.config),
+        started_at: started.unwrap_or_else(|| cx.now()),
+        spawned_at: cx.now(),
+        sandbox: None,
+        volumes: None,
+        held: Held::default(),
+        pulls: HashMap::new(),
+        probes: HashMap::new(),
+        reports,
+        jobs: JoinSet::new(),
+        cancel_starts: CancellationToken::new(),
+        deadline: None,
+        status,
+        writer,
+        shown: shown_sender,
+        notify: notify.clone(),
+        setup_retry: None,
+        last_size_check: Instant::now(),
+        pod,
+    };
+    let stop = cx.stop.clone();
+    let handle =
+        PodHandle { id, desired: desired_sender, shown: shown_receiver, notify, evict };
+    cx.tasks.spawn(task.run(desired_receiver, report_receiver, evictions, stop));
+    handle
+}
+
+/// Runs found on disk, in order of their attempts, become what is known of containers.
+fn adopt(pod: &Pod, mut observed: Vec<Observed>, config: &crate::config::Config) -> Tracks {
+    observed.sort_by_key(|o| o.container.key.attempt);
+    let mut tracks = Tracks::new();
+    for found in &observed {
+        let track = tracks.entry(found.container.key.name.clone()).or_default();
+        let mut run = Run::from_observed(found);
+        super::actions::read_message(&mut run, config);
+        if let Some(exit) = track.exit() {
+            let finished_at = exit.finished_at;
+            track.crash.advance(finished_at);
+        }
+        track.previous = track.current.take();
+        track.current = Some(run);
+        track.started = true;
+        track.hooked = true;
+        let container = pod.spec.as_ref().and_then(|spec| find_container(spec, &found.container.key.name));
+        track.ready = container.is_some_and(|(_, c)| c.readiness_probe.is_none());
+    }
+    let statuses = pod.status.iter().flat_map(|status| {
+        let apps = status.container_statuses.iter().flatten();
+        apps.chain(status.init_container_statuses.iter().flatten())
+    });
+    for known in statuses {
+        let count = u32::try_from(known.restart_count).unwrap_or(0);
+        let has_run = known.container_id.is_some() || known.last_state.is_some();
+        match tracks.get_mut(&known.name) {
+            Some(track) => {
+                track.restart_floor = count;
+                let id = track.current.as_ref().map(|run| super::status::container_id(run.id()));
+                // A container that was ready stays so until a probe says otherwise.
+                if id == known.container_id {
+                    track.ready |= known.ready;
+                    track.started = known.started.unwrap_or(true);
+                }
+            }
+            None if count > 0 && has_run => {
+                let track = Track { restart_floor: count, ..Track::default() };
+                tracks.insert(known.name.clone(), track);
+            }
+            None => {}
+        }
+    }
+    tracks
+}
+
+impl PodTask {
+    async fn run(
+        mut self,
+        mut desired: watch::Receiver<Desired>,
+        mut reports: mpsc::Receiver<Report>,
+        mut evictions: mpsc::Receiver<Refusal>,
+        stop: CancellationToken,
+    ) {
+        let notify = self.notify.clone();
+        loop {
+            let wake_at = Box::pin(self.look()).await;
+            if self.stage == Stage::Cleared && (self.gone || self.is_deleted()) {
+                self.finish().await;
+                return;
+            }
+            tokio::select! {
+                () = stop.cancelled() => {
+                    self.jobs.detach_all();
+                    return;
+                }
+                changed = desired.changed() => {
+                    if changed.is_err() {
+                        self.gone = true;
+                    } else {
+                        let now = desired.borrow_and_update().clone();
+                        self.on_desired(now);
+                    }
+                }
+                Some(report) = reports.recv() => self.on_report(report),
+                Some(refusal) = evictions.recv() => self.on_evicted(refusal),
+                Some(end) = self.jobs.join_next() => self.on_job(end),
+                () = notify.notified() => self.on_notified(),
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+        }
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Why nothing new may start.
+    pub(crate) fn must_end(&self) -> bool {
+        self.gone || self.is_deleted() || self.fate.failed.is_some()
+    }
+
+    fn on_desired(&mut self, desired: Desired) {
+        self.pod = desired.pod;
+        self.gone |= desired.gone;
+        if self.fate.failed.is_none() {
+            self.fate.failed = desired.refused;
+        }
+        self.move_deadline();
+    }
+
+    fn on_evicted(&mut self, refusal: Refusal) {
+        if self.fate.failed.is_none() {
+            self.fate.failed = Some(refusal);
+        }
+    }
+
+    /// Something that the pod refers to may have changed: what failed for want of it is
+    /// tried again at once.
+    fn on_notified(&mut self) {
+        for track in self.tracks.values_mut() {
+            let config_error = track
+                .waiting
+                .as_ref()
+                .is_some_and(|w| w.reason == super::messages::CREATE_CONTAINER_CONFIG_ERROR);
+            if config_error {
+                track.retry_at = None;
+            }
+        }
+        if self.volumes.is_none() {
+            self.setup_retry = None;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "task/tests.rs"]
+mod tests;

@@ -1,0 +1,3 @@
+//! What a task makes of containers that it finds.
+
+use super::*;

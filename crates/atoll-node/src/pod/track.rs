@@ -1,0 +1,216 @@
+//! What is known of one container of a pod: its runs, its probes, why it waits.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use atoll_container::{ContainerKey, ContainerRef, Exit, Observed, State};
+use jiff::Timestamp;
+
+use crate::pod::backoff::Backoff;
+
+/// Notes that travel with a container, so that an agent that restarts knows them again.
+pub mod label {
+    pub const IMAGE: &str = "image";
+    pub const IMAGE_ID: &str = "image-id";
+    pub const IMAGE_DIGEST: &str = "image-digest";
+    pub const POD_NAME: &str = "pod-name";
+    pub const POD_NAMESPACE: &str = "pod-namespace";
+    pub const MESSAGE_POLICY: &str = "message-policy";
+    pub const STOP_SIGNAL: &str = "stop-signal";
+}
+
+/// The policy under which a log's end becomes the message.
+const LOGS_ON_ERROR: &str = "FallbackToLogsOnError";
+
+/// One run of a container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    pub reference: ContainerRef,
+    pub image: String,
+    pub image_id: String,
+    pub image_digest: String,
+    pub state: RunState,
+    /// The termination message, once it has ended.
+    pub message: Option<String>,
+    pub stop_signal: Option<String>,
+    pub log: PathBuf,
+    /// The end of its log stands in for last words that it did not leave.
+    pub log_is_message: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunState {
+    /// Made, but its command has not started.
+    Created,
+    Running { started_at: Timestamp },
+    Exited(Exit),
+}
+
+impl Run {
+    #[must_use]
+    pub fn from_observed(observed: &Observed) -> Run {
+        let note = |name: &str| observed.labels.get(name).cloned();
+        let state = match &observed.state {
+            State::Creating | State::Created => RunState::Created,
+            State::Running { started_at, .. } => RunState::Running { started_at: *started_at },
+            State::Exited(exit) => RunState::Exited(exit.clone()),
+        };
+        Run {
+            reference: observed.container.clone(),
+            image: note(label::IMAGE).unwrap_or_default(),
+            image_id: note(label::IMAGE_ID).unwrap_or_default(),
+            image_digest: note(label::IMAGE_DIGEST).unwrap_or_default(),
+            state,
+            message: None,
+            stop_signal: note(label::STOP_SIGNAL),
+            log: observed.log.clone(),
+            log_is_message: note(label::MESSAGE_POLICY).as_deref() == Some(LOGS_ON_ERROR),
+        }
+    }
+
+    /// A run that was just started and has not been looked at.
+    #[must_use]
+    pub fn expected(key: ContainerKey, image: String) -> Run {
+        Run {
+            reference: ContainerRef { key, id: String::new(), dir: PathBuf::new() },
+            image,
+            image_id: String::new(),
+            image_digest: String::new(),
+            state: RunState::Created,
+            message: None,
+            stop_signal: None,
+            log: PathBuf::new(),
+            log_is_message: false,
+        }
+    }
+
+    /// Counts the runs of this container from 0.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.reference.key.attempt
+    }
+
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.reference.id
+    }
+
+    #[must_use]
+    pub fn exit(&self) -> Option<&Exit> {
+        match &self.state {
+            RunState::Exited(exit) => Some(exit),
+            RunState::Created | RunState::Running { .. } => None,
+        }
+    }
+
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, RunState::Running { .. })
+    }
+}
+
+/// Why a container does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub reason: String,
+    pub message: Option<String>,
+}
+
+impl Waiting {
+    #[must_use]
+    pub fn new(reason: &str, message: impl Into<Option<String>>) -> Waiting {
+        Waiting { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// One container of the pod.
+#[derive(Debug, Clone, Default)]
+pub struct Track {
+    pub current: Option<Run>,
+    pub previous: Option<Run>,
+    pub waiting: Option<Waiting>,
+    /// What the readiness probe says; true without one.
+    pub ready: bool,
+    /// The startup probe has succeeded, or there is none.
+    pub started: bool,
+    /// A probe wants it restarted: the text of the event.
+    pub condemned: Option<Condemned>,
+    /// A kill job runs.
+    pub killing: bool,
+    /// A start job runs.
+    pub starting: bool,
+    /// postStart has run (or there is none); until then it is not up.
+    pub hooked: bool,
+    pub crash: Backoff,
+    /// When the last start failed.
+    pub failed_at: Option<Timestamp>,
+    /// The next try is not before this time (start failures other than a crash).
+    pub retry_at: Option<Timestamp>,
+    /// The number that the API knew, from which restarts are never counted back.
+    pub restart_floor: u32,
+}
+
+/// A running container that is to be restarted, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condemned {
+    pub message: String,
+    /// The failed probe's own grace period.
+    pub grace_seconds: Option<i64>,
+}
+
+impl Track {
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.current.as_ref().is_some_and(Run::is_running)
+    }
+
+    #[must_use]
+    pub fn exit(&self) -> Option<&Exit> {
+        self.current.as_ref().and_then(Run::exit)
+    }
+
+    /// Whether it has passed its startup probe (or hook) and runs.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.is_running() && self.started && self.hooked
+    }
+
+    #[must_use]
+    pub fn restart_count(&self) -> u32 {
+        self.current.as_ref().map_or(0, Run::attempt).max(self.restart_floor)
+    }
+
+    /// The number of the next run.
+    #[must_use]
+    pub fn next_attempt(&self) -> u32 {
+        match &self.current {
+            Some(run) => run.attempt().max(self.restart_floor) + 1,
+            None if self.restart_floor > 0 => self.restart_floor + 1,
+            None => 0,
+        }
+    }
+}
+
+/// A run for the tests of what decides.
+#[cfg(test)]
+pub(crate) fn test_run(attempt: u32, state: RunState) -> Run {
+    let key = ContainerKey {
+        sandbox: "uid".to_owned(),
+        name: "c".to_owned(),
+        attempt,
+    };
+    Run {
+        reference: ContainerRef { key, id: "ab".to_owned(), dir: "/nonexistent".into() },
+        image: "img".to_owned(),
+        image_id: "sha256:x".to_owned(),
+        image_digest: String::new(),
+        state,
+        message: None,
+        stop_signal: None,
+        log: PathBuf::new(),
+        log_is_message: false,
+    }
+}
+
+/// All containers of a pod by name.
+pub type Tracks = BTreeMap<String, Track>;
