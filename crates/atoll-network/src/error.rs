@@ -26,6 +26,10 @@ pub enum Error {
     HostPortTaken { port: u16, holder: String },
     #[error("the node's address {address} is on none of its links")]
     NoUplink { address: Ipv4Addr },
+    #[error("the link {link} is not there although it was just made")]
+    LinkVanished { link: String },
+    #[error("services must be synchronised once before changes to them are applied")]
+    NotSynchronised,
     #[error("session affinity of {key} is longer than a day")]
     AffinityTooLong { key: String },
     #[error("service {key} has {count} endpoints, {max} is the most", max = crate::service::ENDPOINTS_MAX)]

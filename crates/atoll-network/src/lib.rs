@@ -1,25 +1,34 @@
 //! Connects the sandboxes of one node with each other, with those of other nodes,
 //! with service addresses and with the world; and makes many nodes on one machine.
 //!
-//! The types are in `settings.rs`, `service.rs`, `ipam.rs`, `underlay.rs`, `netns.rs`
-//! (files stand, wired within minutes). The functions, all idempotent:
+//! Everything is done by netlink: links, addresses and routes by rtnetlink, service
+//! addresses by nf_tables, stale flows by ctnetlink. No program is run.
+//! It knows sandboxes, leases, peers and service ports; it has never heard of a pod.
 //!
-//! ```text
-//! #[derive(Clone)] NodeNetwork                                  // acts on the caller's netns
-//! async NodeNetwork::setup(Config) -> Result<NodeNetwork, Error>
-//! async attach(&self, uid: &str, netns: &Path, host_ports: &[HostPort]) -> Result<Lease, Error>
-//! async detach(&self, uid: &str) -> Result<(), Error>
-//! leases(&self) -> Vec<Lease>
-//! async sweep(&self, known: &HashSet<String>) -> Result<Vec<String>, Error>   // removed uids
-//! async sync_peers(&self, Vec<Peer>) -> Result<(), Error>
-//! async sync_services(&self, Vec<ServicePort>) -> Result<(), Error>           // full state
-//! async apply(&self, Vec<ServiceChange>) -> Result<(), Error>
-//! async forget_flows(&self, Vec<Ipv4Addr>) -> Result<(), Error>  // of endpoints known to be dead
-//! async teardown(&self) -> Result<(), Error>
-//! NodeId::derive(cluster, node) -> NodeId
-//! netns::{make, remove, enter, in_netns, in_netns_async, connect_tcp, listen_tcp, ...}
-//! underlay::create(&underlay::Config) -> Result<Underlay, Error>   // blocking, on the host
-//! underlay::{cut, heal}(&Underlay, node: &str) -> Result<(), Error>
-//! underlay::teardown(run_dir: &Path, cluster_id: &str) -> Result<(), Error>
-//! underlay::sweep(run_dir: &Path) -> Result<Vec<String>, Error>    // clusters removed
-//! ```
+//! - [`NodeNetwork`] is the network of one node. It acts on the network namespace of
+//!   the calling process: [`NodeNetwork::setup`], [`NodeNetwork::attach`],
+//!   [`NodeNetwork::detach`], [`NodeNetwork::sweep`], [`NodeNetwork::sync_peers`],
+//!   [`NodeNetwork::sync_services`], [`NodeNetwork::apply`],
+//!   [`NodeNetwork::forget_flows`], [`NodeNetwork::teardown`].
+//! - [`netns`] makes, enters and removes namespaces, and opens sockets inside them.
+//! - [`underlay`] gives every node of a development cluster a namespace of its own.
+
+mod conntrack;
+mod error;
+mod ipam;
+pub mod netns;
+mod netlink;
+mod nft;
+mod node;
+mod rules;
+mod sandbox;
+mod service;
+mod settings;
+mod sysctl;
+pub mod underlay;
+
+pub use error::Error;
+pub use ipam::{HostPort, Lease};
+pub use node::NodeNetwork;
+pub use service::{Endpoint, Protocol, ServiceChange, ServicePort, TrafficPolicy};
+pub use settings::{Config, Ipv4Net, NodeId, ParseNetError, Peer};

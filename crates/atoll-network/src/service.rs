@@ -6,8 +6,8 @@ mod plan;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-pub(crate) use diff::{Ledger, StaleFlows};
-pub(crate) use plan::{Chain, ElementKey, Elements, Front, Side};
+pub(crate) use diff::{Difference, Ledger, StaleFlows};
+pub(crate) use plan::{Chain, ENDPOINTS_MAX, Front, Set, Side, Value, halves, port_part};
 
 /// One port of one service: all addresses it answers on, and who answers.
 ///

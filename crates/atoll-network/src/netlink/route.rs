@@ -27,7 +27,6 @@ const LINK_NAME: u16 = 3;
 const LINK_MTU: u16 = 4;
 const LINK_MASTER: u16 = 10;
 const LINK_INFO: u16 = 18;
-const LINK_NETNS_PID: u16 = 19;
 const LINK_NETNS_FD: u16 = 28;
 const LINK_INFO_KIND: u16 = 1;
 const LINK_INFO_DATA: u16 = 2;
@@ -98,7 +97,16 @@ impl Routing {
 
     /// `None` when there is no link of that name.
     pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        Ok(self.links()?.into_iter().find(|link| link.name == name))
+        let mut request = Message::new();
+        request.begin(GET_LINK, 0, &link_header(0, 0, 0)).text(LINK_NAME, name);
+        let mut found = None;
+        let got = self.0.get(&mut request, |kind, body| {
+            if kind == NEW_LINK {
+                found = read_link(body);
+            }
+        });
+        unless(got, &[libc::ENODEV])?;
+        Ok(found)
     }
 
     /// A veth whose peer is in `peer_netns` under `peer_name`. An existing pair stays.
@@ -227,14 +235,6 @@ impl Routing {
         request.begin(DEL_ROUTE, 0, &route_header(route, ANY_SCOPE));
         route_attributes(&mut request, route);
         unless(self.0.request(&mut request), &[libc::ESRCH, libc::ENODEV])
-    }
-
-    /// Moves a link into the namespace of a process; only tests need it.
-    #[cfg(test)]
-    pub(crate) fn move_link(&mut self, link: u32, pid: u32) -> Result<(), NetlinkError> {
-        let mut request = Message::new();
-        request.begin(NEW_LINK, 0, &link_header(link, 0, 0)).ne32(LINK_NETNS_PID, pid);
-        self.0.request(&mut request)
     }
 }
 

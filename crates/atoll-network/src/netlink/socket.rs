@@ -25,8 +25,8 @@ const SEND_BYTES_MIN: usize = 1024 * 1024;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const NOOP: u16 = 1;
-pub(crate) const ACK: u16 = 4;
-pub(crate) const DUMP: u16 = 0x300;
+const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
 
 /// Which part of the kernel the socket speaks to.
 #[derive(Debug, Clone, Copy)]
@@ -99,13 +99,31 @@ impl Socket {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Sends one request and gives each object of the answer to `each`.
+    /// Asks for all objects and gives each to `each`.
     pub(crate) fn dump(
+        &mut self,
+        message: &mut Message,
+        each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
+        message.flag(DUMP);
+        self.objects(message, each)
+    }
+
+    /// Asks for one object.
+    pub(crate) fn get(
+        &mut self,
+        message: &mut Message,
+        each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
+        message.flag(ACK);
+        self.objects(message, each)
+    }
+
+    fn objects(
         &mut self,
         message: &mut Message,
         mut each: impl FnMut(u16, &[u8]),
     ) -> Result<(), NetlinkError> {
-        message.flag(DUMP);
         self.send(message)?;
         let mut done = false;
         while !done {

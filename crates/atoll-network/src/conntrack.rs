@@ -1,0 +1,103 @@
+//! Flows that connection tracking would keep sending to where nobody answers.
+//!
+//! UDP has no end of a connection, so a client that keeps its socket would talk to a
+//! removed endpoint for ever. TCP flows are left to their ends, unless the caller knows
+//! an endpoint to be dead.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::netlink::{Attributes, Family, Message, NetlinkError, Socket, unless};
+use crate::service::StaleFlows;
+
+const SUBSYSTEM: u16 = 1 << 8;
+const GET: u16 = SUBSYSTEM | 1;
+const DELETE: u16 = SUBSYSTEM | 2;
+const HEADER: [u8; 4] = [2, 0, 0, 0];
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+const ID: u16 = 12;
+const UDP: u8 = 17;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tuple {
+    protocol: u8,
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+}
+
+/// Deletes the UDP flows to these ports that lead elsewhere than to their endpoints.
+pub(crate) fn forget_stale(ports: &[StaleFlows]) -> Result<usize, NetlinkError> {
+    if ports.is_empty() {
+        return Ok(0);
+    }
+    delete_where(|original, reply| {
+        original.protocol == UDP && ports.iter().any(|port| is_stale(port, original, reply))
+    })
+}
+
+/// Deletes the flows of all protocols that these addresses take part in.
+pub(crate) fn forget_addresses(addresses: &HashSet<Ipv4Addr>) -> Result<usize, NetlinkError> {
+    if addresses.is_empty() {
+        return Ok(0);
+    }
+    delete_where(|original, reply| {
+        addresses.contains(reply.source.ip()) || addresses.contains(original.source.ip())
+    })
+}
+
+fn is_stale(port: &StaleFlows, original: &Tuple, reply: &Tuple) -> bool {
+    let to = original.destination;
+    let translated = reply.source != to;
+    let ours = (to.port() == port.port && port.addresses.contains(to.ip()))
+        || (translated && Some(to.port()) == port.node_port);
+    ours && !port.endpoints.contains(&reply.source)
+}
+
+fn delete_where(chosen: impl Fn(&Tuple, &Tuple) -> bool) -> Result<usize, NetlinkError> {
+    let mut socket = Socket::open(Family::Netfilter)?;
+    let mut request = Message::new();
+    request.begin(GET, 0, &HEADER);
+    let mut doomed: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    socket.dump(&mut request, |_, body| {
+        let flow = Attributes::after(body, HEADER.len());
+        let original = read(flow.nested(ORIGINAL));
+        let reply = read(flow.nested(REPLY));
+        if let (Some(original), Some(reply)) = (original, reply)
+            && chosen(&original, &reply)
+            && let (Some(tuple), Some(id)) = (flow.get(ORIGINAL), flow.get(ID))
+        {
+            doomed.push((tuple.to_vec(), id.to_vec()));
+        }
+    })?;
+    for (tuple, id) in &doomed {
+        let mut request = Message::new();
+        request.begin(DELETE, 0, &HEADER);
+        request
+            .nest(ORIGINAL, |copy| {
+                copy.raw(tuple);
+            })
+            .attribute(ID, id);
+        // It may have ended by itself.
+        unless(socket.request(&mut request), &[libc::ENOENT])?;
+    }
+    Ok(doomed.len())
+}
+
+fn read(tuple: Attributes<'_>) -> Option<Tuple> {
+    let ip = tuple.nested(1);
+    let transport = tuple.nested(2);
+    let address = |kind| {
+        let value = <[u8; 4]>::try_from(ip.get(kind)?).ok()?;
+        Some(Ipv4Addr::from(value))
+    };
+    let port = |kind| {
+        let value = transport.get(kind).and_then(|value| <[u8; 2]>::try_from(value).ok());
+        u16::from_be_bytes(value.unwrap_or_default())
+    };
+    Some(Tuple {
+        protocol: *transport.get(1)?.first()?,
+        source: SocketAddrV4::new(address(1)?, port(2)),
+        destination: SocketAddrV4::new(address(2)?, port(3)),
+    })
+}

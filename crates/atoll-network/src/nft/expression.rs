@@ -1,0 +1,277 @@
+//! The expressions of a rule, in the order in which a packet meets them.
+
+use std::net::Ipv4Addr;
+
+use super::Message;
+use crate::settings::Ipv4Net;
+
+/// A 4-byte register. A key of several parts stands in neighbouring ones.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reg(pub(crate) u32);
+
+const VERDICT_REGISTER: u32 = 0;
+const FIRST_REGISTER: u32 = 8;
+const JUMP: i32 = -3;
+const GOTO: i32 = -4;
+const ACCEPT: i32 = 1;
+const DROP: i32 = 0;
+
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const META_MARK: u32 = 3;
+const META_L4PROTO: u32 = 16;
+
+/// Bits of the source and destination ports' place: fully random source ports.
+const FULLY_RANDOM: u32 = 16;
+
+/// Writes the expressions of one rule.
+#[derive(Debug)]
+pub(crate) struct Rule<'a> {
+    list: &'a mut Message,
+}
+
+impl<'a> Rule<'a> {
+    pub(crate) fn new(list: &'a mut Message) -> Self {
+        Self { list }
+    }
+
+    fn expression(&mut self, name: &str, write: impl FnOnce(&mut Message)) -> &mut Self {
+        self.list.nest(1, |element| {
+            element.text(1, name).nest(2, write);
+        });
+        self
+    }
+
+    fn payload(&mut self, base: u32, offset: u32, length: u32, to: Reg) -> &mut Self {
+        self.expression("payload", |data| {
+            data.be32(1, to.number()).be32(2, base).be32(3, offset).be32(4, length);
+        })
+    }
+
+    pub(crate) fn source_address(&mut self, to: Reg) -> &mut Self {
+        self.payload(NETWORK_HEADER, 12, 4, to)
+    }
+
+    pub(crate) fn destination_address(&mut self, to: Reg) -> &mut Self {
+        self.payload(NETWORK_HEADER, 16, 4, to)
+    }
+
+    pub(crate) fn destination_port(&mut self, to: Reg) -> &mut Self {
+        self.payload(TRANSPORT_HEADER, 2, 2, to)
+    }
+
+    pub(crate) fn protocol(&mut self, to: Reg) -> &mut Self {
+        self.meta(META_L4PROTO, to)
+    }
+
+    fn meta(&mut self, key: u32, to: Reg) -> &mut Self {
+        self.expression("meta", |data| {
+            data.be32(1, to.number()).be32(2, key);
+        })
+    }
+
+    fn compare(&mut self, register: Reg, equal: bool, value: &[u8]) -> &mut Self {
+        self.expression("cmp", |data| {
+            data.be32(1, register.number()).be32(2, u32::from(!equal)).nest(3, |operand| {
+                operand.attribute(1, value);
+            });
+        })
+    }
+
+    fn mask(&mut self, register: Reg, mask: [u8; 4], xor: [u8; 4]) -> &mut Self {
+        self.expression("bitwise", |data| {
+            data.be32(1, register.number())
+                .be32(2, register.number())
+                .be32(3, 4)
+                .nest(4, |value| {
+                    value.attribute(1, &mask);
+                })
+                .nest(5, |value| {
+                    value.attribute(1, &xor);
+                });
+        })
+    }
+
+    /// Goes on if the address in the register is (or is not) in the network.
+    fn within(&mut self, register: Reg, net: Ipv4Net, wanted: bool) -> &mut Self {
+        self.mask(register, net.mask().octets(), [0; 4]).compare(
+            register,
+            wanted,
+            &net.address().octets(),
+        )
+    }
+
+    pub(crate) fn source_in(&mut self, net: Ipv4Net, wanted: bool) -> &mut Self {
+        self.source_address(Reg(0)).within(Reg(0), net, wanted)
+    }
+
+    pub(crate) fn destination_in(&mut self, net: Ipv4Net, wanted: bool) -> &mut Self {
+        self.destination_address(Reg(0)).within(Reg(0), net, wanted)
+    }
+
+    pub(crate) fn destination_is_not(&mut self, address: Ipv4Addr) -> &mut Self {
+        self.destination_address(Reg(0)).compare(Reg(0), false, &address.octets())
+    }
+
+    /// Goes on if the packet is for an address of this node.
+    pub(crate) fn destination_is_local(&mut self) -> &mut Self {
+        const RESULT_ADDRESS_TYPE: u32 = 3;
+        const BY_DESTINATION: u32 = 2;
+        const LOCAL: u32 = 2;
+        self.expression("fib", |data| {
+            data.be32(1, Reg(0).number()).be32(2, RESULT_ADDRESS_TYPE).be32(3, BY_DESTINATION);
+        })
+        .compare(Reg(0), true, &LOCAL.to_ne_bytes())
+    }
+
+    /// Goes on if the packet begins (or does not begin) a connection.
+    pub(crate) fn is_new(&mut self, wanted: bool) -> &mut Self {
+        const STATE: u32 = 0;
+        const NEW: u32 = 8;
+        self.expression("ct", |data| {
+            data.be32(1, Reg(0).number()).be32(2, STATE);
+        })
+        .mask(Reg(0), NEW.to_ne_bytes(), [0; 4])
+        .compare(Reg(0), !wanted, &[0; 4])
+    }
+
+    pub(crate) fn marked(&mut self, bit: u32) -> &mut Self {
+        self.meta(META_MARK, Reg(0))
+            .mask(Reg(0), bit.to_ne_bytes(), [0; 4])
+            .compare(Reg(0), false, &[0; 4])
+    }
+
+    /// Sets or clears a bit of the packet's mark.
+    pub(crate) fn set_mark(&mut self, bit: u32, on: bool) -> &mut Self {
+        let xor = if on { bit } else { 0 };
+        self.meta(META_MARK, Reg(13))
+            .mask(Reg(13), (!bit).to_ne_bytes(), xor.to_ne_bytes())
+            .expression("meta", |data| {
+                data.be32(3, Reg(13).number()).be32(2, META_MARK);
+            })
+    }
+
+    pub(crate) fn load(&mut self, value: [u8; 4], to: Reg) -> &mut Self {
+        self.expression("immediate", |data| {
+            data.be32(1, to.number()).nest(2, |held| {
+                held.attribute(1, &value);
+            });
+        })
+    }
+
+    /// Goes on if the key that begins at the register is in the set.
+    pub(crate) fn in_set(&mut self, set: &str, key: Reg) -> &mut Self {
+        self.expression("lookup", |data| {
+            data.text(1, set).be32(2, key.number());
+        })
+    }
+
+    /// Goes on with the data of the key, if the map has it.
+    pub(crate) fn lookup(&mut self, map: &str, key: Reg, to: Reg) -> &mut Self {
+        self.expression("lookup", |data| {
+            data.text(1, map).be32(2, key.number()).be32(3, to.number());
+        })
+    }
+
+    /// Does what the map says of the key, if it has it.
+    pub(crate) fn verdict_of(&mut self, map: &str, key: Reg) -> &mut Self {
+        self.expression("lookup", |data| {
+            data.text(1, map).be32(2, key.number()).be32(3, VERDICT_REGISTER);
+        })
+    }
+
+    /// A random number below `modulus`.
+    pub(crate) fn random(&mut self, modulus: u32, to: Reg) -> &mut Self {
+        const RANDOM: u32 = 1;
+        self.expression("numgen", |data| {
+            data.be32(1, to.number()).be32(2, modulus).be32(3, RANDOM);
+        })
+    }
+
+    /// Puts key and data into a dynamic map, or makes its element young again.
+    pub(crate) fn remember(
+        &mut self,
+        map: &str,
+        key: Reg,
+        held: Reg,
+        timeout_ms: u64,
+    ) -> &mut Self {
+        const UPDATE: u32 = 1;
+        self.expression("dynset", |data| {
+            data.text(1, map).be32(3, UPDATE).be32(4, key.number()).be32(5, held.number());
+            data.be64(6, timeout_ms);
+        })
+    }
+
+    pub(crate) fn forget(&mut self, map: &str, key: Reg, held: Reg) -> &mut Self {
+        const DELETE: u32 = 2;
+        self.expression("dynset", |data| {
+            data.text(1, map).be32(3, DELETE).be32(4, key.number()).be32(5, held.number());
+        })
+    }
+
+    /// Sends the connection to the address and port in the registers.
+    pub(crate) fn translate_to(&mut self, address: Reg, port: Reg) -> &mut Self {
+        const DESTINATION: u32 = 1;
+        const IPV4: u32 = 2;
+        self.expression("nat", |data| {
+            data.be32(1, DESTINATION).be32(2, IPV4);
+            data.be32(3, address.number()).be32(5, port.number());
+        })
+    }
+
+    pub(crate) fn masquerade(&mut self) -> &mut Self {
+        self.expression("masq", |data| {
+            data.be32(1, FULLY_RANDOM);
+        })
+    }
+
+    /// Answers with ICMP port unreachable.
+    pub(crate) fn reject(&mut self) -> &mut Self {
+        const ICMP_UNREACHABLE: u32 = 0;
+        const PORT: u8 = 3;
+        self.expression("reject", |data| {
+            data.be32(1, ICMP_UNREACHABLE).attribute(2, &[PORT]);
+        })
+    }
+
+    pub(crate) fn accept(&mut self) -> &mut Self {
+        self.verdict(|verdict| {
+            verdict.be32(1, ACCEPT.cast_unsigned());
+        })
+    }
+
+    pub(crate) fn drop(&mut self) -> &mut Self {
+        self.verdict(|verdict| {
+            verdict.be32(1, DROP.cast_unsigned());
+        })
+    }
+
+    pub(crate) fn goto(&mut self, chain: &str) -> &mut Self {
+        self.verdict(|verdict| goto(verdict, chain))
+    }
+
+    pub(crate) fn jump(&mut self, chain: &str) -> &mut Self {
+        self.verdict(|verdict| {
+            verdict.be32(1, JUMP.cast_unsigned()).text(2, chain);
+        })
+    }
+
+    fn verdict(&mut self, write: impl FnOnce(&mut Message)) -> &mut Self {
+        self.expression("immediate", |data| {
+            data.be32(1, VERDICT_REGISTER).nest(2, |held| {
+                held.nest(2, write);
+            });
+        })
+    }
+}
+
+impl Reg {
+    fn number(self) -> u32 {
+        FIRST_REGISTER + self.0
+    }
+}
+
+pub(super) fn goto(verdict: &mut Message, chain: &str) {
+    verdict.be32(1, GOTO.cast_unsigned()).text(2, chain);
+}

@@ -1,0 +1,282 @@
+//! What the network thread owns: leases, routes, rules, and what was applied last.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use tracing::{debug, info};
+
+use crate::conntrack;
+use crate::error::NetlinkContext as _;
+use crate::ipam::{HostPort, Lease, Pool};
+use crate::netlink::route::{Link, Route, Routing, Scope};
+use crate::rules::Rules;
+use crate::sandbox::{self, Wiring};
+use crate::service::{Ledger, ServiceChange, ServicePort, StaleFlows};
+use crate::settings::{Config, Ipv4Net, Peer};
+use crate::{Error, sysctl};
+
+#[derive(Debug)]
+pub(super) struct State {
+    config: Config,
+    gateway: Ipv4Addr,
+    uplink: Link,
+    pool: Pool,
+    routing: Routing,
+    rules: Rules,
+    /// `None` until the first full synchronisation.
+    services: Option<Ledger>,
+}
+
+impl State {
+    pub(super) fn setup(config: Config) -> Result<Self, Error> {
+        let what = || format!("setting up the network of node {}", config.node_id);
+        let gateway = config.pod_cidr.nth(1).ok_or(Error::TooSmall { cidr: config.pod_cidr })?;
+        let mut routing = Routing::open().when(what)?;
+        let uplink = find_uplink(&mut routing, &config)?;
+        prepare_lo(&mut routing, &config)?;
+        sysctl::set("ipv4/ip_forward", "1")?;
+        let pool = Pool::open(config.pod_cidr, &config.ipam_dir)?;
+        let mut rules = Rules::open(&config)?;
+        rules.write_frame(&config, pool.all().collect::<Vec<_>>().into_iter())?;
+        let mut state =
+            Self { config, gateway, uplink, pool, routing, rules, services: None };
+        state.route_services()?;
+        Ok(state)
+    }
+
+    /// A node without a default route must reach services too, and always from its own
+    /// address. Rules send such packets elsewhere before they leave.
+    fn route_services(&mut self) -> Result<(), Error> {
+        let route = self.service_route();
+        self.routing
+            .replace_route(&route)
+            .when(|| format!("adding a route to the services {}", route.destination))
+    }
+
+    fn service_route(&self) -> Route {
+        Route {
+            destination: self.config.service_cidr,
+            gateway: None,
+            link: Some(self.uplink.index),
+            source: Some(self.config.node_address),
+        }
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        uid: &str,
+        netns: &Path,
+        host_ports: &[HostPort],
+    ) -> Result<Lease, Error> {
+        let before = self.pool.get(uid).cloned();
+        let lease = self.pool.lease(uid, host_ports)?;
+        let wiring = Wiring {
+            uid,
+            netns,
+            link: self.config.node_id.link(uid),
+            address: lease.address,
+            gateway: self.gateway,
+            mtu: Some(self.config.mtu.unwrap_or(self.uplink.mtu)).filter(|mtu| *mtu > 0),
+        };
+        sandbox::connect(&mut self.routing, &wiring)?;
+        if let Some(before) = before.filter(|before| *before != lease) {
+            self.rules.remove_lease(&before)?;
+        }
+        self.rules.add_lease(&lease)?;
+        debug!(uid, address = %lease.address, "sandbox attached");
+        Ok(lease)
+    }
+
+    pub(super) fn detach(&mut self, uid: &str) -> Result<(), Error> {
+        sandbox::disconnect(&mut self.routing, &self.config.node_id.link(uid), uid)?;
+        let Some(lease) = self.pool.get(uid).cloned() else {
+            return Ok(());
+        };
+        self.rules.remove_lease(&lease)?;
+        // The next holder of the address must not inherit its flows.
+        self.forget_flows(&HashSet::from([lease.address]))?;
+        // Last: until here the address could not be given to another.
+        self.pool.release(uid)?;
+        debug!(uid, address = %lease.address, "sandbox detached");
+        Ok(())
+    }
+
+    pub(super) fn leases(&self) -> Vec<Lease> {
+        self.pool.all().cloned().collect()
+    }
+
+    pub(super) fn sweep(&mut self, known: &HashSet<String>) -> Result<Vec<String>, Error> {
+        let mut doomed: Vec<String> = self
+            .pool
+            .all()
+            .map(|lease| lease.uid.clone())
+            .filter(|uid| !known.contains(uid))
+            .collect();
+        doomed.sort();
+        for uid in &doomed {
+            self.detach(uid)?;
+            info!(uid, "leftover sandbox detached");
+        }
+        let keep: HashSet<String> =
+            self.pool.all().map(|lease| self.config.node_id.link(&lease.uid)).collect();
+        for link in self.own_links()? {
+            if !keep.contains(&link) {
+                sandbox::disconnect(&mut self.routing, &link, "that is unknown")?;
+            }
+        }
+        Ok(doomed)
+    }
+
+    fn own_links(&mut self) -> Result<Vec<String>, Error> {
+        let prefix = self.config.node_id.link_prefix();
+        let links = self
+            .routing
+            .links()
+            .when(|| format!("listing the links of node {}", self.config.node_id))?;
+        Ok(links.into_iter().map(|link| link.name).filter(|n| n.starts_with(&prefix)).collect())
+    }
+
+    pub(super) fn sync_peers(&mut self, peers: &[Peer]) -> Result<(), Error> {
+        let what = || "synchronising the routes to other nodes".to_owned();
+        let wanted: BTreeSet<Route> = peers
+            .iter()
+            .filter(|peer| peer.node_address != self.config.node_address)
+            .map(|peer| Route {
+                destination: peer.pod_cidr,
+                gateway: Some(peer.node_address),
+                link: Some(self.uplink.index),
+                source: None,
+            })
+            .collect();
+        let have: BTreeSet<Route> = self.peer_routes()?.into_iter().collect();
+        for route in have.difference(&wanted) {
+            self.routing.delete_route(route).when(what)?;
+            info!(destination = %route.destination, "route removed");
+        }
+        for route in wanted.difference(&have) {
+            self.routing
+                .replace_route(route)
+                .when(|| format!("adding the route to {}", route.destination))?;
+            info!(destination = %route.destination, "route added");
+        }
+        Ok(())
+    }
+
+    /// Routes of other nodes on this network namespace, if any, have other destinations.
+    fn peer_routes(&mut self) -> Result<Vec<Route>, Error> {
+        let mut routes =
+            self.routing.routes().when(|| "listing the routes to other nodes".to_owned())?;
+        routes.retain(|route| {
+            route.gateway.is_some() && self.config.cluster_pod_cidr.overlaps(&route.destination)
+        });
+        Ok(routes)
+    }
+
+    pub(super) fn sync_services(&mut self, mut ports: Vec<ServicePort>) -> Result<(), Error> {
+        ports.retain(|port| !self.is_dns(port));
+        match &self.services {
+            None => {
+                let ledger = Ledger::of(ports)?;
+                self.rules.replace_services(&ledger.all())?;
+                let stale = ledger.udp_flows();
+                self.services = Some(ledger);
+                self.forget_stale(&stale)
+            }
+            Some(ledger) => {
+                let keep: HashSet<&str> = ports.iter().map(|port| port.key.as_str()).collect();
+                let gone = ledger.keys().filter(|key| !keep.contains(*key));
+                let gone: Vec<_> =
+                    gone.map(|key| ServiceChange::Remove(key.to_owned())).collect();
+                let changes = gone.into_iter().chain(ports.into_iter().map(ServiceChange::Set));
+                self.apply(changes.collect())
+            }
+        }
+    }
+
+    pub(super) fn apply(&mut self, mut changes: Vec<ServiceChange>) -> Result<(), Error> {
+        changes.retain(|change| !matches!(change, ServiceChange::Set(port) if self.is_dns(port)));
+        let Some(mut ledger) = self.services.take() else {
+            return Err(Error::NotSynchronised);
+        };
+        // On an error the ledger is not put back: the next synchronisation is a full one.
+        let (difference, stale) = ledger.change(changes)?;
+        self.rules.change_services(&difference)?;
+        self.services = Some(ledger);
+        self.forget_stale(&stale)
+    }
+
+    /// The cluster's DNS listens on its address itself.
+    fn is_dns(&self, port: &ServicePort) -> bool {
+        self.config.dns_address.is_some_and(|dns| port.cluster_addresses.contains(&dns))
+    }
+
+    fn forget_stale(&self, stale: &[StaleFlows]) -> Result<(), Error> {
+        let count = conntrack::forget_stale(stale)
+            .when(|| "ending UDP flows to removed endpoints".to_owned())?;
+        if count > 0 {
+            debug!(count, "stale UDP flows ended");
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_flows(&self, addresses: &HashSet<Ipv4Addr>) -> Result<usize, Error> {
+        conntrack::forget_addresses(addresses)
+            .when(|| format!("ending the flows of {addresses:?}"))
+    }
+
+    pub(super) fn teardown(&mut self) -> Result<(), Error> {
+        let what = || "removing the node's network".to_owned();
+        for lease in self.leases() {
+            self.detach(&lease.uid)?;
+        }
+        for link in self.own_links()? {
+            sandbox::disconnect(&mut self.routing, &link, "that is unknown")?;
+        }
+        for route in self.peer_routes()? {
+            self.routing.delete_route(&route).when(what)?;
+        }
+        let services = self.service_route();
+        self.routing.delete_route(&services).when(what)?;
+        if let (Some(dns), Some(lo)) = (self.config.dns_address, self.routing.link("lo").when(what)?)
+        {
+            self.routing.delete_address(lo.index, dns, 32).when(what)?;
+        }
+        self.services = None;
+        self.rules.drop_table()
+    }
+}
+
+fn find_uplink(routing: &mut Routing, config: &Config) -> Result<Link, Error> {
+    let address = config.node_address;
+    let what = || format!("looking for the link with the node's address {address}");
+    let index = routing
+        .addresses()
+        .when(what)?
+        .into_iter()
+        .find(|assigned| assigned.address == address)
+        .map(|assigned| assigned.link)
+        .ok_or(Error::NoUplink { address })?;
+    routing
+        .links()
+        .when(what)?
+        .into_iter()
+        .find(|link| link.index == index)
+        .ok_or(Error::NoUplink { address })
+}
+
+fn prepare_lo(routing: &mut Routing, config: &Config) -> Result<(), Error> {
+    let what = || "preparing the node's loopback link".to_owned();
+    let lo = routing
+        .link("lo")
+        .when(what)?
+        .ok_or_else(|| Error::LinkVanished { link: "lo".to_owned() })?;
+    routing.set_up(lo.index, true).when(what)?;
+    if let Some(dns) = config.dns_address {
+        // Scope host: masquerading must never choose it as a source.
+        routing
+            .add_address(lo.index, Ipv4Net::new(dns, 32).address(), 32, Scope::Host)
+            .when(|| format!("putting the DNS address {dns} on the loopback link"))?;
+    }
+    Ok(())
+}
