@@ -248,12 +248,6 @@ impl Cgroups {
         kill_frozen(&dir, &dir.join("freezer.state"), "FROZEN", "THAWED")
     }
 
-    /// Processes in the group and below it.
-    pub(crate) fn is_populated(&self, cgroup: &str) -> bool {
-        let controller = if self.version == CgroupVersion::V2 { "" } else { "freezer" };
-        self.dir(cgroup, controller).is_some_and(|dir| !pids_below(&dir).is_empty())
-    }
-
     /// Removes the group and those below it. Its processes must be gone.
     pub(crate) fn remove(&self, cgroup: &str) -> Result<(), Error> {
         for dir in self.dirs(cgroup) {
@@ -324,7 +318,7 @@ fn fill_cpuset(mount: &Path, cgroup: &str) -> Result<(), Error> {
 
 fn kill_frozen(dir: &Path, switch: &Path, freeze: &str, thaw: &str) -> Result<(), Error> {
     if let Err(source) = fs::write(switch, freeze) {
-        // Without the freezer a fork can get away; the caller sees it in `is_populated`.
+        // Without the freezer a fork can get away; removing the group then says so.
         tracing::debug!(path = %switch.display(), %source, "not frozen");
     }
     for pid in pids_below(dir) {

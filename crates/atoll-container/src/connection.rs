@@ -47,7 +47,7 @@ impl Connection {
     pub(crate) async fn recv(&self) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
         loop {
             let mut guard = self.fd.readable().await?;
-            match guard.try_io(|fd| seqpacket::recv::<Reply>(fd)) {
+            match guard.try_io(seqpacket::recv::<Reply>) {
                 Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Ok(result) => return result,
                 Err(_would_block) => {}

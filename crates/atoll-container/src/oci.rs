@@ -63,7 +63,7 @@ impl OciRuntime {
             missing: Vec::new(),
         };
         let sandboxes = Sandboxes::new(&config.run);
-        let supervisor = Supervisor::new(Kind::Oci, config, cgroups)?;
+        let supervisor = Supervisor::start_up(Kind::Oci, config, cgroups)?;
         Ok(OciRuntime { supervisor, sandboxes, capabilities, oom_floor: lowest_oom_score() })
     }
 

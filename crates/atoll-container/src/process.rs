@@ -27,9 +27,10 @@ pub struct ProcessRuntime {
 impl ProcessRuntime {
     /// Prepares directories. Commands that run are found by the first `list`.
     pub async fn new(config: RuntimeConfig) -> Result<ProcessRuntime, Error> {
-        let supervisor =
-            crate::oci::blocking(move || Supervisor::new(Kind::Process, config, Cgroups::none()))
-                .await?;
+        let supervisor = crate::oci::blocking(move || {
+            Supervisor::start_up(Kind::Process, config, Cgroups::none())
+        })
+        .await?;
         let capabilities = Capabilities {
             network_namespaces: false,
             cgroup: CgroupVersion::None,

@@ -145,10 +145,11 @@ fn is_ipc(sysctl: &str) -> bool {
 
 /// Whether the mounts are still there: after a reboot only the files may be.
 fn mounted(dir: &Path, spec: &SandboxSpec) -> bool {
-    let wanted = [("net", &spec.net), ("ipc", &spec.ipc), ("uts", &spec.uts)]
+    let mut wanted = [("net", &spec.net), ("ipc", &spec.ipc), ("uts", &spec.uts)]
         .into_iter()
-        .filter_map(|(name, mode)| (*mode == NamespaceMode::New).then(|| dir.join(name)));
-    wanted.into_iter().all(|path| {
+        .filter(|(_, mode)| **mode == NamespaceMode::New)
+        .map(|(name, _)| dir.join(name));
+    wanted.all(|path| {
         rustix::fs::statfs(&path).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(NSFS_MAGIC))
     })
 }

@@ -117,7 +117,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
 }
 
 impl Supervisor {
-    pub(crate) fn new(
+    pub(crate) fn start_up(
         kind: Kind,
         config: RuntimeConfig,
         cgroups: Cgroups,

@@ -42,8 +42,12 @@ struct DockerImage {
 }
 
 /// Unpacks every image of the archive; the caller lists them. Blocks.
-pub(crate) fn import(layers: &Layers, tmp: &Path, path: &Path) -> Result<Vec<ImageInfo>, Error> {
-    let mut archive = Archive::open(path, tmp)?;
+pub(crate) fn import(
+    layers: &Layers,
+    scratch: &Path,
+    path: &Path,
+) -> Result<Vec<ImageInfo>, Error> {
+    let mut archive = Archive::open(path, scratch)?;
     let images = if archive.files.contains_key("index.json") {
         archive.import_oci(layers)?
     } else if archive.files.contains_key("manifest.json") {
@@ -61,7 +65,7 @@ pub(crate) fn import(layers: &Layers, tmp: &Path, path: &Path) -> Result<Vec<Ima
 }
 
 impl Archive {
-    fn open(path: &Path, tmp: &Path) -> Result<Archive, Error> {
+    fn open(path: &Path, scratch: &Path) -> Result<Archive, Error> {
         let io_error = |source| Error::Io { what: "reading", path: path.to_owned(), source };
         let mut file = fs::File::open(path).map_err(io_error)?;
         if file.metadata().map_err(io_error)?.is_dir() {
@@ -72,7 +76,7 @@ impl Archive {
         }
         let mut start = [0u8; 2];
         if file.read_exact(&mut start).is_ok() && start == [0x1f, 0x8b] {
-            file = inflate(file, tmp).map_err(io_error)?;
+            file = inflate(file, scratch).map_err(io_error)?;
         }
         let mut archive = Archive { path: path.to_owned(), file, files: HashMap::new() };
         archive.scan()?;
@@ -331,10 +335,10 @@ fn names_of(entry: &Descriptor) -> Result<Vec<String>, Error> {
 }
 
 /// A compressed archive cannot be read out of order.
-fn inflate(mut file: fs::File, tmp: &Path) -> io::Result<fs::File> {
+fn inflate(mut file: fs::File, scratch: &Path) -> io::Result<fs::File> {
     file.seek(SeekFrom::Start(0))?;
-    fs::create_dir_all(tmp)?;
-    let path = tmp.join(format!("archive-{:016x}", rand::random::<u64>()));
+    fs::create_dir_all(scratch)?;
+    let path = scratch.join(format!("archive-{:016x}", rand::random::<u64>()));
     let mut plain = fs::File::options().read(true).write(true).create_new(true).open(&path)?;
     // Without a name it is gone with its last user, whatever happens.
     fs::remove_file(&path)?;

@@ -308,8 +308,8 @@ impl Answer {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(Failure::Body(error)),
                 Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
                     }
                 }
             }

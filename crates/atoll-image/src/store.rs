@@ -164,8 +164,8 @@ impl ImageStore {
         blocking(move || {
             let inner = &this.inner;
             let _lease = Lease::take(&inner.config.root)?;
-            let tmp = inner.config.root.join("tmp");
-            let found = archive::import(&inner.layers, &tmp, &path)?;
+            let scratch = inner.config.root.join("tmp");
+            let found = archive::import(&inner.layers, &scratch, &path)?;
             let images = inner.index.change(|content| {
                 let now = index::now();
                 found.into_iter().map(|image| content.insert(image, now)).collect()
@@ -351,13 +351,10 @@ fn builtin_info(reference: &Reference, config: &ImageConfig) -> ImageInfo {
 /// Unfinished layers of a process that is gone. While another one pulls, nothing is
 /// touched.
 fn clear_tmp(root: &Path) -> Result<(), Error> {
-    let tmp = root.join("tmp");
+    let path = root.join("tmp");
     gc::alone(root, || {
-        for path in [&tmp] {
-            fs::remove_dir_all(path)
-                .and_then(|()| fs::create_dir_all(path))
-                .map_err(|source| Error::Io { what: "clearing", path: path.clone(), source })?;
-        }
-        Ok(())
+        fs::remove_dir_all(&path)
+            .and_then(|()| fs::create_dir_all(&path))
+            .map_err(|source| Error::Io { what: "clearing", path: path.clone(), source })
     })
 }

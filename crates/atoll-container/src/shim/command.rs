@@ -7,20 +7,33 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 /// Gives the command the signal state of a fresh process: Rust programs ignore SIGPIPE,
-/// and the shim blocks SIGCHLD; both would be inherited.
-#[allow(unsafe_code, reason = "sigaction is unsafe for handlers that run code; these do not")]
+/// the shim blocks SIGCHLD, and whoever started the agent may have ignored others; all of
+/// it would be inherited. The raw call, because C libraries keep two signals to themselves.
+#[allow(unsafe_code, reason = "the raw rt_sigaction has no safe wrapper")]
 pub(crate) fn reset_signals() {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator() {
-        if matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+    // The kernel's structure, all zero: the default action, no flags, an empty mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const MASK_BYTES: usize = 8;
+    for signal in 1..=64 {
+        if matches!(signal, libc::SIGKILL | libc::SIGSTOP) {
             continue;
         }
-        // SAFETY: the default action runs no code of this program.
-        if let Err(error) = unsafe { nix::sys::signal::sigaction(signal, &default) } {
-            super::complain(&format!("resetting {signal}: {error}"));
+        // SAFETY: the kernel reads the structure and writes nothing; the default action
+        // runs no code of this program.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                MASK_BYTES,
+            )
+        };
+        if result != 0 {
+            super::complain(&format!("resetting signal {signal} failed"));
         }
     }
     if let Err(error) =

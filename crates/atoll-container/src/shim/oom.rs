@@ -54,7 +54,8 @@ impl Watch {
         let count = cgroups.oom_kills(cgroup);
         let more = count > self.told;
         self.told = self.told.max(count);
-        more
+        // v1 tells before the kernel has killed and counted.
+        more || (!cgroups.is_v2() && self.fd.is_some())
     }
 
     /// Kills since the container began.

@@ -106,6 +106,15 @@ impl World {
         World { dir, runtime: Box::new(runtime), events, id, oci: false }
     }
 
+    /// As an agent that was killed: nobody is connected to the shims.
+    pub(crate) async fn stop(&mut self) {
+        let elsewhere = RuntimeConfig {
+            pods: self.dir.path().join("nothing"),
+            ..config(self.dir.path(), &self.id)
+        };
+        self.runtime = Box::new(ProcessRuntime::new(elsewhere).await.unwrap());
+    }
+
     /// As an agent that was killed and started again.
     pub(crate) async fn restart(&mut self) {
         let config = config(self.dir.path(), &self.id);

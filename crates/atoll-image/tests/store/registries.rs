@@ -100,7 +100,7 @@ async fn an_image_that_skopeo_pushed_is_pulled_and_not_twice() {
     let (first, second) = (first.unwrap(), second.unwrap());
     assert!(first.pulled != second.pulled, "one of the two pulled");
     assert_eq!(first.image.config.user, "app");
-    assert_eq!(first.image.tags, [name.clone()]);
+    assert_eq!(first.image.tags, std::slice::from_ref(&name));
 
     let again = PullRequest { policy: PullPolicy::Always, ..request(&name) };
     let outcome = fixture.store.ensure(&again, None).await.unwrap();

@@ -1,0 +1,122 @@
+//! What a container may see and do.
+
+use std::os::unix::fs::MetadataExt;
+
+use atoll_container::{Mount, MountSource, Propagation, Seccomp, User};
+
+use crate::life::{command, read_all};
+use crate::world::{World, is_root, tear_down};
+
+async fn inside(world: &World, container: &atoll_container::ContainerRef, script: &str) -> String {
+    let handle = world.runtime.exec(container, command(&["sh", "-c", script])).await.unwrap();
+    let (mut streams, exit) = handle.into_parts();
+    let out = read_all(streams.stdout.take().unwrap()).await;
+    exit.wait().await.unwrap();
+    out
+}
+
+#[tokio::test]
+async fn the_default_confinement_is_that_of_other_runtimes() {
+    if !is_root() {
+        return;
+    }
+    let world = World::oci().await;
+    let sandbox = world.sandbox("i1").await;
+    let script = "grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs|SigIgn|SigBlk):' /proc/self/status; \
+                  unshare -m true 2>/dev/null || echo no unshare; \
+                  mount -t tmpfs x /tmp 2>/dev/null || echo no mount; \
+                  echo x > /proc/sys/kernel/hostname 2>/dev/null || echo no sysctl; \
+                  touch /sys/x 2>/dev/null || echo no sysfs; \
+                  mknod /tmp/d b 254 0 && head -c 1 /tmp/d 2>/dev/null || echo no device; \
+                  ls /proc/1/fd; sleep 1000";
+    let container = world.run(&world.spec(&sandbox, "c", &["sh", "-c", script])).await;
+    let ready = inside(&world, &container, "sleep 0.5; ls /dev").await;
+    assert!(ready.contains("null") && ready.contains("shm") && !ready.contains("vda"), "{ready}");
+    let out = world.output("c", "stdout");
+    let expected = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n\
+                    CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nNoNewPrivs:\t0\n\
+                    Seccomp:\t2\nno unshare\nno mount\nno sysctl\nno sysfs\nno device\n0\n1\n2\n";
+    assert_eq!(out, expected);
+    tear_down(world, &["i1"]).await;
+}
+
+#[tokio::test]
+async fn no_new_privileges_read_only_root_and_user_are_honoured() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::oci().await;
+    let sandbox = world.sandbox("i2").await;
+    let script = "id; grep -E '^(NoNewPrivs|Seccomp|CapEff):' /proc/self/status; \
+                  touch /data/x 2>/dev/null || echo read-only";
+    let mut spec = world.spec(&sandbox, "c", &["sh", "-c", script]);
+    spec.security.no_new_privileges = true;
+    spec.security.read_only_rootfs = true;
+    spec.process.user = User { uid: 1000, gid: 3000, additional_gids: vec![4000] };
+    let container = world.run(&spec).await;
+    assert_eq!(world.exit(&container).await.code, 0);
+    assert_eq!(
+        world.output("c", "stdout"),
+        "uid=1000(app) gid=3000 groups=3000,4000\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n\
+         Seccomp:\t2\nread-only\n"
+    );
+    tear_down(world, &["i2"]).await;
+}
+
+#[tokio::test]
+async fn a_privileged_container_has_everything() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::oci().await;
+    let sandbox = world.sandbox("i3").await;
+    let script = "grep -E '^Seccomp:' /proc/self/status; mount -t tmpfs x /tmp && echo mounted";
+    let mut spec = world.spec(&sandbox, "c", &["sh", "-c", script]);
+    spec.security.privileged = true;
+    spec.security.seccomp = Seccomp::RuntimeDefault;
+    let container = world.run(&spec).await;
+    assert_eq!(world.exit(&container).await.code, 0);
+    assert_eq!(world.output("c", "stdout"), "Seccomp:\t0\nmounted\n");
+    tear_down(world, &["i3"]).await;
+}
+
+#[tokio::test]
+async fn containers_of_a_sandbox_share_its_namespaces_and_mounts_appear() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::oci().await;
+    let sandbox = world.sandbox("i4").await;
+    let shared = world.dir.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("file"), "from the node\n").unwrap();
+    let script = "cat /mnt/v/file; touch /mnt/v/x 2>/dev/null || echo read-only; \
+                  echo hi > /dev/shm/word; cat /proc/self/mounts | grep -c ' /mnt/t tmpfs'";
+    let mut spec = world.spec(&sandbox, "one", &["sh", "-c", script]);
+    spec.mounts = vec![
+        Mount {
+            source: MountSource::Bind { path: shared.clone(), propagation: Propagation::None },
+            destination: "/mnt/v".into(),
+            read_only: true,
+        },
+        Mount {
+            source: MountSource::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 },
+            destination: "/mnt/t".into(),
+            read_only: false,
+        },
+    ];
+    let one = world.run(&spec).await;
+    assert_eq!(world.exit(&one).await.code, 0, "{}", world.log("one"));
+    assert_eq!(world.output("one", "stdout"), "from the node\nread-only\n1\n");
+    let two =
+        world.run(&world.spec(&sandbox, "two", &["sh", "-c", "cat /dev/shm/word; hostname"])).await;
+    assert_eq!(world.exit(&two).await.code, 0);
+    assert_eq!(world.output("two", "stdout"), "hi\nbox\n");
+    // The same sandbox is found, not made again.
+    let net = sandbox.net.clone().unwrap();
+    let again = world.sandbox("i4").await;
+    assert!(!again.created && again.net == sandbox.net);
+    let own = std::fs::metadata("/proc/self/ns/net").unwrap().ino();
+    assert_ne!(std::fs::metadata(&net).unwrap().ino(), own);
+    tear_down(world, &["i4"]).await;
+}
