@@ -15,7 +15,7 @@ pub(crate) mod workload;
 
 use serde_json::{Map, Value};
 
-use crate::kinds::amount::{MILLI, canonical};
+use crate::kinds::amount;
 
 /// Drops what Go's types leave out when they write an object: nulls and empty lists. Every
 /// default hook starts here.
@@ -104,7 +104,7 @@ pub(crate) fn within(object: &mut Value, key: &str, change: impl FnOnce(&mut Val
 pub(crate) fn amounts(object: &mut Value, list: &str) {
     let Some(Value::Object(resources)) = object.get_mut(list) else { return };
     for value in resources.values_mut() {
-        if let Some(text) = canonical(value, MILLI) {
+        if let Some(text) = amount::resource(value) {
             *value = Value::from(text);
         }
     }
@@ -113,7 +113,7 @@ pub(crate) fn amounts(object: &mut Value, list: &str) {
 /// Spells a single quantity in the one way.
 pub(crate) fn quantity(object: &mut Value, key: &str) {
     if let Some(value) = object.get_mut(key)
-        && let Some(text) = canonical(value, 1)
+        && let Some(text) = amount::canonical(value)
     {
         *value = Value::from(text);
     }

@@ -27,6 +27,7 @@ pub mod workload;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::schema::{self, SchemaId};
 use crate::{columns, defaults, field, names, validate};
 
 /// Where objects of a kind live.
@@ -220,6 +221,12 @@ impl ResourceInfo {
     #[must_use]
     pub fn qualified_kind(&self) -> String {
         qualified(self.kind, self.group)
+    }
+
+    /// The shape of the kind's objects.
+    #[must_use]
+    pub fn schema(&self) -> Option<SchemaId> {
+        schema::by_name(self.definition)
     }
 
     #[must_use]

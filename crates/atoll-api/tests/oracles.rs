@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use atoll_api::kinds::{self, ResourceInfo, Scope};
+use atoll_api::schema;
 use serde_json::{Value, json};
 
 fn oracle(file: &str) -> Option<Value> {
@@ -143,6 +144,8 @@ fn defaults_are_those_of_the_recorded_objects() {
         let made = make(row, request);
         compared += 1;
         let wanted = expected(row, &case["response"]);
+        let unknown = schema::prune_and_check(row.schema().unwrap(), &mut made.clone());
+        assert_eq!(unknown.unwrap(), [""; 0], "defaults of {kind} that no schema knows");
         if made != wanted {
             different.push(format!("{kind}\n  made   {made}\n  wanted {wanted}"));
         }
@@ -188,6 +191,16 @@ fn warnings_are_those_that_were_recorded() {
         let made = warnings.first().map(|text| format!("{text:?}"));
         assert_eq!(made, wanted, "{kind}");
     }
+}
+
+#[test]
+fn every_row_has_a_schema() {
+    let missing: Vec<&str> = kinds::builtin()
+        .iter()
+        .filter(|row| row.schema().is_none())
+        .map(|row| row.definition)
+        .collect();
+    assert_eq!(missing, [""; 0]);
 }
 
 /// Objects with every field set leave nothing to default.

@@ -6,6 +6,7 @@ use super::{immutable, label_selector, not_negative, pod};
 use crate::access::Access as _;
 use crate::field::{Error, Path};
 use crate::names;
+use crate::selector::LabelSelector;
 
 pub(crate) fn deployment(deployment: &Value) -> Vec<Error> {
     let mut errors = Vec::new();
@@ -84,30 +85,6 @@ pub(crate) fn replica_set_status_update(new: &Value, _: &Value) -> Vec<Error> {
     errors
 }
 
-/// Whether a metav1.LabelSelector matches labels; an empty one matches all.
-pub(crate) fn selects(selector: &Value, labels: Option<&Map<String, Value>>) -> bool {
-    let value = |key: &str| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str);
-    let exact = selector
-        .fields("matchLabels")
-        .into_iter()
-        .flatten()
-        .all(|(key, wanted)| value(key) == wanted.as_str());
-    exact
-        && selector.items("matchExpressions").iter().all(|term| {
-            let found = value(term.text("key"));
-            let listed = found.is_some_and(|found| {
-                term.items("values").iter().any(|one| one.as_str() == Some(found))
-            });
-            match term.text("operator") {
-                "In" => listed,
-                "NotIn" => !listed,
-                "Exists" => found.is_some(),
-                "DoesNotExist" => found.is_none(),
-                _ => false,
-            }
-        })
-}
-
 fn replicated(at: &Path, spec: &Value, errors: &mut Vec<Error>) {
     not_negative(&at.child("replicas"), spec.int("replicas").unwrap_or(0), errors);
     let selector = &spec["selector"];
@@ -123,18 +100,20 @@ fn replicated(at: &Path, spec: &Value, errors: &mut Vec<Error>) {
             errors.push(selector_at.invalid(selector.clone(), text));
         }
     }
-    template(&at.child("template"), spec, errors);
+    match LabelSelector::from_object(selector) {
+        Ok(parsed) => template(&at.child("template"), spec, &parsed, errors),
+        Err(_) => errors.push(selector_at.invalid(selector.clone(), "invalid label selector")),
+    }
 }
 
-fn template(at: &Path, spec: &Value, errors: &mut Vec<Error>) {
+fn template(at: &Path, spec: &Value, selector: &LabelSelector, errors: &mut Vec<Error>) {
     let template = &spec["template"];
     if template.is_null() {
         errors.push(at.required(""));
         return;
     }
-    let labels = template["metadata"].fields("labels");
-    if !spec["selector"].is_null() && !selects(&spec["selector"], labels) {
-        let value = labels.map_or(Value::Null, |labels| Value::Object(labels.clone()));
+    if !selector.matches_object(template) {
+        let value = template["metadata"]["labels"].clone();
         let at = at.child("metadata").child("labels");
         errors.push(at.invalid(value, "`selector` does not match template `labels`"));
     }
