@@ -17,7 +17,11 @@ pub struct FdStream {
 impl FdStream {
     /// The descriptor must be non-blocking, as those of `atoll-container` are.
     pub fn new(fd: OwnedFd) -> io::Result<FdStream> {
-        Ok(FdStream { fd: AsyncFd::new(fd)? })
+        #[allow(unsafe_code, reason = "registering a descriptor that is owned")]
+        // SAFETY: the descriptor is owned by the AsyncFd until it is dropped, and nothing
+        // here closes or replaces it meanwhile.
+        let fd = unsafe { AsyncFd::register(fd) }?;
+        Ok(FdStream { fd })
     }
 }
 

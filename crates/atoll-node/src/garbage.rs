@@ -31,7 +31,7 @@ pub async fn remove_run(cx: &Context, run: &Run, log: Option<PathBuf>) {
         tracing::warn!(container = %key, %error, "root file system not unmounted");
         return;
     }
-    let message = spec::message_file(&cx.config, key);
+    let message = spec::message_file(&cx.config.pods_dir(), key);
     let mut removals = vec![tokio::fs::remove_dir_all(&dir).await];
     removals.push(tokio::fs::remove_file(&message).await);
     for path in log.iter().flat_map(|log| log_files(log)) {

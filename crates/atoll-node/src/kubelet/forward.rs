@@ -145,7 +145,7 @@ async fn connect(netns: Option<PathBuf>, port: u16) -> Result<TcpStream, String>
         Ok(stream) => return Ok(stream),
         Err(error) => error,
     };
-    dial(IpAddr::V6(Ipv6Addr::LOCALHOST)).await.map_err(|_| {
+    dial(IpAddr::V6(Ipv6Addr::LOCALHOST)).await.map_err(|_second| {
         let reason = with_sources(&first);
         format!("failed to connect to localhost:{port} inside the pod's network: {reason}")
     })
@@ -180,14 +180,20 @@ where
                         continue;
                     }
                     let Some(pair) = open(&mut pairs, stream, &headers) else { continue };
-                    let (Some(error), Some(data), Some(port)) = (pair.error, pair.data, pair.port)
+                    let (Some(error), Some(bytes_on), Some(port)) =
+                        (pair.error, pair.data, pair.port)
                     else {
                         continue;
                     };
                     let (input, pieces) = mpsc::channel(PIECES_MAX);
-                    inputs.insert(data, input);
-                    let forward =
-                        Forward { netns: netns.clone(), port, data, error, tell: tell.clone() };
+                    inputs.insert(bytes_on, input);
+                    let forward = Forward {
+                        netns: netns.clone(),
+                        port,
+                        data: bytes_on,
+                        error,
+                        tell: tell.clone(),
+                    };
                     forwards.spawn(forward.run(pieces));
                 }
                 spdy::Event::Data { stream, bytes, fin } => {
@@ -302,17 +308,17 @@ async fn serve_channels<S>(
     let mut inputs: HashMap<u8, mpsc::Sender<Bytes>> = HashMap::new();
     let mut forwards = JoinSet::new();
     for (i, port) in ports.iter().enumerate() {
-        let Ok(data) = u8::try_from(2 * i) else { break };
-        let error = data + 1;
-        for channel in [data, error] {
+        let Ok(channel_of_bytes) = u8::try_from(2 * i) else { break };
+        for channel in [channel_of_bytes, channel_of_bytes + 1] {
             let first = [&[channel][..], &port.to_le_bytes()].concat();
             if socket.send(Message::Binary(first.into())).await.is_err() {
                 return;
             }
         }
         let (input, pieces) = mpsc::channel(PIECES_MAX);
-        inputs.insert(data, input);
-        forwards.spawn(forward_channel(netns.clone(), *port, data, out.clone(), pieces));
+        inputs.insert(channel_of_bytes, input);
+        let netns = netns.clone();
+        forwards.spawn(forward_channel(netns, *port, channel_of_bytes, out.clone(), pieces));
     }
     drop(out);
     loop {

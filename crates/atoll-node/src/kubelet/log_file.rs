@@ -162,7 +162,7 @@ impl Follower {
     }
 
     /// The next complete line; `None` when there is none yet.
-    pub fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         if let Some(line) = self.line()? {
             return Ok(Some(line));
         }

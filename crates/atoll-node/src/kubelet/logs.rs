@@ -40,7 +40,8 @@ impl Options {
             let Some(text) = query.get(name).filter(|text| !text.is_empty()) else {
                 return Ok(None);
             };
-            let number = text.parse().map_err(|_| format!("{name}: Invalid value: \"{text}\""))?;
+            let number = text.parse()
+                .map_err(|_not_a_number| format!("{name}: Invalid value: \"{text}\""))?;
             if number < 0 {
                 return Err(format!(
                     "{name}: Invalid value: {number}: must be greater than or equal to 0"
@@ -71,7 +72,7 @@ impl Options {
     }
 }
 
-pub(crate) async fn answer(routes: &Routes, place: &Place, query: &Query) -> Answer {
+pub(crate) fn answer(routes: &Routes, place: &Place, query: &Query) -> Answer {
     let options = match Options::parse(query, routes.cx.now()) {
         Ok(options) => options,
         Err(reason) => return text(StatusCode::BAD_REQUEST, reason),
@@ -229,7 +230,7 @@ impl Reader {
         let mut changes = inotify.into_event_stream(vec![0; 4096])?;
         loop {
             let ended = self.has_ended();
-            while let Some(line) = follower.next()? {
+            while let Some(line) = follower.next_line()? {
                 if !self.send(&line).await {
                     return Ok(());
                 }

@@ -8,8 +8,7 @@ use http::StatusCode;
 use crate::kubelet::routes::Routes;
 use crate::kubelet::{Answer, text};
 
-#[allow(clippy::unused_async, reason = "answers are awaited alike")]
-pub(crate) async fn answer(routes: &Routes) -> Answer {
+pub(crate) fn answer(routes: &Routes) -> Answer {
     let all = routes.pods.all();
     let mut states: BTreeMap<&str, usize> =
         BTreeMap::from([("running", 0), ("exited", 0), ("created", 0)]);

@@ -89,12 +89,12 @@ impl Routes {
         let streams = request.method() == Method::GET || request.method() == Method::POST;
         match parts.as_slice() {
             ["healthz"] => text(StatusCode::OK, "ok"),
-            ["metrics"] => metrics::answer(self).await,
+            ["metrics"] => metrics::answer(self),
             ["stats", "summary"] => stats::answer(self).await,
             ["pods"] => stats::pods(self),
             ["containerLogs", namespace, pod, container] => {
                 match self.find(namespace, pod, container) {
-                    Ok(place) => logs::answer(self, &place, &query).await,
+                    Ok(place) => logs::answer(self, &place, &query),
                     Err(answer) => *answer,
                 }
             }

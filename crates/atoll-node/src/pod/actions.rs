@@ -1,7 +1,7 @@
 //! What one look at a pod does: sandbox, volumes, starts, stops, and the end.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ impl PodTask {
             match self.cx.runtime.inspect(&run.reference.key).await {
                 Ok(Some(observed)) => {
                     let mut now = Run::from_observed(&observed);
-                    read_message(&mut now, &self.cx.config);
+                    read_message(&mut now, &self.cx.config.pods_dir());
                     *run = now;
                 }
                 Ok(None) => {}
@@ -481,10 +481,10 @@ impl PodTask {
 }
 
 /// Reads the last words of a run that has ended.
-pub(crate) fn read_message(run: &mut Run, config: &crate::config::Config) {
+pub(crate) fn read_message(run: &mut Run, pods_dir: &Path) {
     let Some(exit) = run.exit() else { return };
     let failed = exit.code != 0;
-    let file = spec::message_file(config, &run.reference.key);
+    let file = spec::message_file(pods_dir, &run.reference.key);
     let words = std::fs::read(file).unwrap_or_default();
     let share = MESSAGE_BYTES_MAX.min(MESSAGE_POD_BYTES_MAX);
     run.message = if !words.is_empty() {

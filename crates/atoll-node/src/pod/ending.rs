@@ -48,7 +48,7 @@ impl PodTask {
         }
         let cx = self.cx.clone();
         self.jobs.spawn(async move {
-            stop_all(&cx, apps, sidecars).await;
+            Box::pin(stop_all(&cx, apps, sidecars)).await;
             JobEnd::AllStopped
         });
     }

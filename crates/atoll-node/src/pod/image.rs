@@ -165,7 +165,7 @@ pub fn credentials(image: &str, secrets: &BTreeMap<String, Secret>) -> Vec<Crede
 }
 
 fn auths(secret: &Secret) -> BTreeMap<String, DockerAuth> {
-    let entry = |name: &str| secret.data.as_ref().and_then(|data| data.get(name));
+    let entry = |name: &str| secret.data.as_ref().and_then(|entries| entries.get(name));
     if let Some(text) = entry(".dockerconfigjson") {
         return serde_json::from_slice::<DockerConfig>(&text.0).map(|c| c.auths).unwrap_or_default();
     }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use atoll_informer::EventType;
 use k8s_openapi::api::core::v1::{Container, Probe};
-use tokio_util::sync::CancellationToken;
 
 use crate::pod::identity::{all_containers, is_sidecar};
 use crate::pod::messages;
@@ -110,12 +109,6 @@ impl PodTask {
             reference: run.reference.clone(),
             reports: self.reports.clone(),
         })
-    }
-
-    /// Ends all probes, for a task that leaves its containers running.
-    pub(crate) fn stop_probes(&self) {
-        let tokens = self.probes.values().map(|(_, stop)| stop);
-        tokens.for_each(CancellationToken::cancel);
     }
 }
 

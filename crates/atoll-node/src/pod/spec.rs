@@ -61,11 +61,9 @@ pub fn pod_log_dir(config: &Config, id: &PodId) -> PathBuf {
 
 /// Where a run leaves its last words.
 #[must_use]
-pub fn message_file(config: &Config, key: &ContainerKey) -> PathBuf {
-    config
-        .pod_dir(&key.sandbox)
-        .join("messages")
-        .join(format!("{}.{}", key.name, key.attempt))
+pub fn message_file(pods_dir: &Path, key: &ContainerKey) -> PathBuf {
+    let name = format!("{}.{}", key.name, key.attempt);
+    pods_dir.join(&key.sandbox).join("messages").join(name)
 }
 
 /// The container for the runtime. An error is the message of CreateContainerConfigError.
@@ -207,7 +205,7 @@ fn mounts(parts: &Parts<'_>) -> Result<Vec<Mount>, String> {
     }
     let message_path = container.termination_message_path.as_deref().filter(|p| !p.is_empty());
     let message_path = message_path.unwrap_or(DEFAULT_MESSAGE_PATH);
-    let file = message_file(parts.config, &parts.key);
+    let file = message_file(&parts.config.pods_dir(), &parts.key);
     mounts.push(bind(file, message_path.into(), false, Propagation::None));
     // A mount must come after the one that it stands in.
     mounts.sort_by_key(|mount| mount.destination.components().count());

@@ -133,7 +133,7 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
 }
 
 async fn prepare_files(cx: &Context, key: &ContainerKey) -> Result<(), String> {
-    let message = spec::message_file(&cx.config, key);
+    let message = spec::message_file(&cx.config.pods_dir(), key);
     let fail = |error: std::io::Error| format!("{}: {error}", message.display());
     if let Some(parent) = message.parent() {
         tokio::fs::create_dir_all(parent).await.map_err(fail)?;

@@ -5,7 +5,7 @@
 //! one look does.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,7 +132,6 @@ pub(crate) struct PodTask {
     pub notify: Arc<Notify>,
     /// Sandbox or volumes failed: not tried again before this, with the last message.
     pub setup_retry: Option<(Instant, u32)>,
-    pub last_size_check: Instant,
 }
 
 /// What a task starts from.
@@ -169,7 +168,7 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
         gone: desired.gone,
         stage: Stage::Running,
         fate: Fate { failed: desired.refused, ending_since: None, frozen: is_terminal(&pod) },
-        tracks: adopt(&pod, observed, &cx.config),
+        tracks: adopt(&pod, observed, &cx.config.pods_dir()),
         started_at: started.unwrap_or_else(|| cx.now()),
         spawned_at: cx.now(),
         sandbox: None,
@@ -186,7 +185,6 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
         shown: shown_sender,
         notify: notify.clone(),
         setup_retry: None,
-        last_size_check: Instant::now(),
         pod,
     };
     let stop = cx.stop.clone();
@@ -197,13 +195,13 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
 }
 
 /// Runs found on disk, in order of their attempts, become what is known of containers.
-fn adopt(pod: &Pod, mut observed: Vec<Observed>, config: &crate::config::Config) -> Tracks {
+fn adopt(pod: &Pod, mut observed: Vec<Observed>, pods_dir: &Path) -> Tracks {
     observed.sort_by_key(|o| o.container.key.attempt);
     let mut tracks = Tracks::new();
     for found in &observed {
         let track = tracks.entry(found.container.key.name.clone()).or_default();
         let mut run = Run::from_observed(found);
-        super::actions::read_message(&mut run, config);
+        super::actions::read_message(&mut run, pods_dir);
         if let Some(exit) = track.exit() {
             let finished_at = exit.finished_at;
             track.crash.advance(finished_at);

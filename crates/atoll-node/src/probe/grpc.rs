@@ -83,9 +83,12 @@ async fn ask(stream: tokio::net::TcpStream, address: &str, service: &str) -> Res
             _ => serving_status(&body.to_bytes()).map(Answer::Status),
         }
     };
+    tokio::pin!(exchange);
     tokio::select! {
-        result = exchange => result,
-        result = connection => Err(result.err().map_or("EOF".to_owned(), |e| e.to_string())),
+        biased;
+        result = &mut exchange => result,
+        // The answer may have come whole before the connection ended.
+        _ended = connection => exchange.await,
     }
 }
 

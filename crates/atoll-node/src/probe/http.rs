@@ -169,12 +169,16 @@ impl Target {
             tracing::trace!(complete = body.is_ok(), "probe body read");
             Ok((status, location))
         };
+        tokio::pin!(exchange);
         tokio::select! {
-            result = exchange => result,
-            result = connection => match result {
-                Ok(()) => Err("EOF".to_owned()),
-                Err(error) => Err(describe(error)),
-            },
+            biased;
+            result = &mut exchange => result,
+            // The answer may have come whole before the connection ended.
+            ended = connection => {
+                let answer = exchange.await;
+                if answer.is_err() { ended.map_err(describe)?; }
+                answer
+            }
         }
     }
 }

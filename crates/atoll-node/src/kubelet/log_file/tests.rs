@@ -56,17 +56,17 @@ fn following_waits_for_whole_lines_and_crosses_rotation() {
     let log = dir.path().join("0.log");
     let mut file = File::create(&log).unwrap();
     let mut follower = Follower::open(&log, false).unwrap();
-    assert_eq!(follower.next().unwrap(), None);
+    assert_eq!(follower.next_line().unwrap(), None);
     file.write_all(b"ha").unwrap();
-    assert_eq!(follower.next().unwrap(), None);
+    assert_eq!(follower.next_line().unwrap(), None);
     file.write_all(b"lf\n").unwrap();
-    assert_eq!(follower.next().unwrap().unwrap(), b"half\n");
+    assert_eq!(follower.next_line().unwrap().unwrap(), b"half\n");
     file.write_all(b"last\n").unwrap();
     std::fs::rename(&log, dir.path().join("0.log.20260101-000000")).unwrap();
     std::fs::write(&log, "first\n").unwrap();
-    assert_eq!(follower.next().unwrap().unwrap(), b"last\n");
-    assert_eq!(follower.next().unwrap().unwrap(), b"first\n");
-    assert_eq!(follower.next().unwrap(), None);
+    assert_eq!(follower.next_line().unwrap().unwrap(), b"last\n");
+    assert_eq!(follower.next_line().unwrap().unwrap(), b"first\n");
+    assert_eq!(follower.next_line().unwrap(), None);
 }
 
 #[test]

@@ -134,7 +134,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 /// A count, then names and values, each with its length; all numbers have four bytes.
 fn parse_headers(block: &[u8]) -> io::Result<Headers> {
     let mut rest = block;
-    let mut number = |rest: &mut &[u8]| -> io::Result<usize> {
+    let number = |rest: &mut &[u8]| -> io::Result<usize> {
         let (head, tail) = rest.split_at_checked(4).ok_or_else(|| broken("headers end early"))?;
         *rest = tail;
         let number = u32::from_be_bytes(head.try_into().map_err(io::Error::other)?);

@@ -1,3 +1,70 @@
 //! What a task makes of containers that it finds.
 
+use std::path::Path;
+
+use atoll_container::{ContainerKey, ContainerRef, Exit, State};
+use serde_json::json;
+
 use super::*;
+use crate::pod::track::label;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn observed(name: &str, attempt: u32, state: State) -> Observed {
+    let key = ContainerKey { sandbox: "u".into(), name: name.into(), attempt };
+    Observed {
+        container: ContainerRef { key, id: format!("id{attempt}"), dir: "/nonexistent".into() },
+        labels: BTreeMap::from([(label::IMAGE.to_owned(), "img".to_owned())]),
+        log: "/nonexistent".into(),
+        created_at: at(0),
+        state,
+        shim_alive: true,
+    }
+}
+
+fn running() -> State {
+    State::Running { pid: 7, started_at: at(50) }
+}
+
+fn pod(status: serde_json::Value) -> Pod {
+    serde_json::from_value(json!({"spec": {"containers": [
+        {"name": "c", "image": "img", "readinessProbe": {"tcpSocket": {"port": 1}}}]},
+        "status": status}))
+    .unwrap()
+}
+
+fn adopt_at(pod: &Pod, observed: Vec<Observed>) -> Tracks {
+    adopt(pod, observed, Path::new("/nonexistent"))
+}
+
+#[test]
+fn a_container_that_was_ready_stays_so_when_it_is_the_same() {
+    let status = |id: &str| {
+        json!({"containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true,
+            "started": true, "restartCount": 3, "containerID": format!("atoll://{id}")}]})
+    };
+    let same = adopt_at(&pod(status("id3")), vec![observed("c", 3, running())]);
+    assert!(same["c"].ready && same["c"].started);
+    assert_eq!(same["c"].restart_count(), 3);
+    let other = adopt_at(&pod(status("id2")), vec![observed("c", 3, running())]);
+    assert!(!other["c"].ready, "another run has to be probed first");
+}
+
+#[test]
+fn restarts_are_never_counted_back() {
+    let exit = Exit { unknown: false, ..Exit::unknown(Some(at(1)), at(2)) };
+    let found = vec![
+        observed("c", 1, State::Exited(exit.clone())),
+        observed("c", 2, State::Exited(exit)),
+    ];
+    let tracks = adopt_at(&pod(json!({})), found);
+    let track = &tracks["c"];
+    assert_eq!((track.restart_count(), track.next_attempt()), (2, 3));
+    assert_eq!(track.previous.as_ref().unwrap().attempt(), 1);
+    let status = json!({"containerStatuses": [{"name": "c", "image": "", "imageID": "",
+        "ready": false, "restartCount": 5, "containerID": "atoll://x"}]});
+    let lost = adopt_at(&pod(status), Vec::new());
+    assert_eq!(lost["c"].next_attempt(), 6);
+}
