@@ -60,6 +60,11 @@ pub fn on_delete(call: &Call, object: &Value) -> Extra {
     extra
 }
 
+/// The key of a Service's address.
+pub(crate) fn address_key(address: std::net::Ipv4Addr) -> String {
+    format!("{PREFIX}/serviceips/{address}")
+}
+
 /// What the object held and holds no more is given back; what it holds now and did not is
 /// claimed.
 fn difference(owner: &Value, before: &[String], after: &[String]) -> Extra {

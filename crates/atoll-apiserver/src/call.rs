@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use atoll_api::apply::{Manager, Operation};
 use atoll_api::kinds::{ResourceInfo, Subresource};
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::USER_AGENT;
 
 use crate::admission::{self, AdmissionRequest};
 use crate::core::Core;
 use crate::negotiate::Accept;
-use crate::query::{Query, WriteOptions};
+use crate::query::Query;
 use crate::render::View;
 use crate::request::RequestInfo;
 use crate::status::Status;
@@ -52,29 +50,6 @@ impl Call {
             include_object: self.query.text("includeObject"),
             now: self.core.now(),
         }
-    }
-
-    /// Who managedFields name for this write.
-    pub fn manager(&self, options: &WriteOptions, operation: Operation) -> Manager {
-        let name = if options.field_manager.is_empty() {
-            self.agent()
-        } else {
-            options.field_manager.clone()
-        };
-        Manager {
-            name,
-            operation,
-            api_version: self.row.api_version(),
-            subresource: self.info.subresource.clone(),
-        }
-    }
-
-    /// The User-Agent up to its first slash.
-    fn agent(&self) -> String {
-        let agent =
-            self.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
-        let name = agent.split('/').next().unwrap_or("");
-        if name.is_empty() { "unknown".to_owned() } else { name.chars().take(128).collect() }
     }
 
     pub fn admission<'a>(

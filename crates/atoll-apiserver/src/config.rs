@@ -7,6 +7,8 @@ use std::sync::Arc;
 use atoll_store::kv::KvStore;
 use jiff::Timestamp;
 
+use crate::trust::Trust;
+
 /// Time of day. Tests own it.
 pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
@@ -43,6 +45,8 @@ pub struct Config {
     pub node_prefix: u8,
     /// Where pods reach this server: the endpoint of the Service `default/kubernetes`.
     pub advertise: SocketAddr,
+    /// The keys of this server; `None` in tests, where nothing is issued.
+    pub trust: Option<Arc<Trust>>,
     /// How the server speaks to kubelets; `None` makes logs and exec answer an error.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// Requests in flight, watches aside; more are answered 429.
@@ -60,6 +64,7 @@ impl Config {
             pod_cidr: Cidr { address: Ipv4Addr::new(10, 42, 0, 0), prefix: 16 },
             node_prefix: 24,
             advertise: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
+            trust: None,
             kubelet_tls: None,
             requests_in_flight_max: 600,
         }

@@ -9,7 +9,10 @@ use tokio_util::task::TaskTracker;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::config::Config;
+use crate::discovery::Discovery;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::openapi::OpenApi;
 use crate::registry::Registry;
 use crate::storage::Storage;
 
@@ -22,7 +25,12 @@ pub struct Core {
     pub registry: Arc<Registry>,
     pub authenticator: Arc<dyn Authenticator>,
     pub authorizer: Arc<dyn Authorizer>,
+    pub discovery: Discovery,
+    pub openapi: OpenApi,
     pub metrics: Metrics,
+    pub limits: Limits,
+    /// Cancelled once the first objects are there and everything is in memory.
+    pub ready: CancellationToken,
     /// Ends watches, streams and background tasks.
     pub stop: CancellationToken,
     pub tasks: TaskTracker,

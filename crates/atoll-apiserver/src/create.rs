@@ -1,7 +1,7 @@
 //! POST: a new object, or the answer to a question that is asked by creating one.
 
 use atoll_api::access::Access as _;
-use atoll_api::apply::Operation as ManagedBy;
+use crate::managed::Operation as ManagedBy;
 use atoll_api::kinds::metadata;
 use rand::Rng as _;
 use serde_json::{Value, json};

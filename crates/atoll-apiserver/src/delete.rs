@@ -14,7 +14,7 @@ use crate::core::timestamp;
 use crate::decode::{self, Expected};
 use crate::list;
 use crate::negotiate;
-use crate::query::{self, FieldValidation};
+use crate::query;
 use crate::render::{Answer, ListMeta};
 use crate::status::{self, Status};
 use crate::storage::{self, Stored, Written};
@@ -61,7 +61,7 @@ impl DeleteOptions {
         let mut options = json!({});
         if !call.body.is_empty() {
             let format = negotiate::body_format(&call.headers)?;
-            options = decode::options(&expected, &call.body, format, FieldValidation::Ignore)?;
+            options = decode::options(&expected, &call.body, format)?;
         } else {
             if let Some(seconds) = call.query.number("gracePeriodSeconds")? {
                 options["gracePeriodSeconds"] = json!(seconds);

@@ -10,6 +10,7 @@ use crate::body::Body;
 use crate::core::Core;
 use crate::status::Status;
 use crate::user::{Connection, UserInfo};
+use crate::{authn, authz, heartbeat, join, tokens};
 
 /// A create that answers: reviews, `serviceaccounts/token`.
 #[derive(Debug)]
@@ -31,7 +32,15 @@ pub type VirtualHandler =
 pub type VirtualRow = (&'static str, &'static str, &'static str, VirtualHandler);
 
 /// Every create that is answered and not stored.
-pub static VIRTUAL: &[VirtualRow] = &[];
+pub static VIRTUAL: &[VirtualRow] = &[
+    ("", "serviceaccounts", "token", tokens::request::create),
+    ("authentication.k8s.io", "tokenreviews", "", authn::review::token),
+    ("authentication.k8s.io", "selfsubjectreviews", "", authn::review::own),
+    ("authorization.k8s.io", "subjectaccessreviews", "", authz::review::subject),
+    ("authorization.k8s.io", "selfsubjectaccessreviews", "", authz::review::own),
+    ("authorization.k8s.io", "localsubjectaccessreviews", "", authz::review::local),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", "", authz::review::rules),
+];
 
 /// A request outside of the resources, its body read (at most 3 MiB).
 #[derive(Debug)]
@@ -58,4 +67,25 @@ pub struct PlainRoute {
 }
 
 /// Every path outside of the resources beside health, metrics, discovery and OpenAPI.
-pub static ROUTES: &[PlainRoute] = &[];
+pub static ROUTES: &[PlainRoute] = &[
+    PlainRoute::new(Method::POST, "/atoll/v1/join", join::join).public(),
+    PlainRoute::new(Method::POST, "/atoll/v1/join-tokens", join::create_token),
+    PlainRoute::new(Method::POST, "/atoll/v1/nodes/{}/ping", heartbeat::ping),
+    PlainRoute::new(
+        Method::GET,
+        "/.well-known/openid-configuration",
+        tokens::request::discovery,
+    ),
+    PlainRoute::new(Method::GET, "/openid/v1/jwks", tokens::request::key_set),
+];
+
+impl PlainRoute {
+    const fn new(method: Method, path: &'static str, handler: PlainHandler) -> Self {
+        Self { method, path, public: false, handler }
+    }
+
+    const fn public(mut self) -> Self {
+        self.public = true;
+        self
+    }
+}

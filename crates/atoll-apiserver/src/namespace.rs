@@ -4,7 +4,7 @@ use atoll_api::access::Access as _;
 use atoll_api::kinds::{self, ResourceInfo};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::admission::{AdmissionRequest, Operation};
 use crate::call::Call;
@@ -12,8 +12,6 @@ use crate::core::Core;
 use crate::status::Status;
 use crate::storage::{self, Extra};
 
-/// Namespaces that every cluster has from the start.
-pub const INITIAL: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// Namespaces that cannot be deleted.
 const PERMANENT: [&str; 3] = ["default", "kube-system", "kube-public"];
 
@@ -88,31 +86,4 @@ async fn find(core: &Core, name: &str, fresh: bool) -> Result<Found, Status> {
     let object = stored.object(row)?;
     let terminating = object["metadata"].has("deletionTimestamp");
     Ok(Found { revision: stored.revision, terminating })
-}
-
-/// The namespaces a cluster begins with, as their creation through the API would make them.
-pub async fn create_initial(core: &Core) -> Result<(), Status> {
-    let Some(row) = row() else { return Err(Status::no_resource()) };
-    let mut objects = Vec::new();
-    for name in INITIAL {
-        if core.registry.cache(row).is_some_and(|cache| cache.get("", name).is_some()) {
-            continue;
-        }
-        let mut namespace =
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        initial(core, row, &mut namespace);
-        objects.push((storage::key(row, "", name), storage::encode(row, &namespace)?));
-    }
-    core.storage.ensure(objects).await
-}
-
-/// Completes an object that the server itself creates at start.
-pub fn initial(core: &Core, row: &ResourceInfo, object: &mut Value) {
-    if let Some(default) = row.hooks.default {
-        default(object);
-    }
-    row.prepare_create(object);
-    let metadata = kinds::metadata::of(object);
-    metadata.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
-    metadata.insert("creationTimestamp".to_owned(), json!(core.now_text()));
 }

@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use atoll_api::access::Access as _;
-use atoll_api::apply::Operation as ManagedBy;
+use crate::managed::Operation as ManagedBy;
 use atoll_api::field::Path;
 use atoll_api::{patch, tree};
 use serde_json::Value;

@@ -30,9 +30,8 @@ const RETRY: Duration = Duration::from_millis(200);
 /// All resources of this server.
 pub struct Registry {
     kv: Arc<dyn KvStore>,
-    rows: HashMap<(&'static str, &'static str, &'static str), &'static ResourceInfo>,
-    /// By group and resource of the stored version.
-    caches: HashMap<(&'static str, &'static str), Arc<ResourceCache>>,
+    /// One for each stored resource; few enough to look through.
+    caches: Vec<Arc<ResourceCache>>,
     /// By `<group>/<resource>` as in keys.
     by_prefix: HashMap<String, Arc<ResourceCache>>,
     /// Every change up to this revision is in the caches.
@@ -44,13 +43,11 @@ impl Registry {
     pub(crate) async fn load(kv: Arc<dyn KvStore>) -> Result<Self, Status> {
         let mut registry = Self {
             kv,
-            rows: HashMap::new(),
-            caches: HashMap::new(),
+            caches: Vec::new(),
             by_prefix: HashMap::new(),
             revision: watch::channel(0).0,
         };
         for row in kinds::builtin().iter().filter(|row| row.served) {
-            registry.rows.insert((row.group, row.version, row.resource), row);
             registry.add_cache(row);
         }
         registry.reload(HISTORY_REVISIONS).await?;
@@ -59,14 +56,14 @@ impl Registry {
 
     fn add_cache(&mut self, row: &'static ResourceInfo) {
         let stored = (row.storage.group, row.storage.resource);
-        if row.virtual_only || self.caches.contains_key(&stored) {
+        if row.virtual_only || self.objects(stored.0, stored.1).is_some() {
             return;
         }
         let stored_row =
             kinds::find(row.storage.group, row.storage.version, row.storage.resource)
                 .unwrap_or(row);
         let cache = Arc::new(ResourceCache::new(stored_row));
-        self.caches.insert(stored, cache.clone());
+        self.caches.push(cache.clone());
         let prefix = storage::prefix(row);
         let prefix = prefix.trim_start_matches(storage::ROOT).trim_end_matches('/');
         self.by_prefix.insert(prefix.to_owned(), cache);
@@ -79,7 +76,7 @@ impl Registry {
         version: &str,
         resource: &str,
     ) -> Option<&'static ResourceInfo> {
-        self.rows.get(&(group, version, resource)).copied()
+        kinds::find(group, version, resource).filter(|row| row.served)
     }
 
     /// All served rows in the order of discovery.
@@ -89,12 +86,15 @@ impl Registry {
 
     /// The objects of a row.
     pub fn cache(&self, row: &ResourceInfo) -> Option<&Arc<ResourceCache>> {
-        self.caches.get(&(row.storage.group, row.storage.resource))
+        self.objects(row.storage.group, row.storage.resource)
     }
 
     /// The objects of a stored resource: `("", "pods")`.
     pub fn objects(&self, group: &str, resource: &str) -> Option<&Arc<ResourceCache>> {
-        self.caches.get(&(group, resource))
+        self.caches.iter().find(|cache| {
+            let stored = &cache.row().storage;
+            stored.resource == resource && stored.group == group
+        })
     }
 
     /// Every change up to this revision is in the caches.

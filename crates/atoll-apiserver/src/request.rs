@@ -134,6 +134,11 @@ pub(crate) fn percent_decode(text: &str, plus: bool) -> String {
 }
 
 impl RequestInfo {
+    /// Whether the request is about a collection, which may span all namespaces.
+    pub fn is_collection(&self) -> bool {
+        matches!(self.verb, "list" | "watch" | "deletecollection")
+    }
+
     /// The namespace in which objects of the row are meant: empty for cluster-scoped rows,
     /// whose own URL may name one (`namespaces/x`).
     pub fn object_namespace(&self, row: &ResourceInfo) -> &str {

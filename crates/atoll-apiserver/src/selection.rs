@@ -28,7 +28,7 @@ impl Selection {
         let labels = match query.text("labelSelector") {
             "" => None,
             text => Some(LabelSelector::parse(text).map_err(|error| {
-                Status::bad_request(format!("unable to parse requirement: {error}"))
+                Status::bad_request(error.to_string())
             })?),
         };
         let fields = match query.text("fieldSelector") {

@@ -364,6 +364,11 @@ impl Status {
         )
     }
 
+    /// What a kubelet answered, passed on.
+    pub fn from_kubelet(code: StatusCode, reason: &'static str, text: String) -> Self {
+        Self::new(code, reason, text).with_empty_details()
+    }
+
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message).retry_after(1)
     }

@@ -1,7 +1,7 @@
 //! PUT, and what every change of a stored object goes through.
 
 use atoll_api::access::Access as _;
-use atoll_api::apply::Operation as ManagedBy;
+use crate::managed::Operation as ManagedBy;
 use atoll_api::field::{self, Path};
 use atoll_api::kinds::{ResourceInfo, UpdateHooks, metadata};
 use serde_json::{Value, json};

@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 
 use atoll_api::access::Access as _;
 use atoll_api::field::{self, Path};
-use atoll_api::kinds::metadata;
 use atoll_store::kv::{KeyRange, RangeRequest};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -53,9 +52,10 @@ fn update<'a>(
 fn keep_address(old: &Value, new: &mut Value) {
     if !has_address(new) {
         if new["spec"].text("type") == "ExternalName" {
-            let spec = metadata_child(new);
-            spec.remove("clusterIP");
-            spec.remove("clusterIPs");
+            if let Some(spec) = new["spec"].as_object_mut() {
+                spec.remove("clusterIP");
+                spec.remove("clusterIPs");
+            }
         }
         return;
     }
@@ -63,16 +63,6 @@ fn keep_address(old: &Value, new: &mut Value) {
     if new["spec"].text("clusterIP").is_empty() && !was.is_empty() {
         new["spec"]["clusterIP"] = json!(was);
         new["spec"]["clusterIPs"] = old["spec"]["clusterIPs"].clone();
-    }
-}
-
-fn metadata_child(object: &mut Value) -> &mut serde_json::Map<String, Value> {
-    if !object["spec"].is_object() {
-        object["spec"] = json!({});
-    }
-    match object["spec"].as_object_mut() {
-        Some(spec) => spec,
-        None => metadata::of(object),
     }
 }
 

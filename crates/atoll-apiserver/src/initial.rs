@@ -1,0 +1,145 @@
+//! The objects that every cluster begins with: its namespaces, and the Service by which pods
+//! find the API.
+
+use atoll_api::kinds::{self, ResourceInfo, metadata};
+use serde_json::{Value, json};
+
+use crate::core::Core;
+use crate::status::Status;
+use crate::storage::{self, Extra};
+use crate::allocate;
+
+/// Namespaces that every cluster has.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// The port of the Service `default/kubernetes`.
+const API_PORT: u16 = 443;
+
+pub(crate) async fn create(core: &Core) -> Result<(), Status> {
+    let mut objects: Vec<(&'static ResourceInfo, &str, &str, Value)> = Vec::new();
+    for name in NAMESPACES {
+        objects.push((row("", "namespaces")?, "", name, json!({})));
+    }
+    let mut batch = Vec::new();
+    for (row, namespace, name, object) in objects {
+        if exists(core, row, namespace, name) {
+            continue;
+        }
+        let object = complete(core, row, namespace, name, object);
+        batch.push((storage::key(row, namespace, name), storage::encode(row, &object)?));
+    }
+    core.storage.ensure(batch).await?;
+    service(core).await?;
+    let address = core.config.advertise.ip().to_string();
+    endpoints(core, &address).await
+}
+
+/// Completes an object that the server itself creates at start: everything but admission.
+pub(crate) fn complete(
+    core: &Core,
+    row: &ResourceInfo,
+    namespace: &str,
+    name: &str,
+    mut object: Value,
+) -> Value {
+    storage::set_type(&mut object, &row.api_version(), row.kind);
+    let own = metadata::of(&mut object);
+    own.insert("name".to_owned(), json!(name));
+    if !namespace.is_empty() {
+        own.insert("namespace".to_owned(), json!(namespace));
+    }
+    if let Some(default) = row.hooks.default {
+        default(&mut object);
+    }
+    row.prepare_create(&mut object);
+    let own = metadata::of(&mut object);
+    own.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
+    own.insert("creationTimestamp".to_owned(), json!(core.now_text()));
+    object
+}
+
+fn row(group: &str, resource: &str) -> Result<&'static ResourceInfo, Status> {
+    kinds::find(group, "v1", resource)
+        .filter(|row| row.served)
+        .ok_or_else(|| Status::internal(format!("the resource {resource} is not served")))
+}
+
+fn exists(core: &Core, row: &ResourceInfo, namespace: &str, name: &str) -> bool {
+    core.registry.cache(row).is_some_and(|cache| cache.get(namespace, name).is_some())
+}
+
+async fn service(core: &Core) -> Result<(), Status> {
+    let row = row("", "services")?;
+    let (namespace, name) = ("default", "kubernetes");
+    if exists(core, row, namespace, name) {
+        return Ok(());
+    }
+    let address = core.config.service_cidr.nth(1).ok_or_else(|| {
+        Status::internal("the network of Services has no address for the API's own Service")
+    })?;
+    let spec = json!({
+        "metadata": {"labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address.to_string(),
+            "clusterIPs": [address.to_string()],
+            "ports": [{
+                "name": "https",
+                "protocol": "TCP",
+                "port": API_PORT,
+                "targetPort": core.config.advertise.port(),
+            }],
+        },
+    });
+    let object = complete(core, row, namespace, name, spec);
+    let mut extra = Extra::default();
+    extra.claim(allocate::address_key(address), object["metadata"]["uid"].to_string());
+    let key = storage::key(row, namespace, name);
+    core.storage.create(key, storage::encode(row, &object)?, extra).await?;
+    Ok(())
+}
+
+/// Where the Service leads: to this server.
+async fn endpoints(core: &Core, address: &str) -> Result<(), Status> {
+    let port = json!({"name": "https", "protocol": "TCP", "port": core.config.advertise.port()});
+    let labels = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
+    let subsets = json!([{"addresses": [{"ip": address}], "ports": [port]}]);
+    let endpoints = json!({"metadata": {"labels": labels}, "subsets": subsets});
+    let slice = json!({
+        "metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": [port],
+    });
+    put(core, row("", "endpoints")?, endpoints, "/subsets").await?;
+    put(core, row("discovery.k8s.io", "endpointslices")?, slice, "/endpoints").await
+}
+
+/// Creates the object or, when the part that matters differs, writes it anew.
+async fn put(
+    core: &Core,
+    row: &'static ResourceInfo,
+    object: Value,
+    part: &str,
+) -> Result<(), Status> {
+    let (namespace, name) = ("default", "kubernetes");
+    let key = storage::key(row, namespace, name);
+    let wanted = complete(core, row, namespace, name, object);
+    let Some(stored) = core.storage.get(row, namespace, name).await? else {
+        let value = storage::encode(row, &wanted)?;
+        core.storage.create(key, value, Extra::default()).await?;
+        return Ok(());
+    };
+    let mut current = stored.object(row)?;
+    if current.pointer(part) == wanted.pointer(part) && current.get("ports") == wanted.get("ports")
+    {
+        return Ok(());
+    }
+    for field in ["subsets", "endpoints", "ports"] {
+        if let (Some(value), Value::Object(map)) = (wanted.get(field), &mut current) {
+            map.insert(field.to_owned(), value.clone());
+        }
+    }
+    let value = storage::encode(row, &current)?;
+    core.storage.update(key, stored.revision, value, Extra::default()).await?;
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! How much is done at once; what comes on top is told to come again.
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::status::Status;
+
+/// Watches and streams open at once.
+const LONG_MAX: usize = 20_000;
+/// Requests of this process's own controllers in flight; they have a share of their own, so
+/// that a flood from outside does not stop the cluster from healing.
+const LOCAL_MAX: usize = 256;
+
+/// Shares of requests in flight.
+#[derive(Debug)]
+pub struct Limits {
+    outside: Semaphore,
+    local: Semaphore,
+    long: Semaphore,
+}
+
+impl Limits {
+    pub fn new(requests_max: usize) -> Self {
+        Self {
+            outside: Semaphore::new(requests_max.max(1)),
+            local: Semaphore::new(LOCAL_MAX),
+            long: Semaphore::new(LONG_MAX),
+        }
+    }
+
+    /// A place for one request, kept until it is answered (a watch: until it has begun).
+    pub fn admit(&self, local: bool, long: bool) -> Result<SemaphorePermit<'_>, Status> {
+        let share = match (long, local) {
+            (true, _) => &self.long,
+            (false, true) => &self.local,
+            (false, false) => &self.outside,
+        };
+        share.try_acquire().map_err(|_full| {
+            Status::too_many_requests(
+                "Too many requests, please try again later.",
+                1,
+            )
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! Descriptions of types and fields, from k8s-openapi's own schemas.
+
+use atoll_api::kinds::ResourceInfo;
+use k8s_openapi::api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use schemars::SchemaGenerator;
+use serde_json::{Map, Value};
+
+type Describe = fn(&mut SchemaGenerator);
+
+macro_rules! described {
+    ($($name:literal => $type:ty),* $(,)?) => {
+        /// By the name of the definition.
+        static DESCRIBED: &[(&str, Describe)] =
+            &[$(($name, |generator| { generator.subschema_for::<$type>(); })),*];
+    };
+}
+
+described! {
+    "io.k8s.api.core.v1.Binding" => api::core::v1::Binding,
+    "io.k8s.api.core.v1.ConfigMap" => api::core::v1::ConfigMap,
+    "io.k8s.api.core.v1.Endpoints" => api::core::v1::Endpoints,
+    "io.k8s.api.core.v1.Event" => api::core::v1::Event,
+    "io.k8s.api.core.v1.LimitRange" => api::core::v1::LimitRange,
+    "io.k8s.api.core.v1.Namespace" => api::core::v1::Namespace,
+    "io.k8s.api.core.v1.Node" => api::core::v1::Node,
+    "io.k8s.api.core.v1.PersistentVolume" => api::core::v1::PersistentVolume,
+    "io.k8s.api.core.v1.PersistentVolumeClaim" => api::core::v1::PersistentVolumeClaim,
+    "io.k8s.api.core.v1.Pod" => api::core::v1::Pod,
+    "io.k8s.api.core.v1.PodTemplate" => api::core::v1::PodTemplate,
+    "io.k8s.api.core.v1.ReplicationController" => api::core::v1::ReplicationController,
+    "io.k8s.api.core.v1.ResourceQuota" => api::core::v1::ResourceQuota,
+    "io.k8s.api.core.v1.Secret" => api::core::v1::Secret,
+    "io.k8s.api.core.v1.Service" => api::core::v1::Service,
+    "io.k8s.api.core.v1.ServiceAccount" => api::core::v1::ServiceAccount,
+    "io.k8s.api.apps.v1.ControllerRevision" => api::apps::v1::ControllerRevision,
+    "io.k8s.api.apps.v1.DaemonSet" => api::apps::v1::DaemonSet,
+    "io.k8s.api.apps.v1.Deployment" => api::apps::v1::Deployment,
+    "io.k8s.api.apps.v1.ReplicaSet" => api::apps::v1::ReplicaSet,
+    "io.k8s.api.apps.v1.StatefulSet" => api::apps::v1::StatefulSet,
+    "io.k8s.api.events.v1.Event" => api::events::v1::Event,
+    "io.k8s.api.authentication.v1.SelfSubjectReview" => api::authentication::v1::SelfSubjectReview,
+    "io.k8s.api.authentication.v1.TokenReview" => api::authentication::v1::TokenReview,
+    "io.k8s.api.authorization.v1.LocalSubjectAccessReview" =>
+        api::authorization::v1::LocalSubjectAccessReview,
+    "io.k8s.api.authorization.v1.SelfSubjectAccessReview" =>
+        api::authorization::v1::SelfSubjectAccessReview,
+    "io.k8s.api.authorization.v1.SelfSubjectRulesReview" =>
+        api::authorization::v1::SelfSubjectRulesReview,
+    "io.k8s.api.authorization.v1.SubjectAccessReview" =>
+        api::authorization::v1::SubjectAccessReview,
+    "io.k8s.api.batch.v1.CronJob" => api::batch::v1::CronJob,
+    "io.k8s.api.batch.v1.Job" => api::batch::v1::Job,
+    "io.k8s.api.certificates.v1.CertificateSigningRequest" =>
+        api::certificates::v1::CertificateSigningRequest,
+    "io.k8s.api.policy.v1.PodDisruptionBudget" => api::policy::v1::PodDisruptionBudget,
+    "io.k8s.api.rbac.v1.ClusterRole" => api::rbac::v1::ClusterRole,
+    "io.k8s.api.rbac.v1.ClusterRoleBinding" => api::rbac::v1::ClusterRoleBinding,
+    "io.k8s.api.rbac.v1.Role" => api::rbac::v1::Role,
+    "io.k8s.api.rbac.v1.RoleBinding" => api::rbac::v1::RoleBinding,
+    "io.k8s.api.scheduling.v1.PriorityClass" => api::scheduling::v1::PriorityClass,
+    "io.k8s.api.coordination.v1.Lease" => api::coordination::v1::Lease,
+    "io.k8s.api.discovery.v1.EndpointSlice" => api::discovery::v1::EndpointSlice,
+}
+
+/// Schemas with descriptions of all that the rows reach, by definition.
+pub(super) fn of_rows(rows: &[&'static ResourceInfo]) -> Map<String, Value> {
+    let mut generator = SchemaGenerator::default();
+    generator.subschema_for::<meta::DeleteOptions>();
+    generator.subschema_for::<meta::Status>();
+    generator.subschema_for::<api::autoscaling::v1::Scale>();
+    generator.subschema_for::<api::policy::v1::Eviction>();
+    generator.subschema_for::<api::authentication::v1::TokenRequest>();
+    for row in rows {
+        let known = DESCRIBED.iter().find(|(name, _)| *name == row.definition);
+        if let Some((_, describe)) = known {
+            describe(&mut generator);
+        }
+    }
+    generator.take_definitions(false)
+}

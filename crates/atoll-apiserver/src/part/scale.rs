@@ -1,0 +1,97 @@
+//! `scale`: the replicas of an object under one interface, whatever its kind.
+
+use atoll_api::access::Access as _;
+use crate::managed::Operation as ManagedBy;
+use atoll_api::kinds::scale;
+use serde_json::Value;
+
+use super::{decode, part_of};
+use crate::call::Call;
+use crate::create::Managing;
+use crate::decode::Expected;
+use crate::patch::{self, Format, Patch};
+use crate::query::WriteOptions;
+use crate::render::Answer;
+use crate::status::Status;
+use crate::storage::Stored;
+use crate::update::{self, ATTEMPTS_MAX, Attempt, Part};
+
+pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
+    match call.info.verb {
+        "get" => {
+            let (_, object) = read(call).await?;
+            Ok(Answer::ok(scale::get(&object)))
+        }
+        "update" => put(call).await,
+        "patch" => change(call).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+async fn read(call: &Call) -> Result<(Stored, Value), Status> {
+    let stored = call.core.storage.get(call.row, call.namespace(), call.name()).await?;
+    let stored = stored.ok_or_else(|| call.not_found())?;
+    let object = stored.object(call.row)?;
+    Ok((stored, object))
+}
+
+async fn put(call: &Call) -> Result<Answer, Status> {
+    let options = call.query.write_options("UpdateOptions")?;
+    let mut incoming = decode(call, part_of(call)?, &options)?;
+    update::check_identity(call, &mut incoming.object)?;
+    for _ in 0..ATTEMPTS_MAX {
+        let (stored, old) = read(call).await?;
+        if let Attempt::Done(answer) =
+            write(call, &stored, &old, &incoming.object, &options).await?
+        {
+            return Ok(answer.with_warnings(incoming.warnings));
+        }
+    }
+    Err(Status::modified(call.row, call.name()))
+}
+
+async fn change(call: &Call) -> Result<Answer, Status> {
+    let patch = Patch::decode(call)?;
+    if patch.format == Format::Apply {
+        return Err(Status::unsupported_patch());
+    }
+    let options = patch::options(call, patch.format)?;
+    let expected = Expected::of_part(call.row, part_of(call)?);
+    for _ in 0..ATTEMPTS_MAX {
+        let (stored, old) = read(call).await?;
+        let (new, warnings) = patch.apply_to(&expected, &scale::get(&old), &options)?;
+        if let Attempt::Done(answer) = write(call, &stored, &old, &new, &options).await? {
+            return Ok(answer.with_warnings(warnings));
+        }
+    }
+    Err(Status::modified(call.row, call.name()))
+}
+
+async fn write(
+    call: &Call,
+    stored: &Stored,
+    old: &Value,
+    wanted: &Value,
+    options: &WriteOptions,
+) -> Result<Attempt, Status> {
+    let errors = scale::validate(wanted);
+    if !errors.is_empty() {
+        return Err(Status::invalid_kind("autoscaling", "Scale", call.name(), &errors));
+    }
+    let stated = wanted["metadata"].text("resourceVersion");
+    if !stated.is_empty() && stated != stored.revision.to_string() {
+        return Err(Status::modified(call.row, call.name()));
+    }
+    let mut new = old.clone();
+    scale::put(&mut new, wanted);
+    let managing = Managing::Track(ManagedBy::Update);
+    let attempt =
+        update::write_back(call, stored, old, new, Part::Main, options, managing).await?;
+    Ok(match attempt {
+        Attempt::Done(answer) => Attempt::Done(Answer {
+            object: scale::get(&answer.object),
+            ..answer
+        }),
+        Attempt::Retry => Attempt::Retry,
+    })
+}

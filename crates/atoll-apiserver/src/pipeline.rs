@@ -1,0 +1,256 @@
+//! The way of every request: who asks, may they, what do they want, the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Collected, Limited};
+use tokio::time::Instant;
+
+use crate::authz::{Attributes, Decision};
+use crate::body::{Body, BoxError};
+use crate::call::Call;
+use crate::core::Core;
+use crate::metrics::Labels;
+use crate::negotiate;
+use crate::query::Query;
+use crate::render;
+use crate::request::{self, RequestInfo, Target};
+use crate::status::Status;
+use crate::user::{Connection, UserInfo};
+use crate::{plain, stream, verbs};
+
+/// The body of a request from whatever source.
+pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Upstream's limit for a request's body.
+pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// A client that takes longer to send its body is not worth waiting for.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// One request without a watch or stream takes at most this long; upstream's number.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Upstream answers these on every request; priority and fairness is not ours.
+const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const PRIORITY_LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
+const FLOW_SCHEMA_UID: HeaderValue =
+    HeaderValue::from_static("4a6f6c61-0000-4000-8000-000000000001");
+const PRIORITY_LEVEL_UID: HeaderValue =
+    HeaderValue::from_static("4a6f6c61-0000-4000-8000-000000000002");
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// Answers one request. A user among its extensions has proven itself already.
+pub async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Response<Body> {
+    let started = Instant::now();
+    let (head, body) = request.into_parts();
+    let query = Query::parse(head.uri.query().unwrap_or(""));
+    let target = request::target(&head.method, head.uri.path(), &query);
+    let accept = negotiate::accept_or_json(&head.headers, &query);
+    let audit_id = head.headers.get(AUDIT_ID).cloned();
+    let labels = Labels::of(&head.method, &target);
+    let mut response = match answer(core.clone(), head, query, target, body).await {
+        Ok(response) => response,
+        Err(status) => render::failure(accept, &status),
+    };
+    finish(&core, &mut response, audit_id);
+    core.metrics.observe(labels, response.status(), started.elapsed());
+    response
+}
+
+async fn answer(
+    core: Arc<Core>,
+    mut head: Parts,
+    query: Query,
+    target: Target,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
+    let long = is_long(&target, &query);
+    let local = head.extensions.get::<UserInfo>().is_some();
+    let _permit = core.limits.admit(local, long)?;
+    let connection = head.extensions.remove::<Connection>().unwrap_or_default();
+    let user = identify(&core, &mut head, &connection).await?;
+    let routed = match &target {
+        Target::Plain => plain::find(&head.method, head.uri.path()),
+        Target::Resource(_) => None,
+    };
+    if !routed.is_some_and(|route| route.public) {
+        authorize(&core, &user, &head, &query, &target)?;
+    }
+    match target {
+        Target::Plain => {
+            let body = read(body).await?;
+            plain::serve(&core, &user, &connection, &head, &query, body, routed).await
+        }
+        Target::Resource(info) => {
+            let resource = resource(core.clone(), user, head, query, info, body);
+            if long {
+                return Box::pin(resource).await;
+            }
+            tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(resource))
+                .await
+                .unwrap_or_else(|_| Err(Status::timeout("request did not complete within 1m0s")))
+        }
+    }
+}
+
+/// Watches and streams last as long as the client likes and are not counted.
+fn is_long(target: &Target, query: &Query) -> bool {
+    let Target::Resource(info) = target else { return false };
+    info.verb == "watch"
+        || stream::is_stream(&info.subresource)
+        || (info.subresource == "log" && query.flag("follow"))
+}
+
+async fn identify(
+    core: &Core,
+    head: &mut Parts,
+    connection: &Connection,
+) -> Result<UserInfo, Status> {
+    match head.extensions.remove::<UserInfo>() {
+        Some(user) => Ok(user),
+        None => core.authenticator.authenticate(head, connection).await,
+    }
+}
+
+fn authorize(
+    core: &Core,
+    user: &UserInfo,
+    head: &Parts,
+    query: &Query,
+    target: &Target,
+) -> Result<(), Status> {
+    let method = head.method.as_str().to_ascii_lowercase();
+    let attributes = match target {
+        Target::Plain => Attributes {
+            verb: &method,
+            resource_request: false,
+            ..Attributes::empty(user, head.uri.path())
+        },
+        Target::Resource(info) => attributes(user, head, query, info),
+    };
+    match core.authorizer.authorize(&attributes) {
+        Decision::Allow { .. } => Ok(()),
+        Decision::Deny { reason } | Decision::NoOpinion { reason } => {
+            Err(refusal(&attributes, &reason))
+        }
+    }
+}
+
+fn attributes<'a>(
+    user: &'a UserInfo,
+    head: &'a Parts,
+    query: &'a Query,
+    info: &'a RequestInfo,
+) -> Attributes<'a> {
+    Attributes {
+        user,
+        verb: info.verb,
+        resource_request: true,
+        group: &info.group,
+        version: &info.version,
+        resource: &info.resource,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: head.uri.path(),
+        field_selector: query.text("fieldSelector"),
+        label_selector: query.text("labelSelector"),
+    }
+}
+
+/// The 403 for a question, in upstream's words.
+pub fn refusal(attributes: &Attributes<'_>, reason: &str) -> Status {
+    let message = atoll_policy::forbidden(&attributes.question(), reason);
+    Status::forbidden_text(attributes.group, attributes.resource, attributes.name, message)
+}
+
+async fn resource(
+    core: Arc<Core>,
+    user: UserInfo,
+    mut head: Parts,
+    query: Query,
+    info: RequestInfo,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
+    let Some(row) = core.registry.row(&info.group, &info.version, &info.resource) else {
+        return Ok(plain::unknown(&core, &info));
+    };
+    if row.namespaced() && info.namespace.is_empty() && !info.is_collection() {
+        return Err(Status::no_resource());
+    }
+    let part = match info.subresource.as_str() {
+        "" => None,
+        name => Some(row.subresource(name).ok_or_else(Status::no_resource)?),
+    };
+    let upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let accept = negotiate::accept(&head.headers, &query)?;
+    if part.is_some_and(|part| stream::is_stream(part.name) || part.name == "log") {
+        let call = call(&core, user, row, part, info, query, &mut head, accept, Bytes::new());
+        return stream::serve(call, head, upgrade).await;
+    }
+    let body = match head.method {
+        Method::GET | Method::HEAD => Bytes::new(),
+        _ => read(body).await?,
+    };
+    verbs::serve(call(&core, user, row, part, info, query, &mut head, accept, body)).await
+}
+
+#[allow(clippy::too_many_arguments, reason = "the fields of one struct, moved in one place")]
+fn call(
+    core: &Arc<Core>,
+    user: UserInfo,
+    row: &'static atoll_api::kinds::ResourceInfo,
+    part: Option<&'static atoll_api::kinds::Subresource>,
+    info: RequestInfo,
+    query: Query,
+    head: &mut Parts,
+    accept: negotiate::Accept,
+    body: Bytes,
+) -> Call {
+    let headers = std::mem::take(&mut head.headers);
+    Call { core: core.clone(), user, row, part, info, query, headers, accept, body }
+}
+
+/// The whole body, if it is not too large and not too slow.
+async fn read(body: RequestBody) -> Result<Bytes, Status> {
+    match tokio::time::timeout(BODY_TIMEOUT, collect(body)).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::body_too_large(BODY_BYTES_MAX))
+        }
+        Ok(Err(error)) => Err(Status::bad_request(format!("reading the body failed: {error}"))),
+        Err(_) => Err(Status::timeout("the body did not arrive in time")),
+    }
+}
+
+fn collect(body: RequestBody) -> BoxFuture<'static, Result<Collected<Bytes>, BoxError>> {
+    Limited::new(body, BODY_BYTES_MAX).collect().boxed()
+}
+
+/// The headers that every answer carries.
+fn finish(core: &Core, response: &mut Response<Body>, audit_id: Option<HeaderValue>) {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    let now = core.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let headers = response.headers_mut();
+    let audit_id = audit_id
+        .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok())
+        .unwrap_or(HeaderValue::from_static(""));
+    headers.insert(AUDIT_ID, audit_id);
+    headers.insert(FLOW_SCHEMA, FLOW_SCHEMA_UID);
+    headers.insert(PRIORITY_LEVEL, PRIORITY_LEVEL_UID);
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-cache, private"));
+    headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Ok(now) = HeaderValue::from_str(&now) {
+        headers.insert(DATE, now);
+    }
+}

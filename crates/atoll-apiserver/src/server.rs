@@ -1,0 +1,267 @@
+//! The server: start, connections, the service for this process's own clients, and the end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authn::Authenticator;
+use crate::authz::Authorizer;
+use crate::body::{Body, BoxError};
+use crate::config::Config;
+use crate::core::Core;
+use crate::discovery::Discovery;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::openapi::OpenApi;
+use crate::registry::Registry;
+use crate::status::Status;
+use crate::storage::Storage;
+use crate::user::{Connection, UserInfo};
+use crate::{initial, maintenance, pipeline};
+
+/// Connections open at once; further ones wait in the listener.
+const CONNECTIONS_MAX: usize = 10_000;
+/// A client that takes longer to send its headers, or to finish its TLS handshake.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long requests may take to finish once the server stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("reading the cluster's objects")]
+    Load { source: Status },
+    #[error("following the store")]
+    Follow { source: Status },
+    #[error("creating the objects that every cluster begins with")]
+    Initial { source: Status },
+    #[error("setting up who may do what")]
+    Access { source: Status },
+}
+
+/// Who may do what: made once the objects are in memory, which authorization reads.
+pub struct Access {
+    pub authenticator: Arc<dyn Authenticator>,
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+/// A running API server.
+#[derive(Clone)]
+pub struct ApiServer {
+    core: Arc<Core>,
+    connections: Arc<Semaphore>,
+}
+
+impl ApiServer {
+    /// Reads the objects, creates the first ones, and is ready to serve when it returns.
+    pub async fn start_with<A>(config: Config, access: A) -> Result<Self, StartError>
+    where
+        A: FnOnce(&Config, &Arc<Registry>) -> Result<Access, Status>,
+    {
+        let loaded = Registry::load(config.store.clone()).await;
+        let registry = Arc::new(loaded.map_err(|source| StartError::Load { source })?);
+        let access =
+            access(&config, &registry).map_err(|source| StartError::Access { source })?;
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(registry.clone().feed(stop.clone()));
+        registry.catch_up().await.map_err(|source| StartError::Follow { source })?;
+        let core = Arc::new(Core {
+            storage: Storage::new(config.store.clone()),
+            authenticator: access.authenticator,
+            authorizer: access.authorizer,
+            discovery: Discovery::new(&registry),
+            openapi: OpenApi::default(),
+            metrics: Metrics::default(),
+            limits: Limits::new(config.requests_in_flight_max),
+            registry,
+            config,
+            ready: CancellationToken::new(),
+            stop,
+            tasks,
+        });
+        initial::create(&core).await.map_err(|source| StartError::Initial { source })?;
+        core.registry.catch_up().await.map_err(|source| StartError::Follow { source })?;
+        core.tasks.spawn(maintenance::compact(core.clone()));
+        core.ready.cancel();
+        Ok(Self { core, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) })
+    }
+
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// The API for clients in this process; every request is this user's.
+    pub fn local_service(&self, user: UserInfo) -> LocalService {
+        LocalService { core: self.core.clone(), user }
+    }
+
+    /// Serves without TLS, until `stop`: for tests and loopback tools.
+    pub async fn serve_http(&self, listener: TcpListener, stop: CancellationToken) {
+        self.accept(accepted(listener), stop, |server, stream: TcpStream, remote| {
+            let connection = Connection { remote, peer_certificates: Vec::new() };
+            async move { server.serve_connection(stream, connection).await }.boxed()
+        })
+        .await;
+    }
+
+    /// Serves with TLS the connections of a stream, until `stop`. They may come from a
+    /// listener or from another process that accepted them.
+    pub async fn serve_tls<S>(&self, connections: S, tls: TlsAcceptor, stop: CancellationToken)
+    where
+        S: Stream<Item = (TcpStream, Option<SocketAddr>)> + Send + Unpin,
+    {
+        self.accept(connections, stop, move |server, stream, remote| {
+            let tls = tls.clone();
+            async move { server.serve_tls_connection(stream, remote, tls).await }.boxed()
+        })
+        .await;
+    }
+
+    async fn accept<S, F>(&self, mut connections: S, stop: CancellationToken, serve: F)
+    where
+        S: Stream<Item = (TcpStream, Option<SocketAddr>)> + Send + Unpin,
+        F: Fn(Self, TcpStream, Option<SocketAddr>) -> BoxFuture<'static, ()> + Send,
+    {
+        loop {
+            let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
+            let next = tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.core.stop.cancelled() => return,
+                next = connections.next() => next,
+            };
+            let Some((stream, remote)) = next else { return };
+            let served = serve(self.clone(), stream, remote);
+            self.core.tasks.spawn(async move {
+                served.await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn serve_tls_connection(
+        self,
+        stream: TcpStream,
+        remote: Option<SocketAddr>,
+        tls: TlsAcceptor,
+    ) {
+        let accepted = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await;
+        let Ok(Ok(stream)) = accepted else {
+            tracing::debug!(?remote, "TLS handshake failed");
+            return;
+        };
+        let certificates = stream.get_ref().1.peer_certificates();
+        let peer_certificates = certificates
+            .map(|chain| chain.iter().map(|one| one.clone().into_owned()).collect())
+            .unwrap_or_default();
+        self.serve_connection(stream, Connection { remote, peer_certificates }).await;
+    }
+
+    /// Serves HTTP/1.1 or HTTP/2 on one connection until it ends or the server stops.
+    pub async fn serve_connection<I>(&self, stream: I, connection: Connection)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let core = self.core.clone();
+        let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(connection.clone());
+            let request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
+            let core = core.clone();
+            async move { Ok::<_, Infallible>(pipeline::serve(core, request).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
+        let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut serving = std::pin::pin!(serving);
+        let stop = self.core.stop.clone();
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+
+    /// Ends watches and streams, lets requests finish, stops following the store.
+    pub async fn shutdown(&self) {
+        self.core.stop.cancel();
+        self.core.tasks.close();
+        if tokio::time::timeout(DRAIN, self.core.tasks.wait()).await.is_err() {
+            tracing::warn!("requests were still running when the server stopped");
+        }
+    }
+}
+
+/// The connections of a listener. An accept that fails says so and goes on.
+pub fn accepted(
+    listener: TcpListener,
+) -> Pin<Box<dyn Stream<Item = (TcpStream, Option<SocketAddr>)> + Send>> {
+    Box::pin(futures::stream::unfold(listener, |listener| async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, remote)) => {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "no TCP_NODELAY");
+                    }
+                    return Some(((stream, Some(remote)), listener));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    // Most often too many open files: some must close first.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }))
+}
+
+/// The API as a tower service, without sockets; `kube::Client::new` takes it.
+#[derive(Clone)]
+pub struct LocalService {
+    core: Arc<Core>,
+    user: UserInfo,
+}
+
+impl<B> tower::Service<Request<B>> for LocalService
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let core = self.core.clone();
+        let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        request.extensions_mut().insert(self.user.clone());
+        async move { Ok(pipeline::serve(core, request).await) }.boxed()
+    }
+}

@@ -1,0 +1,199 @@
+//! Log, exec, attach and port-forward: tunnels to the kubelet of the pod's node.
+//!
+//! The server checks who asks and finds the node; the bytes, whatever their framing, are
+//! between the client and the kubelet.
+
+mod dial;
+mod target;
+
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+
+use crate::admission::{self, Operation};
+use crate::body::Body;
+use crate::call::Call;
+use crate::status::Status;
+use target::Target;
+
+/// Bytes of an error's body that are shown to the client.
+const ERROR_BYTES_MAX: usize = 10_000;
+/// A kubelet that takes longer to answer an upgrade.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Parts of a pod that are streams both ways.
+pub fn is_stream(subresource: &str) -> bool {
+    matches!(subresource, "exec" | "attach" | "portforward")
+}
+
+/// Connects the client to the kubelet.
+pub async fn serve(
+    call: Call,
+    head: Parts,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Response<Body>, Status> {
+    let allowed = call.part.is_some_and(|part| part.verbs.contains(&call.info.verb));
+    if !allowed {
+        return Err(Status::method_not_allowed());
+    }
+    let stream = is_stream(call.subresource());
+    if stream {
+        let mut options = json!({"command": call.query.all("command").collect::<Vec<_>>()});
+        let request = call.admission(Operation::Connect, call.name(), None, false);
+        admission::admit(&call.core, &request, &mut options).await?;
+        admission::validate(&call.core, &request, &options).await?;
+    }
+    let target = Target::find(&call).await?;
+    if stream { tunnel(&call, head, upgrade, &target).await } else { log(&call, &target).await }
+}
+
+async fn log(call: &Call, target: &Target) -> Result<Response<Body>, Status> {
+    let request = request(Method::GET, target, &HeaderMap::new())?;
+    let answer = send(call, target, request).await.map_err(|why| {
+        Status::server_error(format!("Get \"https://{}{}\": {why}", target.authority, target.path))
+    })?;
+    if !answer.status().is_success() {
+        return Err(refusal(answer).await);
+    }
+    let mut response = Response::new(Body::empty());
+    let text = HeaderValue::from_static("text/plain");
+    let content_type = answer.headers().get(CONTENT_TYPE).cloned().unwrap_or(text);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    *response.body_mut() = Body::wrap(answer.into_body());
+    Ok(response)
+}
+
+async fn tunnel(
+    call: &Call,
+    head: Parts,
+    upgrade: Option<OnUpgrade>,
+    target: &Target,
+) -> Result<Response<Body>, Status> {
+    let wanted = call.headers.get(UPGRADE).cloned();
+    let (Some(client), Some(_)) = (upgrade, wanted) else {
+        return Err(Status::bad_request(
+            "unable to upgrade: missing upgrade headers in request",
+        ));
+    };
+    let request = request(head.method, target, &call.headers)?;
+    let mut answer = send(call, target, request)
+        .await
+        .map_err(|why| Status::server_error(format!("error dialing backend: {why}")))?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(refusal(answer).await);
+    }
+    let kubelet = hyper::upgrade::on(&mut answer);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = answer.headers().clone();
+    let stop = call.core.stop.clone();
+    call.core.tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = copy(client, kubelet) => {}
+        }
+    });
+    Ok(response)
+}
+
+async fn copy(client: OnUpgrade, kubelet: OnUpgrade) {
+    let (client, kubelet) = match futures::future::try_join(client, kubelet).await {
+        Ok(both) => both,
+        Err(error) => {
+            tracing::debug!(%error, "an upgrade was not completed");
+            return;
+        }
+    };
+    let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
+    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut kubelet).await {
+        tracing::debug!(%error, "a stream to a kubelet ended");
+    }
+}
+
+/// The request to the kubelet. The headers that make the upgrade go along, nothing that
+/// proves who the client is.
+fn request(
+    method: Method,
+    target: &Target,
+    headers: &HeaderMap,
+) -> Result<Request<Empty<bytes::Bytes>>, Status> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(&target.path)
+        .header(http::header::HOST, &target.authority)
+        .body(Empty::new())
+        .map_err(|error| Status::bad_request(error.to_string()))?;
+    for (name, value) in headers {
+        let text = name.as_str();
+        let forwarded = *name == CONNECTION
+            || *name == UPGRADE
+            || text == "x-stream-protocol-version"
+            || (text.starts_with("sec-websocket-") && text != "sec-websocket-protocol");
+        if forwarded {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
+        if text == "sec-websocket-protocol"
+            && let Some(protocols) = without_token(value)
+        {
+            request.headers_mut().append(name.clone(), protocols);
+        }
+    }
+    Ok(request)
+}
+
+/// Browsers put a bearer token among the protocols; it is for this server only.
+fn without_token(protocols: &HeaderValue) -> Option<HeaderValue> {
+    let kept: Vec<&str> = protocols
+        .to_str()
+        .ok()?
+        .split(',')
+        .map(str::trim)
+        .filter(|one| !one.starts_with("base64url.bearer.authorization.k8s.io."))
+        .collect();
+    HeaderValue::from_str(&kept.join(", ")).ok().filter(|value| !value.is_empty())
+}
+
+async fn send(
+    call: &Call,
+    target: &Target,
+    request: Request<Empty<bytes::Bytes>>,
+) -> Result<Response<Incoming>, dial::DialError> {
+    let stream = dial::tls(call, target).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|source| dial::DialError::Http { source })?;
+    let stop = call.core.stop.clone();
+    call.core.tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ended = connection.with_upgrades() => if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to a kubelet ended");
+            }
+        }
+    });
+    tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request))
+        .await
+        .map_err(|_late| dial::DialError::Late { authority: target.authority.clone() })?
+        .map_err(|source| dial::DialError::Http { source })
+}
+
+/// What the kubelet says when it does not do it, as upstream passes it on.
+async fn refusal(answer: Response<Incoming>) -> Status {
+    let code = answer.status();
+    let body = Limited::new(answer.into_body(), ERROR_BYTES_MAX).collect().await;
+    let text = body.map(|body| body.to_bytes()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+    match code {
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::NOT_FOUND => Status::from_kubelet(code, "NotFound", text),
+        StatusCode::INTERNAL_SERVER_ERROR => Status::internal(text),
+        code => Status::from_kubelet(code, "", text),
+    }
+}

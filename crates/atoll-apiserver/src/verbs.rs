@@ -1,0 +1,50 @@
+//! From a call to the verb that answers it.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::render::{self, Answer};
+use crate::status::Status;
+use crate::{create, delete, list, patch, part, update, watch};
+
+/// Answers a request for an object, a collection or a part of an object.
+pub async fn serve(call: Call) -> Result<Response<Body>, Status> {
+    let verb = call.info.verb;
+    let allowed = match call.part {
+        Some(part) => part.verbs.contains(&verb),
+        None => call.row.allows(verb) && (verb != "create" || call.name().is_empty()),
+    };
+    if !allowed {
+        return Err(Status::method_not_allowed());
+    }
+    if let Some(part) = call.part
+        && part::is_own(part)
+    {
+        return respond(&call, part::serve(&call, part).await?);
+    }
+    match verb {
+        "get" => bytes(&call, list::get(&call).await?),
+        "list" => bytes(&call, list::list(&call).await?),
+        "watch" => watch::watch(call).await,
+        "create" => respond(&call, create::create(&call).await?),
+        "update" => respond(&call, update::update(&call).await?),
+        "patch" => respond(&call, patch::patch(&call).await?),
+        "delete" => respond(&call, delete::delete(&call).await?),
+        "deletecollection" => respond(&call, delete::collection(&call).await?),
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+fn bytes(call: &Call, bytes: Bytes) -> Result<Response<Body>, Status> {
+    Ok(render::response(call.accept, StatusCode::OK, bytes))
+}
+
+fn respond(call: &Call, answer: Answer) -> Result<Response<Body>, Status> {
+    let view = call.view();
+    let bytes = view.encode(&view.object(answer.object))?;
+    let mut response = render::response(call.accept, answer.code, bytes);
+    render::add_warnings(&mut response, &answer.warnings);
+    Ok(response)
+}
