@@ -11,7 +11,6 @@ pub(crate) use expression::{Reg, Rule};
 const SUBSYSTEM: u16 = 10 << 8;
 const NEW_TABLE: u16 = SUBSYSTEM;
 const DEL_TABLE: u16 = SUBSYSTEM | 2;
-const GET_TABLE: u16 = SUBSYSTEM | 1;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const DEL_CHAIN: u16 = SUBSYSTEM | 5;
@@ -269,19 +268,6 @@ pub(crate) fn chains(socket: &mut Socket, table: &str) -> Result<Vec<String>, Ne
         let attributes = Attributes::after(body, HEADER.len());
         if kind == NEW_CHAIN && attributes.text(1) == Some(table) {
             found.extend(attributes.text(3).map(str::to_owned));
-        }
-    })?;
-    Ok(found)
-}
-
-/// The names of all tables of family ip.
-pub(crate) fn tables(socket: &mut Socket) -> Result<Vec<String>, NetlinkError> {
-    let mut request = Message::new();
-    request.begin(GET_TABLE, 0, &HEADER);
-    let mut found = Vec::new();
-    socket.dump(&mut request, |kind, body| {
-        if kind == NEW_TABLE {
-            found.extend(Attributes::after(body, HEADER.len()).text(1).map(str::to_owned));
         }
     })?;
     Ok(found)

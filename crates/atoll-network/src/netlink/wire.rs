@@ -106,10 +106,6 @@ impl Message {
         self.count
     }
 
-    pub(crate) fn size(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// The finished bytes.
     pub(crate) fn encode(&mut self) -> Result<&[u8], NetlinkError> {
         self.finish();
@@ -205,10 +201,6 @@ pub(crate) fn ne_u32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-pub(crate) fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,7 +218,7 @@ mod tests {
         let attributes = Attributes::after(all[0].body, 4);
         assert_eq!(attributes.text(1), Some("eth0"));
         assert_eq!(attributes.nested(2).get(3).and_then(|v| ne_u32(v, 0)), Some(9));
-        assert_eq!(attributes.nested(2).get(4).and_then(|v| be_u32(v, 0)), Some(9));
+        assert_eq!(attributes.nested(2).get(4).map(<[u8]>::to_vec), Some(vec![0, 0, 0, 9]));
     }
 
     #[test]

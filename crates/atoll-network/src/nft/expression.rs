@@ -1,7 +1,5 @@
 //! The expressions of a rule, in the order in which a packet meets them.
 
-use std::net::Ipv4Addr;
-
 use super::Message;
 use crate::settings::Ipv4Net;
 
@@ -107,10 +105,6 @@ impl<'a> Rule<'a> {
 
     pub(crate) fn destination_in(&mut self, net: Ipv4Net, wanted: bool) -> &mut Self {
         self.destination_address(Reg(0)).within(Reg(0), net, wanted)
-    }
-
-    pub(crate) fn destination_is_not(&mut self, address: Ipv4Addr) -> &mut Self {
-        self.destination_address(Reg(0)).compare(Reg(0), false, &address.octets())
     }
 
     /// Goes on if the packet is for an address of this node.

@@ -1,0 +1,9 @@
+//! Nodes, sandboxes and services on real network namespaces.
+//!
+//! Every test makes a cluster of its own; without root they are skipped, with a reason.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod underlay;
+mod routing;
+mod services;
+mod world;
