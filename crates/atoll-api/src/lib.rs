@@ -4,6 +4,7 @@
 //! its arguments. Nothing here knows a store, a clock or a socket.
 
 pub mod access;
+pub mod apply;
 pub mod columns;
 pub mod defaults;
 pub mod field;

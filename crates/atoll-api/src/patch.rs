@@ -52,8 +52,8 @@ pub fn json(document: &mut Value, patch: &Value) -> Result<(), PatchError> {
     {
         return Err(PatchError::TooManyOperations(operations.len()));
     }
-    let operations: json_patch::Patch =
-        serde_json::from_value(patch.clone()).map_err(|error| PatchError::Malformed(error.to_string()))?;
+    let operations: json_patch::Patch = serde_json::from_value(patch.clone())
+        .map_err(|error| PatchError::Malformed(error.to_string()))?;
     json_patch::patch(document, &operations).map_err(|source| PatchError::DoesNotApply { source })
 }
 

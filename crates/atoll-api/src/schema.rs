@@ -25,7 +25,7 @@ impl SchemaId {
     }
 }
 
-impl<'a> From<SchemaId> for &'a Definition {
+impl From<SchemaId> for &Definition {
     fn from(id: SchemaId) -> Self {
         id.definition()
     }

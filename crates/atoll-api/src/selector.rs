@@ -113,11 +113,7 @@ impl Requirement {
     /// # Errors
     ///
     /// When key, values, or their number break the rules.
-    pub fn new(
-        key: &str,
-        operator: Operator,
-        values: Vec<String>,
-    ) -> Result<Self, SelectorError> {
+    pub fn new(key: &str, operator: Operator, values: Vec<String>) -> Result<Self, SelectorError> {
         let mut errors = Vec::new();
         let at = Path::new("key");
         errors.extend(names::qualified_name(key).into_iter().map(|text| at.invalid(key, text)));

@@ -19,9 +19,14 @@ use std::{
 
 const TABLE: &str = "crates/atoll-api/src/schema/table.txt";
 
+/// Defaults of fields that are keys of lists; OpenAPI's definitions lack them.
+const KEY_DEFAULTS: &[(&str, &str, &str)] = &[
+    ("io.k8s.api.core.v1.ContainerPort", "protocol", "\"TCP\""),
+    ("io.k8s.api.core.v1.ServicePort", "protocol", "\"TCP\""),
+];
+
 /// Where the definitions stand in the wheel.
-const IN_WHEEL: &str =
-    "kubernetes_validate/kubernetes-json-schema/v1.36.0-local/_definitions.json";
+const IN_WHEEL: &str = "kubernetes_validate/kubernetes-json-schema/v1.36.0-local/_definitions.json";
 
 /// Types that OpenAPI leaves out because they never stand in a body of JSON, though clients
 /// send them in protobuf or as query parameters.
@@ -59,9 +64,18 @@ const SPECIAL: &[(&str, &str)] = &[
     ("io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1", "fields"),
     ("io.k8s.apimachinery.pkg.apis.meta.v1.Patch", "raw"),
     ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON", "json"),
-    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray", "props-or-array"),
-    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool", "props-or-bool"),
-    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray", "props-or-strings"),
+    (
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray",
+        "props-or-array",
+    ),
+    (
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool",
+        "props-or-bool",
+    ),
+    (
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray",
+        "props-or-strings",
+    ),
 ];
 
 /// A Go field seen from the struct it is written in or embedded in.
@@ -76,8 +90,12 @@ struct Flat {
 pub(crate) fn run(definitions: &str, go_root: &str) -> Result<()> {
     let packages = go::read(Path::new(go_root))?;
     let definitions = read_definitions(definitions)?;
-    let mut writer =
-        Writer { packages: &packages, table: String::new(), queue: BTreeSet::new(), missing: vec![] };
+    let mut writer = Writer {
+        packages: &packages,
+        table: String::new(),
+        queue: BTreeSet::new(),
+        missing: vec![],
+    };
     let mut written = BTreeMap::new();
     for (name, definition) in &definitions {
         written.insert(name.clone(), writer.definition(name, definition)?);
@@ -148,6 +166,8 @@ impl Writer<'_> {
             flags.push_str(if go.is_some_and(|one| self.is_wrapped(one)) { "w" } else { "" });
             words.push(if flags.is_empty() { "-".into() } else { flags });
             list_words(schema, &mut words);
+            let default = KEY_DEFAULTS.iter().find(|one| one.0 == name && one.1 == field);
+            words.extend(default.map(|one| format!("d={}", one.2)));
             if let Some(written) = go.and_then(|one| self.go_name(one)) {
                 words.push(format!("g={written}"));
             }
@@ -348,7 +368,9 @@ fn list_words(schema: &Value, words: &mut Vec<String>) {
     match schema["x-kubernetes-list-type"].as_str() {
         Some("atomic") => words.push("atomic".into()),
         Some("set") => words.push("set".into()),
-        Some("map") => words.push(format!("keys={}", strings(&schema["x-kubernetes-list-map-keys"]))),
+        Some("map") => {
+            words.push(format!("keys={}", strings(&schema["x-kubernetes-list-map-keys"])))
+        }
         _ => {}
     }
     if let Some(kind) = schema["x-kubernetes-map-type"].as_str() {

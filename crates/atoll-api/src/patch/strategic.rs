@@ -71,7 +71,8 @@ fn merge_fields(
     let before: Vec<(String, Value)> = lists_to_order(map, patch);
     for (key, value) in patch {
         if let Some(list) = key.strip_prefix(DELETE) {
-            if let (Some(Value::Array(items)), Some(delete)) = (map.get_mut(list), value.as_array()) {
+            if let (Some(Value::Array(items)), Some(delete)) = (map.get_mut(list), value.as_array())
+            {
                 primitive::delete(items, delete);
             }
             continue;
@@ -87,7 +88,9 @@ fn merge_fields(
         merge_field(field, map, key, value)?;
     }
     for (key, value) in patch {
-        let (Some(list), Some(order)) = (key.strip_prefix(ORDER), value.as_array()) else { continue };
+        let (Some(list), Some(order)) = (key.strip_prefix(ORDER), value.as_array()) else {
+            continue;
+        };
         let field = definition.and_then(|one| one.field(list));
         let before = before.iter().find(|(name, _)| name == list).and_then(|(_, v)| v.as_array());
         if let Some(Value::Array(items)) = map.get_mut(list) {

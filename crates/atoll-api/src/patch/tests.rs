@@ -44,7 +44,10 @@ fn obeys_directives() {
     assert_eq!(object["spec"]["strategy"], tree!({"type": "Recreate"}));
     let template = &object["spec"]["template"];
     assert_eq!(template["metadata"]["finalizers"], tree!(["b"]));
-    assert_eq!(template["spec"]["containers"], tree!([{"name": "side", "image": "s"}, {"name": "new"}]));
+    assert_eq!(
+        template["spec"]["containers"],
+        tree!([{"name": "side", "image": "s"}, {"name": "new"}])
+    );
     assert_eq!(template["spec"]["nodeSelector"], tree!({"z": "z"}));
 }
 
@@ -60,8 +63,7 @@ fn keeps_server_side_items_in_their_place_when_ordering() {
 fn refuses_items_without_merge_key() {
     let mut object = deployment();
     let patch = tree!({"spec": {"template": {"spec": {"containers": [{"image": "a"}]}}}});
-    let error =
-        strategic(schema::by_gvk("apps", "v1", "Deployment").unwrap(), &mut object, &patch);
+    let error = strategic(schema::by_gvk("apps", "v1", "Deployment").unwrap(), &mut object, &patch);
     assert!(matches!(error, Err(PatchError::NoMergeKey { .. })));
 }
 

@@ -47,11 +47,7 @@ pub fn decode_message<'a>(
     message_value(schema.into(), message, 0)
 }
 
-fn message_value(
-    definition: &Definition,
-    bytes: &[u8],
-    depth: usize,
-) -> Result<Value, ProtoError> {
+fn message_value(definition: &Definition, bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
     if depth > DEPTH_MAX {
         return Err(ProtoError::TooDeep);
     }
@@ -82,9 +78,11 @@ fn fill(
         }
         let mut path = outer.to_vec();
         path.push(number);
-        if definition.fields.iter().any(|field| {
-            field.tags.len() > path.len() && field.tags.starts_with(&path)
-        }) {
+        if definition
+            .fields
+            .iter()
+            .any(|field| field.tags.len() > path.len() && field.tags.starts_with(&path))
+        {
             fill(definition, &path, wire.bytes(&reader)?, map, depth)?;
         }
         // A field that nobody knows is one of another version; it is left out as Go does.
@@ -258,7 +256,8 @@ fn special_value(
     Ok(match special {
         Special::Quantity => {
             let text = parts.text(1)?;
-            let parsed = if text.is_empty() { Ok(Quantity::default()) } else { text.parse::<Quantity>() };
+            let parsed =
+                if text.is_empty() { Ok(Quantity::default()) } else { text.parse::<Quantity>() };
             let quantity = parsed.map_err(|error| ProtoError::Field {
                 what: error.to_string(),
                 path: definition.short_name().to_owned(),

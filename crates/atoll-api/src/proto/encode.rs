@@ -15,8 +15,10 @@ use crate::schema::{self, Definition, Field, Special, Type};
 ///
 /// When its kind is not built in, or a value does not fit its field.
 pub fn encode(object: &Value) -> Result<Vec<u8>, ProtoError> {
-    let named =
-        ApiVersionKind { api_version: text_of(object, "apiVersion"), kind: text_of(object, "kind") };
+    let named = ApiVersionKind {
+        api_version: text_of(object, "apiVersion"),
+        kind: text_of(object, "kind"),
+    };
     let schema = schema::by_type(&named.api_version, &named.kind).ok_or_else(|| {
         ProtoError::UnknownKind { api_version: named.api_version.clone(), kind: named.kind.clone() }
     })?;
@@ -183,9 +185,8 @@ fn special_message(special: Special, value: &Value, depth: usize) -> Result<Vec<
         }
         (Special::Time | Special::MicroTime, Value::Null) => {}
         (Special::Time | Special::MicroTime, Value::String(text)) => {
-            let stamp: Timestamp = text.parse().map_err(|error: jiff::Error| ProtoError::Field {
-                what: error.to_string(),
-                path: "time".to_owned(),
+            let stamp: Timestamp = text.parse().map_err(|error: jiff::Error| {
+                ProtoError::Field { what: error.to_string(), path: "time".to_owned() }
             })?;
             put_int(&mut out, 1, stamp.as_second());
             put_int(&mut out, 2, i64::from(stamp.subsec_nanosecond()));
@@ -227,4 +228,3 @@ fn misfit(path: &str, value: &Value) -> ProtoError {
     shown.truncate(shown.char_indices().nth(60).map_or(shown.len(), |(at, _)| at));
     ProtoError::Field { what: format!("{shown} does not fit"), path: path.to_owned() }
 }
-

@@ -88,7 +88,8 @@ impl<'a> Wire<'a> {
     }
 
     pub(super) fn text(self, reader: &Reader<'_>) -> Result<&'a str, ProtoError> {
-        std::str::from_utf8(self.bytes(reader)?).or_else(|_| Err(reader.error("invalid UTF-8")))
+        let text = std::str::from_utf8(self.bytes(reader)?).ok();
+        text.ok_or_else(|| reader.error("invalid UTF-8"))
     }
 }
 

@@ -121,7 +121,11 @@ impl<'s> Walk<'s> {
                 if fits { Ok(()) } else { Err(self.bad_number(number, ty, named)) }
             }
             (Type::Int64, Value::Number(number)) => {
-                if number.is_i64() { Ok(()) } else { Err(self.bad_number(number, ty, named)) }
+                if number.is_i64() {
+                    Ok(())
+                } else {
+                    Err(self.bad_number(number, ty, named))
+                }
             }
             (Type::Double, Value::Number(_)) => Ok(()),
             (Type::Bytes, Value::String(text)) => check_base64(text),
@@ -279,9 +283,9 @@ fn check_base64(text: &str) -> Result<(), TypeError> {
     };
     match base64::engine::general_purpose::STANDARD.decode(text) {
         Ok(_) => Ok(()),
-        Err(base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _)) => {
-            Err(TypeError::Value(format!("illegal base64 data at input byte {at}")))
-        }
+        Err(
+            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _),
+        ) => Err(TypeError::Value(format!("illegal base64 data at input byte {at}"))),
         Err(_) => {
             let at = text.len() / 4 * 4;
             Err(TypeError::Value(format!("illegal base64 data at input byte {at}")))
@@ -304,7 +308,8 @@ fn quantity(value: &mut Value) -> Result<(), TypeError> {
 
 /// Times are stored in UTC, in whole seconds or with six digits.
 fn time(text: &mut String, micro: bool) -> Result<(), TypeError> {
-    let layout = if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
+    let layout =
+        if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
     let well_formed = text.as_bytes().get(10) == Some(&b'T');
     let parsed = if well_formed { text.parse::<Timestamp>().ok() } else { None };
     let Some(parsed) = parsed else {

@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use super::{
-    Definition, Field, GroupVersionKind, ListKind, Merge, Name, SchemaId, Special, Type,
-};
+use super::{Definition, Field, GroupVersionKind, ListKind, Merge, Name, SchemaId, Special, Type};
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| parse(include_str!("table.txt")));
 
@@ -42,7 +40,8 @@ pub(super) fn definition(id: SchemaId) -> &'static Definition {
 fn parse(text: &'static str) -> Table {
     let headers = text.lines().filter_map(|line| line.strip_prefix('='));
     let names = headers.map(|line| line.split(' ').next().unwrap_or(line));
-    let by_name: HashMap<_, _> = (0_u32..).map(SchemaId).zip(names).map(|(id, n)| (n, id)).collect();
+    let by_name: HashMap<_, _> =
+        (0_u32..).map(SchemaId).zip(names).map(|(id, n)| (n, id)).collect();
     let mut definitions: Vec<Definition> = Vec::with_capacity(by_name.len());
     let mut by_gvk = HashMap::new();
     for line in text.lines() {
@@ -142,6 +141,7 @@ fn parse_attribute(word: &'static str, field: &mut Field) {
         }
         Some(("map", kind)) => field.atomic = kind == "atomic",
         Some(("mk", key)) => field.merge_key = Some(key.into()),
+        Some(("d", json)) => field.default = serde_json::from_str(json).ok(),
         Some(("g", name)) => field.go_type = Some(name.into()),
         Some(("ps", strategy)) => {
             for one in strategy.split(',') {

@@ -51,27 +51,57 @@ fn drops_unknown_fields_and_nulls() {
 #[test]
 fn says_which_field_has_another_type_in_gos_words() {
     let table = [
-        ("ConfigMap", json!({"data": {"a": 1}}),
-            "json: cannot unmarshal number into Go struct field ConfigMap.data of type string"),
-        ("ConfigMap", json!({"data": "x"}),
-            "json: cannot unmarshal string into Go struct field ConfigMap.data of type map[string]string"),
-        ("Pod", json!({"spec": {"containers": [{"env": [{"value": true}]}]}}),
-            "json: cannot unmarshal bool into Go struct field EnvVar.spec.containers.env.value of type string"),
-        ("Pod", json!({"spec": {"containers": {"a": 1}}}),
-            "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container"),
-        ("Pod", json!({"spec": {"restartPolicy": 1}}),
-            "json: cannot unmarshal number into Go struct field PodSpec.spec.restartPolicy of type v1.RestartPolicy"),
-        ("Pod", json!({"spec": {"priority": 1.5}}),
-            "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.priority of type int32"),
-        ("Deployment", json!({"spec": []}),
-            "json: cannot unmarshal array into Go struct field Deployment.spec of type v1.DeploymentSpec"),
-        ("Service", json!({"spec": {"ports": [{"targetPort": true}]}}),
-            "json: cannot unmarshal bool into Go struct field ServicePort.spec.ports.targetPort of type int32"),
+        (
+            "ConfigMap",
+            json!({"data": {"a": 1}}),
+            "json: cannot unmarshal number into Go struct field ConfigMap.data of type string",
+        ),
+        (
+            "ConfigMap",
+            json!({"data": "x"}),
+            "json: cannot unmarshal string into Go struct field ConfigMap.data of type map[string]string",
+        ),
+        (
+            "Pod",
+            json!({"spec": {"containers": [{"env": [{"value": true}]}]}}),
+            "json: cannot unmarshal bool into Go struct field EnvVar.spec.containers.env.value of type string",
+        ),
+        (
+            "Pod",
+            json!({"spec": {"containers": {"a": 1}}}),
+            "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
+        (
+            "Pod",
+            json!({"spec": {"restartPolicy": 1}}),
+            "json: cannot unmarshal number into Go struct field PodSpec.spec.restartPolicy of type v1.RestartPolicy",
+        ),
+        (
+            "Pod",
+            json!({"spec": {"priority": 1.5}}),
+            "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.priority of type int32",
+        ),
+        (
+            "Deployment",
+            json!({"spec": []}),
+            "json: cannot unmarshal array into Go struct field Deployment.spec of type v1.DeploymentSpec",
+        ),
+        (
+            "Service",
+            json!({"spec": {"ports": [{"targetPort": true}]}}),
+            "json: cannot unmarshal bool into Go struct field ServicePort.spec.ports.targetPort of type int32",
+        ),
         ("Secret", json!({"data": {"a": "?"}}), "illegal base64 data at input byte 0"),
-        ("Pod", json!({"metadata": {"creationTimestamp": "soon"}}),
-            "parsing time \"soon\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"soon\" as \"2006\""),
-        ("Pod", json!({"spec": {"overhead": {"cpu": "x"}}}),
-            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        (
+            "Pod",
+            json!({"metadata": {"creationTimestamp": "soon"}}),
+            "parsing time \"soon\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"soon\" as \"2006\"",
+        ),
+        (
+            "Pod",
+            json!({"spec": {"overhead": {"cpu": "x"}}}),
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
     ];
     for (kind, object, expected) in table {
         assert_eq!(check(kind, object).1.unwrap_err(), expected);

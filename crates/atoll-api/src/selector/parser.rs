@@ -27,7 +27,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Requirement>, SelectorError> {
                     Token::Comma => {
                         let (token, found) = parser.look(Context::Values);
                         if !matches!(token, Token::Identifier | Token::DoesNotExist) {
-                            return fail(format!("found '{found}', expected: identifier after ','"));
+                            return fail(format!(
+                                "found '{found}', expected: identifier after ','"
+                            ));
                         }
                     }
                     _ => {
@@ -93,9 +95,7 @@ impl Parser {
             Token::GreaterThan => Operator::GreaterThan,
             Token::LessThan => Operator::LessThan,
             _ => {
-                return fail(format!(
-                    "found '{found}', expected: in, notin, =, ==, !=, gt, lt"
-                ));
+                return fail(format!("found '{found}', expected: in, notin, =, ==, !=, gt, lt"));
             }
         };
         let mut values = if matches!(token, Token::In | Token::NotIn) {

@@ -15,8 +15,19 @@ fn error(selector: &str) -> String {
 fn matches_as_upstream_does() {
     let labels = json!({"app": "web", "tier": "front", "gen": "7"});
     for selector in [
-        "", "app=web", "app==web", "app", "!db", "app in (web,api)", "db notin (x)", "app!=api",
-        "gen>5", "gen<8", "app=web,tier=front", " app = web , tier in ( front ) ", "db!=x",
+        "",
+        "app=web",
+        "app==web",
+        "app",
+        "!db",
+        "app in (web,api)",
+        "db notin (x)",
+        "app!=api",
+        "gen>5",
+        "gen<8",
+        "app=web,tier=front",
+        " app = web , tier in ( front ) ",
+        "db!=x",
     ] {
         assert!(matches(selector, &labels), "{selector}");
     }
@@ -30,13 +41,18 @@ fn matches_as_upstream_does() {
 fn says_what_is_wrong_in_upstreams_words() {
     assert_eq!(error("=x"), "found '=', expected: !, identifier, or 'end of string'");
     assert_eq!(error("a in x"), "unable to parse requirement: found 'x' expected: '('");
-    assert_eq!(error("a b"), "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt");
+    assert_eq!(
+        error("a b"),
+        "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"
+    );
     assert_eq!(error("a,"), "found '', expected: identifier after ','");
     assert_eq!(error("a=b c"), "found 'c', expected: ',' or 'end of string'");
     assert!(error("a=-x").starts_with(
         "unable to parse requirement: values[0][a]: Invalid value: \"-x\": a valid label must be"
     ));
-    assert!(error("a/b/c=x").starts_with("unable to parse requirement: key: Invalid value: \"a/b/c\""));
+    assert!(
+        error("a/b/c=x").starts_with("unable to parse requirement: key: Invalid value: \"a/b/c\"")
+    );
 }
 
 #[test]
@@ -57,7 +73,8 @@ fn reads_the_selector_of_an_object() {
 #[test]
 fn parses_field_selectors() {
     let selector = FieldSelector::parse("metadata.name=x,status.phase!=Failed,a==b\\,c").unwrap();
-    let expected = [("metadata.name", true, "x"), ("status.phase", false, "Failed"), ("a", true, "b,c")];
+    let expected =
+        [("metadata.name", true, "x"), ("status.phase", false, "Failed"), ("a", true, "b,c")];
     let expected: Vec<_> =
         expected.into_iter().map(|(a, b, c)| (a.to_owned(), b, c.to_owned())).collect();
     assert_eq!(selector.terms, expected);

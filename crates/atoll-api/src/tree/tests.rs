@@ -39,12 +39,27 @@ fn says_where_yaml_is_broken() {
 #[test]
 fn reads_scalars_by_the_rules_of_yaml_1_1() {
     let table = [
-        ("yes", json!(true)), ("Off", json!(false)), ("~", Value::Null), ("null", Value::Null),
-        ("0777", json!(511)), ("0o17", json!(15)), ("0x1F", json!(31)), ("0b11", json!(3)),
-        ("1_000", json!(1000)), ("-5", json!(-5)), ("1.5", json!(1.5)), ("1e3", json!(1000)),
-        ("\"yes\"", json!("yes")), ("!!str 5", json!("5")), ("2020-01-01", json!("2020-01-01")),
-        ("1.2.3", json!("1.2.3")), ("10m", json!("10m")), ("1:30", json!("1:30")),
-        ("089", json!(89)), ("v1", json!("v1")), ("18446744073709551615", json!(u64::MAX)),
+        ("yes", json!(true)),
+        ("Off", json!(false)),
+        ("~", Value::Null),
+        ("null", Value::Null),
+        ("0777", json!(511)),
+        ("0o17", json!(15)),
+        ("0x1F", json!(31)),
+        ("0b11", json!(3)),
+        ("1_000", json!(1000)),
+        ("-5", json!(-5)),
+        ("1.5", json!(1.5)),
+        ("1e3", json!(1000)),
+        ("\"yes\"", json!("yes")),
+        ("!!str 5", json!("5")),
+        ("2020-01-01", json!("2020-01-01")),
+        ("1.2.3", json!("1.2.3")),
+        ("10m", json!("10m")),
+        ("1:30", json!("1:30")),
+        ("089", json!(89)),
+        ("v1", json!("v1")),
+        ("18446744073709551615", json!(u64::MAX)),
     ];
     for (text, expected) in table {
         assert_eq!(yaml(&format!("a: {text}"))["a"], expected, "{text}");

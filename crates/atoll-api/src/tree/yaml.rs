@@ -199,7 +199,8 @@ impl<'a> Reader<'a> {
             if matches!(event, Event::MappingEnd) {
                 break;
             }
-            let merge = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
+            let merge =
+                matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
             let (key, _) = self.node(event)?;
             let key = if merge { "<<".to_owned() } else { self.key(&key)? };
             let length = push_key(&mut self.path, &key);
@@ -244,7 +245,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn core_tag<'t>(tag: Option<&'t Tag>) -> Option<&'t str> {
+fn core_tag(tag: Option<&Tag>) -> Option<&str> {
     let tag = tag?;
     (tag.is_yaml_core_schema() || tag.handle == "!!").then_some(tag.suffix.as_str())
 }
