@@ -160,7 +160,8 @@ impl Writer {
         let subject = &remark.subject;
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", subject.name)),
+                // As client-go names them; a generateName may not end in a dot.
+                name: Some(format!("{}.{:x}", subject.name, Timestamp::now().as_nanosecond())),
                 namespace: Some(event_namespace(subject).to_owned()),
                 ..ObjectMeta::default()
             },
