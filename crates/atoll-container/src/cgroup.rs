@@ -156,6 +156,16 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Moves the calling process into the group where memory is counted. On v1 each
+    /// further hierarchy would cost a grace period of the kernel's, and only memory
+    /// matters: a pod that runs out of it must not take a shim along.
+    pub(crate) fn join_for_memory(&self, cgroup: &str) -> io::Result<()> {
+        match self.memory_dir(cgroup) {
+            Some(dir) => fs::write(dir.join("cgroup.procs"), "0"),
+            None => Ok(()),
+        }
+    }
+
     /// Moves the calling process (all its threads) into the group.
     pub(crate) fn join(&self, cgroup: &str) -> io::Result<()> {
         for dir in self.dirs(cgroup) {

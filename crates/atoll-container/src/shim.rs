@@ -146,7 +146,7 @@ fn detach() -> io::Result<OwnedFd> {
 
 fn run(dir: &Path, control: &OwnedFd) -> Result<(), Failure> {
     let config = read_config(dir)?;
-    settle(&config);
+    settle();
     let listener = listen(&config.socket)?;
     reserve_exit(dir)?;
     let launched = match launch::launch(&config, dir) {
@@ -189,11 +189,16 @@ fn read_config(dir: &Path) -> Result<ShimConfig, Failure> {
     Ok(config)
 }
 
-/// Finds its place: cgroup, reaper of orphans, late victim.
-fn settle(config: &ShimConfig) {
-    if let Err(error) = config.cgroups.join(&config.shim_cgroup) {
+/// Joins the shims' cgroup. Entering a cgroup can wait tens of milliseconds for the
+/// kernel, so this comes after the container has started.
+fn join_shims(config: &ShimConfig) {
+    if let Err(error) = config.cgroups.join_for_memory(&config.shim_cgroup) {
         complain(&format!("atoll shim: joining cgroup {}: {error}", config.shim_cgroup));
     }
+}
+
+/// Finds its place: reaper of orphans, late victim.
+fn settle() {
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
         complain(&format!("atoll shim: becoming the reaper of orphans: {error}"));
     }

@@ -356,6 +356,7 @@ impl Server {
                 self.reply(id, &Body::Started(self.state.clone()), &[]);
                 let body = Body::Started(self.state.clone());
                 self.tell_watchers(&body);
+                super::join_shims(&self.config);
             }
             Err(reason) if self.state.started_at.is_some() => {
                 self.reply_error(id, ErrorCode::State, reason);
