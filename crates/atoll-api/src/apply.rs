@@ -127,7 +127,8 @@ pub fn update<'a>(
     // What nobody tracked from the start, nobody can attribute now.
     let untracked = live.is_some() && managed.is_empty();
     if !untracked {
-        let comparison = compare(definition, &plain, new);
+        let comparison =
+            compare(definition, &plain, new).without(fields::reset_by(&manager.subresource));
         managed.write(&comparison, manager, now);
         managed.cap();
     }
@@ -162,7 +163,8 @@ impl Run<'_> {
             // A list or map that is stated to be empty stays, though pruning emptied it.
             merge::merge(self.definition, &mut object, self.config);
         }
-        let comparison = compare(self.definition, self.live, &object);
+        let comparison = compare(self.definition, self.live, &object)
+            .without(fields::reset_by(&self.manager.subresource));
         let changed = comparison.modified.union(&comparison.added);
         let conflicts = managers.conflicts(self.manager, &changed);
         if !force && !conflicts.is_empty() {

@@ -107,7 +107,7 @@ pub struct Field {
     pub name: Name,
     pub ty: Type,
     pub list: ListKind,
-    /// The field's map or object is taken as one by server-side apply.
+    /// The schema says that server-side apply takes the field's map, object or list as one.
     pub atomic: bool,
     pub merge: Merge,
     pub merge_key: Option<Name>,

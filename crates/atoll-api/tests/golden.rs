@@ -123,3 +123,39 @@ fn yaml_decodes_to_the_same_object_as_json() {
         assert_eq!(difference("", &expected, &again), None, "{stem}");
     }
 }
+
+/// Every kind of upstream's discovery has a schema, those of subresources too.
+#[test]
+fn every_discovered_kind_has_a_schema() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/oracles/discovery");
+    let Ok(bytes) = std::fs::read(root.join("aggregated_v2.json")) else {
+        println!("skipped: {} is not there", root.display());
+        return;
+    };
+    let document: Value = serde_json::from_slice(&bytes).unwrap();
+    let mut missing = Vec::new();
+    let mut seen = 0;
+    for group in document["items"].as_array().unwrap() {
+        let group_name = group["metadata"]["name"].as_str().unwrap_or("");
+        for version in group["versions"].as_array().unwrap() {
+            for resource in version["resources"].as_array().unwrap() {
+                let parts = resource["subresources"].as_array().into_iter().flatten();
+                for one in std::iter::once(resource).chain(parts) {
+                    let kind = &one["responseKind"];
+                    let text = |name: &str| kind[name].as_str().unwrap_or("");
+                    // Empty group and version are those of the list.
+                    let (group, own) = match text("version") {
+                        "" => (group_name, version["version"].as_str().unwrap()),
+                        own => (text("group"), own),
+                    };
+                    seen += 1;
+                    if schema::by_gvk(group, own, text("kind")).is_none() {
+                        missing.push(format!("{group}/{own} {}", text("kind")));
+                    }
+                }
+            }
+        }
+    }
+    println!("{} of {seen} kinds have a schema", seen - missing.len());
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}

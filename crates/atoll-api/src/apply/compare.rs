@@ -17,6 +17,15 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
+    /// Without fields that this write cannot change anyway.
+    pub(super) fn without(self, fields: &FieldSet) -> Self {
+        Self {
+            added: self.added.recursive_difference(fields),
+            modified: self.modified.recursive_difference(fields),
+            removed: self.removed.recursive_difference(fields),
+        }
+    }
+
     pub(super) fn is_same(&self) -> bool {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }

@@ -180,6 +180,42 @@ fn status_and_object_keep_apart() {
 }
 
 #[test]
+fn a_write_of_the_object_takes_no_status_from_its_owner() {
+    let mut live = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"replicas": 1}, "status": {"replicas": 1}});
+    let mut by = manager("controller", Operation::Update);
+    by.subresource = "status".into();
+    update(schema_of("Deployment"), None, &mut live, &by, NOW);
+    let config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"paused": true}, "status": {"replicas": 5}});
+    let object = applied("Deployment", Some(&live), &config, "m");
+    assert_eq!(managers(&object)[0].1, r#"{"f:spec":{"f:paused":{}}}"#);
+    assert_eq!(managers(&object)[1].1, r#"{"f:status":{"f:replicas":{}}}"#);
+}
+
+#[test]
+fn keeps_no_more_than_ten_update_managers() {
+    let mut live = config_map(&json!({"a": "0"}));
+    for number in 0..15 {
+        let mut new = live.clone();
+        new["data"][format!("k{number}")] = json!("x");
+        let time = format!("2026-01-01T00:00:{number:02}Z");
+        let old = (number > 0).then_some(&live);
+        update(
+            schema_of("ConfigMap"),
+            old,
+            &mut new,
+            &manager(&format!("m{number}"), Operation::Update),
+            &time,
+        );
+        live = new;
+    }
+    let managers = managers(&live);
+    assert_eq!(managers.len(), 10);
+    assert!(managers.iter().any(|(owner, _)| owner == "Update ancient-changes"));
+}
+
+#[test]
 fn resets_and_rewrites_managed_fields() {
     let mut live = config_map(&json!({"a": "1"}));
     live["metadata"]["uid"] = json!("u");

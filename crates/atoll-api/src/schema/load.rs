@@ -135,6 +135,8 @@ fn parse_field(line: &'static str, names: &HashMap<&'static str, SchemaId>) -> O
 
 fn parse_attribute(word: &'static str, field: &mut Field) {
     match word.split_once('=') {
+        // Lists are atomic unless said otherwise; that it is said matters to OpenAPI.
+        None if word == "atomic" => field.atomic = true,
         None if word == "set" => field.list = ListKind::Set,
         Some(("keys", keys)) => {
             field.list = ListKind::Map(keys.split(',').map(Name::from).collect());
