@@ -41,6 +41,8 @@ pub(crate) enum BackendError {
     Redb { file: String, action: &'static str, source: Box<redb::Error> },
     #[error("{file}: {action}")]
     Io { file: String, action: &'static str, source: std::io::Error },
+    #[error("the thread that writes {file} has ended")]
+    ThreadEnded { file: String },
     #[error("{file} holds a record that cannot be read")]
     Malformed { file: String, source: Malformed },
 }
@@ -113,20 +115,18 @@ impl View {
             .map_err(|error| fault(&error))
     }
 
-    /// Every record from `start` on until `visit` says no; whether it never did.
+    /// Every encoded record from `start` on until `visit` says no; whether it never did.
     pub(crate) fn scan(
         &self,
         start: RevKey,
-        mut visit: impl FnMut(RevKey, Record) -> Result<bool, ReadFault>,
+        mut visit: impl FnMut(RevKey, &[u8]) -> Result<bool, ReadFault>,
     ) -> Result<bool, ReadFault> {
         let start = start.encode();
         let range = self.versions.range(start.as_slice()..).map_err(|error| fault(&error))?;
         for item in range {
             let (key, value) = item.map_err(|error| fault(&error))?;
             let at = RevKey::decode(key.value()).map_err(|error| fault(&error))?;
-            let record = Record::decode(Bytes::copy_from_slice(value.value()))
-                .map_err(|error| fault(&error))?;
-            if !visit(at, record)? {
+            if !visit(at, value.value())? {
                 return Ok(false);
             }
         }
@@ -190,6 +190,11 @@ impl Backend {
         }
         patience.closing.store(false, Ordering::Release);
         Ok(Self { database, file: name, patience })
+    }
+
+    /// For whoever waits for a flush that nobody does any more.
+    pub(crate) fn thread_ended(&self) -> BackendError {
+        BackendError::ThreadEnded { file: self.file.clone() }
     }
 
     /// A flush has met a full disk and waits.

@@ -3,15 +3,19 @@
 //! One thread writes the log and applies it, another writes the state file; both sleep while
 //! nothing happens. Reads run on the caller's thread.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::backend::{BackendError, KEYSPACES};
 use crate::clock::MonotonicClock;
 use crate::core::{Core, CoreOpenError};
-use crate::disk::RealDisk;
-use crate::folder::{self, FolderError, LockError};
+use crate::disk::{RealDisk, is_full};
+use crate::folder::{self, LockError};
 use crate::kv::KvStore;
 use crate::shared::Shared;
 use crate::sync::lock;
@@ -102,8 +106,10 @@ pub enum OpenError {
         "{file} is damaged at offset {offset}: {reason}; nothing was changed: restore the newest backup, or move the folder away to start empty"
     )]
     Corrupt { file: String, offset: u64, reason: &'static str },
+    #[error("the store in {dir} cannot be opened: there is no space on its disk; make some room")]
+    NoSpace { dir: String, source: Box<dyn Error + Send + Sync> },
     #[error("the store in {dir} cannot be opened")]
-    Folder { dir: String, source: Box<dyn std::error::Error + Send + Sync> },
+    Folder { dir: String, source: Box<dyn Error + Send + Sync> },
 }
 
 /// An open store. Dropping it stops it; [`Self::shutdown`] also says when it has stopped.
@@ -127,8 +133,8 @@ impl EmbeddedStore {
     /// The same outside of an asynchronous runtime.
     pub fn open_blocking(config: StoreConfig) -> Result<Self, OpenError> {
         let dir = config.dir.display().to_string();
-        let failed = |source| OpenError::Folder { dir: dir.clone(), source };
-        std::fs::create_dir_all(&config.dir).map_err(|error| failed(error.into()))?;
+        let failed = |source| refused(&dir, source);
+        make_folder(&config.dir).map_err(|error| failed(error.into()))?;
         let folder_lock = folder::lock(&config.dir).map_err(|error| match error {
             LockError::Held { pid } => OpenError::Locked {
                 dir: dir.clone(),
@@ -208,6 +214,18 @@ impl Drop for EmbeddedStore {
     }
 }
 
+/// The store holds secrets, so its folder is nobody else's; its name must survive a power cut.
+fn make_folder(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 fn open_error(dir: &str, error: CoreOpenError) -> OpenError {
     match error {
         CoreOpenError::Wal(WalOpenError::Corrupt { file, offset, reason }) => {
@@ -216,9 +234,47 @@ fn open_error(dir: &str, error: CoreOpenError) -> OpenError {
         CoreOpenError::Backend(BackendError::Malformed { file, source }) => {
             OpenError::Corrupt { file, offset: 0, reason: source.0 }
         }
-        CoreOpenError::Folder(source @ FolderError::Format { .. }) => {
-            OpenError::Folder { dir: dir.to_owned(), source: Box::new(source) }
-        }
-        other => OpenError::Folder { dir: dir.to_owned(), source: Box::new(other) },
+        other => refused(dir, Box::new(other)),
+    }
+}
+
+fn refused(dir: &str, source: Box<dyn Error + Send + Sync>) -> OpenError {
+    let dir = dir.to_owned();
+    if is_no_space(&*source) {
+        return OpenError::NoSpace { dir, source };
+    }
+    OpenError::Folder { dir, source }
+}
+
+/// Whether a full disk is among the causes.
+fn is_no_space(error: &(dyn Error + 'static)) -> bool {
+    let redb = error
+        .downcast_ref::<redb::Error>()
+        .or_else(|| error.downcast_ref::<Box<redb::Error>>().map(|boxed| &**boxed));
+    let io_error = match redb {
+        Some(redb::Error::Io(io_error)) => Some(io_error),
+        _ => error.downcast_ref::<io::Error>(),
+    };
+    let here = io_error.is_some_and(is_full);
+    here || error.source().is_some_and(is_no_space)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_recognised_behind_redb_too() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let behind_redb = BackendError::Redb {
+            file: "state.redb".to_owned(),
+            action: "committing failed",
+            source: Box::new(redb::Error::Io(full())),
+        };
+        assert!(is_no_space(&CoreOpenError::Backend(behind_redb)));
+        let other = io::Error::other("a broken disk");
+        let file = "state.redb".to_owned();
+        let broken = BackendError::Io { file, action: "reading failed", source: other };
+        assert!(!is_no_space(&CoreOpenError::Backend(broken)));
     }
 }

@@ -90,6 +90,10 @@ impl Record {
         Ok(Self { key, value: reader.into_rest(), create_revision, version, lease, tombstone })
     }
 
+    pub(crate) fn decode_key(bytes: &[u8]) -> Result<Bytes, Malformed> {
+        Self::decode_head(bytes).map(|(record, _)| record.key)
+    }
+
     /// Everything but the value, and the value's length.
     pub(crate) fn decode_head(bytes: &[u8]) -> Result<(Self, u32), Malformed> {
         // The head is short; a copy of it is cheaper than one of the value.
@@ -151,6 +155,12 @@ impl Pending {
 #[error("the state file could not be read: {detail}")]
 pub(crate) struct ReadFault {
     pub(crate) detail: String,
+}
+
+impl From<Malformed> for ReadFault {
+    fn from(malformed: Malformed) -> Self {
+        Self { detail: malformed.to_string() }
+    }
 }
 
 impl From<ReadFault> for kv::Error {

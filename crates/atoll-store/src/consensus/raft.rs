@@ -102,6 +102,11 @@ impl Consensus for RaftConsensus {
         let mut ready = self.node.ready();
         let entries = ready.take_entries();
         let hard_state = ready.hs().cloned();
+        let log = self.node.mut_store();
+        log.append(&entries);
+        if let Some(state) = &hard_state {
+            log.set_hard_state(state.clone());
+        }
         let work = Work {
             number: ready.number(),
             messages: ready.take_messages().into_iter().map(encode_message).collect(),
@@ -117,13 +122,8 @@ impl Consensus for RaftConsensus {
                 .map(encode_message)
                 .collect(),
             committed: ready.take_committed_entries().into_iter().map(from_raft).collect(),
-            entries: entries.iter().cloned().map(from_raft).collect(),
+            entries: entries.into_iter().map(from_raft).collect(),
         };
-        let log = self.node.mut_store();
-        log.append(&entries);
-        if let Some(state) = hard_state {
-            log.set_hard_state(state);
-        }
         self.node.advance_append_async(ready);
         Some(work)
     }

@@ -8,10 +8,11 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::queue::Queue;
-use crate::backend::FlushJob;
+use crate::backend::{Backend, FlushJob};
 use crate::clock::Clock;
 use crate::core::Core;
 use crate::folder::FolderLock;
+use crate::shared::Shared;
 use crate::wal::FillJob;
 
 /// At most one job of each kind is under way, so the channels never block the log's thread.
@@ -40,11 +41,16 @@ impl Threads {
         let spawn = |name: &str| Builder::new().name(name.to_owned());
         // Both end when the log's thread has dropped its ends of the channels.
         let state = spawn("atoll-state").spawn(move || {
-            flush_jobs.iter().for_each(|job| done.flushed(backend.flush(&job)));
+            let guard = StateGuard { queue: done, backend };
+            flush_jobs.iter().for_each(|job| guard.queue.flushed(guard.backend.flush(&job)));
         })?;
         let zeros = spawn("atoll-zeros").spawn(move || fill_jobs.iter().for_each(FillJob::run))?;
         let driver = Driver { core, queue, clock, flushes, fills, _folder_lock: folder_lock };
-        let log = spawn("atoll-log").spawn(move || driver.run())?;
+        let log = spawn("atoll-log").spawn(move || {
+            let _guard =
+                LogGuard { queue: driver.queue.clone(), shared: driver.core.shared.clone() };
+            driver.run();
+        })?;
         Ok(Self { log, state, zeros })
     }
 
@@ -54,6 +60,36 @@ impl Threads {
                 tracing::error!(name, "a thread of the store panicked");
             }
         }
+    }
+}
+
+/// If the state file's thread panics, nobody waits for it.
+struct StateGuard {
+    queue: Arc<Queue>,
+    backend: Arc<Backend>,
+}
+
+impl Drop for StateGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.queue.flushed(Err(self.backend.thread_ended()));
+        }
+    }
+}
+
+/// When the log's thread ends, even by a panic, callers learn it at once and not by a timeout.
+struct LogGuard {
+    queue: Arc<Queue>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.fail("the thread that writes the log has ended".to_owned());
+            self.queue.stop();
+        }
+        self.queue.drop_rest();
     }
 }
 

@@ -72,10 +72,16 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// Nothing more is taken in; what is queued and not done gets no answer.
     pub(super) fn stop(&self) {
         lock(&self.inner).stopped = true;
         self.room.close();
         self.changed.notify_one();
+    }
+
+    /// The thread has ended: whoever still waits learns that nothing was done.
+    pub(super) fn drop_rest(&self) {
+        lock(&self.inner).proposals.clear();
     }
 
     /// Waits for something to do, at most `timeout`. With `only_flush` proposals stay queued.

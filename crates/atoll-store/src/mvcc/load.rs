@@ -79,8 +79,9 @@ impl Copy {
     ) -> Result<(), E> {
         let mut failure = None;
         if let Some(view) = &self.view {
-            view.scan(RevKey { main: 0, sub: 0 }, |at, record| {
+            view.scan(RevKey { main: 0, sub: 0 }, |at, encoded| {
                 if !self.removed.contains(&at) {
+                    let record = Record::decode(Bytes::copy_from_slice(encoded))?;
                     failure = visit(at, &record).err();
                 }
                 Ok(failure.is_none())

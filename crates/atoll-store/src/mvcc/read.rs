@@ -10,6 +10,9 @@ use super::{ReadFault, Record, RevKey, State, Version};
 use crate::backend::View;
 use crate::kv::{Error, Event, KeyRange, KeyValue, RangeRequest, RangeResult, Revision};
 
+/// Records that one read for a watch looks at, for it holds up writers meanwhile.
+const SCAN_MAX: usize = 4096;
+
 /// A range whose values may still have to be fetched.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -123,21 +126,39 @@ impl State {
         if from < self.compacted {
             return Err(Error::Compacted { requested: from, compacted: self.compacted });
         }
-        let mut found =
-            Collected { range, prev_kv, to, bytes_max, bytes: 0, through: 0, events: Vec::new() };
+        let mut found = Collected {
+            prev_kv,
+            to,
+            bytes_max,
+            bytes: 0,
+            visited: 0,
+            through: from - 1,
+            events: Vec::new(),
+        };
         let mut complete = true;
         if let Some(view) = &self.view {
-            complete = view
-                .scan(RevKey { main: from, sub: 0 }, |at, record| found.add(self, at, &record))?;
+            complete = view.scan(RevKey { main: from, sub: 0 }, |at, encoded| {
+                if !found.goes_on(at) {
+                    return Ok(false);
+                }
+                // Most records are of other keys; only those asked for are decoded whole.
+                if range.contains(&Record::decode_key(encoded)?) {
+                    found.add(self, at, &Record::decode(Bytes::copy_from_slice(encoded))?)?;
+                }
+                Ok(true)
+            })?;
         }
         let start = RevKey { main: from, sub: 0 };
         let newer = self.flushing.iter().map(|flushing| &flushing.records);
         for records in newer.chain([&self.pending.records]) {
             for (at, record) in records.range(start..) {
+                complete = complete && found.goes_on(*at);
                 if !complete {
                     break;
                 }
-                complete = found.add(self, *at, record)?;
+                if range.contains(&record.key) {
+                    found.add(self, *at, record)?;
+                }
             }
         }
         let through = if complete { to } else { found.through };
@@ -145,35 +166,39 @@ impl State {
     }
 }
 
-struct Collected<'a> {
-    range: &'a KeyRange,
+struct Collected {
     prev_kv: bool,
     to: Revision,
     bytes_max: usize,
     bytes: usize,
+    visited: usize,
     /// The last revision that was looked at.
     through: Revision,
     events: Vec<Event>,
 }
 
-impl Collected<'_> {
-    /// False when the scan should end before this record.
-    fn add(&mut self, state: &State, at: RevKey, record: &Record) -> Result<bool, ReadFault> {
+impl Collected {
+    /// Whether the scan should look at this record; it ends between revisions only.
+    fn goes_on(&mut self, at: RevKey) -> bool {
         if at.main > self.to {
             self.through = self.to;
-            return Ok(false);
+            return false;
         }
-        if at.main > self.through && self.bytes > self.bytes_max {
-            return Ok(false);
+        let enough = self.bytes > self.bytes_max || self.visited >= SCAN_MAX;
+        if at.main > self.through && enough {
+            return false;
         }
         self.through = at.main;
-        if self.range.contains(&record.key) {
-            let prev_kv = if self.prev_kv { state.load_replaced(&record.key, at)? } else { None };
-            self.bytes += record.key.len() + record.value.len();
-            let kind = record.event_kind();
-            self.events.push(Event { kind, kv: record.key_value(at.main), prev_kv });
-        }
-        Ok(true)
+        self.visited += 1;
+        true
+    }
+
+    fn add(&mut self, state: &State, at: RevKey, record: &Record) -> Result<(), ReadFault> {
+        let prev_kv = if self.prev_kv { state.load_replaced(&record.key, at)? } else { None };
+        self.bytes += record.key.len() + record.value.len();
+        let kind = record.event_kind();
+        self.events.push(Event { kind, kv: record.key_value(at.main), prev_kv });
+        Ok(())
     }
 }
 

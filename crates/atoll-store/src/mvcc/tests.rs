@@ -138,3 +138,24 @@ proptest::proptest! {
         drop(crate::snapshot::import(Bytes::from(entry)));
     }
 }
+
+#[test]
+fn a_read_for_a_watch_ends_between_revisions_and_says_how_far_it_came() {
+    let mut state = State::default();
+    for _ in 0..3000 {
+        let ops = ["a", "b"].map(|key| {
+            let key = Bytes::from_static(key.as_bytes());
+            Op::Put(PutRequest { key, value: Bytes::from_static(b"v"), lease: 0, prev_kv: false })
+        });
+        let command = Command::Txn(Txn { success: ops.to_vec(), ..Txn::default() });
+        state.apply(&command, &|_| false).unwrap();
+    }
+    let range = KeyRange::single("b");
+    let first = state.events(&range, (2, 3001), true, usize::MAX).unwrap();
+    assert_eq!((first.through, first.events.len()), (2049, 2048));
+    let rest = state.events(&range, (2050, 3001), true, usize::MAX).unwrap();
+    assert_eq!((rest.through, rest.events.len()), (3001, 952));
+    assert!(rest.events.iter().all(|event| event.prev_kv.is_some()));
+    let small = state.events(&range, (2, 3001), false, 10).unwrap();
+    assert_eq!((small.through, small.events.len()), (7, 6));
+}

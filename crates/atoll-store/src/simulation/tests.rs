@@ -81,3 +81,51 @@ fn crashes_at_random_in_long_runs() {
         check(Plan { seed, steps: 200, fault: Fault::CrashAt(operation, Crash::PowerLoss) });
     }
 }
+
+#[test]
+fn a_store_that_nobody_asks_never_wakes() {
+    let mut run = Run::start(Plan { seed: 1, steps: 0, fault: Fault::None }).unwrap();
+    let put = PutRequest { key: "a".into(), value: "1".into(), lease: 0, prev_kv: false };
+    let txn = Txn { success: vec![Op::Put(put)], ..Txn::default() };
+    run.submit(&[(0, Command::Txn(txn)), (0, Command::Compact { revision: 2 })]);
+    let mut wakes = 0;
+    while let Some(at) = run.core.as_ref().unwrap().next_wake() {
+        wakes += 1;
+        assert!(wakes < 10, "it wakes again at {at:?}");
+        let wait = at.saturating_sub(run.clock.now());
+        run.clock.advance(wait);
+        let core = run.core.as_mut().unwrap();
+        core.on_timer();
+        if let Some(job) = core.start_flush(false) {
+            let result = core.backend.flush(&job);
+            core.finish_flush(result);
+        }
+    }
+    // The seal and the state file.
+    assert_eq!(wakes, 2);
+    assert!(run.clock.now() >= config().flush_every);
+}
+
+#[test]
+fn a_lease_that_nobody_keeps_alive_ends_by_itself_and_through_the_log() {
+    let mut run = Run::start(Plan { seed: 2, steps: 0, fault: Fault::None }).unwrap();
+    let put = PutRequest { key: "a".into(), value: "1".into(), lease: 5, prev_kv: false };
+    let txn = Txn { success: vec![Op::Put(put)], ..Txn::default() };
+    run.submit(&[(0, Command::LeaseGrant { id: 5, ttl: 30 }), (0, Command::Txn(txn))]);
+    // A restart gives it its full time again, but not more.
+    run.clock.advance(Duration::from_secs(20));
+    run.core = None;
+    run.disk.restart(Crash::PowerLoss, 0);
+    run.open().unwrap();
+    let revision = |run: &Run| read(&run.core.as_ref().unwrap().shared.keyspaces[0].state).revision;
+    run.clock.advance(Duration::from_secs(29));
+    run.background();
+    assert_eq!(revision(&run), 2);
+    run.clock.advance(Duration::from_secs(2));
+    run.background();
+    assert_eq!(revision(&run), 3);
+    run.core = None;
+    run.disk.restart(Crash::PowerLossAll, 0);
+    run.open().unwrap();
+    assert_eq!(revision(&run), 3);
+}

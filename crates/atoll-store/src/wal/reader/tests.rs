@@ -115,6 +115,26 @@ fn a_bad_batch_before_a_good_one_is_damage_and_not_torn() {
 }
 
 #[test]
+fn the_remains_of_a_torn_batch_do_not_come_back() {
+    let disk = SimulatedDisk::new();
+    let open = || {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        Wal::open(shared, IDENTITY, SEGMENT_BYTES, Position::default()).unwrap()
+    };
+    let mut wal = open().wal;
+    wal.append(None, &[entry(1, 10)]).unwrap();
+    wal.append(None, &[entry(2, 20_000)]).unwrap();
+    // The first block of the second batch never reached the disk, the others did.
+    let file = disk.open(FIRST, false).unwrap();
+    file.write_at(2 * BLOCK_BYTES as u64, &[0; BLOCK_BYTES]).unwrap();
+    let mut recovered = open();
+    assert_eq!(recovered.entries, [entry(1, 10)]);
+    let other = LogEntry { term: 2, ..entry(2, 10) };
+    recovered.wal.append(None, std::slice::from_ref(&other)).unwrap();
+    assert_eq!(open().entries, [entry(1, 10), other]);
+}
+
+#[test]
 fn the_error_names_the_file_and_the_offset() {
     let (disk, _) = written(&[10, 20]);
     let offset = BLOCK_BYTES + BATCH_HEADER_BYTES + FRAME_HEADER_BYTES + 3;
