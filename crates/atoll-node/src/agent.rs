@@ -49,6 +49,12 @@ pub struct Shutdown {
 /// The node agent.
 pub struct Agent;
 
+/// The pods, and whether all of them are known.
+struct Listed {
+    index: PodIndex,
+    listed: watch::Receiver<bool>,
+}
+
 struct Informers {
     services: Arc<Informer<Service>>,
     slices: Arc<Informer<EndpointSlice>>,
@@ -65,6 +71,7 @@ impl Agent {
         let informers = Informers::new();
         let cx = Box::pin(context(config, &informers, &tasks, &stop, network)).await?;
         let (pods, index) = Pods::new(cx.clone());
+        let listed = Listed { index: index.clone(), listed: pods.listed() };
         let routes = Routes { cx: cx.clone(), pods: index.clone() };
         let (listener, acceptor) = server::bind(&routes).await?;
         tasks.spawn(server::serve(listener, acceptor, routes, stop.clone()));
@@ -76,6 +83,7 @@ impl Agent {
             informers,
             health.clone(),
             network_sender,
+            listed,
             stop.clone(),
         ));
         tasks.spawn(upkeep(cx.clone(), index, health, stop.clone()));
@@ -195,9 +203,12 @@ async fn node_life(
     informers: Informers,
     health: watch::Sender<Health>,
     network: watch::Sender<Option<NodeNetwork>>,
+    pods: Listed,
     stop: CancellationToken,
 ) -> Option<NodeNetwork> {
     health.send_modify(|health| health.not_ready = Some(NOT_READY.to_owned()));
+    // Containers of the last run need their network whether or not the API is there.
+    let early = early_network(&cx, &network, &stop).await;
     register::register(&cx, &stop).await;
     let nudge = Arc::new(Notify::new());
     cx.tasks.spawn(register::keep_status(
@@ -213,11 +224,19 @@ async fn node_life(
         health.send_modify(|health| health.not_ready = None);
         return None;
     }
-    let cidr = register::pod_cidr(&cx, &informers.nodes, &stop).await?;
-    let ready = set_up_network(&cx, &cidr, &stop).await?;
-    network.send_replace(Some(ready.clone()));
+    let ready = match early {
+        Some(ready) => ready,
+        None => {
+            let cidr = register::pod_cidr(&cx, &informers.nodes, &stop).await?;
+            remember_pod_cidr(&cx, &cidr).await;
+            let ready = set_up_network(&cx, &cidr, &stop).await?;
+            network.send_replace(Some(ready.clone()));
+            tracing::info!(cidr, "node network ready");
+            ready
+        }
+    };
     health.send_modify(|health| health.not_ready = None);
-    tracing::info!(cidr, "node network ready");
+    cx.tasks.spawn(sweep(pods, ready.clone(), stop.clone()));
     let sync = Sync {
         node_name: cx.config.node_name.clone(),
         services: informers.services,
@@ -230,6 +249,53 @@ async fn node_life(
     };
     sync.run(stop).await;
     Some(ready)
+}
+
+/// The network with the podCIDR of the last run.
+async fn early_network(
+    cx: &Context,
+    network: &watch::Sender<Option<NodeNetwork>>,
+    stop: &CancellationToken,
+) -> Option<NodeNetwork> {
+    if !cx.config.containers {
+        return None;
+    }
+    let cidr = tokio::fs::read_to_string(cx.config.pod_cidr_file()).await.ok()?;
+    let ready = set_up_network(cx, cidr.trim(), stop).await?;
+    network.send_replace(Some(ready.clone()));
+    tracing::info!(cidr = cidr.trim(), "node network ready");
+    Some(ready)
+}
+
+async fn remember_pod_cidr(cx: &Context, cidr: &str) {
+    let path = cx.config.pod_cidr_file();
+    let write = async {
+        if let Some(dir) = path.parent() {
+            tokio::fs::create_dir_all(dir).await?;
+        }
+        tokio::fs::write(&path, cidr).await
+    };
+    if let Err(error) = write.await {
+        tracing::warn!(%error, "podCIDR not kept; the next start needs the API for it");
+    }
+}
+
+/// Takes back addresses of pods that are gone, once it is known which those are.
+async fn sweep(pods: Listed, network: NodeNetwork, stop: CancellationToken) {
+    let Listed { index, mut listed } = pods;
+    let seen = tokio::select! {
+        () = stop.cancelled() => return,
+        seen = listed.wait_for(|listed| *listed) => seen.is_ok(),
+    };
+    if !seen {
+        return;
+    }
+    let known = index.all().keys().cloned().collect();
+    match network.sweep(known).await {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(?removed, "addresses of pods that are gone taken back"),
+        Err(error) => tracing::warn!(%error, "addresses of pods that are gone not taken back"),
+    }
 }
 
 const NOT_READY: &str = "container runtime network not ready: NetworkReady=false \

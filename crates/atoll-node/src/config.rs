@@ -75,6 +75,13 @@ impl Config {
         self.root.join("agent").join("pods.json")
     }
 
+    /// The node's podCIDR as last heard from the API: pods keep their network while it is
+    /// away.
+    #[must_use]
+    pub fn pod_cidr_file(&self) -> PathBuf {
+        self.root.join("agent").join("pod-cidr")
+    }
+
     /// Cgroup below which all of this node's pods stand.
     #[must_use]
     pub fn cgroup_root(&self) -> String {

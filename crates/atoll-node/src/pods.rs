@@ -74,6 +74,12 @@ impl Pods {
         (pods, PodIndex(receiver))
     }
 
+    /// Whether a complete list of the node's pods has been seen.
+    #[must_use]
+    pub fn listed(&self) -> watch::Receiver<bool> {
+        self.listed.subscribe()
+    }
+
     /// Goes on with what is on disk, then follows the API until `stop`; when `remove` is
     /// cancelled instead, ends every pod and returns.
     pub async fn run(mut self, stop: CancellationToken, remove: CancellationToken) {

@@ -2,12 +2,16 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_network::{HostPort as EngineHostPort, NodeNetwork, Protocol};
 use tokio::sync::watch;
 
 use super::{HostPort, NetworkError, PodNetwork};
+
+/// A pod that waited this long is told about the missing network.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pods wait for the node's network: it is set up when the node has its podCIDR.
 pub struct NodePods {
@@ -20,8 +24,16 @@ impl NodePods {
         NodePods { network }
     }
 
-    fn network(&self) -> Result<NodeNetwork, NetworkError> {
-        self.network.borrow().clone().ok_or_else(|| NetworkError {
+    /// Right after the agent's start the network takes a moment.
+    async fn network(&self) -> Result<NodeNetwork, NetworkError> {
+        let mut network = self.network.clone();
+        let ready = network.wait_for(Option::is_some);
+        let found = match tokio::time::timeout(READY_TIMEOUT, ready).await {
+            Ok(Ok(found)) => found.clone(),
+            Ok(Err(_closed)) => None,
+            Err(_elapsed) => None,
+        };
+        found.ok_or_else(|| NetworkError {
             what: "network is not ready".to_owned(),
             source: "the node has no podCIDR yet".into(),
         })
@@ -37,7 +49,7 @@ impl PodNetwork for NodePods {
         ports: &[HostPort],
     ) -> Result<IpAddr, NetworkError> {
         let ports: Vec<EngineHostPort> = ports.iter().map(engine_port).collect();
-        let lease = self.network()?.attach(uid, netns, &ports).await;
+        let lease = self.network().await?.attach(uid, netns, &ports).await;
         let lease = lease.map_err(|source| NetworkError {
             what: format!("setting up the network of sandbox {uid}"),
             source: source.into(),

@@ -428,6 +428,12 @@ impl PodTask {
 
     /// Shows the newest status to the API and to the node.
     pub(crate) fn publish(&mut self) {
+        // Adopted containers have a sandbox; until it is found again their last status
+        // stands, or endpoints would come and go with every restart of the agent.
+        let adopting = self.stage == Stage::Running && self.sandbox.is_none();
+        if adopting && self.any_running() && self.pod.status.is_some() {
+            return;
+        }
         if !self.fate.frozen && (self.stage != Stage::Cleared || self.status.is_none()) {
             let status = self.derive_status();
             if !self.gone {
