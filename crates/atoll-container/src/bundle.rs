@@ -17,6 +17,7 @@ use crate::spec::{
 };
 
 pub(crate) use capability::all as all_capabilities;
+pub(crate) use seccomp::compile as compile_filter;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -123,6 +124,10 @@ pub(crate) fn environment(process: &Process) -> Vec<String> {
 fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
     let process = &spec.process;
     let capabilities = capability::granted(&spec.security, around.cgroup_version);
+    let mut early = capabilities.clone();
+    if lends_admin(spec, &capabilities) {
+        early.push(FILTER_CAPABILITY);
+    }
     let cwd = if process.cwd.is_empty() { "/" } else { &process.cwd };
     let mut value = json!({
         "terminal": process.tty,
@@ -136,8 +141,8 @@ fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
         "cwd": cwd,
         "capabilities": {
             "bounding": capabilities,
-            "effective": capabilities,
-            "permitted": capabilities,
+            "effective": early,
+            "permitted": early,
             "inheritable": [],
             "ambient": [],
         },
@@ -150,6 +155,37 @@ fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
         value["oomScoreAdj"] = json!(score);
     }
     value
+}
+
+/// What loading a filter takes without `no_new_privs`. It is lent until the shim has
+/// loaded the filter, just before the command: never in the bounding set, so no command
+/// ever holds it.
+const FILTER_CAPABILITY: &str = "CAP_SYS_ADMIN";
+
+fn lends_admin(spec: &ContainerSpec, granted: &[&str]) -> bool {
+    has_default_filter(spec)
+        && !spec.security.no_new_privileges
+        && !granted.contains(&FILTER_CAPABILITY)
+}
+
+fn has_default_filter(spec: &ContainerSpec) -> bool {
+    !spec.security.privileged && spec.security.seccomp == Seccomp::RuntimeDefault
+}
+
+/// The system call filter that the shim loads.
+#[derive(Debug)]
+pub(crate) struct FilterPlan {
+    /// Names the filter: containers with the same capabilities share it.
+    pub(crate) capabilities: Vec<&'static str>,
+    /// `CAP_SYS_ADMIN` was lent for loading it.
+    pub(crate) lent_admin: bool,
+}
+
+/// `None` when the container has no filter, or brings its own.
+pub(crate) fn filter_plan(spec: &ContainerSpec, cgroups: CgroupVersion) -> Option<FilterPlan> {
+    let capabilities = capability::granted(&spec.security, cgroups);
+    let lent_admin = lends_admin(spec, &capabilities);
+    has_default_filter(spec).then_some(FilterPlan { capabilities, lent_admin })
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
@@ -249,10 +285,8 @@ fn linux(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, Error
     match &spec.security.seccomp {
         _ if spec.security.privileged => {}
         Seccomp::Unconfined => {}
-        Seccomp::RuntimeDefault => {
-            let granted = capability::granted(&spec.security, around.cgroup_version);
-            value["seccomp"] = seccomp::runtime_default(&granted);
-        }
+        // Compiled once by the agent, and loaded by the shim.
+        Seccomp::RuntimeDefault => {}
         Seccomp::Profile(profile) => value["seccomp"] = profile.clone(),
     }
     Ok(value)

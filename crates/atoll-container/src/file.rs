@@ -19,6 +19,12 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write().map_err(|source| Error::Io { what: "writing", path: path.to_owned(), source })
 }
 
+/// Sixteen digits that name bytes or a path.
+pub(crate) fn short_hash(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
 /// Whether a name is safe as one component of a path.
 pub(crate) fn is_component(name: &str) -> bool {
     !name.is_empty()

@@ -1,7 +1,9 @@
 //! The OCI runtime: containers with namespaces, cgroups and their own root.
 
+use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
@@ -17,7 +19,7 @@ use crate::sandbox::Sandboxes;
 use crate::shim::Kind;
 use crate::signal::Signal;
 use crate::spec::{ContainerSpec, ExecSpec, NamespaceMode, Resources, SandboxSpec, Scope};
-use crate::supervisor::{Handle, Supervisor};
+use crate::supervisor::{Bundle, Handle, Supervisor};
 
 /// Runs containers through libcontainer. Needs root and cgroups.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub struct OciRuntime {
     supervisor: Handle,
     sandboxes: Sandboxes,
     capabilities: Capabilities,
+    filters: Filters,
     /// The lowest OOM score that the host lets us give.
     oom_floor: i32,
 }
@@ -63,12 +66,54 @@ impl OciRuntime {
             missing: Vec::new(),
         };
         let sandboxes = Sandboxes::new(&config.run);
+        let filters = Filters::new(&config.run);
         let supervisor = Supervisor::start_up(Kind::Oci, config, cgroups)?;
-        Ok(OciRuntime { supervisor, sandboxes, capabilities, oom_floor: lowest_oom_score() })
+        Ok(OciRuntime {
+            supervisor,
+            sandboxes,
+            capabilities,
+            filters,
+            oom_floor: lowest_oom_score(),
+        })
     }
 
     fn oom_score(&self, wish: Option<i32>) -> Option<i32> {
         wish.map(|score| score.clamp(self.oom_floor, 1000))
+    }
+}
+
+/// Compiled system call filters, one for each set of capabilities that was asked for.
+#[derive(Debug)]
+struct Filters {
+    dir: PathBuf,
+    known: Mutex<HashMap<Vec<&'static str>, PathBuf>>,
+}
+
+impl Filters {
+    fn new(run: &Path) -> Filters {
+        Filters { dir: run.join("seccomp"), known: Mutex::new(HashMap::new()) }
+    }
+
+    fn get(&self, capabilities: &[&'static str]) -> Result<PathBuf, Error> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = known.get(capabilities).filter(|path| path.exists()) {
+            return Ok(path.clone());
+        }
+        let bytes = bundle::compile_filter(capabilities).map_err(|error| Error::InvalidSpec {
+            field: "seccompProfile",
+            value: "RuntimeDefault".to_owned(),
+            reason: error.to_string(),
+        })?;
+        fs::create_dir_all(&self.dir).map_err(|source| Error::Io {
+            what: "creating",
+            path: self.dir.clone(),
+            source,
+        })?;
+        // By content: shims of another version of this program keep theirs.
+        let path = self.dir.join(format!("{}.bpf", crate::file::short_hash(&bytes)));
+        crate::file::write_atomic(&path, &bytes)?;
+        known.insert(capabilities.to_vec(), path.clone());
+        Ok(path)
     }
 }
 
@@ -151,7 +196,10 @@ impl Runtime for OciRuntime {
             oom_score_adj: self.oom_score(spec.oom_score_adj),
         };
         let config = bundle::config(spec, &around)?;
-        self.supervisor.0.create(spec, Some(config)).await
+        let plan = bundle::filter_plan(spec, self.capabilities.cgroup);
+        let filter = plan.as_ref().map(|p| self.filters.get(&p.capabilities)).transpose()?;
+        let lent_admin = plan.is_some_and(|p| p.lent_admin);
+        self.supervisor.0.create(spec, Some(Bundle { config, filter, lent_admin })).await
     }
 
     async fn start(&self, container: &ContainerRef) -> Result<(), Error> {

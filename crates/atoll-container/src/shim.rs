@@ -70,6 +70,12 @@ pub(crate) struct ShimConfig {
     pub(crate) cgroup: String,
     pub(crate) shim_cgroup: String,
     pub(crate) no_new_privileges: bool,
+    /// A compiled system call filter to load.
+    #[serde(default)]
+    pub(crate) filter: Option<PathBuf>,
+    /// The container's own command holds `CAP_SYS_ADMIN` until the filter is loaded.
+    #[serde(default)]
+    pub(crate) lent_admin: bool,
     /// The command, for the process runtime alone; otherwise it is in `config.json`.
     #[serde(default)]
     pub(crate) process: Option<Process>,

@@ -18,7 +18,6 @@ use jiff::Timestamp;
 use rustix::net::SocketFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -56,6 +55,14 @@ pub(crate) struct Record {
     version: u32,
     created_at: Timestamp,
     pub(crate) spec: ContainerSpec,
+}
+
+/// What an OCI container has besides its specification.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    pub(crate) config: Value,
+    pub(crate) filter: Option<PathBuf>,
+    pub(crate) lent_admin: bool,
 }
 
 /// A container in memory.
@@ -181,8 +188,7 @@ impl Supervisor {
     }
 
     fn socket(&self, dir: &Path) -> PathBuf {
-        let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
-        let name: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let name = crate::file::short_hash(dir.as_os_str().as_encoded_bytes());
         self.config.run.join("shim").join(format!("{name}.sock"))
     }
 
@@ -190,7 +196,7 @@ impl Supervisor {
     pub(crate) async fn create(
         self: &Arc<Self>,
         spec: &ContainerSpec,
-        bundle: Option<Value>,
+        bundle: Option<Bundle>,
     ) -> Result<ContainerRef, Error> {
         let key = key_of(spec)?;
         if let Some(known) = self.inspect(&key).await? {
@@ -209,7 +215,7 @@ impl Supervisor {
     async fn create_new(
         self: &Arc<Self>,
         spec: &ContainerSpec,
-        bundle: Option<Value>,
+        bundle: Option<Bundle>,
         key: &ContainerKey,
         dir: &Path,
     ) -> Result<ContainerRef, Error> {
@@ -217,11 +223,13 @@ impl Supervisor {
         let created_at = Timestamp::now();
         let record = Record { version: RECORD_VERSION, created_at, spec: spec.clone() };
         write_json(&dir.join(CONTAINER_FILE), &record)?;
-        if let Some(bundle) = bundle {
-            write_json(&dir.join(CONFIG_FILE), &bundle)?;
-        }
         let tracked = self.track(&record, key, dir);
-        write_json(&dir.join(SHIM_FILE), &self.shim_config(spec, &tracked))?;
+        let mut shim = self.shim_config(spec, &tracked);
+        if let Some(bundle) = bundle {
+            write_json(&dir.join(CONFIG_FILE), &bundle.config)?;
+            (shim.filter, shim.lent_admin) = (bundle.filter, bundle.lent_admin);
+        }
+        write_json(&dir.join(SHIM_FILE), &shim)?;
         let connection = self.spawn(key, dir)?;
         let name = key.to_string();
         let reply = connection
@@ -284,6 +292,8 @@ impl Supervisor {
             cgroup: tracked.cgroup.clone(),
             shim_cgroup: self.config.shim_cgroup.clone(),
             no_new_privileges: spec.security.no_new_privileges,
+            filter: None,
+            lent_admin: false,
             process: (self.kind == Kind::Process).then(|| spec.process.clone()),
         }
     }

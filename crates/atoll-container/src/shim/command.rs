@@ -43,6 +43,38 @@ pub(crate) fn reset_signals() {
     }
 }
 
+/// Loads a compiled system call filter.
+#[allow(unsafe_code, reason = "the seccomp call has no safe wrapper")]
+pub(crate) fn load_filter(bytes: &[u8]) -> io::Result<()> {
+    let mut program: Vec<libc::sock_filter> = bytes
+        .chunks_exact(8)
+        .map(|word| libc::sock_filter {
+            code: u16::from_ne_bytes([word[0], word[1]]),
+            jt: word[2],
+            jf: word[3],
+            k: u32::from_ne_bytes([word[4], word[5], word[6], word[7]]),
+        })
+        .collect();
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel reads `length` instructions, which `program` owns for the time
+    // of the call, and copies them.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives back the capability that loading the filter took.
+pub(crate) fn give_back_admin() -> io::Result<()> {
+    use rustix::thread::CapabilitySet;
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.effective.remove(CapabilitySet::SYS_ADMIN);
+    sets.permitted.remove(CapabilitySet::SYS_ADMIN);
+    rustix::thread::set_capabilities(None, sets)?;
+    Ok(())
+}
+
 /// Puts the three descriptors in place.
 pub(crate) fn stdio(fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
     rustix::stdio::dup2_stdin(fds[0])?;

@@ -16,7 +16,7 @@ use rustix::pty::OpenptFlags;
 use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
 
-use super::launch::{exit_now, fork};
+use super::launch::{exit_now, fork, read_filter};
 use super::{Kind, ShimConfig, command};
 use crate::seqpacket;
 use crate::spec::Process;
@@ -76,7 +76,7 @@ fn help(
     report: &OwnedFd,
 ) -> Result<(), String> {
     let rules = match config.kind {
-        Kind::Oci => Some(Rules::load(dir)?),
+        Kind::Oci => Some(Rules::load(config, dir)?),
         Kind::Process => None,
     };
     if config.kind == Kind::Oci {
@@ -132,13 +132,14 @@ fn clone_sibling() -> Result<Option<i32>, String> {
 /// What the container's own command is bound by, from `config.json`.
 struct Rules {
     spec: Spec,
+    filter: Option<Vec<u8>>,
 }
 
 impl Rules {
-    fn load(dir: &Path) -> Result<Rules, String> {
+    fn load(config: &ShimConfig, dir: &Path) -> Result<Rules, String> {
         let path = dir.join("config.json");
         let spec = Spec::load(&path).map_err(|e| format!("reading {}: {e}", path.display()))?;
-        Ok(Rules { spec })
+        Ok(Rules { spec, filter: read_filter(config)? })
     }
 
     /// A bit for each capability number.
@@ -163,6 +164,9 @@ impl Rules {
     }
 
     fn seccomp(&self) -> io::Result<()> {
+        if let Some(filter) = &self.filter {
+            return command::load_filter(filter);
+        }
         let Some(profile) = self.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else {
             return Ok(());
         };

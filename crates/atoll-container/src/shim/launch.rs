@@ -248,7 +248,12 @@ fn create(
     let console = if config.tty { Some(Console::listen(&config.socket)?) } else { None };
     let environment = Rc::new(RefCell::new(Vec::new()));
     let mut builder = ContainerBuilder::new(config.id.clone(), SyscallType::default())
-        .with_executor(Payload { verdict, environment })
+        .with_executor(Payload {
+            verdict,
+            environment,
+            filter: Rc::new(read_filter(config)?),
+            lent_admin: config.lent_admin,
+        })
         .with_root_path(&state_dir)
         .map_err(chain)?
         .with_console_socket(console.as_ref().map(|c| c.path.clone()));
@@ -268,6 +273,15 @@ fn create(
     let pid = container.pid().ok_or("the container has no pid")?.as_raw();
     let terminal = console.map(Console::receive).transpose()?;
     Ok((pid, terminal))
+}
+
+/// The compiled filter; it must be there when it is named.
+pub(crate) fn read_filter(config: &ShimConfig) -> Result<Option<Vec<u8>>, String> {
+    let Some(path) = &config.filter else { return Ok(None) };
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) => Err(format!("reading the system call filter {}: {e}", path.display())),
+    }
 }
 
 /// An error with all its causes, in one line.
@@ -339,19 +353,36 @@ impl Console {
 struct Payload {
     verdict: RawFd,
     environment: Rc<RefCell<Vec<String>>>,
+    filter: Rc<Option<Vec<u8>>>,
+    lent_admin: bool,
 }
 
 impl Payload {
     fn args(spec: &Spec) -> Vec<String> {
         spec.process().as_ref().and_then(|p| p.args().clone()).unwrap_or_default()
     }
+
+    /// Confines the process for good, then becomes the command.
+    fn become_command(&self, spec: &Spec) -> String {
+        command::reset_signals();
+        if let Some(filter) = self.filter.as_ref()
+            && let Err(error) = command::load_filter(filter)
+        {
+            return format!("loading the system call filter: {error}");
+        }
+        if self.lent_admin
+            && let Err(error) = command::give_back_admin()
+        {
+            return format!("giving a capability back: {error}");
+        }
+        command::execute(&Payload::args(spec), &self.environment.borrow())
+    }
 }
 
 impl Executor for Payload {
     #[allow(unsafe_code, reason = "the descriptor number came across fork")]
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        command::reset_signals();
-        let reason = command::execute(&Payload::args(spec), &self.environment.borrow());
+        let reason = self.become_command(spec);
         // SAFETY: the descriptor was opened by the shim, is inherited by this process, and
         // nobody else in it owns it.
         let mut verdict = unsafe { fs::File::from_raw_fd(self.verdict) };
