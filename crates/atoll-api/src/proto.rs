@@ -9,6 +9,8 @@ mod wire;
 
 use serde_json::Value;
 
+use crate::schema::{self, Definition, SchemaId};
+
 pub use decode::{decode, decode_message};
 pub use encode::{encode, encode_message};
 
@@ -82,6 +84,16 @@ pub fn seal(named: &ApiVersionKind, message: &[u8]) -> Vec<u8> {
     wire::put_bytes(&mut out, 3, b"");
     wire::put_bytes(&mut out, 4, b"");
     out
+}
+
+/// The definition of a kind that protobuf can carry; a Table, for one, it cannot.
+fn in_protobuf(named: &ApiVersionKind) -> Result<&'static Definition, ProtoError> {
+    let schema = schema::by_type(&named.api_version, &named.kind).map(SchemaId::definition);
+    let carried = |one: &&Definition| one.fields.iter().any(|field| !field.tags.is_empty());
+    schema.filter(carried).ok_or_else(|| ProtoError::UnknownKind {
+        api_version: named.api_version.clone(),
+        kind: named.kind.clone(),
+    })
 }
 
 fn text_of(object: &Value, field: &str) -> String {

@@ -1,13 +1,14 @@
 //! What differs between two objects, as sets of fields.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
 use super::extract::item_shape;
 use super::fields::{self, FieldSet};
-use super::shape::{self, Shape, Typed, elements};
-use crate::schema::{Definition, Field};
+use super::shape::{self, Shape, elements};
+use crate::schema::{Definition, Field, Type};
 
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
@@ -86,8 +87,8 @@ impl Walk {
             let typed = shape::child(shape, key);
             let blank = blank_of(typed.field);
             // Go's structs have these fields always, so they neither come nor go.
-            before = before.or(if old.is_some() && !is_blank(after) { blank } else { None });
-            after = after.or(if new.is_some() && !is_blank(before) { blank } else { None });
+            before = before.or(if old.is_some() { blank } else { None });
+            after = after.or(if new.is_some() { blank } else { None });
             let Some(sample) = after.or(before) else { continue };
             self.path.push(fields::field(key));
             self.value(typed.shape(sample), before, after);
@@ -129,20 +130,20 @@ fn is_list(value: Option<&Value>) -> bool {
     value.is_none_or(|value| value.is_array() || value.is_null())
 }
 
-/// What Go's struct holds where the object has no such field, when that is a container.
+/// What Go's struct holds where the object has no such field.
 fn blank_of(field: Option<&Field>) -> Option<&'static Value> {
-    static BLANK: std::sync::LazyLock<Value> =
-        std::sync::LazyLock::new(|| Value::Object(Map::new()));
+    static EMPTY: LazyLock<[Value; 4]> =
+        LazyLock::new(|| [Value::Object(Map::new()), "".into(), false.into(), 0.into()]);
     static NULL: Value = Value::Null;
-    let field = field?;
-    if field.pointer {
-        return None;
-    }
-    let sample = Typed { ty: Some(&field.ty), field: Some(field) }.shape(&NULL);
-    match sample {
-        Shape::Struct(_) => Some(&BLANK),
-        Shape::Leaf => None,
+    let field = field.filter(|field| !field.pointer)?;
+    match &field.ty {
+        ty if ty.special().is_some() => None,
+        // Go leaves no struct out, whatever its tag says.
+        Type::Object(_) | Type::Inline(_) => Some(&EMPTY[0]),
         _ if field.omit_empty => None,
+        Type::String => Some(&EMPTY[1]),
+        Type::Bool => Some(&EMPTY[2]),
+        Type::Int32 | Type::Int64 => Some(&EMPTY[3]),
         _ => Some(&NULL),
     }
 }

@@ -6,7 +6,7 @@ use jiff::{Timestamp, tz::Offset};
 use serde_json::{Map, Number, Value};
 
 use super::wire::{Reader, Wire};
-use super::{ApiVersionKind, DEPTH_MAX, ProtoError, open};
+use super::{ApiVersionKind, DEPTH_MAX, ProtoError, in_protobuf, open};
 use crate::quantity::Quantity;
 use crate::schema::{self, Definition, Field, Special, Type};
 
@@ -19,11 +19,12 @@ const ZERO_TIME_SECONDS: i64 = -62_135_596_800;
 ///
 /// When the bytes are malformed or of a kind that is not built in.
 pub fn decode(bytes: &[u8]) -> Result<(ApiVersionKind, Value), ProtoError> {
+    decode_at(bytes, 0)
+}
+
+fn decode_at(bytes: &[u8], depth: usize) -> Result<(ApiVersionKind, Value), ProtoError> {
     let (named, message) = open(bytes)?;
-    let schema = schema::by_type(&named.api_version, &named.kind).ok_or_else(|| {
-        ProtoError::UnknownKind { api_version: named.api_version.clone(), kind: named.kind.clone() }
-    })?;
-    let mut object = decode_message(schema, message)?;
+    let mut object = message_value(in_protobuf(&named)?, message, depth)?;
     if let Value::Object(map) = &mut object {
         if !named.kind.is_empty() {
             map.insert("kind".to_owned(), Value::from(named.kind.as_str()));
@@ -268,7 +269,7 @@ fn special_value(
         Special::IntOrString => Value::from(parts.number(2)),
         Special::Time => time(&parts, false),
         Special::MicroTime => time(&parts, true),
-        Special::Raw | Special::FieldsV1 | Special::Json => raw(parts.bytes(1))?,
+        Special::Raw | Special::FieldsV1 | Special::Json => raw(parts.bytes(1), depth)?,
         Special::PropsOrArray => {
             let items = parts.messages(2);
             if items.is_empty() {
@@ -300,12 +301,12 @@ fn props(bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
 }
 
 /// Raw JSON. Objects that came in protobuf carry an envelope of their own.
-fn raw(bytes: &[u8]) -> Result<Value, ProtoError> {
+fn raw(bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
     if bytes.is_empty() {
         return Ok(Value::Null);
     }
     if bytes.starts_with(super::MAGIC) {
-        return Ok(decode(bytes)?.1);
+        return Ok(decode_at(bytes, depth + 1)?.1);
     }
     match crate::tree::from_json(bytes) {
         Ok(decoded) => Ok(decoded.object),

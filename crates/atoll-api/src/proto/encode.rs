@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::wire::{put_bytes, put_double, put_int};
-use super::{ApiVersionKind, DEPTH_MAX, ProtoError, seal, text_of};
+use super::{ApiVersionKind, DEPTH_MAX, ProtoError, in_protobuf, seal, text_of};
 use crate::schema::{self, Definition, Field, Special, Type};
 
 /// Encodes an object in an envelope, by its `apiVersion` and `kind`.
@@ -19,9 +19,7 @@ pub fn encode(object: &Value) -> Result<Vec<u8>, ProtoError> {
         api_version: text_of(object, "apiVersion"),
         kind: text_of(object, "kind"),
     };
-    let schema = schema::by_type(&named.api_version, &named.kind).ok_or_else(|| {
-        ProtoError::UnknownKind { api_version: named.api_version.clone(), kind: named.kind.clone() }
-    })?;
+    let schema = in_protobuf(&named)?;
     Ok(seal(&named, &encode_message(schema, object)?))
 }
 

@@ -39,6 +39,30 @@ fn refuses_what_is_no_message() {
     assert!(decode(&super::seal(&named, b"\x0a\x02\x0a\x05")).is_err());
 }
 
+#[test]
+fn refuses_a_kind_that_protobuf_does_not_carry() {
+    let table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "rows": []});
+    assert!(matches!(encode(&table), Err(ProtoError::UnknownKind { .. })));
+    let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"name": "a"}});
+    assert_eq!(decode(&encode(&partial).unwrap()).unwrap().1, partial);
+}
+
+#[test]
+fn refuses_envelopes_nested_without_end() {
+    // ControllerRevision.data (2) is a RawExtension (raw is 1), which may hold an envelope.
+    let named =
+        super::ApiVersionKind { api_version: "apps/v1".into(), kind: "ControllerRevision".into() };
+    let mut bytes = super::seal(&named, b"");
+    for _ in 0..2000 {
+        let (mut raw, mut message) = (Vec::new(), Vec::new());
+        super::wire::put_bytes(&mut raw, 1, &bytes);
+        super::wire::put_bytes(&mut message, 2, &raw);
+        bytes = super::seal(&named, &message);
+    }
+    assert_eq!(decode(&bytes), Err(ProtoError::TooDeep));
+}
+
 proptest::proptest! {
     #[test]
     fn any_bytes_are_taken_or_refused(bytes in proptest::collection::vec(0_u8..=255, 0..200)) {

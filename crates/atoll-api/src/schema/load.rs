@@ -9,6 +9,9 @@ use super::{Definition, Field, GroupVersionKind, ListKind, Merge, Name, SchemaId
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| parse(include_str!("table.txt")));
 
+/// Types that belong to no one group: options, Table, PartialObjectMetadata.
+const META_GROUP: &str = "meta.k8s.io";
+
 struct Table {
     definitions: Vec<Definition>,
     by_name: HashMap<&'static str, SchemaId>,
@@ -24,6 +27,10 @@ pub fn by_name(definition: &str) -> Option<SchemaId> {
 /// The built-in definition of a kind.
 #[must_use]
 pub fn by_gvk(group: &str, version: &str, kind: &str) -> Option<SchemaId> {
+    if group == META_GROUP {
+        let name = format!("apimachinery.pkg.apis.meta.v1.{kind}");
+        return TABLE.by_name.get(name.as_str()).copied();
+    }
     TABLE.by_gvk.get(&(group, version, kind)).copied()
 }
 

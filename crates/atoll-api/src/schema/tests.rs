@@ -1,6 +1,11 @@
 //! The table's content, and the walker's texts.
 
-use super::{ListKind, Type, by_gvk, by_name, definitions, prune_and_check};
+use std::sync::Arc;
+
+use super::{
+    Definition, Field, ListKind, Merge, Type, by_gvk, by_name, definitions, prune_and_check,
+};
+use crate::apply;
 use serde_json::{Value, json};
 
 fn check(kind: &str, mut object: Value) -> (Value, Result<Vec<String>, String>) {
@@ -118,4 +123,55 @@ fn brings_values_into_the_stored_form() {
     assert_eq!(object["metadata"]["creationTimestamp"], "2020-01-01T00:00:00Z");
     assert_eq!(object["metadata"]["labels"], json!({"a": ""}));
     assert_eq!(object["spec"]["overhead"], json!({"cpu": "1", "memory": "1Gi"}));
+}
+
+#[test]
+fn walks_a_type_made_at_run_time() {
+    let field = |name: &'static str, ty: Type| Field {
+        name: name.into(),
+        ty,
+        list: ListKind::Set,
+        atomic: false,
+        merge: Merge::default(),
+        merge_key: None,
+        required: false,
+        pointer: false,
+        omit_empty: true,
+        tags: Vec::new(),
+        wrapped: false,
+        go_type: None,
+        default: None,
+    };
+    let spec = Definition {
+        name: "example.com.v1.Spec".into(),
+        fields: vec![field("colors", Type::List(Arc::new(Type::String)))],
+        ..Definition::default()
+    };
+    let meta = by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap();
+    let kind = Definition {
+        name: "example.com.v1.Paint".into(),
+        fields: vec![
+            field("apiVersion", Type::String),
+            field("kind", Type::String),
+            field("metadata", Type::Object(meta)),
+            field("spec", Type::Inline(Arc::new(spec))),
+        ],
+        ..Definition::default()
+    };
+    let config = json!({"apiVersion": "example.com/v1", "kind": "Paint", "metadata": {"name": "a"},
+        "spec": {"colors": ["red"]}});
+    let mut object = config.clone();
+    object["spec"]["size"] = json!(1);
+    assert_eq!(prune_and_check(&kind, &mut object).unwrap(), ["spec.size"]);
+    let manager = apply::Manager {
+        name: "m".into(),
+        operation: apply::Operation::Apply,
+        api_version: "example.com/v1".into(),
+        subresource: String::new(),
+    };
+    let applied = apply::apply(&kind, None, &config, &manager, false, "2026-01-01T00:00:00Z");
+    assert_eq!(
+        applied.unwrap()["metadata"]["managedFields"][0]["fieldsV1"],
+        json!({"f:spec": {"f:colors": {"v:\"red\"": {}}}})
+    );
 }
