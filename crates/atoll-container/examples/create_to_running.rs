@@ -1,6 +1,8 @@
 //! Measures create → running beside `runc` and `crun`, interleaved, with one bundle.
 //!
-//! `create_to_running ROOTFS [ROUNDS]`, as root; ROOTFS holds a static `/bin/busybox`.
+//! `create_to_running ROOTFS [ROUNDS [PROFILE]]`, as root; ROOTFS holds a static
+//! `/bin/busybox`. PROFILE is the seccomp profile that the others load, in the runtime
+//! specification's JSON; without it nobody has one.
 //! The example `shim` must be built beside it.
 
 #![allow(
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use atoll_container::{
     ContainerSpec, LogSpec, NamespaceMode, Namespaces, OciRuntime, Process, Resources, Runtime,
-    RuntimeConfig, SandboxSpec, Scope, Security, Signal, User,
+    RuntimeConfig, SandboxSpec, Scope, Seccomp, Security, Signal, User,
 };
 
 fn spec(
@@ -52,10 +54,10 @@ fn spec(
         hostname: None,
         sysctls: [].into(),
         security: Security {
-            seccomp: if std::env::args().any(|a| a == "--unconfined") {
-                atoll_container::Seccomp::Unconfined
+            seccomp: if std::env::args().nth(3).is_some() {
+                Seccomp::RuntimeDefault
             } else {
-                atoll_container::Seccomp::RuntimeDefault
+                Seccomp::Unconfined
             },
             ..Security::default()
         },
@@ -89,6 +91,14 @@ fn bundle(dir: &Path, config: &Path, cgroup: &str) -> PathBuf {
     let mut value: serde_json::Value =
         serde_json::from_slice(&std::fs::read(config).unwrap()).unwrap();
     value["linux"]["cgroupsPath"] = cgroup.into();
+    if let Some(profile) = std::env::args().nth(3) {
+        let profile = std::fs::read(profile).unwrap();
+        value["linux"]["seccomp"] = serde_json::from_slice(&profile).unwrap();
+        let plain = value["process"]["capabilities"]["bounding"].clone();
+        for set in ["effective", "permitted"] {
+            value["process"]["capabilities"][set] = plain.clone();
+        }
+    }
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("config.json"), value.to_string()).unwrap();
     dir.to_owned()
