@@ -42,6 +42,7 @@ pub(crate) fn connect(host: &mut Routing, wiring: &Wiring<'_>) -> Result<(), Err
     })?;
     // Only the sandbox's own address may come out of its link.
     sysctl::set_if_there(&format!("ipv4/conf/{}/rp_filter", outer.name), "1")?;
+    sysctl::set_if_there(&format!("ipv4/conf/{}/send_redirects", outer.name), "0")?;
     sysctl::set_if_there(&format!("ipv6/conf/{}/disable_ipv6", outer.name), "1")?;
     host.add_address(outer.index, wiring.gateway, 32, Scope::Universe).when(what)?;
     host.set_up(outer.index, true).when(what)?;

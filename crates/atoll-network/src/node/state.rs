@@ -36,6 +36,11 @@ impl State {
         let uplink = find_uplink(&mut routing, &config)?;
         prepare_lo(&mut routing, &config)?;
         sysctl::set("ipv4/ip_forward", "1")?;
+        // What comes in for a service and leaves the same way is no detour, and a
+        // redirect would eat the allowance for the refusal that has to follow.
+        for link in ["all", uplink.name.as_str()] {
+            sysctl::set(&format!("ipv4/conf/{link}/send_redirects"), "0")?;
+        }
         let pool = Pool::open(config.pod_cidr, &config.ipam_dir)?;
         let mut rules = Rules::open(&config)?;
         rules.write_frame(&config, pool.all().collect::<Vec<_>>().into_iter())?;
