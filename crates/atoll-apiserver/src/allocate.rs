@@ -36,21 +36,21 @@ fn allocator(call: &Call) -> Option<&'static Allocator> {
         .find(|one| one.group == call.row.group && one.resource == call.row.resource)
 }
 
-pub async fn on_create(call: &Call, object: &mut Value, attempt: usize) -> Result<Extra, Status> {
+pub(crate) async fn on_create(call: &Call, object: &mut Value, attempt: usize) -> Result<Extra, Status> {
     match allocator(call) {
         Some(allocator) => (allocator.create)(call, object, attempt).await,
         None => Ok(Extra::default()),
     }
 }
 
-pub async fn on_update(call: &Call, old: &Value, new: &mut Value) -> Result<Extra, Status> {
+pub(crate) async fn on_update(call: &Call, old: &Value, new: &mut Value) -> Result<Extra, Status> {
     match allocator(call).filter(|_| call.part.is_none()) {
         Some(allocator) => (allocator.update)(call, old, new).await,
         None => Ok(Extra::default()),
     }
 }
 
-pub fn on_delete(call: &Call, object: &Value) -> Extra {
+pub(crate) fn on_delete(call: &Call, object: &Value) -> Extra {
     let mut extra = Extra::default();
     if let Some(allocator) = allocator(call) {
         for key in (allocator.held)(object) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use atoll_api::kinds::{ResourceInfo, Subresource};
 use bytes::Bytes;
 use http::HeaderMap;
+use http::header::USER_AGENT;
 
 use crate::admission::{self, AdmissionRequest};
 use crate::core::Core;
@@ -16,7 +17,7 @@ use crate::status::Status;
 use crate::user::UserInfo;
 
 /// Everything that a verb needs to know; the body is read.
-pub struct Call {
+pub(crate) struct Call {
     pub core: Arc<Core>,
     pub user: UserInfo,
     pub row: &'static ResourceInfo,
@@ -31,19 +32,19 @@ pub struct Call {
 
 impl Call {
     /// Empty for cluster-scoped rows.
-    pub fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         self.info.object_namespace(self.row)
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.info.name
     }
 
-    pub fn subresource(&self) -> &str {
+    pub(crate) fn subresource(&self) -> &str {
         &self.info.subresource
     }
 
-    pub fn view(&self) -> View<'_> {
+    pub(crate) fn view(&self) -> View<'_> {
         View {
             row: self.row,
             accept: self.accept,
@@ -52,7 +53,15 @@ impl Call {
         }
     }
 
-    pub fn admission<'a>(
+    /// The User-Agent up to its first slash: who writes, when nothing else says so.
+    pub(crate) fn agent(&self) -> String {
+        let agent =
+            self.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let name = agent.split('/').next().unwrap_or("");
+        if name.is_empty() { "unknown".to_owned() } else { name.chars().take(128).collect() }
+    }
+
+    pub(crate) fn admission<'a>(
         &'a self,
         operation: admission::Operation,
         name: &'a str,
@@ -71,7 +80,7 @@ impl Call {
         }
     }
 
-    pub fn not_found(&self) -> Status {
+    pub(crate) fn not_found(&self) -> Status {
         Status::not_found(self.row, self.name())
     }
 }

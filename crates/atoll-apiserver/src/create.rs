@@ -1,7 +1,6 @@
 //! POST: a new object, or the answer to a question that is asked by creating one.
 
 use atoll_api::access::Access as _;
-use crate::managed::Operation as ManagedBy;
 use atoll_api::kinds::metadata;
 use rand::Rng as _;
 use serde_json::{Value, json};
@@ -29,14 +28,14 @@ const PREFIX_BYTES_MAX: usize = 63 - SUFFIX_LENGTH;
 
 /// How managedFields of a new object come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Managing {
+pub(crate) enum Managing {
     /// The writer owns what it wrote.
-    Track(ManagedBy),
+    Track,
     /// Server-side apply has filled them in already.
     Done,
 }
 
-pub async fn create(call: &Call) -> Result<Answer, Status> {
+pub(crate) async fn create(call: &Call) -> Result<Answer, Status> {
     let options = call.query.write_options("CreateOptions")?;
     let format = negotiate::body_format(&call.headers)?;
     let expected = Expected::of_row(call.row);
@@ -44,7 +43,7 @@ pub async fn create(call: &Call) -> Result<Answer, Status> {
     let answer = if call.row.virtual_only {
         answer_virtual(call, incoming.object, &options).await?
     } else {
-        let managing = Managing::Track(ManagedBy::Update);
+        let managing = Managing::Track;
         insert(call, incoming.object, &options, managing).await?
     };
     Ok(answer.with_warnings(incoming.warnings))
@@ -80,7 +79,7 @@ async fn answer_virtual(
 }
 
 /// Who answers creates of this row or part without storing anything.
-pub fn virtual_handler(call: &Call) -> Option<VirtualHandler> {
+pub(crate) fn virtual_handler(call: &Call) -> Option<VirtualHandler> {
     let (row, part) = (call.row, call.subresource());
     extension::VIRTUAL
         .iter()
@@ -91,7 +90,7 @@ pub fn virtual_handler(call: &Call) -> Option<VirtualHandler> {
 }
 
 /// Stores a new object; `object` is decoded, its defaults not yet set.
-pub async fn insert(
+pub(crate) async fn insert(
     call: &Call,
     mut object: Value,
     options: &WriteOptions,
@@ -136,13 +135,14 @@ async fn complete(
     if let Some(default) = row.hooks.default {
         default(object);
     }
+    // As upstream: what the server fills in below belongs to nobody.
+    if managing == Managing::Track {
+        managed::track(call, None, object, options)?;
+    }
     row.prepare_create(object);
     let owned = metadata::of(object);
     owned.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
     owned.insert("creationTimestamp".to_owned(), json!(call.core.now_text()));
-    if let Managing::Track(operation) = managing {
-        managed::track(call, None, object, options, operation)?;
-    }
     let name = object["metadata"].text("name").to_owned();
     let request = call.admission(Operation::Create, &name, None, options.dry_run);
     admission::admit(&call.core, &request, object).await?;
@@ -171,7 +171,7 @@ async fn dry(
 }
 
 /// The object must be meant for the namespace of the URL; it takes over what it leaves out.
-pub fn check_place(call: &Call, object: &mut Value) -> Result<(), Status> {
+pub(crate) fn check_place(call: &Call, object: &mut Value) -> Result<(), Status> {
     let namespace = call.namespace();
     let own = metadata::of(object);
     let stated = own.get("namespace").and_then(Value::as_str).unwrap_or("");
@@ -211,7 +211,7 @@ fn generate_name(object: &mut Value) -> bool {
 }
 
 /// Random letters as in generated names.
-pub fn random_suffix(length: usize) -> String {
+pub(crate) fn random_suffix(length: usize) -> String {
     let mut rng = rand::rng();
     (0..length)
         .filter_map(|_| SUFFIX_LETTERS.get(rng.random_range(0..SUFFIX_LETTERS.len())))

@@ -12,7 +12,7 @@ use crate::storage;
 
 /// The kind that a body must hold.
 #[derive(Debug, Clone, Copy)]
-pub struct Expected {
+pub(crate) struct Expected {
     pub group: &'static str,
     pub version: &'static str,
     pub kind: &'static str,
@@ -20,29 +20,29 @@ pub struct Expected {
 
 /// What a body held.
 #[derive(Debug)]
-pub struct Incoming {
+pub(crate) struct Incoming {
     pub object: Value,
     /// Texts for `Warning:` headers.
     pub warnings: Vec<String>,
 }
 
 impl Expected {
-    pub fn of_row(row: &ResourceInfo) -> Self {
+    pub(crate) fn of_row(row: &ResourceInfo) -> Self {
         Self { group: row.group, version: row.version, kind: row.kind }
     }
 
-    pub fn of_part(row: &ResourceInfo, part: &Subresource) -> Self {
+    pub(crate) fn of_part(row: &ResourceInfo, part: &Subresource) -> Self {
         if part.version.is_empty() {
             return Self { group: row.group, version: row.version, kind: part.kind };
         }
         Self { group: part.group, version: part.version, kind: part.kind }
     }
 
-    pub fn api_version(&self) -> String {
+    pub(crate) fn api_version(&self) -> String {
         kinds::api_version(self.group, self.version)
     }
 
-    pub fn schema(&self) -> Option<SchemaId> {
+    pub(crate) fn schema(&self) -> Option<SchemaId> {
         schema::by_gvk(self.group, self.version, self.kind)
     }
 
@@ -71,7 +71,7 @@ impl Expected {
 }
 
 /// Decodes a whole object; unknown fields are dropped, and refused or warned of.
-pub fn object(
+pub(crate) fn object(
     expected: &Expected,
     body: &[u8],
     format: BodyFormat,
@@ -84,7 +84,7 @@ pub fn object(
 }
 
 /// The same for a tree that a patch made.
-pub fn patched(
+pub(crate) fn patched(
     expected: &Expected,
     object: &mut Value,
     duplicates: Vec<String>,
@@ -95,7 +95,7 @@ pub fn patched(
 }
 
 /// Options of a request: fields that are not known do not matter.
-pub fn options(expected: &Expected, body: &[u8], format: BodyFormat) -> Result<Value, Status> {
+pub(crate) fn options(expected: &Expected, body: &[u8], format: BodyFormat) -> Result<Value, Status> {
     Ok(tree(expected, body, format)?.0)
 }
 

@@ -39,7 +39,7 @@ const ANSWERS_OBJECT: [(&str, &str); 7] = [
 
 /// metav1.DeleteOptions.
 #[derive(Debug, Clone, Default)]
-pub struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     pub grace_seconds: Option<i64>,
     pub propagation: Option<Propagation>,
     pub uid: Option<String>,
@@ -48,7 +48,7 @@ pub struct DeleteOptions {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Propagation {
+pub(crate) enum Propagation {
     Background,
     Foreground,
     Orphan,
@@ -56,7 +56,7 @@ pub enum Propagation {
 
 impl DeleteOptions {
     /// From the body, or from the query when there is none.
-    pub fn decode(call: &Call) -> Result<Self, Status> {
+    pub(crate) fn decode(call: &Call) -> Result<Self, Status> {
         let expected = Expected { group: "", version: "v1", kind: "DeleteOptions" };
         let mut options = json!({});
         if !call.body.is_empty() {
@@ -78,7 +78,7 @@ impl DeleteOptions {
     }
 
     /// `dry` are the values of the query, which count like those of the body.
-    pub fn read(options: &Value, dry: &[&str]) -> Result<Self, Status> {
+    pub(crate) fn read(options: &Value, dry: &[&str]) -> Result<Self, Status> {
         let mut errors = Vec::new();
         let body_dry = options.items("dryRun").iter().filter_map(Value::as_str);
         let dry_run = query::dry_run(body_dry.chain(dry.iter().copied()), &mut errors);
@@ -120,13 +120,13 @@ fn propagation(options: &Value, errors: &mut Vec<field::Error>) -> Option<Propag
     }
 }
 
-pub async fn delete(call: &Call) -> Result<Answer, Status> {
+pub(crate) async fn delete(call: &Call) -> Result<Answer, Status> {
     let options = DeleteOptions::decode(call)?;
     one(call, call.name(), call.namespace(), &options).await
 }
 
 /// Deletes what a list with the same selectors would show; answers that list.
-pub async fn collection(call: &Call) -> Result<Answer, Status> {
+pub(crate) async fn collection(call: &Call) -> Result<Answer, Status> {
     let options = DeleteOptions::decode(call)?;
     let (entries, revision) = list::select_all(call).await?;
     let mut objects = Vec::new();
@@ -162,7 +162,7 @@ pub async fn collection(call: &Call) -> Result<Answer, Status> {
 }
 
 /// Deletes one object, or marks it as going away.
-pub async fn one(
+pub(crate) async fn one(
     call: &Call,
     name: &str,
     namespace: &str,
@@ -312,7 +312,7 @@ fn holds(row: &ResourceInfo, object: &Value) -> bool {
 
 /// An object on its way out that nothing holds any more: an update that makes it so is its
 /// deletion.
-pub fn is_finished(row: &ResourceInfo, object: &Value) -> bool {
+pub(crate) fn is_finished(row: &ResourceInfo, object: &Value) -> bool {
     let own = &object["metadata"];
     own.has("deletionTimestamp")
         && own.int("deletionGracePeriodSeconds").unwrap_or(0) == 0

@@ -31,20 +31,20 @@ pub struct Discovery {
 
 /// Bytes with the hash by which clients know them again.
 #[derive(Debug, Clone)]
-pub struct Document {
+pub(crate) struct Document {
     pub bytes: Bytes,
     pub hash: String,
 }
 
 impl Document {
-    pub fn new(value: &Value) -> Self {
+    pub(crate) fn new(value: &Value) -> Self {
         let bytes = Bytes::from(value.to_string());
         let hash = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
         Self { bytes, hash }
     }
 
     /// The document, or 304 to a client that has it already.
-    pub fn respond(&self, head: &Parts, content_type: &'static str) -> Response<Body> {
+    pub(crate) fn respond(&self, head: &Parts, content_type: &'static str) -> Response<Body> {
         let tag = format!("\"{}\"", self.hash);
         let known = head
             .headers
@@ -84,7 +84,7 @@ impl Discovery {
     }
 }
 
-pub fn serve(core: &Core, head: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+pub(crate) fn serve(core: &Core, head: &Parts, query: &Query) -> Result<Response<Body>, Status> {
     let path = head.uri.path().trim_matches('/');
     let parts: Vec<&str> = path.split('/').collect();
     match parts.as_slice() {

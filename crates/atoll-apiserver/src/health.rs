@@ -15,7 +15,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A check by upstream's name and what is wrong, if anything is.
 type Check = (&'static str, Option<String>);
 
-pub async fn serve(core: &Core, path: &str, query: &Query) -> Response<Body> {
+pub(crate) async fn serve(core: &Core, path: &str, query: &Query) -> Response<Body> {
     let mut parts = path.trim_matches('/').split('/');
     let probe = parts.next().unwrap_or("");
     let checks = checks(core, probe).await;

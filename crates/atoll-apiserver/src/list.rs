@@ -38,13 +38,13 @@ struct Continue {
     start: String,
 }
 
-pub async fn get(call: &Call) -> Result<Bytes, Status> {
+pub(crate) async fn get(call: &Call) -> Result<Bytes, Status> {
     let entry = find(call).await?.ok_or_else(|| call.not_found())?;
     call.view().entry(&entry)
 }
 
 /// The object that the URL names, as fresh as the request asks.
-pub async fn find(call: &Call) -> Result<Option<Arc<Entry>>, Status> {
+pub(crate) async fn find(call: &Call) -> Result<Option<Arc<Entry>>, Status> {
     let cache = cache(call)?;
     match revision_parameter(call)? {
         Some(0) => return Ok(cache.get(call.namespace(), call.name())),
@@ -74,17 +74,17 @@ fn entry(
     Entry::decode(cache.row(), key, revision, value).map(Arc::new)
 }
 
-pub fn cache(call: &Call) -> Result<&Arc<ResourceCache>, Status> {
+pub(crate) fn cache(call: &Call) -> Result<&Arc<ResourceCache>, Status> {
     call.core.registry.cache(call.row).ok_or_else(Status::method_not_allowed)
 }
 
-pub async fn list(call: &Call) -> Result<Bytes, Status> {
+pub(crate) async fn list(call: &Call) -> Result<Bytes, Status> {
     let (entries, meta) = select(call).await?;
     call.view().list(&entries, &meta)
 }
 
 /// Everything that the selectors match, consistently.
-pub async fn select_all(call: &Call) -> Result<(Vec<Arc<Entry>>, Revision), Status> {
+pub(crate) async fn select_all(call: &Call) -> Result<(Vec<Arc<Entry>>, Revision), Status> {
     let selection = Selection::parse(call.row, &call.query)?;
     let known = call.core.registry.catch_up().await?;
     let (mut entries, revision) = cache(call)?.list_at(call.namespace(), known);
@@ -228,7 +228,7 @@ impl Continue {
 }
 
 /// The parameter `resourceVersion`; `None` when it is absent or empty.
-pub fn revision_parameter(call: &Call) -> Result<Option<Revision>, Status> {
+pub(crate) fn revision_parameter(call: &Call) -> Result<Option<Revision>, Status> {
     let text = call.query.text("resourceVersion");
     if text.is_empty() {
         return Ok(None);

@@ -48,14 +48,14 @@ struct Histogram {
 
 impl Labels {
     pub fn of(method: &Method, target: &Target) -> Self {
-        let Target::Resource(info) = target else {
+        let Target::Resource(asked) = target else {
             return Self { verb: upper(method_verb(method)), ..Self::default() };
         };
-        let verb = upper(info.verb);
-        let Some(row) = kinds::find(&info.group, &info.version, &info.resource) else {
+        let verb = upper(asked.verb);
+        let Some(row) = kinds::find(&asked.group, &asked.version, &asked.resource) else {
             return Self { verb, ..Self::default() };
         };
-        let scope = match (info.name.is_empty(), info.namespace.is_empty()) {
+        let scope = match (asked.name.is_empty(), asked.namespace.is_empty()) {
             (false, _) => "resource",
             (true, false) => "namespace",
             (true, true) => "cluster",
@@ -65,7 +65,7 @@ impl Labels {
             group: row.group,
             version: row.version,
             resource: row.resource,
-            subresource: row.subresource(&info.subresource).map_or("", |part| part.name),
+            subresource: row.subresource(&asked.subresource).map_or("", |part| part.name),
             scope,
         }
     }

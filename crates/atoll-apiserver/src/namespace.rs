@@ -16,7 +16,7 @@ use crate::storage::{self, Extra};
 const PERMANENT: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 /// The row of namespaces themselves.
-pub fn row() -> Option<&'static ResourceInfo> {
+pub(crate) fn row() -> Option<&'static ResourceInfo> {
     kinds::find("", "v1", "namespaces")
 }
 
@@ -27,7 +27,7 @@ struct Found {
 }
 
 /// The admission plugin `NamespaceLifecycle`.
-pub fn lifecycle<'a>(
+pub(crate) fn lifecycle<'a>(
     core: &'a Core,
     request: &'a AdmissionRequest<'a>,
     _: &'a mut Value,
@@ -57,7 +57,7 @@ fn allowed_while_terminating(request: &AdmissionRequest<'_>) -> bool {
 }
 
 /// What makes a create fail when its namespace goes away at the same time.
-pub async fn guard(call: &Call, fresh: bool) -> Result<Extra, Status> {
+pub(crate) async fn guard(call: &Call, fresh: bool) -> Result<Extra, Status> {
     let mut extra = Extra::default();
     if call.row.namespaced() {
         let namespace = call.namespace();

@@ -7,7 +7,7 @@ use crate::status::Status;
 
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Accept {
+pub(crate) struct Accept {
     pub format: Format,
     pub shape: Shape,
     /// Indented, for people.
@@ -15,14 +15,14 @@ pub struct Accept {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     Json,
     Yaml,
 }
 
 /// What an object or list is turned into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     Full,
     Table { version: MetaVersion },
     /// Single objects; a list becomes a list of these.
@@ -31,13 +31,13 @@ pub enum Shape {
 
 /// `meta.k8s.io/v1` or `v1beta1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetaVersion {
+pub(crate) enum MetaVersion {
     V1,
     V1Beta1,
 }
 
 impl MetaVersion {
-    pub fn api_version(self) -> &'static str {
+    pub(crate) fn api_version(self) -> &'static str {
         match self {
             Self::V1 => "meta.k8s.io/v1",
             Self::V1Beta1 => "meta.k8s.io/v1beta1",
@@ -47,7 +47,7 @@ impl MetaVersion {
 
 /// The format of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyFormat {
+pub(crate) enum BodyFormat {
     Json,
     Yaml,
     Protobuf,
@@ -111,7 +111,7 @@ pub(crate) fn media_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
 }
 
 /// The first form that the client takes and the server has.
-pub fn accept(headers: &HeaderMap, query: &Query) -> Result<Accept, Status> {
+pub(crate) fn accept(headers: &HeaderMap, query: &Query) -> Result<Accept, Status> {
     let pretty = pretty(headers, query);
     for range in media_ranges(headers) {
         if let (Some(format), Some(shape)) = (range.format(), range.shape()) {
@@ -122,7 +122,7 @@ pub fn accept(headers: &HeaderMap, query: &Query) -> Result<Accept, Status> {
 }
 
 /// For errors: whatever the client takes, an answer it must have.
-pub fn accept_or_json(headers: &HeaderMap, query: &Query) -> Accept {
+pub(crate) fn accept_or_json(headers: &HeaderMap, query: &Query) -> Accept {
     accept(headers, query).unwrap_or(Accept {
         format: Format::Json,
         shape: Shape::Full,
@@ -139,13 +139,13 @@ fn pretty(headers: &HeaderMap, query: &Query) -> bool {
 }
 
 /// The media type of the body without parameters; empty for none.
-pub fn content_type(headers: &HeaderMap) -> &str {
+pub(crate) fn content_type(headers: &HeaderMap) -> &str {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     value.split(';').next().unwrap_or("").trim()
 }
 
 /// How to read the body of anything but a PATCH.
-pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, Status> {
+pub(crate) fn body_format(headers: &HeaderMap) -> Result<BodyFormat, Status> {
     match content_type(headers) {
         "" | "application/json" | "*/*" => Ok(BodyFormat::Json),
         "application/yaml" => Ok(BodyFormat::Yaml),

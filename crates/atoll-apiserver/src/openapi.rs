@@ -38,7 +38,7 @@ pub struct OpenApi {
     documents: Mutex<HashMap<String, Document>>,
 }
 
-pub fn serve(core: &Core, head: &Parts, query: &Query) -> Result<Response<Body>, Status> {
+pub(crate) fn serve(core: &Core, head: &Parts, query: &Query) -> Result<Response<Body>, Status> {
     let path = head.uri.path().trim_matches('/');
     match path {
         "openapi/v3" => plain::object(head, query, &index(core)),

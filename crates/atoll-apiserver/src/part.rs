@@ -29,11 +29,11 @@ static PARTS: &[(&str, Handler)] = &[
 ];
 
 /// Whether a part has a way of its own; the others are updates of the object.
-pub fn is_own(part: &Subresource) -> bool {
+pub(crate) fn is_own(part: &Subresource) -> bool {
     part.update.is_none() && part.name != "status"
 }
 
-pub async fn serve(call: &Call, part: &'static Subresource) -> Result<Answer, Status> {
+pub(crate) async fn serve(call: &Call, part: &'static Subresource) -> Result<Answer, Status> {
     if let Some((_, handler)) = PARTS.iter().find(|(name, _)| *name == part.name) {
         return handler(call).await;
     }

@@ -1,7 +1,6 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use atoll_api::access::Access as _;
-use crate::managed::Operation as ManagedBy;
 use atoll_api::field::Path;
 use atoll_api::{patch, tree};
 use serde_json::Value;
@@ -19,7 +18,7 @@ use crate::update::{self, ATTEMPTS_MAX, Attempt, Part};
 
 /// The patch formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     Json,
     Merge,
     Strategic,
@@ -28,14 +27,14 @@ pub enum Format {
 
 /// A patch, decoded.
 #[derive(Debug)]
-pub struct Patch {
+pub(crate) struct Patch {
     pub format: Format,
     pub body: Value,
     duplicates: Vec<String>,
 }
 
 impl Patch {
-    pub fn decode(call: &Call) -> Result<Self, Status> {
+    pub(crate) fn decode(call: &Call) -> Result<Self, Status> {
         let format = match negotiate::content_type(&call.headers) {
             "application/json-patch+json" => Format::Json,
             "application/merge-patch+json" => Format::Merge,
@@ -54,7 +53,7 @@ impl Patch {
     }
 
     /// The object with the patch applied, and its warnings.
-    pub fn apply_to(
+    pub(crate) fn apply_to(
         &self,
         expected: &Expected,
         current: &Value,
@@ -80,7 +79,7 @@ impl Patch {
     }
 }
 
-pub async fn patch(call: &Call) -> Result<Answer, Status> {
+pub(crate) async fn patch(call: &Call) -> Result<Answer, Status> {
     let part = Part::of(call).ok_or_else(Status::method_not_allowed)?;
     let patch = Patch::decode(call)?;
     let options = options(call, patch.format)?;
@@ -92,7 +91,7 @@ pub async fn patch(call: &Call) -> Result<Answer, Status> {
         let (stored, old) = read(call).await?.ok_or_else(|| call.not_found())?;
         let (new, warnings) = patch.apply_to(&expected, &old, &options)?;
         check_patched(call, &new, &stored)?;
-        let managing = Managing::Track(ManagedBy::Update);
+        let managing = Managing::Track;
         let attempt =
             update::write_back(call, &stored, &old, new, part, &options, managing).await?;
         if let Attempt::Done(answer) = attempt {
@@ -172,7 +171,7 @@ fn check_patched(call: &Call, new: &Value, stored: &Stored) -> Result<(), Status
     Ok(())
 }
 
-pub fn options(call: &Call, format: Format) -> Result<WriteOptions, Status> {
+pub(crate) fn options(call: &Call, format: Format) -> Result<WriteOptions, Status> {
     let options = call.query.write_options("PatchOptions")?;
     let mut errors = Vec::new();
     if format == Format::Apply {

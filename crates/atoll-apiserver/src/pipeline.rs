@@ -27,10 +27,10 @@ use crate::user::{Connection, UserInfo};
 use crate::{plain, stream, verbs};
 
 /// The body of a request from whatever source.
-pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Upstream's limit for a request's body.
-pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+pub(crate) const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// A client that takes longer to send its body is not worth waiting for.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// One request without a watch or stream takes at most this long; upstream's number.
@@ -46,7 +46,7 @@ const PRIORITY_LEVEL_UID: HeaderValue =
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// Answers one request. A user among its extensions has proven itself already.
-pub async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Response<Body> {
+pub(crate) async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Response<Body> {
     let started = Instant::now();
     let (head, body) = request.into_parts();
     let query = Query::parse(head.uri.query().unwrap_or(""));
@@ -87,8 +87,8 @@ async fn answer(
             let body = read(body).await?;
             plain::serve(&core, &user, &connection, &head, &query, body, routed).await
         }
-        Target::Resource(info) => {
-            let resource = resource(core.clone(), user, head, query, info, body);
+        Target::Resource(asked) => {
+            let resource = resource(core.clone(), user, head, query, asked, body);
             if long {
                 return Box::pin(resource).await;
             }
@@ -101,10 +101,10 @@ async fn answer(
 
 /// Watches and streams last as long as the client likes and are not counted.
 fn is_long(target: &Target, query: &Query) -> bool {
-    let Target::Resource(info) = target else { return false };
-    info.verb == "watch"
-        || stream::is_stream(&info.subresource)
-        || (info.subresource == "log" && query.flag("follow"))
+    let Target::Resource(asked) = target else { return false };
+    asked.verb == "watch"
+        || stream::is_stream(&asked.subresource)
+        || (asked.subresource == "log" && query.flag("follow"))
 }
 
 async fn identify(
@@ -132,7 +132,7 @@ fn authorize(
             resource_request: false,
             ..Attributes::empty(user, head.uri.path())
         },
-        Target::Resource(info) => attributes(user, head, query, info),
+        Target::Resource(asked) => attributes(user, head, query, asked),
     };
     match core.authorizer.authorize(&attributes) {
         Decision::Allow { .. } => Ok(()),
@@ -146,18 +146,18 @@ fn attributes<'a>(
     user: &'a UserInfo,
     head: &'a Parts,
     query: &'a Query,
-    info: &'a RequestInfo,
+    asked: &'a RequestInfo,
 ) -> Attributes<'a> {
     Attributes {
         user,
-        verb: info.verb,
+        verb: asked.verb,
         resource_request: true,
-        group: &info.group,
-        version: &info.version,
-        resource: &info.resource,
-        subresource: &info.subresource,
-        namespace: &info.namespace,
-        name: &info.name,
+        group: &asked.group,
+        version: &asked.version,
+        resource: &asked.resource,
+        subresource: &asked.subresource,
+        namespace: &asked.namespace,
+        name: &asked.name,
         path: head.uri.path(),
         field_selector: query.text("fieldSelector"),
         label_selector: query.text("labelSelector"),
@@ -165,7 +165,7 @@ fn attributes<'a>(
 }
 
 /// The 403 for a question, in upstream's words.
-pub fn refusal(attributes: &Attributes<'_>, reason: &str) -> Status {
+pub(crate) fn refusal(attributes: &Attributes<'_>, reason: &str) -> Status {
     let message = atoll_policy::forbidden(&attributes.question(), reason);
     Status::forbidden_text(attributes.group, attributes.resource, attributes.name, message)
 }
@@ -175,30 +175,30 @@ async fn resource(
     user: UserInfo,
     mut head: Parts,
     query: Query,
-    info: RequestInfo,
+    asked: RequestInfo,
     body: RequestBody,
 ) -> Result<Response<Body>, Status> {
-    let Some(row) = core.registry.row(&info.group, &info.version, &info.resource) else {
-        return Ok(plain::unknown(&core, &info));
+    let Some(row) = core.registry.row(&asked.group, &asked.version, &asked.resource) else {
+        return Ok(plain::unknown(&core, &asked));
     };
-    if row.namespaced() && info.namespace.is_empty() && !info.is_collection() {
+    if row.namespaced() && asked.namespace.is_empty() && !asked.is_collection() {
         return Err(Status::no_resource());
     }
-    let part = match info.subresource.as_str() {
+    let part = match asked.subresource.as_str() {
         "" => None,
         name => Some(row.subresource(name).ok_or_else(Status::no_resource)?),
     };
     let upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let accept = negotiate::accept(&head.headers, &query)?;
     if part.is_some_and(|part| stream::is_stream(part.name) || part.name == "log") {
-        let call = call(&core, user, row, part, info, query, &mut head, accept, Bytes::new());
+        let call = call(&core, user, row, part, asked, query, &mut head, accept, Bytes::new());
         return stream::serve(call, head, upgrade).await;
     }
     let body = match head.method {
         Method::GET | Method::HEAD => Bytes::new(),
         _ => read(body).await?,
     };
-    verbs::serve(call(&core, user, row, part, info, query, &mut head, accept, body)).await
+    verbs::serve(call(&core, user, row, part, asked, query, &mut head, accept, body)).await
 }
 
 #[allow(clippy::too_many_arguments, reason = "the fields of one struct, moved in one place")]
@@ -207,14 +207,14 @@ fn call(
     user: UserInfo,
     row: &'static atoll_api::kinds::ResourceInfo,
     part: Option<&'static atoll_api::kinds::Subresource>,
-    info: RequestInfo,
+    asked: RequestInfo,
     query: Query,
     head: &mut Parts,
     accept: negotiate::Accept,
     body: Bytes,
 ) -> Call {
     let headers = std::mem::take(&mut head.headers);
-    Call { core: core.clone(), user, row, part, info, query, headers, accept, body }
+    Call { core: core.clone(), user, row, part, info: asked, query, headers, accept, body }
 }
 
 /// The whole body, if it is not too large and not too slow.

@@ -18,7 +18,7 @@ use crate::user::{Connection, UserInfo};
 use crate::{discovery, health, openapi, render, version};
 
 /// The route of the extensions, if there is one.
-pub fn find(method: &Method, path: &str) -> Option<&'static PlainRoute> {
+pub(crate) fn find(method: &Method, path: &str) -> Option<&'static PlainRoute> {
     extension::ROUTES.iter().find(|route| route.method == *method && matches(route.path, path))
 }
 
@@ -29,7 +29,7 @@ fn matches(pattern: &str, path: &str) -> bool {
     }) && parts.next().is_none()
 }
 
-pub async fn serve(
+pub(crate) async fn serve(
     core: &Core,
     user: &UserInfo,
     connection: &Connection,
@@ -59,9 +59,9 @@ pub async fn serve(
 }
 
 /// A resource that is not served: within a served version a Status, else no page.
-pub fn unknown(core: &Core, info: &RequestInfo) -> Response<Body> {
+pub(crate) fn unknown(core: &Core, asked: &RequestInfo) -> Response<Body> {
     let known =
-        core.registry.rows().any(|row| row.group == info.group && row.version == info.version);
+        core.registry.rows().any(|row| row.group == asked.group && row.version == asked.version);
     if !known {
         return page_not_found();
     }
@@ -70,7 +70,7 @@ pub fn unknown(core: &Core, info: &RequestInfo) -> Response<Body> {
 }
 
 /// An object that is no resource.
-pub fn object(
+pub(crate) fn object(
     head: &Parts,
     query: &Query,
     value: &serde_json::Value,
@@ -79,7 +79,7 @@ pub fn object(
     Ok(render::response(accept, StatusCode::OK, render::encode(accept, value)?))
 }
 
-pub fn text(code: StatusCode, text: String) -> Response<Body> {
+pub(crate) fn text(code: StatusCode, text: String) -> Response<Body> {
     let mut response = Response::new(Body::from(text.into_bytes()));
     *response.status_mut() = code;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -87,7 +87,7 @@ pub fn text(code: StatusCode, text: String) -> Response<Body> {
     response
 }
 
-pub fn page_not_found() -> Response<Body> {
+pub(crate) fn page_not_found() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())
 }
 

@@ -7,11 +7,11 @@ use crate::status::Status;
 
 /// Parameters in the order in which they came.
 #[derive(Debug, Clone, Default)]
-pub struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 /// What to do with fields that the schema does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FieldValidation {
+pub(crate) enum FieldValidation {
     Ignore,
     Warn,
     Strict,
@@ -19,7 +19,7 @@ pub enum FieldValidation {
 
 /// The options that create, update and patch share.
 #[derive(Debug, Clone)]
-pub struct WriteOptions {
+pub(crate) struct WriteOptions {
     pub dry_run: bool,
     pub field_validation: FieldValidation,
     /// Empty: taken from the User-Agent.
@@ -28,7 +28,7 @@ pub struct WriteOptions {
 }
 
 impl Query {
-    pub fn parse(query: &str) -> Self {
+    pub(crate) fn parse(query: &str) -> Self {
         let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (percent_decode(key, true), percent_decode(value, true))
@@ -36,45 +36,43 @@ impl Query {
         Self(pairs.collect())
     }
 
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(own, _)| own == key).map(|(_, value)| value.as_str())
     }
 
     /// The value, empty when there is none.
-    pub fn text(&self, key: &str) -> &str {
+    pub(crate) fn text(&self, key: &str) -> &str {
         self.get(key).unwrap_or("")
     }
 
-    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(own, _)| own == key).map(|(_, value)| value.as_str())
     }
 
     /// Upstream takes anything but an explicit no as yes.
-    pub fn flag(&self, key: &str) -> bool {
+    pub(crate) fn flag(&self, key: &str) -> bool {
         self.opt_flag(key).unwrap_or(false)
     }
 
-    pub fn opt_flag(&self, key: &str) -> Option<bool> {
+    pub(crate) fn opt_flag(&self, key: &str) -> Option<bool> {
         self.get(key).map(|value| !matches!(value, "false" | "0" | "f" | "False" | "FALSE" | "F"))
     }
 
-    pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         match self.text(key) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_: std::num::ParseIntError| {
-                Status::bad_request(format!(
-                    "strconv.ParseInt: parsing {text:?}: invalid syntax ({key})"
-                ))
+            text => text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
+                Status::bad_request(format!("{key}: parsing {text:?}: {error}"))
             }),
         }
     }
 
     /// `kind` is that of the options (`CreateOptions`, `PatchOptions`), for error texts.
-    pub fn write_options(&self, kind: &str) -> Result<WriteOptions, Status> {
+    pub(crate) fn write_options(&self, kind: &str) -> Result<WriteOptions, Status> {
         let mut errors = Vec::new();
         let dry_run = dry_run(self.all("dryRun"), &mut errors);
         let field_validation = match self.text("fieldValidation") {
@@ -98,7 +96,7 @@ impl Query {
 }
 
 /// The only dry run is of everything.
-pub fn dry_run<'a>(
+pub(crate) fn dry_run<'a>(
     values: impl Iterator<Item = &'a str>,
     errors: &mut Vec<field::Error>,
 ) -> bool {

@@ -18,7 +18,7 @@ use crate::table;
 
 /// An answer before it takes the form that the client asked for.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub code: StatusCode,
     pub object: Value,
     /// Texts for `Warning:` headers.
@@ -26,15 +26,15 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn ok(object: Value) -> Self {
+    pub(crate) fn ok(object: Value) -> Self {
         Self { code: StatusCode::OK, object, warnings: Vec::new() }
     }
 
-    pub fn created(object: Value) -> Self {
+    pub(crate) fn created(object: Value) -> Self {
         Self { code: StatusCode::CREATED, object, warnings: Vec::new() }
     }
 
-    pub fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+    pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
         self.warnings.extend(warnings);
         self
     }
@@ -42,7 +42,7 @@ impl Answer {
 
 /// How one list is presented.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
+pub(crate) struct View<'a> {
     pub row: &'static ResourceInfo,
     pub accept: Accept,
     /// The `includeObject` parameter of a Table.
@@ -52,7 +52,7 @@ pub struct View<'a> {
 
 /// What a list says about itself.
 #[derive(Debug, Clone, Default)]
-pub struct ListMeta {
+pub(crate) struct ListMeta {
     pub revision: Revision,
     pub continue_token: String,
     pub remaining: Option<u64>,
@@ -61,7 +61,7 @@ pub struct ListMeta {
 impl View<'_> {
     /// One object in the form asked for. What is not of the row's kind (a Status, a Scale)
     /// stays whole.
-    pub fn object(&self, object: Value) -> Value {
+    pub(crate) fn object(&self, object: Value) -> Value {
         let own = object["kind"] == self.row.kind;
         match self.accept.shape {
             Shape::Table { version } if own => table::of_object(self, version, &object),
@@ -71,7 +71,7 @@ impl View<'_> {
     }
 
     /// The bytes of a cached object.
-    pub fn entry(&self, entry: &Entry) -> Result<Bytes, Status> {
+    pub(crate) fn entry(&self, entry: &Entry) -> Result<Bytes, Status> {
         if self.plain() {
             return full_bytes(self.row, &entry.json_for(self.row)?);
         }
@@ -79,17 +79,17 @@ impl View<'_> {
     }
 
     /// Whether cached bytes can go out as they are.
-    pub fn plain(&self) -> bool {
+    pub(crate) fn plain(&self) -> bool {
         self.accept.shape == Shape::Full
             && self.accept.format == Format::Json
             && !self.accept.pretty
     }
 
-    pub fn encode(&self, value: &Value) -> Result<Bytes, Status> {
+    pub(crate) fn encode(&self, value: &Value) -> Result<Bytes, Status> {
         encode(self.accept, value)
     }
 
-    pub fn list(&self, entries: &[Arc<Entry>], meta: &ListMeta) -> Result<Bytes, Status> {
+    pub(crate) fn list(&self, entries: &[Arc<Entry>], meta: &ListMeta) -> Result<Bytes, Status> {
         match self.accept.shape {
             Shape::Full => self.full_list(entries, meta),
             Shape::Table { version } => {
@@ -138,7 +138,7 @@ impl View<'_> {
 }
 
 impl ListMeta {
-    pub fn to_value(&self) -> Value {
+    pub(crate) fn to_value(&self) -> Value {
         let mut meta = json!({"resourceVersion": self.revision.to_string()});
         if !self.continue_token.is_empty() {
             meta["continue"] = json!(self.continue_token);
@@ -151,7 +151,7 @@ impl ListMeta {
 }
 
 /// Puts kind and apiVersion before the rest of an object.
-pub fn full_bytes(row: &ResourceInfo, json: &[u8]) -> Result<Bytes, Status> {
+pub(crate) fn full_bytes(row: &ResourceInfo, json: &[u8]) -> Result<Bytes, Status> {
     let rest = json.get(1..).unwrap_or_default();
     let head = format!("{{\"kind\":{:?},\"apiVersion\":{:?},", row.kind, row.api_version());
     let mut bytes = Vec::with_capacity(head.len() + rest.len());
@@ -161,7 +161,7 @@ pub fn full_bytes(row: &ResourceInfo, json: &[u8]) -> Result<Bytes, Status> {
 }
 
 /// The object's metadata as an object of its own.
-pub fn partial(version: MetaVersion, object: &Value) -> Value {
+pub(crate) fn partial(version: MetaVersion, object: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": version.api_version(),
@@ -169,7 +169,7 @@ pub fn partial(version: MetaVersion, object: &Value) -> Value {
     })
 }
 
-pub fn encode(accept: Accept, value: &Value) -> Result<Bytes, Status> {
+pub(crate) fn encode(accept: Accept, value: &Value) -> Result<Bytes, Status> {
     let bytes = match accept.format {
         Format::Json if accept.pretty => {
             let mut bytes = serde_json::to_vec_pretty(value).map_err(Status::internal)?;
@@ -186,7 +186,7 @@ pub fn encode(accept: Accept, value: &Value) -> Result<Bytes, Status> {
     Ok(bytes.into())
 }
 
-pub fn response(accept: Accept, code: StatusCode, bytes: Bytes) -> Response<Body> {
+pub(crate) fn response(accept: Accept, code: StatusCode, bytes: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = code;
     let content_type = match accept.format {
@@ -198,7 +198,7 @@ pub fn response(accept: Accept, code: StatusCode, bytes: Bytes) -> Response<Body
 }
 
 /// The answer to a failed request.
-pub fn failure(accept: Accept, status: &Status) -> Response<Body> {
+pub(crate) fn failure(accept: Accept, status: &Status) -> Response<Body> {
     let bytes = encode(accept, &status.to_value()).unwrap_or_default();
     let mut response = response(accept, status.code(), bytes);
     if status.retry_after_seconds() > 0 {
@@ -213,7 +213,7 @@ pub fn failure(accept: Accept, status: &Status) -> Response<Body> {
 const WARNINGS_CHARS_MAX: usize = 4096;
 
 /// `Warning: 299 - "text"`, each text once.
-pub fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
+pub(crate) fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
     let mut seen: Vec<&String> = Vec::new();
     let mut length = 0;
     for text in warnings {

@@ -28,7 +28,7 @@ pub enum Target {
 }
 
 /// Sorts a request by its method, path and query.
-pub fn target(method: &Method, path: &str, query: &Query) -> Target {
+pub(crate) fn target(method: &Method, path: &str, query: &Query) -> Target {
     let mut parts = path.split('/').filter(|part| !part.is_empty()).map(decode);
     let (group, version) = match parts.next().as_deref() {
         Some("api") => (Some(String::new()), parts.next()),

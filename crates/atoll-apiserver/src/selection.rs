@@ -9,11 +9,9 @@ use crate::status::Status;
 
 /// Label and field selectors, parsed and checked against the row.
 #[derive(Debug, Clone, Default)]
-pub struct Selection {
+pub(crate) struct Selection {
     labels: Option<LabelSelector>,
     fields: Vec<Term>,
-    /// A name that must match exactly (`metadata.name=x`), for short cuts.
-    pub name: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -24,7 +22,7 @@ struct Term {
 }
 
 impl Selection {
-    pub fn parse(row: &ResourceInfo, query: &Query) -> Result<Self, Status> {
+    pub(crate) fn parse(row: &ResourceInfo, query: &Query) -> Result<Self, Status> {
         let labels = match query.text("labelSelector") {
             "" => None,
             text => Some(LabelSelector::parse(text).map_err(|error| {
@@ -43,16 +41,14 @@ impl Selection {
         for term in &fields {
             check_field(row, &term.field)?;
         }
-        let name = fields.iter().find(|term| term.equal && term.field == "metadata.name");
-        let name = name.map(|term| term.value.clone());
-        Ok(Self { labels, fields, name })
+        Ok(Self { labels, fields })
     }
 
-    pub fn is_everything(&self) -> bool {
+    pub(crate) fn is_everything(&self) -> bool {
         self.labels.is_none() && self.fields.is_empty()
     }
 
-    pub fn matches(&self, row: &ResourceInfo, entry: &Entry) -> bool {
+    pub(crate) fn matches(&self, row: &ResourceInfo, entry: &Entry) -> bool {
         if let Some(labels) = &self.labels
             && !labels.matches(|key| entry.label(key))
         {

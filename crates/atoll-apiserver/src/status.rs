@@ -232,6 +232,23 @@ impl Status {
         Self::new(StatusCode::CONFLICT, "Conflict", message).about_row(row, name)
     }
 
+    /// The same for a part of an object: `pods/binding`.
+    pub fn conflict_of_part(
+        row: &ResourceInfo,
+        part: &str,
+        name: &str,
+        why: impl fmt::Display,
+    ) -> Self {
+        let resource = format!("{}/{part}", row.resource);
+        let qualified = if row.group.is_empty() {
+            resource.clone()
+        } else {
+            format!("{resource}.{}", row.group)
+        };
+        let message = format!("Operation cannot be fulfilled on {qualified} {name:?}: {why}");
+        Self::new(StatusCode::CONFLICT, "Conflict", message).about(row.group, &resource, name)
+    }
+
     /// The object changed since the client read it.
     pub fn modified(row: &ResourceInfo, name: &str) -> Self {
         Self::conflict(

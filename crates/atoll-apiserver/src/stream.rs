@@ -29,12 +29,12 @@ const ERROR_BYTES_MAX: usize = 10_000;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Parts of a pod that are streams both ways.
-pub fn is_stream(subresource: &str) -> bool {
+pub(crate) fn is_stream(subresource: &str) -> bool {
     matches!(subresource, "exec" | "attach" | "portforward")
 }
 
 /// Connects the client to the kubelet.
-pub async fn serve(
+pub(crate) async fn serve(
     call: Call,
     head: Parts,
     upgrade: Option<OnUpgrade>,

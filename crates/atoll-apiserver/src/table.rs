@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::negotiate::MetaVersion;
 use crate::render::{ListMeta, View, partial};
 
-pub fn of_list(view: &View<'_>, version: MetaVersion, objects: &[Value], meta: &ListMeta) -> Value {
+pub(crate) fn of_list(view: &View<'_>, version: MetaVersion, objects: &[Value], meta: &ListMeta) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": version.api_version(),
@@ -16,14 +16,14 @@ pub fn of_list(view: &View<'_>, version: MetaVersion, objects: &[Value], meta: &
     })
 }
 
-pub fn of_object(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
+pub(crate) fn of_object(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
     let mut table = without_columns(view, version, object);
     table["columnDefinitions"] = columns(view.row.hooks.columns);
     table
 }
 
 /// For all but the first event of a watch.
-pub fn without_columns(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
+pub(crate) fn without_columns(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": version.api_version(),

@@ -1,7 +1,6 @@
 //! PUT, and what every change of a stored object goes through.
 
 use atoll_api::access::Access as _;
-use crate::managed::Operation as ManagedBy;
 use atoll_api::field::{self, Path};
 use atoll_api::kinds::{ResourceInfo, UpdateHooks, metadata};
 use serde_json::{Value, json};
@@ -20,11 +19,11 @@ use crate::status::Status;
 use crate::storage::{self, Stored, Written};
 
 /// Attempts against other writers before the client hears of it.
-pub const ATTEMPTS_MAX: usize = 10;
+pub(crate) const ATTEMPTS_MAX: usize = 10;
 
 /// Which rules a change of the object follows.
 #[derive(Debug, Clone, Copy)]
-pub enum Part {
+pub(crate) enum Part {
     Main,
     Status,
     Hooks(UpdateHooks),
@@ -32,7 +31,7 @@ pub enum Part {
 
 /// One attempt to change an object.
 #[derive(Debug)]
-pub enum Attempt {
+pub(crate) enum Attempt {
     Done(Answer),
     /// Somebody else was faster: read again.
     Retry,
@@ -40,7 +39,7 @@ pub enum Attempt {
 
 impl Part {
     /// The rules of the part that the URL names.
-    pub fn of(call: &Call) -> Option<Self> {
+    pub(crate) fn of(call: &Call) -> Option<Self> {
         let Some(part) = call.part else { return Some(Self::Main) };
         match part.update {
             Some(hooks) => Some(Self::Hooks(hooks)),
@@ -75,7 +74,7 @@ impl Part {
     }
 }
 
-pub async fn update(call: &Call) -> Result<Answer, Status> {
+pub(crate) async fn update(call: &Call) -> Result<Answer, Status> {
     let options = call.query.write_options("UpdateOptions")?;
     let part = Part::of(call).ok_or_else(Status::method_not_allowed)?;
     let format = negotiate::body_format(&call.headers)?;
@@ -83,7 +82,7 @@ pub async fn update(call: &Call) -> Result<Answer, Status> {
     let incoming = decode::object(&expected, &call.body, format, options.field_validation)?;
     let mut object = incoming.object;
     check_identity(call, &mut object)?;
-    let managing = Managing::Track(ManagedBy::Update);
+    let managing = Managing::Track;
     for _ in 0..ATTEMPTS_MAX {
         let Some(stored) = call.core.storage.get(call.row, call.namespace(), call.name()).await?
         else {
@@ -105,7 +104,7 @@ pub async fn update(call: &Call) -> Result<Answer, Status> {
 }
 
 /// Name and namespace of the body must be those of the URL.
-pub fn check_identity(call: &Call, object: &mut Value) -> Result<(), Status> {
+pub(crate) fn check_identity(call: &Call, object: &mut Value) -> Result<(), Status> {
     create::check_place(call, object)?;
     let name = object["metadata"].text("name");
     if name.is_empty() {
@@ -143,7 +142,7 @@ fn check_revision(call: &Call, new: &Value, stored: &Stored) -> Result<(), Statu
 }
 
 /// Takes a changed object through preparation, admission and validation into the store.
-pub async fn write_back(
+pub(crate) async fn write_back(
     call: &Call,
     stored: &Stored,
     old: &Value,
@@ -212,8 +211,8 @@ async fn complete(
         default(new);
     }
     part.prepare(row, new, old);
-    if let Managing::Track(operation) = managing {
-        managed::track(call, Some(old), new, options, operation)?;
+    if managing == Managing::Track {
+        managed::track(call, Some(old), new, options)?;
     }
     let request = call.admission(Operation::Update, call.name(), Some(old), options.dry_run);
     admission::admit(&call.core, &request, new).await?;

@@ -10,11 +10,20 @@ use crate::status::Status;
 use crate::{create, delete, list, patch, part, update, watch};
 
 /// Answers a request for an object, a collection or a part of an object.
-pub async fn serve(call: Call) -> Result<Response<Body>, Status> {
+pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
     let verb = call.info.verb;
     let allowed = match call.part {
         Some(part) => part.verbs.contains(&verb),
-        None => call.row.allows(verb) && (verb != "create" || call.name().is_empty()),
+        // POST is for collections, PUT and PATCH are for objects.
+        None => {
+            let on_collection = call.name().is_empty();
+            let fits = match verb {
+                "create" => on_collection,
+                "update" | "patch" => !on_collection,
+                _ => true,
+            };
+            fits && call.row.allows(verb)
+        }
     };
     if !allowed {
         return Err(Status::method_not_allowed());

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 /// The Kubernetes version whose API is served.
-pub const KUBERNETES: &str = "v1.36.0";
+pub(crate) const KUBERNETES: &str = "v1.36.0";
 
-pub fn value() -> Value {
+pub(crate) fn value() -> Value {
     json!({
         "major": "1",
         "minor": "36",

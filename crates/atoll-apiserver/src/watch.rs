@@ -36,7 +36,7 @@ const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// Bytes of events that go out as one chunk.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
-pub async fn watch(call: Call) -> Result<Response<Body>, Status> {
+pub(crate) async fn watch(call: Call) -> Result<Response<Body>, Status> {
     let stream = Stream::open(Arc::new(call)).await?;
     let yaml = stream.call.accept.format == Format::Yaml;
     if yaml {

@@ -51,11 +51,9 @@ fn update<'a>(
 /// A client that leaves the address out of an update means the one that the Service has.
 fn keep_address(old: &Value, new: &mut Value) {
     if !has_address(new) {
-        if new["spec"].text("type") == "ExternalName" {
-            if let Some(spec) = new["spec"].as_object_mut() {
-                spec.remove("clusterIP");
-                spec.remove("clusterIPs");
-            }
+        if let Some(spec) = new["spec"].as_object_mut() {
+            spec.remove("clusterIP");
+            spec.remove("clusterIPs");
         }
         return;
     }
@@ -105,12 +103,31 @@ fn port_key(port: i64) -> String {
 /// Fills in what the Service needs and does not have, and checks what it asks for.
 async fn assign(call: &Call, before: &[String], service: &mut Value) -> Result<(), Status> {
     if has_address(service) {
+        set_families(service);
         assign_address(call, before, service).await?;
     }
     if has_node_ports(service) {
         assign_ports(call, before, service).await?;
     }
     Ok(())
+}
+
+/// This cluster has one family; a headless Service without selector may mean any.
+fn set_families(service: &mut Value) {
+    let spec = &service["spec"];
+    let selects = spec.fields("selector").is_some_and(|selector| !selector.is_empty());
+    let any = spec.text("clusterIP") == "None" && !selects;
+    let (families, policy) = if any {
+        (json!(["IPv4", "IPv6"]), "RequireDualStack")
+    } else {
+        (json!(["IPv4"]), "SingleStack")
+    };
+    if spec.text("ipFamilyPolicy").is_empty() {
+        service["spec"]["ipFamilyPolicy"] = json!(policy);
+    }
+    if service["spec"].items("ipFamilies").is_empty() {
+        service["spec"]["ipFamilies"] = families;
+    }
 }
 
 async fn assign_address(call: &Call, before: &[String], service: &mut Value) -> Result<(), Status> {

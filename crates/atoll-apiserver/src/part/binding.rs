@@ -1,7 +1,6 @@
 //! `pods/binding`: puts a pod on a node, once.
 
 use atoll_api::access::Access as _;
-use crate::managed::Operation as ManagedBy;
 use atoll_api::kinds::metadata;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -9,7 +8,6 @@ use serde_json::{Value, json};
 use super::{decode, part_of, text};
 use crate::admission::{self, Operation};
 use crate::call::Call;
-use crate::managed;
 use crate::render::Answer;
 use crate::status::{self, Status};
 use crate::storage::{self, Extra, Written};
@@ -28,10 +26,8 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
     for _ in 0..ATTEMPTS_MAX {
         let stored = call.core.storage.get(call.row, call.namespace(), call.name()).await?;
         let stored = stored.ok_or_else(|| call.not_found())?;
-        let old = stored.object(call.row)?;
-        let mut pod = old.clone();
+        let mut pod = stored.object(call.row)?;
         assign(call, &mut pod, &incoming.object)?;
-        managed::track(call, Some(&old), &mut pod, &options, ManagedBy::Update)?;
         if options.dry_run {
             break;
         }
@@ -49,7 +45,8 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
 }
 
 fn assign(call: &Call, pod: &mut Value, binding: &Value) -> Result<(), Status> {
-    let conflict = |why: String| Status::conflict(call.row, call.name(), why);
+    let conflict =
+        |why: String| Status::conflict_of_part(call.row, "binding", call.name(), why);
     let node = text(binding, "/target/name");
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));

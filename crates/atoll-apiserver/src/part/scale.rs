@@ -1,7 +1,6 @@
 //! `scale`: the replicas of an object under one interface, whatever its kind.
 
 use atoll_api::access::Access as _;
-use crate::managed::Operation as ManagedBy;
 use atoll_api::kinds::scale;
 use serde_json::Value;
 
@@ -84,7 +83,7 @@ async fn write(
     }
     let mut new = old.clone();
     scale::put(&mut new, wanted);
-    let managing = Managing::Track(ManagedBy::Update);
+    let managing = Managing::Track;
     let attempt =
         update::write_back(call, stored, old, new, Part::Main, options, managing).await?;
     Ok(match attempt {

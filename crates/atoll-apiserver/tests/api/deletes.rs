@@ -1,0 +1,112 @@
+//! Deletes: finalizers, propagation, preconditions, grace, collections, namespaces.
+
+use serde_json::json;
+
+use crate::client::{Api, CONFIG_MAPS, config_map};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finalizers_hold_an_object_until_they_are_gone() {
+    let api = Api::start().await;
+    let mut object = config_map("a");
+    object["metadata"]["finalizers"] = json!(["example.com/x"]);
+    api.create(CONFIG_MAPS, &object).await.ok();
+    let one = format!("{CONFIG_MAPS}/a");
+    let marked = api.delete(&one).await.ok();
+    assert_eq!(marked["kind"], "ConfigMap");
+    assert!(marked["metadata"]["deletionTimestamp"].is_string());
+    // A second delete changes nothing.
+    assert_eq!(api.delete(&one).await.ok(), marked);
+    api.merge(&one, &json!({"metadata": {"finalizers": null}})).await.ok();
+    assert_eq!(api.get(&one).await.code, 404);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn propagation_becomes_a_finalizer() {
+    let api = Api::start().await;
+    for (policy, finalizer) in [("Foreground", "foregroundDeletion"), ("Orphan", "orphan")] {
+        api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+        let one = format!("{CONFIG_MAPS}/a");
+        let marked = api.delete_with(&one, &json!({"propagationPolicy": policy})).await.ok();
+        assert_eq!(marked["metadata"]["finalizers"], json!([finalizer]));
+        api.merge(&one, &json!({"metadata": {"finalizers": null}})).await.ok();
+        assert_eq!(api.get(&one).await.code, 404);
+    }
+    let bad = api.delete_with(&format!("{CONFIG_MAPS}/a"), &json!({"propagationPolicy": "x"})).await;
+    assert_eq!(bad.code, 422);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preconditions_must_hold() {
+    let api = Api::start().await;
+    let made = api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    let one = format!("{CONFIG_MAPS}/a");
+    api.delete_with(&one, &json!({"preconditions": {"uid": "other"}})).await.fails(
+        409,
+        &format!(
+            "Operation cannot be fulfilled on configmaps \"a\": the UID in the precondition (other) \
+             does not match the UID in record ({uid}). The object might have been deleted and then \
+             recreated"
+        ),
+    );
+    let status = api.delete_with(&one, &json!({"preconditions": {"uid": uid}})).await.ok();
+    assert_eq!(status["status"], "Success");
+    assert_eq!(status["details"], json!({"name": "a", "kind": "configmaps", "uid": uid}));
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_goes_by_its_selectors() {
+    let api = Api::start().await;
+    for (name, label) in [("a", "1"), ("b", "2"), ("c", "1")] {
+        let mut object = config_map(name);
+        object["metadata"]["labels"] = json!({"x": label});
+        api.create(CONFIG_MAPS, &object).await.ok();
+    }
+    let deleted = api.delete(&format!("{CONFIG_MAPS}?labelSelector=x=1")).await.ok();
+    assert_eq!(deleted["kind"], "ConfigMapList");
+    assert_eq!(deleted["items"].as_array().unwrap().len(), 2);
+    let rest = api.get(CONFIG_MAPS).await.ok();
+    assert_eq!(rest["items"].as_array().unwrap().len(), 1);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_pod_gets_its_grace_period() {
+    let api = Api::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({
+        "metadata": {"name": "p"},
+        "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]},
+    });
+    api.create(pods, &pod).await.ok();
+    let one = format!("{pods}/p");
+    let marked = api.delete(&one).await.ok();
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+    let shorter = api.delete_with(&one, &json!({"gracePeriodSeconds": 5})).await.ok();
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    let longer = api.delete_with(&one, &json!({"gracePeriodSeconds": 50})).await.ok();
+    assert_eq!(longer["metadata"]["deletionGracePeriodSeconds"], 5);
+    api.delete_with(&one, &json!({"gracePeriodSeconds": 0})).await.ok();
+    assert_eq!(api.get(&one).await.code, 404);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_created_in_a_namespace_that_is_leaving() {
+    let api = Api::start().await;
+    let missing = api.create("/api/v1/namespaces/x/configmaps", &config_map("a")).await;
+    missing.fails(404, "namespaces \"x\" not found");
+    api.create("/api/v1/namespaces", &json!({"metadata": {"name": "x"}})).await.ok();
+    api.create("/api/v1/namespaces/x/configmaps", &config_map("a")).await.ok();
+    let leaving = api.delete("/api/v1/namespaces/x").await.ok();
+    assert_eq!(leaving["status"]["phase"], "Terminating");
+    let answer = api.create("/api/v1/namespaces/x/configmaps", &config_map("b")).await;
+    assert_eq!(answer.code, 403);
+    assert_eq!(answer.body["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    let kept = api.delete("/api/v1/namespaces/default").await;
+    kept.fails(403, "namespaces \"default\" is forbidden: this namespace may not be deleted");
+    api.shutdown().await;
+}

@@ -1,0 +1,118 @@
+//! Watches: order, selections, bookmarks, positions too old.
+
+use serde_json::json;
+
+use crate::client::{Api, CONFIG_MAPS, config_map};
+
+const JSON: &str = "application/json";
+
+fn step(event: &str, name: &str) -> (String, String) {
+    (event.to_owned(), name.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_moves_out_of_the_selection_is_deleted_for_the_watcher() {
+    let api = Api::start().await;
+    let mut watch = api.watch(&format!("{CONFIG_MAPS}?watch=1&labelSelector=x=1"), JSON).await;
+    let one = format!("{CONFIG_MAPS}/a");
+    api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    let label = |value| json!({"metadata": {"labels": {"x": value}}});
+    api.merge(&one, &label(Some("1"))).await.ok();
+    assert_eq!(watch.step().await, step("ADDED", "a"));
+    api.merge(&one, &json!({"data": {"b": "2"}})).await.ok();
+    assert_eq!(watch.step().await, step("MODIFIED", "a"));
+    let out = api.merge(&one, &label(None)).await.ok();
+    let event = watch.next().await.unwrap();
+    assert_eq!(event["type"], "DELETED");
+    // It is shown as it was, at the revision at which it left.
+    assert_eq!(event["object"]["metadata"]["labels"]["x"], "1");
+    let revision = &out["metadata"]["resourceVersion"];
+    assert_eq!(&event["object"]["metadata"]["resourceVersion"], revision);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_where_a_list_ended() {
+    let api = Api::start().await;
+    api.create(CONFIG_MAPS, &config_map("before")).await.ok();
+    let list = api.get(CONFIG_MAPS).await.ok();
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
+    api.create(CONFIG_MAPS, &config_map("after")).await.ok();
+    api.delete(&format!("{CONFIG_MAPS}/before")).await.ok();
+    let url = format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}");
+    let mut watch = api.watch(&url, JSON).await;
+    assert_eq!(watch.step().await, step("ADDED", "after"));
+    assert_eq!(watch.step().await, step("DELETED", "before"));
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn initial_events_end_with_a_bookmark() {
+    let api = Api::start().await;
+    api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    api.create(CONFIG_MAPS, &config_map("b")).await.ok();
+    let url = format!(
+        "{CONFIG_MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&\
+         allowWatchBookmarks=true"
+    );
+    let mut watch = api.watch(&url, JSON).await;
+    assert_eq!(watch.step().await, step("ADDED", "a"));
+    assert_eq!(watch.step().await, step("ADDED", "b"));
+    let bookmark = watch.next().await.unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    let annotations = &bookmark["object"]["metadata"]["annotations"];
+    assert_eq!(annotations["k8s.io/initial-events-end"], "true");
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_ends_in_time_with_a_last_bookmark() {
+    let api = Api::start().await;
+    let url = format!("{CONFIG_MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=1");
+    let mut watch = api.watch(&url, JSON).await;
+    assert_eq!(watch.next().await.unwrap()["type"], "BOOKMARK");
+    assert!(watch.next().await.is_none());
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_behind_the_ring_is_too_old() {
+    let api = Api::start().await;
+    let old = api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    let revision = old["metadata"]["resourceVersion"].as_str().unwrap();
+    // Bigger than what the ring keeps.
+    let big = "x".repeat(1_000_000);
+    for index in 0..10 {
+        let patch = json!({"data": {"big": format!("{index}{big}")}});
+        api.merge(&format!("{CONFIG_MAPS}/a"), &patch).await.ok();
+    }
+    let url = format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}");
+    let mut watch = api.watch(&url, JSON).await;
+    let event = watch.next().await.unwrap();
+    assert_eq!((event["type"].as_str(), event["object"]["code"].as_u64()), (Some("ERROR"), Some(410)));
+    assert_eq!(event["object"]["reason"], "Expired");
+    assert!(watch.next().await.is_none());
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_carry_their_columns_once() {
+    let api = Api::start().await;
+    api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    api.create(CONFIG_MAPS, &config_map("b")).await.ok();
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let mut watch = api.watch(&format!("{CONFIG_MAPS}?watch=1"), accept).await;
+    let first = watch.next().await.unwrap();
+    assert_eq!(first["object"]["kind"], "Table");
+    assert!(first["object"]["columnDefinitions"].is_array());
+    assert!(watch.next().await.unwrap()["object"]["columnDefinitions"].is_null());
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_ends_watches() {
+    let api = Api::start().await;
+    let mut watch = api.watch(&format!("{CONFIG_MAPS}?watch=1"), JSON).await;
+    api.shutdown().await;
+    assert!(watch.next().await.is_none());
+}

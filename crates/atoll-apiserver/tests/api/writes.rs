@@ -1,0 +1,244 @@
+//! Creates, updates and patches: names, conflicts, field validation, parts.
+
+use serde_json::{Value, json};
+
+use crate::client::{Api, CONFIG_MAPS, JSON, STRATEGIC, config_map};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_are_refused_warned_of_or_ignored() {
+    let api = Api::start().await;
+    let mut object = config_map("a");
+    object["foo"] = json!(1);
+    api.create(&format!("{CONFIG_MAPS}?fieldValidation=Strict"), &object).await.fails(
+        400,
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: \
+         unknown field \"foo\"",
+    );
+    let body = r#"{"metadata":{"name":"a"},"data":{"x":"1","x":"2"},"foo":1}"#;
+    let warned = api.send(http::Method::POST, CONFIG_MAPS, &[JSON], body).await;
+    assert_eq!(
+        warned.warnings(),
+        ["299 - \"unknown field \\\"foo\\\"\"", "299 - \"duplicate field \\\"data.x\\\"\""]
+    );
+    assert!(warned.ok().get("foo").is_none());
+    object["metadata"]["name"] = json!("b");
+    let ignored = api.create(&format!("{CONFIG_MAPS}?fieldValidation=Ignore"), &object).await;
+    assert!(ignored.warnings().is_empty());
+    ignored.ok();
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_no_objects_are_refused_in_upstreams_words() {
+    let api = Api::start().await;
+    let wrong = json!({"metadata": {"name": "a"}, "data": {"x": 1}});
+    api.create(CONFIG_MAPS, &wrong).await.fails(
+        400,
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal \
+         number into Go struct field ConfigMap.data of type string",
+    );
+    let empty = api.send(http::Method::POST, CONFIG_MAPS, &[JSON], "").await;
+    let start = "the object provided is unrecognized (must be of type ConfigMap): couldn't get \
+                 version/kind; json parse error: ";
+    assert!(empty.body["message"].as_str().unwrap().starts_with(start), "{}", empty.body);
+    let other = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}});
+    assert_eq!(api.create(CONFIG_MAPS, &other).await.code, 400);
+    let media = [("content-type", "text/xml")];
+    assert_eq!(api.send(http::Method::POST, CONFIG_MAPS, &media, "<a/>").await.code, 415);
+    let nameless = api.create(CONFIG_MAPS, &json!({"data": {}})).await;
+    let cause = nameless.fails(
+        422,
+        "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required",
+    );
+    assert_eq!(cause["details"]["causes"][0]["field"], "metadata.name");
+    let mut elsewhere = config_map("a");
+    elsewhere["metadata"]["namespace"] = json!("other");
+    api.create(CONFIG_MAPS, &elsewhere).await.fails(
+        400,
+        "the namespace of the provided object does not match the namespace sent on the request",
+    );
+    let large = format!("{{\"data\":{{\"a\":\"{}\"}}}}", "x".repeat(4 << 20));
+    assert_eq!(api.send(http::Method::POST, CONFIG_MAPS, &[JSON], large).await.code, 413);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn yaml_and_protobuf_are_read_as_json_is() {
+    let api = Api::start().await;
+    let yaml = [("content-type", "application/yaml")];
+    let body = "metadata:\n  name: yaml\ndata:\n  a: \"1\"\n";
+    let made = api.send(http::Method::POST, CONFIG_MAPS, &yaml, body).await.ok();
+    assert_eq!(made["data"]["a"], "1");
+    let proto = [("content-type", "application/vnd.kubernetes.protobuf")];
+    let body = atoll_api::proto::encode(&config_map("p")).unwrap();
+    let made = api.send(http::Method::POST, CONFIG_MAPS, &proto, body).await.ok();
+    assert_eq!(made["data"]["a"], "1");
+    let read = [("accept", "application/yaml")];
+    let text = api.send(http::Method::GET, &format!("{CONFIG_MAPS}/yaml"), &read, "").await;
+    assert_eq!(text.headers["content-type"], "application/yaml");
+    assert!(text.body.as_str().unwrap().contains("name: yaml"), "{}", text.body);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_names_differ() {
+    let api = Api::start().await;
+    let object = json!({"metadata": {"generateName": "x-"}});
+    let a = api.create(CONFIG_MAPS, &object).await.ok();
+    let b = api.create(CONFIG_MAPS, &object).await.ok();
+    assert_ne!(a["metadata"]["name"], b["metadata"]["name"]);
+    assert_eq!(a["metadata"]["name"].as_str().unwrap().len(), 7);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_do_not_overwrite_each_other() {
+    let api = Api::start().await;
+    let made = api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    let one = format!("{CONFIG_MAPS}/a");
+    let mut fresh = made.clone();
+    fresh["data"]["a"] = json!("2");
+    api.put(&one, &fresh).await.ok();
+    api.put(&one, &fresh).await.fails(
+        409,
+        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please \
+         apply your changes to the latest version and try again",
+    );
+    let patches = (0..8).map(|index| {
+        let patch = json!({"data": {format!("k{index}"): "1"}});
+        let (api, one) = (&api, &one);
+        async move { api.merge(one, &patch).await.ok() }
+    });
+    futures::future::join_all(patches).await;
+    let end = api.get(&one).await.ok();
+    assert_eq!(end["data"].as_object().unwrap().len(), 9, "a patch was lost: {end}");
+    api.shutdown().await;
+}
+
+fn deployment() -> Value {
+    json!({
+        "metadata": {"name": "d"},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {
+                "metadata": {"labels": {"a": "b"}},
+                "spec": {"containers": [{"name": "c", "image": "i:1"}]},
+            },
+        },
+    })
+}
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_change_only_what_is_theirs() {
+    let api = Api::start().await;
+    let made = api.create(DEPLOYMENTS, &deployment()).await.ok();
+    assert_eq!(made["metadata"]["generation"], 1);
+    let one = format!("{DEPLOYMENTS}/d");
+    let mut status = made.clone();
+    status["spec"]["replicas"] = json!(9);
+    status["status"] = json!({"replicas": 2, "observedGeneration": 1});
+    let written = api.put(&format!("{one}/status"), &status).await.ok();
+    assert_eq!(written["spec"]["replicas"], 2);
+    assert_eq!(written["status"]["replicas"], 2);
+    assert_eq!(written["metadata"]["generation"], 1);
+    let scale = api.get(&format!("{one}/scale")).await.ok();
+    assert_eq!((scale["kind"].as_str(), scale["spec"]["replicas"].as_u64()), (Some("Scale"), Some(2)));
+    let scaled = api.merge(&format!("{one}/scale"), &json!({"spec": {"replicas": 5}})).await.ok();
+    assert_eq!(scaled["spec"]["replicas"], 5);
+    let now = api.get(&one).await.ok();
+    assert_eq!((now["spec"]["replicas"].as_u64(), now["metadata"]["generation"].as_u64()),
+        (Some(5), Some(2)));
+    assert_eq!(now["status"]["replicas"], 2);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strategic_patch_merges_containers_by_name() {
+    let api = Api::start().await;
+    api.create(DEPLOYMENTS, &deployment()).await.ok();
+    let one = format!("{DEPLOYMENTS}/d");
+    let containers = json!([{"name": "c", "image": "i:2"}, {"name": "e", "image": "x"}]);
+    let patch = json!({"spec": {"template": {"spec": {"containers": containers}}}});
+    let changed = api.patch(&one, STRATEGIC, &patch).await.ok();
+    let images: Vec<&str> = changed["spec"]["template"]["spec"]["containers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|container| container["image"].as_str().unwrap())
+        .collect();
+    assert_eq!(images.len(), 2);
+    assert!(images.contains(&"i:2") && images.contains(&"x"), "{images:?}");
+    let test = json!([{"op": "test", "path": "/spec/replicas", "value": 99}]);
+    api.patch(&one, "application/json-patch+json", &test)
+        .await
+        .fails(422, "the server rejected our request due to an error in our request");
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_bound_once() {
+    let api = Api::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({
+        "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]},
+    });
+    api.create(pods, &pod).await.ok();
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    let url = format!("{pods}/p/binding");
+    assert_eq!(api.create(&url, &binding).await.code, 201);
+    let bound = api.get(&format!("{pods}/p")).await.ok();
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    api.create(&url, &binding).await.fails(
+        409,
+        "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \
+         \"n1\"",
+    );
+    let evicted = api.create(&format!("{pods}/p/eviction"), &json!({"metadata": {"name": "p"}})).await;
+    assert_eq!(evicted.code, 201, "{}", evicted.body);
+    api.shutdown().await;
+}
+
+const APPLY: &str = "application/apply-patch+yaml";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appliers_own_fields_and_meet_each_other() {
+    let api = Api::start().await;
+    let one = format!("{CONFIG_MAPS}/a");
+    let config = |value: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": value}})
+    };
+    let m1 = format!("{one}?fieldManager=m1");
+    let made = api.patch(&m1, APPLY, &config("1")).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let again = api.patch(&m1, APPLY, &config("1")).await.ok();
+    assert_eq!(again, made.body, "applying twice wrote twice");
+    let m2 = format!("{one}?fieldManager=m2");
+    let conflict = api.patch(&m2, APPLY, &config("2")).await.fails(
+        409,
+        "Apply failed with 1 conflict: conflict with \"m1\": .data.a",
+    );
+    assert_eq!(conflict["details"]["causes"][0]["reason"], "FieldManagerConflict");
+    let forced = api.patch(&format!("{m2}&force=true"), APPLY, &config("2")).await.ok();
+    assert_eq!(forced["data"]["a"], "2");
+    let mut without = config("2");
+    without["data"] = json!({"b": "1"});
+    let pruned = api.patch(&m2, APPLY, &without).await.ok();
+    assert_eq!(pruned["data"], json!({"b": "1"}));
+    api.patch(&one, APPLY, &without).await.fails(
+        422,
+        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for \
+         apply patch",
+    );
+    let mut unknown = without.clone();
+    unknown["foo"] = json!(1);
+    api.patch(&m2, APPLY, &unknown).await.fails(
+        500,
+        "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): .foo: field not \
+         declared in schema",
+    );
+    api.shutdown().await;
+}
