@@ -63,6 +63,8 @@ pub struct StoreConfig {
     pub request_timeout: Duration,
     /// The state file's cache.
     pub cache_bytes: usize,
+    /// The log goes on in a new file after this much. Less than a few requests of the largest
+    /// size makes no sense.
     pub segment_bytes: u64,
     /// Recent events kept in memory for watches.
     pub watch_ring_bytes: usize,

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
+use crate::backend::FlushJob;
 use crate::clock::Clock;
 use crate::core::{Answer, Core, CoreOpenError, Proposal, Reply};
 use crate::disk::{Crash, Disk, SimulatedDisk};
@@ -113,6 +114,7 @@ struct Run {
     disk: SimulatedDisk,
     clock: Arc<SimulatedClock>,
     core: Option<Core>,
+    flush: Option<FlushJob>,
     model: Model,
     /// Revisions that a watch had seen before the last restart.
     watched: i64,
@@ -122,7 +124,7 @@ struct Run {
 fn config() -> StoreConfig {
     StoreConfig {
         // Small, so that segments end and old ones go within a run.
-        segment_bytes: 512 << 10,
+        segment_bytes: 256 << 10,
         cache_bytes: 1 << 20,
         quota_bytes: 64 << 20,
         ..StoreConfig::default()
@@ -137,6 +139,7 @@ impl Run {
             disk: SimulatedDisk::new(),
             clock: Arc::new(SimulatedClock::default()),
             core: None,
+            flush: None,
             model: Model::default(),
             watched: 1,
             report: Report::default(),
@@ -157,6 +160,7 @@ impl Run {
             let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
             match Core::open(disk, self.clock.clone(), config(), &mut random) {
                 Ok(opened) => {
+                    self.flush = None;
                     self.core = Some(opened.core);
                     return Ok(());
                 }
@@ -286,9 +290,14 @@ impl Run {
         if let Some(job) = core.take_fill_job() {
             job.run();
         }
-        if let Some(job) = core.start_flush(flush) {
-            let result = core.backend.flush(&job);
-            core.finish_flush(result);
+        // A flush takes its time: requests are served between its start and its end.
+        match self.flush.take() {
+            Some(job) if self.random.random_bool(0.5) => {
+                let result = core.backend.flush(&job);
+                core.finish_flush(result);
+            }
+            Some(job) => self.flush = Some(job),
+            None => self.flush = core.start_flush(flush),
         }
     }
 
@@ -305,6 +314,7 @@ impl Run {
             compare("the revision", &code, &found.revision, &expected.revision)?;
             let kvs: Vec<_> = expected.live.values().cloned().collect();
             compare("the present", &code, &found.kvs, &kvs)?;
+            compare("the size", &code, &state.live_bytes, &state.count_live_bytes())?;
             let leases: Vec<_> = state.leases.keys().copied().collect();
             let expected_leases: Vec<_> = expected.leases.keys().copied().collect();
             compare("the leases", &code, &leases, &expected_leases)?;

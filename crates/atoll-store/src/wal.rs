@@ -144,11 +144,12 @@ impl Wal {
             previous_chain: 0,
             hard_state: HardState::default(),
         };
-        let active = create_segment(&*disk, &header).map_err(|source| WalOpenError::Io {
-            file: disk.describe(WAL_FOLDER),
-            action: "making the first segment failed",
-            source,
-        })?;
+        let active =
+            create_segment(&*disk, &header, segment_bytes).map_err(|source| WalOpenError::Io {
+                file: disk.describe(WAL_FOLDER),
+                action: "making the first segment failed",
+                source,
+            })?;
         let wal = Self::with_active(disk, identity, segment_bytes, active);
         Ok(Recovered { wal, hard_state: HardState::default(), entries: Vec::new() })
     }
@@ -225,9 +226,10 @@ impl Wal {
         Ok(())
     }
 
-    /// A batch without frames: its presence proves that all before it was durable.
+    /// A batch without frames: its presence proves that all before it was durable. It leaves the
+    /// last of the room to others.
     pub(crate) fn seal(&mut self) -> Result<(), WalError> {
-        self.reserve(0, Room::Vital)?;
+        self.reserve(0, Room::Ordinary)?;
         self.start_batch();
         self.write_batch(0)
     }

@@ -47,6 +47,15 @@ impl State {
         self.view = Some(Arc::new(view));
     }
 
+    /// The same as is kept up to date in `live_bytes`, from the beginning.
+    pub(crate) fn count_live_bytes(&self) -> u64 {
+        self.index
+            .iter()
+            .flat_map(|(key, history)| history.versions().iter().map(move |one| (key, one)))
+            .map(|(key, version)| Self::record_bytes(key, version.value_bytes as usize))
+            .sum()
+    }
+
     /// What a copy needs to go on without the lock.
     pub(crate) fn begin_copy(&self) -> Copy {
         let leases =

@@ -7,14 +7,18 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::format::{BLOCK_BYTES, FrameKind, SegmentHeader};
-use super::{Active, Closed, WAL_FOLDER, Wal, WalError};
+use super::{Active, Closed, VITAL_ROOM_BYTES, WAL_FOLDER, Wal, WalError};
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::sync::lock;
 
-/// Zeros written when a segment is made; more are added as it fills.
-const FIRST_ZEROS_BYTES: u64 = 256 << 10;
-/// Zeros added at once in the background. More would delay the syncs beside it.
+/// Zeros written when a segment is made, if it is not small; more are added as it fills.
+const FIRST_ZEROS_BYTES: u64 = 512 << 10;
+/// Zeros added at once in the background, the more the fuller the segment is. A longer stretch
+/// would delay the syncs beside it.
+const FILL_MIN_BYTES: u64 = 256 << 10;
 const FILL_MAX_BYTES: u64 = 4 << 20;
+/// A fill starts so early that a write does not find the zeros short and has to add to them.
+const FILL_MARGIN_BYTES: u64 = VITAL_ROOM_BYTES + (32 << 10);
 /// The unit of writing zeros.
 const ZEROS_BYTES: u64 = 256 << 10;
 const NEXT_SEGMENT: &str = "wal/next.tmp";
@@ -60,9 +64,10 @@ impl Wal {
             return None;
         }
         let active = &self.active;
-        let step = active.tail.clamp(FIRST_ZEROS_BYTES, FILL_MAX_BYTES);
+        let step = active.tail.clamp(FILL_MIN_BYTES, FILL_MAX_BYTES);
         let to = (active.zeroed_to + step).min(self.segment_bytes);
-        if active.zeroed_to - active.tail >= step / 2 || to <= active.zeroed_to {
+        let ahead = active.zeroed_to - active.tail;
+        if ahead >= step / 2 + FILL_MARGIN_BYTES || to <= active.zeroed_to {
             return None;
         }
         let filling = Arc::new(Filling { to, outcome: Mutex::new(None), changed: Condvar::new() });
@@ -135,7 +140,7 @@ impl Wal {
             previous_chain: self.pending_chain,
             hard_state: self.hard_state,
         };
-        let next = match create_segment(&*self.disk, &header) {
+        let next = match create_segment(&*self.disk, &header, self.segment_bytes) {
             Ok(next) => next,
             Err(source) if is_full(&source) => {
                 return Err(WalError::Full { file: self.disk.describe(WAL_FOLDER), source });
@@ -153,8 +158,12 @@ impl Wal {
 }
 
 /// Durable, with its first zeros, when this returns; under another name until then.
-pub(super) fn create_segment(disk: &dyn Disk, header: &SegmentHeader) -> io::Result<Active> {
-    let zeroed_to = BLOCK_BYTES as u64 + FIRST_ZEROS_BYTES;
+pub(super) fn create_segment(
+    disk: &dyn Disk,
+    header: &SegmentHeader,
+    segment_bytes: u64,
+) -> io::Result<Active> {
+    let zeroed_to = BLOCK_BYTES as u64 + FIRST_ZEROS_BYTES.min(segment_bytes / 2);
     let file = disk.open(NEXT_SEGMENT, true)?;
     let made = file
         .set_length(0)

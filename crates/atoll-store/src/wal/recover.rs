@@ -65,6 +65,7 @@ impl Wal {
             return Self::start(disk, identity, segment_bytes);
         };
         let replay = replay(&*disk, &reads, applied)?;
+        rewrite_last_batch(&*disk, &reads)?;
         let active = reopen_active(&*disk, last)?;
         let closed = reads[..reads.len() - 1]
             .iter()
@@ -218,9 +219,22 @@ fn last_index(frames: &[Frame]) -> Option<u64> {
     frames.iter().filter(|frame| frame.kind == FrameKind::Entry).map(|frame| frame.index).max()
 }
 
-/// Zeroes what a crash left behind the last batch, so that the next one starts on empty ground,
-/// and writes the last batch again: that one alone is not known to be durable. It may be there
-/// only in the kernel's memory, after a sync that failed and is not tried again by itself.
+/// Writes the last batch of the log again: that one alone is not known to be durable. It may be
+/// there only in the kernel's memory, after a sync that failed and is not tried again by itself.
+fn rewrite_last_batch(disk: &dyn Disk, reads: &[Read]) -> Result<(), WalOpenError> {
+    let Some(read) = reads.iter().rfind(|read| read.segment.batches > 0) else { return Ok(()) };
+    let rewritten = disk.open(&read.name, false).and_then(|file| {
+        file.write_at(read.segment.last_batch as u64, &read.last_batch)?;
+        file.sync()
+    });
+    rewritten.map_err(|source| WalOpenError::Io {
+        file: disk.describe(&read.name),
+        action: "writing the last batch again failed",
+        source,
+    })
+}
+
+/// Zeroes what a crash left behind the last batch, so that the next one starts on empty ground.
 fn reopen_active(disk: &dyn Disk, last: &Read) -> Result<Active, WalOpenError> {
     let failed = |action| {
         let file = disk.describe(&last.name);
@@ -239,10 +253,6 @@ fn reopen_active(disk: &dyn Disk, last: &Read) -> Result<Active, WalOpenError> {
             .map_err(failed("cutting a torn batch failed"))?;
     }
     let tail = last.segment.tail as u64;
-    let batch = &last.last_batch;
-    file.write_at(tail - batch.len() as u64, batch)
-        .and_then(|()| file.sync())
-        .map_err(failed("writing the last batch again failed"))?;
     Ok(Active {
         file,
         name: last.name.clone(),
