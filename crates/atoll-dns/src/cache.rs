@@ -55,7 +55,13 @@ impl Cache {
         Some(message)
     }
 
-    pub(crate) fn put(&mut self, question: Question, answer: &[u8], message: &Message, now: Instant) {
+    pub(crate) fn put(
+        &mut self,
+        question: Question,
+        answer: &[u8],
+        message: &Message,
+        now: Instant,
+    ) {
         let Some(seconds) = worth_keeping(message).filter(|_| answer.len() <= ANSWER_BYTES_MAX)
         else {
             return;

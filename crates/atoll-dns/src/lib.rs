@@ -18,6 +18,4 @@ mod zone;
 
 pub use resolv::Upstreams;
 pub use server::{Config, ServeError, serve};
-pub use snapshot::{
-    Endpoint, Port, Protocol, SNAPSHOT_VERSION, Service, Snapshot, SnapshotError,
-};
+pub use snapshot::{Endpoint, Port, Protocol, SNAPSHOT_VERSION, Service, Snapshot, SnapshotError};

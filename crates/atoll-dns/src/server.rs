@@ -81,9 +81,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
 }
 
 fn domain(config: &Config) -> Result<Name, ServeError> {
-    let mut domain = Name::from_ascii(&config.cluster_domain).map_err(|source| {
-        ServeError::Domain { domain: config.cluster_domain.clone(), source }
-    })?;
+    let mut domain = Name::from_ascii(&config.cluster_domain)
+        .map_err(|source| ServeError::Domain { domain: config.cluster_domain.clone(), source })?;
     domain.set_fqdn(true);
     Ok(domain)
 }

@@ -21,7 +21,10 @@ const SPECIFICATION: &str = "1.1.0";
 /// What is known of a question.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Outcome {
-    Records { answers: Vec<Record>, additionals: Vec<Record> },
+    Records {
+        answers: Vec<Record>,
+        additionals: Vec<Record>,
+    },
     /// The name exists, without such records.
     NoData,
     NoName,
@@ -213,12 +216,10 @@ impl Zone {
         match labels {
             [] => Outcome::NoData,
             [namespace] if self.namespaces.contains(*namespace) => Outcome::NoData,
-            [dashed, namespace] if self.namespaces.contains(*namespace) => {
-                match undashed(dashed) {
-                    Some(address) => records(name, &[address], kind),
-                    None => Outcome::NoName,
-                }
-            }
+            [dashed, namespace] if self.namespaces.contains(*namespace) => match undashed(dashed) {
+                Some(address) => records(name, &[address], kind),
+                None => Outcome::NoName,
+            },
             _ => Outcome::NoName,
         }
     }

@@ -58,7 +58,10 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Netlink { .. } | Self::Namespace { .. } | Self::File { .. } | Self::NoAddress { .. }
+            Self::Netlink { .. }
+                | Self::Namespace { .. }
+                | Self::File { .. }
+                | Self::NoAddress { .. }
         )
     }
 }

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::service::Protocol;
 use crate::settings::Ipv4Net;
-use crate::Error;
 
 /// The format of lease files.
 const LEASE_VERSION: u32 = 1;
@@ -248,7 +248,8 @@ mod tests {
             container_port: 8080,
             protocol: Protocol::Tcp,
         };
-        let before = pool(dir.path(), "10.42.1.0/24").lease("a", &[port.clone()]).unwrap();
+        let before =
+            pool(dir.path(), "10.42.1.0/24").lease("a", std::slice::from_ref(&port)).unwrap();
         std::fs::write(dir.path().join("10.42.1.9.tmp"), "{").unwrap();
         let mut after = pool(dir.path(), "10.42.1.0/24");
         assert_eq!(after.get("a"), Some(&before));

@@ -16,8 +16,8 @@
 mod conntrack;
 mod error;
 mod ipam;
-pub mod netns;
 mod netlink;
+pub mod netns;
 mod nft;
 mod node;
 mod rules;

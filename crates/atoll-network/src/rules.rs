@@ -200,14 +200,10 @@ fn sets() -> Vec<SetSpec> {
         .into_iter()
         .map(|set| match set {
             Set::Inside | Set::Outside => fixed(set.name(), FRONT, Holds::Verdicts),
-            Set::InsideLists | Set::OutsideLists => {
-                fixed(set.name(), FRONT, Holds::Parts(LIST))
+            Set::InsideLists | Set::OutsideLists => fixed(set.name(), FRONT, Holds::Parts(LIST)),
+            Set::Endpoints => {
+                fixed(set.name(), &[Part::Mark, Part::Mark, Part::Mark], Holds::Parts(TARGET))
             }
-            Set::Endpoints => fixed(
-                set.name(),
-                &[Part::Mark, Part::Mark, Part::Mark],
-                Holds::Parts(TARGET),
-            ),
             Set::Valid => fixed(
                 set.name(),
                 &[Part::Mark, Part::Mark, Part::Address, Part::Port],
@@ -362,9 +358,11 @@ fn write_pick(batch: &mut Batch, chain: &Chain) {
 
 /// Puts a random endpoint of the list into registers 8 and 9.
 fn pick<'r, 'm>(rule: &'r mut Rule<'m>, chain: &Chain) -> &'r mut Rule<'m> {
-    list_of(rule, chain, Reg(4))
-        .random(chain.endpoints, Reg(6))
-        .lookup(Set::Endpoints.name(), Reg(4), Reg(8))
+    list_of(rule, chain, Reg(4)).random(chain.endpoints, Reg(6)).lookup(
+        Set::Endpoints.name(),
+        Reg(4),
+        Reg(8),
+    )
 }
 
 /// Loads (list, client) into registers 10 to 12.

@@ -80,7 +80,9 @@ fn ensure_pair(
         source,
     })?;
     host.add_veth(&wiring.link, INSIDE, netns.as_fd(), wiring.mtu).when(what)?;
-    host.link(&wiring.link).when(what)?.ok_or_else(|| Error::LinkVanished { link: wiring.link.clone() })
+    host.link(&wiring.link)
+        .when(what)?
+        .ok_or_else(|| Error::LinkVanished { link: wiring.link.clone() })
 }
 
 fn configure_inside(inside: &mut Routing, wiring: &Wiring<'_>) -> Result<(), Error> {

@@ -51,8 +51,9 @@ pub enum TrafficPolicy {
     Local,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     Tcp,
@@ -79,3 +80,6 @@ pub enum ServiceChange {
     /// By its key; one that is not there is no error.
     Remove(String),
 }
+
+#[cfg(test)]
+mod tests;

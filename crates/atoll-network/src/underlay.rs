@@ -18,10 +18,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::Ipv4Net;
 use crate::Error;
+use crate::settings::Ipv4Net;
 
-pub use host::{cut, create, heal, sweep, teardown};
+pub use host::{create, cut, heal, sweep, teardown};
 
 /// A cluster whose nodes share this machine.
 #[derive(Debug, Clone)]

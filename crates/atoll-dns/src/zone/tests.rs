@@ -38,8 +38,7 @@ fn zone() -> Zone {
         ports: vec![port("db", Protocol::Tcp, 5432)],
         ..service("db")
     };
-    let outside =
-        Service { external_name: Some("example.com".to_owned()), ..service("outside") };
+    let outside = Service { external_name: Some("example.com".to_owned()), ..service("outside") };
     let snapshot = Snapshot {
         namespaces: vec!["default".to_owned(), "empty".to_owned()],
         services: vec![web, headless, service("nobody"), outside],

@@ -137,7 +137,9 @@ pub(crate) struct Received<'a> {
 }
 
 /// Splits what one receive call got.
-pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Result<Received<'_>, NetlinkError>> {
+pub(crate) fn messages(
+    mut bytes: &[u8],
+) -> impl Iterator<Item = Result<Received<'_>, NetlinkError>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;

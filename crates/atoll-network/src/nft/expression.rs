@@ -41,8 +41,8 @@ impl<'a> Rule<'a> {
     }
 
     fn payload(&mut self, base: u32, offset: u32, length: u32, to: Reg) -> &mut Self {
-        self.expression("payload", |data| {
-            data.be32(1, to.number()).be32(2, base).be32(3, offset).be32(4, length);
+        self.expression("payload", |body| {
+            body.be32(1, to.number()).be32(2, base).be32(3, offset).be32(4, length);
         })
     }
 
@@ -63,22 +63,22 @@ impl<'a> Rule<'a> {
     }
 
     fn meta(&mut self, key: u32, to: Reg) -> &mut Self {
-        self.expression("meta", |data| {
-            data.be32(1, to.number()).be32(2, key);
+        self.expression("meta", |body| {
+            body.be32(1, to.number()).be32(2, key);
         })
     }
 
     fn compare(&mut self, register: Reg, equal: bool, value: &[u8]) -> &mut Self {
-        self.expression("cmp", |data| {
-            data.be32(1, register.number()).be32(2, u32::from(!equal)).nest(3, |operand| {
+        self.expression("cmp", |body| {
+            body.be32(1, register.number()).be32(2, u32::from(!equal)).nest(3, |operand| {
                 operand.attribute(1, value);
             });
         })
     }
 
     fn mask(&mut self, register: Reg, mask: [u8; 4], xor: [u8; 4]) -> &mut Self {
-        self.expression("bitwise", |data| {
-            data.be32(1, register.number())
+        self.expression("bitwise", |body| {
+            body.be32(1, register.number())
                 .be32(2, register.number())
                 .be32(3, 4)
                 .nest(4, |value| {
@@ -112,8 +112,8 @@ impl<'a> Rule<'a> {
         const RESULT_ADDRESS_TYPE: u32 = 3;
         const BY_DESTINATION: u32 = 2;
         const LOCAL: u32 = 2;
-        self.expression("fib", |data| {
-            data.be32(1, Reg(0).number()).be32(2, RESULT_ADDRESS_TYPE).be32(3, BY_DESTINATION);
+        self.expression("fib", |body| {
+            body.be32(1, Reg(0).number()).be32(2, RESULT_ADDRESS_TYPE).be32(3, BY_DESTINATION);
         })
         .compare(Reg(0), true, &LOCAL.to_ne_bytes())
     }
@@ -122,17 +122,19 @@ impl<'a> Rule<'a> {
     pub(crate) fn is_new(&mut self, wanted: bool) -> &mut Self {
         const STATE: u32 = 0;
         const NEW: u32 = 8;
-        self.expression("ct", |data| {
-            data.be32(1, Reg(0).number()).be32(2, STATE);
+        self.expression("ct", |body| {
+            body.be32(1, Reg(0).number()).be32(2, STATE);
         })
         .mask(Reg(0), NEW.to_ne_bytes(), [0; 4])
         .compare(Reg(0), !wanted, &[0; 4])
     }
 
     pub(crate) fn marked(&mut self, bit: u32) -> &mut Self {
-        self.meta(META_MARK, Reg(0))
-            .mask(Reg(0), bit.to_ne_bytes(), [0; 4])
-            .compare(Reg(0), false, &[0; 4])
+        self.meta(META_MARK, Reg(0)).mask(Reg(0), bit.to_ne_bytes(), [0; 4]).compare(
+            Reg(0),
+            false,
+            &[0; 4],
+        )
     }
 
     /// Sets or clears a bit of the packet's mark.
@@ -140,14 +142,14 @@ impl<'a> Rule<'a> {
         let xor = if on { bit } else { 0 };
         self.meta(META_MARK, Reg(13))
             .mask(Reg(13), (!bit).to_ne_bytes(), xor.to_ne_bytes())
-            .expression("meta", |data| {
-                data.be32(3, Reg(13).number()).be32(2, META_MARK);
+            .expression("meta", |body| {
+                body.be32(3, Reg(13).number()).be32(2, META_MARK);
             })
     }
 
     pub(crate) fn load(&mut self, value: [u8; 4], to: Reg) -> &mut Self {
-        self.expression("immediate", |data| {
-            data.be32(1, to.number()).nest(2, |held| {
+        self.expression("immediate", |body| {
+            body.be32(1, to.number()).nest(2, |held| {
                 held.attribute(1, &value);
             });
         })
@@ -155,30 +157,30 @@ impl<'a> Rule<'a> {
 
     /// Goes on if the key that begins at the register is in the set.
     pub(crate) fn in_set(&mut self, set: &str, key: Reg) -> &mut Self {
-        self.expression("lookup", |data| {
-            data.text(1, set).be32(2, key.number());
+        self.expression("lookup", |body| {
+            body.text(1, set).be32(2, key.number());
         })
     }
 
     /// Goes on with the data of the key, if the map has it.
     pub(crate) fn lookup(&mut self, map: &str, key: Reg, to: Reg) -> &mut Self {
-        self.expression("lookup", |data| {
-            data.text(1, map).be32(2, key.number()).be32(3, to.number());
+        self.expression("lookup", |body| {
+            body.text(1, map).be32(2, key.number()).be32(3, to.number());
         })
     }
 
     /// Does what the map says of the key, if it has it.
     pub(crate) fn verdict_of(&mut self, map: &str, key: Reg) -> &mut Self {
-        self.expression("lookup", |data| {
-            data.text(1, map).be32(2, key.number()).be32(3, VERDICT_REGISTER);
+        self.expression("lookup", |body| {
+            body.text(1, map).be32(2, key.number()).be32(3, VERDICT_REGISTER);
         })
     }
 
     /// A random number below `modulus`.
     pub(crate) fn random(&mut self, modulus: u32, to: Reg) -> &mut Self {
         const RANDOM: u32 = 1;
-        self.expression("numgen", |data| {
-            data.be32(1, to.number()).be32(2, modulus).be32(3, RANDOM);
+        self.expression("numgen", |body| {
+            body.be32(1, to.number()).be32(2, modulus).be32(3, RANDOM);
         })
     }
 
@@ -191,16 +193,16 @@ impl<'a> Rule<'a> {
         timeout_ms: u64,
     ) -> &mut Self {
         const UPDATE: u32 = 1;
-        self.expression("dynset", |data| {
-            data.text(1, map).be32(3, UPDATE).be32(4, key.number()).be32(5, held.number());
-            data.be64(6, timeout_ms);
+        self.expression("dynset", |body| {
+            body.text(1, map).be32(3, UPDATE).be32(4, key.number()).be32(5, held.number());
+            body.be64(6, timeout_ms);
         })
     }
 
     pub(crate) fn forget(&mut self, map: &str, key: Reg, held: Reg) -> &mut Self {
         const DELETE: u32 = 2;
-        self.expression("dynset", |data| {
-            data.text(1, map).be32(3, DELETE).be32(4, key.number()).be32(5, held.number());
+        self.expression("dynset", |body| {
+            body.text(1, map).be32(3, DELETE).be32(4, key.number()).be32(5, held.number());
         })
     }
 
@@ -208,15 +210,15 @@ impl<'a> Rule<'a> {
     pub(crate) fn translate_to(&mut self, address: Reg, port: Reg) -> &mut Self {
         const DESTINATION: u32 = 1;
         const IPV4: u32 = 2;
-        self.expression("nat", |data| {
-            data.be32(1, DESTINATION).be32(2, IPV4);
-            data.be32(3, address.number()).be32(5, port.number());
+        self.expression("nat", |body| {
+            body.be32(1, DESTINATION).be32(2, IPV4);
+            body.be32(3, address.number()).be32(5, port.number());
         })
     }
 
     pub(crate) fn masquerade(&mut self) -> &mut Self {
-        self.expression("masq", |data| {
-            data.be32(1, FULLY_RANDOM);
+        self.expression("masq", |body| {
+            body.be32(1, FULLY_RANDOM);
         })
     }
 
@@ -224,8 +226,8 @@ impl<'a> Rule<'a> {
     pub(crate) fn reject(&mut self) -> &mut Self {
         const ICMP_UNREACHABLE: u32 = 0;
         const PORT: u8 = 3;
-        self.expression("reject", |data| {
-            data.be32(1, ICMP_UNREACHABLE).attribute(2, &[PORT]);
+        self.expression("reject", |body| {
+            body.be32(1, ICMP_UNREACHABLE).attribute(2, &[PORT]);
         })
     }
 
@@ -252,8 +254,8 @@ impl<'a> Rule<'a> {
     }
 
     fn verdict(&mut self, write: impl FnOnce(&mut Message)) -> &mut Self {
-        self.expression("immediate", |data| {
-            data.be32(1, VERDICT_REGISTER).nest(2, |held| {
+        self.expression("immediate", |body| {
+            body.be32(1, VERDICT_REGISTER).nest(2, |held| {
                 held.nest(2, write);
             });
         })

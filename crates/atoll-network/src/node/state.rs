@@ -44,8 +44,7 @@ impl State {
         let pool = Pool::open(config.pod_cidr, &config.ipam_dir)?;
         let mut rules = Rules::open(&config)?;
         rules.write_frame(&config, pool.all().collect::<Vec<_>>().into_iter())?;
-        let mut state =
-            Self { config, gateway, uplink, pool, routing, rules, services: None };
+        let mut state = Self { config, gateway, uplink, pool, routing, rules, services: None };
         state.route_services()?;
         Ok(state)
     }
@@ -191,8 +190,7 @@ impl State {
             Some(ledger) => {
                 let keep: HashSet<&str> = ports.iter().map(|port| port.key.as_str()).collect();
                 let gone = ledger.keys().filter(|key| !keep.contains(*key));
-                let gone: Vec<_> =
-                    gone.map(|key| ServiceChange::Remove(key.to_owned())).collect();
+                let gone: Vec<_> = gone.map(|key| ServiceChange::Remove(key.to_owned())).collect();
                 let changes = gone.into_iter().chain(ports.into_iter().map(ServiceChange::Set));
                 self.apply(changes.collect())
             }
@@ -226,8 +224,7 @@ impl State {
     }
 
     pub(super) fn forget_flows(&self, addresses: &HashSet<Ipv4Addr>) -> Result<usize, Error> {
-        conntrack::forget_addresses(addresses)
-            .when(|| format!("ending the flows of {addresses:?}"))
+        conntrack::forget_addresses(addresses).when(|| format!("ending the flows of {addresses:?}"))
     }
 
     pub(super) fn teardown(&mut self) -> Result<(), Error> {
@@ -243,7 +240,8 @@ impl State {
         }
         let services = self.service_route();
         self.routing.delete_route(&services).when(what)?;
-        if let (Some(dns), Some(lo)) = (self.config.dns_address, self.routing.link("lo").when(what)?)
+        if let (Some(dns), Some(lo)) =
+            (self.config.dns_address, self.routing.link("lo").when(what)?)
         {
             self.routing.delete_address(lo.index, dns, 32).when(what)?;
         }

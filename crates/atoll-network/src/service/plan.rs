@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::{Endpoint, ServicePort, TrafficPolicy};
-use crate::settings::stable_hash;
 use crate::Error;
+use crate::settings::stable_hash;
 
 /// The most endpoints of one port; each count in use costs a chain or two.
 pub(crate) const ENDPOINTS_MAX: usize = 65_536;
@@ -272,10 +272,8 @@ impl Plan<'_> {
             self.add(verdicts, &key, Value::Drop);
             return;
         }
-        let affinity_seconds = self
-            .port
-            .affinity
-            .map(|kept| u32::try_from(kept.as_secs()).unwrap_or(u32::MAX).max(1));
+        let affinity_seconds =
+            self.port.affinity.map(|kept| u32::try_from(kept.as_secs()).unwrap_or(u32::MAX).max(1));
         let endpoints = list.length();
         let chain = Chain { side, front, masquerade, endpoints, affinity_seconds };
         self.add(verdicts, &key, Value::Pick(chain));

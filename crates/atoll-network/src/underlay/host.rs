@@ -290,8 +290,7 @@ fn write_host_rules(underlay: &Underlay) -> Result<(), Error> {
 fn switch_port(underlay: &Underlay, node: &str, up: bool) -> Result<(), Error> {
     let what = || format!("switching the cable of {node}");
     underlay.node(node)?;
-    let mut switch =
-        netns::in_netns(&underlay.switch(), Routing::open).when(what)?.when(what)?;
+    let mut switch = netns::in_netns(&underlay.switch(), Routing::open).when(what)?.when(what)?;
     for (k, known) in (1u32..).zip(&underlay.nodes) {
         if known.name == node {
             let name = port_name(k);

@@ -59,9 +59,7 @@ impl Ranges {
 pub(super) fn choose(wanted: Option<Ranges>, taken: &[Taken]) -> Result<Ranges, Error> {
     if let Some(wanted) = wanted {
         return match wanted.conflict(taken) {
-            Some((range, other)) => {
-                Err(Error::RangeTaken { range, holder: other.holder.clone() })
-            }
+            Some((range, other)) => Err(Error::RangeTaken { range, holder: other.holder.clone() }),
             None => Ok(wanted),
         };
     }

@@ -35,7 +35,11 @@ impl Record {
         let path = run_dir.join(cluster_id).join(FILE);
         let bytes = match std::fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|source| Error::File { action: "reading", path: path.clone(), source })?,
+            other => other.map_err(|source| Error::File {
+                action: "reading",
+                path: path.clone(),
+                source,
+            })?,
         };
         serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::BadRecord { path, source })
     }

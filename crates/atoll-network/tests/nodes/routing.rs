@@ -153,7 +153,8 @@ async fn two_hundred_sandboxes_leave_nothing() {
     }
     let world = World::with_nodes(1).await;
     let netns = world.node_netns(0);
-    let links = move || netns::in_netns(&netns, || std::fs::read_to_string("/proc/thread-self/net/dev"));
+    let links =
+        move || netns::in_netns(&netns, || std::fs::read_to_string("/proc/thread-self/net/dev"));
     let before = links().unwrap().unwrap().lines().count();
     for k in 0..200 {
         let uid = format!("s{k}");

@@ -5,9 +5,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use atoll_network::{
-    Endpoint, Protocol, ServiceChange, ServicePort, TrafficPolicy, netns,
-};
+use atoll_network::{Endpoint, Protocol, ServiceChange, ServicePort, TrafficPolicy, netns};
 
 use crate::world::{Sandbox, World, call, call_here, count, is_root};
 
@@ -361,6 +359,15 @@ async fn a_thousand_services_are_written_in_one_transaction() {
     let incremental = begun.elapsed();
     let begun = Instant::now();
     node.sync_services(ports).await.unwrap();
+    if let Ok(listed) = std::process::Command::new("nsenter")
+        .arg(format!("--net={}", world.node_netns(0).display()))
+        .args(["nft", "list", "tables"])
+        .output()
+    {
+        // An outside program reads what was written.
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        assert!(listed.is_empty() || listed.contains("table ip atoll-"), "{listed}");
+    }
     println!("full {full:?}, one change {incremental:?}, compared {:?}", begun.elapsed());
     assert!(full < Duration::from_secs(2) && incremental < Duration::from_millis(200));
 }

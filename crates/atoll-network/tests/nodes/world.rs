@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use atoll_network::underlay::{self, Underlay};
@@ -188,8 +188,10 @@ impl World {
         for sandbox in self.sandboxes.drain(..) {
             netns::remove(&sandbox.netns).unwrap();
         }
-        std::fs::remove_dir_all(Path::new(RUN_DIR).join(&self.cluster.cluster_id).join("sandboxes"))
-            .ok();
+        std::fs::remove_dir_all(
+            Path::new(RUN_DIR).join(&self.cluster.cluster_id).join("sandboxes"),
+        )
+        .ok();
         underlay::teardown(Path::new(RUN_DIR), &self.cluster.cluster_id).unwrap();
     }
 }
