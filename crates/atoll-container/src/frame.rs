@@ -96,8 +96,18 @@ pub(crate) struct ShimState {
     /// Field 22 of `/proc/<pid>/stat`: guards against a reused pid.
     pub(crate) start_ticks: u64,
     pub(crate) shim_pid: i32,
+    /// Pids and ticks begin anew with each boot.
+    #[serde(default)]
+    pub(crate) boot_id: String,
     #[serde(default)]
     pub(crate) started_at: Option<jiff::Timestamp>,
+}
+
+impl ShimState {
+    /// Whether the container's first process runs still.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.boot_id == crate::file::boot_id() && crate::file::is_alive(self.pid, self.start_ticks)
+    }
 }
 
 #[cfg(test)]

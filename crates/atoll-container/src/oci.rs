@@ -117,6 +117,46 @@ impl Filters {
     }
 }
 
+/// Makes the working directory in the image when it is missing, as other runtimes do.
+/// Resolved by the kernel beneath the root: no symlink of the image leads out of it.
+fn ensure_cwd(rootfs: &Path, cwd: &str) -> Result<(), Error> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let failed = |e: rustix::io::Errno| Error::Io {
+        what: "making the working directory in",
+        path: rootfs.to_owned(),
+        source: e.into(),
+    };
+    let root = rustix::fs::open(rootfs, flags, Mode::empty()).map_err(failed)?;
+    let open = |path: &Path| {
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&root, path, flags, Mode::empty(), how)
+    };
+    let mut at = PathBuf::from(".");
+    let mut parent = open(&at).map_err(failed)?;
+    for name in Path::new(cwd).components() {
+        let std::path::Component::Normal(name) = name else { continue };
+        at.push(name);
+        parent = match open(&at) {
+            Err(rustix::io::Errno::NOENT) => {
+                match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                    // A read-only root: the command's own chdir will tell.
+                    Ok(()) | Err(rustix::io::Errno::ROFS) => {}
+                    Err(error) => return Err(failed(error)),
+                }
+                match open(&at) {
+                    Err(rustix::io::Errno::NOENT) => return Ok(()),
+                    other => other.map_err(failed)?,
+                }
+            }
+            // A file, or a loop: the command's own chdir will tell.
+            Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => return Ok(()),
+            other => other.map_err(failed)?,
+        };
+    }
+    Ok(())
+}
+
 /// Tries how far this process's own score may go down; the host may forbid it.
 fn lowest_oom_score() -> i32 {
     const PATH: &str = "/proc/self/oom_score_adj";
@@ -196,6 +236,7 @@ impl Runtime for OciRuntime {
             oom_score_adj: self.oom_score(spec.oom_score_adj),
         };
         let config = bundle::config(spec, &around)?;
+        ensure_cwd(&spec.rootfs, &spec.process.cwd)?;
         let plan = bundle::filter_plan(spec, self.capabilities.cgroup);
         let filter = plan.as_ref().map(|p| self.filters.get(&p.capabilities)).transpose()?;
         let lent_admin = plan.is_some_and(|p| p.lent_admin);

@@ -168,6 +168,7 @@ fn run(dir: &Path, control: &OwnedFd) -> Result<(), Failure> {
         pid: launched.pid.as_raw_nonzero().get(),
         start_ticks: crate::file::start_ticks(launched.pid.as_raw_nonzero().get()).unwrap_or(0),
         shim_pid: rustix::process::getpid().as_raw_nonzero().get(),
+        boot_id: crate::file::boot_id(),
         started_at: None,
     };
     write_state(dir, &state);
@@ -207,6 +208,10 @@ fn join_shims(config: &ShimConfig) {
 fn settle() {
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
         complain(&format!("atoll shim: becoming the reaper of orphans: {error}"));
+    }
+    // A huge page for a few kilobytes of heap would be most of a shim's memory.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        complain(&format!("atoll shim: huge pages: {error}"));
     }
     // Forbidden without the capability; then it keeps the agent's score.
     if fs::write("/proc/self/oom_score_adj", SHIM_OOM_SCORE).is_err() {

@@ -9,11 +9,11 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-/// Gives the command the signal state of a fresh process: Rust programs ignore SIGPIPE,
+/// Gives the command the state of a fresh process: Rust programs ignore SIGPIPE,
 /// the shim blocks SIGCHLD, and whoever started the agent may have ignored others; all of
 /// it would be inherited. The raw call, because C libraries keep two signals to themselves.
 #[allow(unsafe_code, reason = "the raw rt_sigaction has no safe wrapper")]
-pub(crate) fn reset_signals() {
+pub(crate) fn reset_state() {
     // The kernel's structure, all zero: the default action, no flags, an empty mask.
     const DEFAULT: [u64; 4] = [0; 4];
     const MASK_BYTES: usize = 8;
@@ -35,6 +35,10 @@ pub(crate) fn reset_signals() {
         if result != 0 {
             super::complain(&format!("resetting signal {signal} failed"));
         }
+    }
+    // The shim does without huge pages; the command shall have what the machine gives.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(false) {
+        super::complain(&format!("huge pages: {error}"));
     }
     if let Err(error) =
         nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)

@@ -6,17 +6,17 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use libcontainer::oci_spec::runtime::Spec;
 use rustix::net::SocketFlags;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
 use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
 
-use super::launch::{exit_now, fork, read_filter};
+use super::launch::{exit_now, fork, keep_only, read_filter};
 use super::{Kind, ShimConfig, command};
 use crate::seqpacket;
 use crate::spec::Process;
@@ -54,6 +54,10 @@ pub(crate) fn spawn(
 ) -> io::Result<OwnedFd> {
     let (ours, theirs) = seqpacket::pair(SocketFlags::empty())?;
     fork(|| {
+        let given = [&wish.stdin, &wish.stdout, &wish.stderr];
+        let mut keep: Vec<_> = given.into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
+        keep.push(theirs.as_raw_fd());
+        keep_only(&keep);
         if let Err(reason) = help(config, dir, init, wish, &theirs) {
             tell(&theirs, &Report::Failed { reason }, &[]);
         }
@@ -80,6 +84,10 @@ fn help(
         Kind::Process => None,
     };
     if config.kind == Kind::Oci {
+        // Inside, nobody may reach this program or its descriptors through `/proc` before
+        // the command takes its place.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(|e| format!("closing the helper to others: {e}"))?;
         enter(config, init)?;
     }
     match clone_sibling()? {
@@ -205,7 +213,7 @@ fn become_command(
     {
         return format!("taking on its user and rights: {error}");
     }
-    command::reset_signals();
+    command::reset_state();
     command::execute(&process.args, &env)
 }
 

@@ -150,7 +150,7 @@ pub(crate) fn exit_now(code: i32) -> ! {
 /// Closes all else that a forked child has inherited: a copy of the shim's connections or
 /// of its ends of the pipes would hide from others that the shim is gone.
 #[allow(unsafe_code, reason = "close_range has no safe wrapper")]
-fn keep_only(fds: &[RawFd]) {
+pub(crate) fn keep_only(fds: &[RawFd]) {
     let mut keep: Vec<u32> = fds.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
     keep.sort_unstable();
     let mut from = 3u32;
@@ -196,6 +196,7 @@ fn launch_oci(
     let (pid, mut fds) = match report? {
         Some((Report::Ready { pid }, fds)) => (pid, fds),
         Some((Report::Failed { reason }, _)) => {
+            let reason = plain(reason);
             return Err(match words::cause(&dir.join(SHIM_LOG_FILE)) {
                 Some(cause) if !reason.contains(&cause) => format!("{reason}: {cause}"),
                 _ => reason,
@@ -273,6 +274,14 @@ fn create(
     let pid = container.pid().ok_or("the container has no pid")?.as_raw();
     let terminal = console.map(Console::receive).transpose()?;
     Ok((pid, terminal))
+}
+
+/// libcontainer wraps what a process could not do into three layers that say nothing.
+fn plain(reason: String) -> String {
+    match reason.split_once("error in executing process : ") {
+        Some((_, inner)) => format!("unable to start container process: {inner}"),
+        None => reason,
+    }
 }
 
 /// The compiled filter; it must be there when it is named.
@@ -364,7 +373,7 @@ impl Payload {
 
     /// Confines the process for good, then becomes the command.
     fn become_command(&self, spec: &Spec) -> String {
-        command::reset_signals();
+        command::reset_state();
         if let Some(filter) = self.filter.as_ref()
             && let Err(error) = command::load_filter(filter)
         {
@@ -489,6 +498,6 @@ fn wait_and_run(
     if let Err(error) = prepare() {
         return format!("preparing the command: {error}");
     }
-    command::reset_signals();
+    command::reset_state();
     command::execute(&process.args, env)
 }

@@ -66,6 +66,10 @@ impl Log {
             self.add(stream, &chunk[..end], at);
             self.emit(stream, b'F', at);
             chunk = &chunk[end + 1..];
+            // Short lines grow tenfold by their stamps.
+            if self.out.len() >= 2 * LINE_BYTES_MAX {
+                self.flush(at);
+            }
         }
         self.add(stream, chunk, at);
         self.flush(at);

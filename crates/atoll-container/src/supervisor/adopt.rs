@@ -13,7 +13,6 @@ use super::{CONTAINER_FILE, Record, Supervisor, Tracked, write_json};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::file::is_alive;
 use crate::frame::{Body, Op, ShimState};
 use crate::runtime::{ContainerKey, Event, Observed, State};
 use crate::shim::{EXIT_FILE, STATE_FILE};
@@ -165,7 +164,7 @@ impl Supervisor {
         tracked.shim_alive = false;
         let state = read_json::<ShimState>(&tracked.container.dir.join(STATE_FILE), "state")?;
         if let Some(state) = state
-            && is_alive(state.pid, state.start_ticks)
+            && state.is_alive()
         {
             tracked.process = Some((state.pid, state.start_ticks));
             tracked.state.send_replace(match state.started_at {
@@ -229,7 +228,7 @@ impl Supervisor {
             }
             let state = read_json::<ShimState>(&dir.join(STATE_FILE), "state")?;
             match state {
-                Some(state) if is_alive(state.pid, state.start_ticks) => {
+                Some(state) if state.is_alive() => {
                     tracing::warn!(container = %key, "shim gone, container runs on without it");
                     self.update(key, |tracked| tracked.shim_alive = false);
                     self.follow(key.clone(), state);
@@ -274,7 +273,7 @@ async fn wait_for_process(state: &ShimState) {
     let Some(pid) = Pid::from_raw(state.pid) else { return };
     let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) else { return };
     // The number may have been reused just before it was opened.
-    if !is_alive(state.pid, state.start_ticks) {
+    if !state.is_alive() {
         return;
     }
     match crate::connection::register(pidfd) {

@@ -7,6 +7,12 @@ use atoll_container::{Mount, MountSource, Propagation, Seccomp, User};
 use crate::life::{command, read_all};
 use crate::world::{World, is_root, tear_down};
 
+/// As `/proc/<pid>/status` writes the default set: without `CAP_MKNOD` on cgroup v2.
+pub(crate) fn default_capabilities() -> &'static str {
+    let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if v2 { "00000000a00425fb" } else { "00000000a80425fb" }
+}
+
 async fn inside(world: &World, container: &atoll_container::ContainerRef, script: &str) -> String {
     let handle = world.runtime.exec(container, command(&["sh", "-c", script])).await.unwrap();
     let (mut streams, exit) = handle.into_parts();
@@ -22,7 +28,7 @@ async fn the_default_confinement_is_that_of_other_runtimes() {
     }
     let world = World::oci().await;
     let sandbox = world.sandbox("i1").await;
-    let script = "grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs|SigIgn|SigBlk):' /proc/self/status; \
+    let script = "grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs|SigIgn|SigBlk|THP_enabled):' /proc/self/status; \
                   unshare -m true 2>/dev/null || echo no unshare; \
                   mount -t tmpfs x /tmp 2>/dev/null || echo no mount; \
                   echo x > /proc/sys/kernel/hostname 2>/dev/null || echo no sysctl; \
@@ -33,9 +39,12 @@ async fn the_default_confinement_is_that_of_other_runtimes() {
     let ready = inside(&world, &container, "sleep 0.5; ls /dev").await;
     assert!(ready.contains("null") && ready.contains("shm") && !ready.contains("vda"), "{ready}");
     let out = world.output("c", "stdout");
-    let expected = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n\
-                    CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nNoNewPrivs:\t0\n\
-                    Seccomp:\t2\nno unshare\nno mount\nno sysctl\nno sysfs\nno device\n0\n1\n2\n";
+    let caps = default_capabilities();
+    let expected = format!(
+        "THP_enabled:\t1\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n\
+                    CapEff:\t{caps}\nCapBnd:\t{caps}\nNoNewPrivs:\t0\n\
+                    Seccomp:\t2\nno unshare\nno mount\nno sysctl\nno sysfs\nno device\n0\n1\n2\n"
+    );
     assert_eq!(out, expected);
     tear_down(world, &["i1"]).await;
 }
@@ -53,12 +62,14 @@ async fn no_new_privileges_read_only_root_and_user_are_honoured() {
     spec.security.no_new_privileges = true;
     spec.security.read_only_rootfs = true;
     spec.process.user = User { uid: 1000, gid: 3000, additional_gids: vec![4000] };
+    spec.process.cwd = "/srv/made/by-the-runtime".into();
+    spec.process.args[2].push_str("; pwd");
     let container = world.run(&spec).await;
     assert_eq!(world.exit(&container).await.code, 0);
     assert_eq!(
         world.output("c", "stdout"),
         "uid=1000(app) gid=3000 groups=3000,4000\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n\
-         Seccomp:\t2\nread-only\n"
+         Seccomp:\t2\nread-only\n/srv/made/by-the-runtime\n"
     );
     tear_down(world, &["i2"]).await;
 }

@@ -8,6 +8,7 @@
 )]
 
 mod adoption;
+mod cycles;
 mod isolation;
 mod life;
 mod limits;
