@@ -227,7 +227,10 @@ impl Run {
         } else if failed {
             // A process that cannot write is started again; what the kernel holds is there.
             self.restart(Crash::Kill)?;
-            self.restart(Crash::PowerLoss)?;
+            // Or later, when more has been built upon what is there now.
+            if self.random.random_bool(0.5) {
+                self.restart(Crash::PowerLoss)?;
+            }
         } else if self.random.random_bool(0.02) {
             self.restart(Crash::Kill)?;
         } else if self.random.random_bool(0.02) {
