@@ -45,12 +45,16 @@ impl Drop for Registry {
 
 impl Registry {
     fn start(dir: &Path, auth: &str) -> Registry {
+        Registry::start_with(dir, auth, "")
+    }
+
+    fn start_with(dir: &Path, auth: &str, tls: &str) -> Registry {
         program("docker-registry", "docker-registry");
         program("skopeo", "skopeo");
         let port = free_port();
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http: {{addr: '127.0.0.1:{port}'}}\n{auth}",
+             http: {{addr: '127.0.0.1:{port}'{tls}}}\n{auth}",
             dir.join("registry").display()
         );
         let path = dir.join("registry.yml");
@@ -116,6 +120,35 @@ async fn an_image_that_skopeo_pushed_is_pulled_and_not_twice() {
     let mounted = fixture.store.mount(&first.image, &fixture.dirs("c")).await.unwrap();
     assert_eq!(fs::read_to_string(mounted.rootfs.join("bin/app")).unwrap(), "v2");
     fixture.store.unmount(&mounted.rootfs).await.unwrap();
+}
+
+#[tokio::test]
+async fn tls_is_checked_against_the_given_authorities() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let tls = format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
+    let registry = Registry::start_with(dir.path(), "", &tls);
+    let image = layout("app:1", &two_layers());
+    let archive = write_tar(&dir.path().join("app.tar"), &image.files);
+    registry.push(&archive, "app:1", &[]);
+    // Loopback by its own name would be spoken to in plain; a mirror names its scheme.
+    let origin = format!("127.0.0.1:{}", free_port());
+    let mirror = format!("https://localhost:{}", registry.port);
+    for trusted in [true, false] {
+        let fixture = Fixture::with(|config| {
+            config.registry.mirrors.insert(origin.clone(), vec![mirror.clone()]);
+            config.registry.extra_roots.extend(trusted.then(|| certificate.clone()));
+        })
+        .await;
+        let pulled = fixture.store.ensure(&request(&format!("{origin}/app:1")), None).await;
+        assert_eq!(pulled.is_ok(), trusted, "{pulled:?}");
+    }
 }
 
 #[tokio::test]
