@@ -10,6 +10,7 @@ use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::config::Config;
 use crate::discovery::Discovery;
+use crate::expiry::Leases;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -29,6 +30,7 @@ pub struct Core {
     pub openapi: OpenApi,
     pub metrics: Metrics,
     pub limits: Limits,
+    pub leases: Leases,
     /// Cancelled once the first objects are there and everything is in memory.
     pub ready: CancellationToken,
     /// Ends watches, streams and background tasks.

@@ -108,6 +108,7 @@ pub(crate) async fn insert(
         if options.dry_run {
             return dry(call, &name, candidate, warnings).await;
         }
+        extra.lease = call.core.leases.of(&call.core, call.row).await?;
         let key = storage::key(call.row, call.namespace(), &name);
         let value = storage::encode(call.row, &candidate)?;
         match call.core.storage.create(key, value, extra).await? {

@@ -19,6 +19,7 @@ mod create;
 mod decode;
 mod delete;
 mod discovery;
+mod expiry;
 pub mod extension;
 mod health;
 pub mod heartbeat;

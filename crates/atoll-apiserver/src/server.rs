@@ -28,6 +28,7 @@ use crate::body::{Body, BoxError};
 use crate::config::Config;
 use crate::core::Core;
 use crate::discovery::Discovery;
+use crate::expiry::Leases;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -41,6 +42,11 @@ use crate::{initial, maintenance, pipeline};
 const CONNECTIONS_MAX: usize = 10_000;
 /// A client that takes longer to send its headers, or to finish its TLS handshake.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 250;
+/// How often a silent HTTP/2 client is asked whether it is there, and how long it may think.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long requests may take to finish once the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -92,6 +98,7 @@ impl ApiServer {
             openapi: OpenApi::default(),
             metrics: Metrics::default(),
             limits: Limits::new(config.requests_in_flight_max),
+            leases: Leases::default(),
             registry,
             config,
             ready: CancellationToken::new(),
@@ -189,7 +196,12 @@ impl ApiServer {
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT);
         let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut serving = std::pin::pin!(serving);
         let stop = self.core.stop.clone();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use atoll_api::kinds::ResourceInfo;
 use atoll_store::kv::{
-    Compare, CompareTarget, KeyRange, KeyValue, KvStore, Op, OpResult, PutRequest, RangeRequest,
+    Compare, CompareTarget, KeyRange, KeyValue, KvStore, LeaseId, Op, OpResult, PutRequest, RangeRequest,
     RangeResult, Relation, Revision, Txn,
 };
 use bytes::Bytes;
@@ -38,6 +38,8 @@ pub struct Stored {
 pub struct Extra {
     pub compare: Vec<Compare>,
     pub ops: Vec<Op>,
+    /// The lease that the object itself hangs on; 0 for none.
+    pub lease: LeaseId,
 }
 
 /// What became of a write.
@@ -129,7 +131,7 @@ impl Storage {
 
     pub async fn create(&self, key: Bytes, value: Bytes, extra: Extra) -> Result<Written, Status> {
         let own = absent(key.clone());
-        let ops = vec![put(key.clone(), value)];
+        let ops = vec![put_leased(key.clone(), value, extra.lease)];
         self.write(key, own, ops, extra, 0).await
     }
 
@@ -141,7 +143,7 @@ impl Storage {
         extra: Extra,
     ) -> Result<Written, Status> {
         let own = at_revision(key.clone(), expected);
-        let ops = vec![put(key.clone(), value)];
+        let ops = vec![put_leased(key.clone(), value, extra.lease)];
         self.write(key, own, ops, extra, expected).await
     }
 
@@ -269,7 +271,11 @@ pub fn set_revision(object: &mut Value, revision: Revision) {
 }
 
 fn put(key: Bytes, value: Bytes) -> Op {
-    Op::Put(PutRequest { key, value, lease: 0, prev_kv: false })
+    put_leased(key, value, 0)
+}
+
+fn put_leased(key: Bytes, value: Bytes, lease: LeaseId) -> Op {
+    Op::Put(PutRequest { key, value, lease, prev_kv: false })
 }
 
 fn absent(key: Bytes) -> Compare {

@@ -108,8 +108,6 @@ pub(crate) fn check_identity(call: &Call, object: &mut Value) -> Result<(), Stat
     create::check_place(call, object)?;
     let name = object["metadata"].text("name");
     if name.is_empty() {
-        let error = Path::new("metadata").child("name").required("name must be provided");
-        let _: &field::Error = &error;
         return Err(Status::bad_request(
             "the name of the object ( based on URL) was undeterminable: name must be provided",
         ));
@@ -161,6 +159,7 @@ pub(crate) async fn write_back(
     if options.dry_run {
         return Ok(Attempt::Done(Answer::ok(new).with_warnings(warnings)));
     }
+    extra.lease = call.core.leases.of(&call.core, call.row).await?;
     let key = storage::key(call.row, call.namespace(), call.name());
     let gone = delete::is_finished(call.row, &new);
     let written = if gone {

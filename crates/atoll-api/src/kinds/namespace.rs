@@ -12,6 +12,7 @@ pub const FINALIZER: &str = "kubernetes";
 pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 pub(super) const HOOKS: Hooks = Hooks {
+    default: Some(label),
     prepare_create: Some(create),
     prepare_update: Some(update),
     prepare_status_update: Some(prepare::keep_spec),

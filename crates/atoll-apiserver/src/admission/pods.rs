@@ -153,7 +153,8 @@ fn mount_token(pod: &mut Value) {
     let exists = existing.is_some();
     let mut mounted = false;
     for field in ["initContainers", "containers"] {
-        let Some(containers) = pod["spec"][field].as_array_mut() else { continue };
+        let containers = pod["spec"].get_mut(field).and_then(Value::as_array_mut);
+        let Some(containers) = containers else { continue };
         for container in containers {
             let own = |mount: &Value| mount.text("mountPath") == TOKEN_PATH;
             if container.items("volumeMounts").iter().any(own) {

@@ -54,10 +54,16 @@ pub(crate) fn admin() -> UserInfo {
 
 impl Api {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = StoreConfig { dir: dir.path().to_owned(), ..StoreConfig::default() };
         let store = EmbeddedStore::open(settings).await.unwrap();
-        let server = ApiServer::start_with(Config::new(store.keyspace(Keyspace::Cluster)), |_, _| {
+        let mut config = Config::new(store.keyspace(Keyspace::Cluster));
+        change(&mut config);
+        let server = ApiServer::start_with(config, |_, _| {
             let authenticator = Arc::new(AlwaysUser(admin()));
             Ok(Access { authenticator, authorizer: Arc::new(AlwaysAllow) })
         })

@@ -1,12 +1,20 @@
 //! The API over a real store, asked as clients ask it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics, one that does not run says so"
+)]
+
 mod client;
 mod defaults;
 mod deletes;
 mod discovery;
 mod kubectl;
 mod lists;
+mod local;
 mod matrix;
 mod services;
+mod streams;
 mod watches;
 mod writes;

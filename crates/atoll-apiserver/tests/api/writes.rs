@@ -242,3 +242,26 @@ async fn appliers_own_fields_and_meet_each_other() {
     );
     api.shutdown().await;
 }
+
+/// Events hang on a lease of the store; other objects do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_expire() {
+    let api = Api::start().await;
+    let event = json!({
+        "metadata": {"name": "e"}, "involvedObject": {"namespace": "default"}, "reason": "R",
+    });
+    api.create("/api/v1/namespaces/default/events", &event).await.ok();
+    api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    let kv = api.server.core().storage.kv();
+    let leases = kv.leases().await.unwrap();
+    assert_eq!(leases.len(), 1);
+    let lease = kv.lease_info(leases[0]).await.unwrap();
+    let keys: Vec<_> = lease.keys.iter().map(|key| String::from_utf8_lossy(key)).collect();
+    assert_eq!(keys, ["/registry/core/events/default/e"]);
+    // Both groups show the same object.
+    let other = api.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await.ok();
+    assert_eq!(other["regarding"]["namespace"], "default");
+    kv.lease_revoke(leases[0]).await.unwrap();
+    assert_eq!(api.get("/api/v1/namespaces/default/events/e").await.code, 404);
+    api.shutdown().await;
+}

@@ -1,0 +1,163 @@
+//! Logs and upgrades through the server to a kubelet.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use atoll_apiserver::server::accepted;
+use atoll_apiserver::{Trust, TrustConfig};
+use atoll_identity::{
+    AccountKey, Authority, AuthorityKind, Leaf, certificates_from_pem, private_key_from_pem,
+};
+use futures::StreamExt as _;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use jiff::{SignedDuration, Timestamp};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Api;
+
+fn trust() -> (Arc<Trust>, TlsAcceptor) {
+    let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let now = Timestamp::now();
+    let make = |kind| Authority::create(kind, "test", now).unwrap();
+    let kubelet = make(AuthorityKind::Kubelet);
+    let leaf = Leaf::serving("n1", &["n1"], &[localhost], SignedDuration::from_hours(1));
+    let issued = kubelet.issue(&leaf, now).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(kubelet.certificate_der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.unwrap())
+        .with_single_cert(
+            certificates_from_pem("kubelet", &issued.certificate_pem).unwrap(),
+            private_key_from_pem("kubelet", issued.key_pem.as_deref().unwrap()).unwrap(),
+        )
+        .unwrap();
+    let (client, serving) = (make(AuthorityKind::Client), make(AuthorityKind::Serving));
+    let account = AccountKey::create().unwrap();
+    let settings = TrustConfig::new(client, serving, kubelet, account, vec![localhost]);
+    (Trust::new(settings, now).unwrap(), TlsAcceptor::from(Arc::new(config)))
+}
+
+/// A kubelet that answers logs with its path and echoes whatever is upgraded.
+async fn kubelet(listener: TcpListener, tls: TlsAcceptor) {
+    let mut connections = accepted(listener);
+    let mut tasks = JoinSet::new();
+    while let Some((stream, _)) = connections.next().await {
+        let tls = tls.clone();
+        tasks.spawn(async move {
+            let stream = tls.accept(stream).await.unwrap();
+            let service = service_fn(|request| async move {
+                Ok::<_, std::convert::Infallible>(answer(request))
+            });
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+                .await
+        });
+    }
+}
+
+fn answer(mut request: http::Request<hyper::body::Incoming>) -> http::Response<String> {
+    let path = request.uri().to_string();
+    if path.starts_with("/containerLogs/default/gone") {
+        let text = "container \"c\" in pod \"gone\" is waiting to start: ContainerCreating";
+        return http::Response::builder().status(400).body(text.to_owned()).unwrap();
+    }
+    if request.headers().get("upgrade").is_none() {
+        return http::Response::new(path);
+    }
+    let upgraded = hyper::upgrade::on(&mut request);
+    let echo = async move {
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
+        write.write_all(path.as_bytes()).await.unwrap();
+        tokio::io::copy(&mut read, &mut write).await.map(drop)
+    };
+    #[allow(clippy::disallowed_methods, reason = "ends with its connection, in a test")]
+    tokio::spawn(echo);
+    http::Response::builder()
+        .status(101)
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .body(String::new())
+        .unwrap()
+}
+
+async fn world() -> (Api, SocketAddr, JoinSet<()>) {
+    let (trust, tls) = trust();
+    let api = Api::start_with(|config| config.kubelet_tls = Some(trust.kubelet_tls.clone())).await;
+    let mut tasks = JoinSet::new();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tasks.spawn(kubelet(listener, tls));
+    let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = http.local_addr().unwrap();
+    let server = api.server.clone();
+    tasks.spawn(async move { server.serve_http(http, CancellationToken::new()).await });
+    api.create("/api/v1/nodes", &json!({"metadata": {"name": "n1"}})).await.ok();
+    let status = json!({"status": {
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+    }});
+    api.merge("/api/v1/nodes/n1/status", &status).await.ok();
+    for (name, node) in [("p", "n1"), ("gone", "n1"), ("waiting", "")] {
+        let mut pod = json!({
+            "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]},
+        });
+        if !node.is_empty() {
+            pod["spec"]["nodeName"] = json!(node);
+        }
+        api.create("/api/v1/namespaces/default/pods", &pod).await.ok();
+    }
+    (api, address, tasks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_come_from_the_node() {
+    let (api, _, _tasks) = world().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let log = api.get(&format!("{pods}/p/log?tailLines=3&follow=true")).await;
+    assert_eq!(log.body, "/containerLogs/default/p/c?follow=true&tailLines=3");
+    let gone = api.get(&format!("{pods}/gone/log")).await;
+    gone.fails(400, "container \"c\" in pod \"gone\" is waiting to start: ContainerCreating");
+    let waiting = api.get(&format!("{pods}/waiting/log")).await;
+    waiting.fails(400, "pod waiting does not have a host assigned");
+    let other = api.get(&format!("{pods}/p/log?container=x")).await;
+    other.fails(400, "container x is not valid for pod p");
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_becomes_a_tunnel() {
+    let (api, address, _tasks) = world().await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let request = "POST /api/v1/namespaces/default/pods/p/exec?command=sh&stdin=true&stdout=true \
+                   HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Content-Length: 0\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    while !seen.contains("command=sh") {
+        let mut buffer = [0; 1024];
+        let read = client.read(&mut buffer).await.unwrap();
+        assert_ne!(read, 0, "{seen}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    assert!(seen.starts_with("HTTP/1.1 101 "), "{seen}");
+    assert!(seen.ends_with("/exec/default/p/c?input=1&output=1&command=sh"), "{seen}");
+    client.write_all(b"hello").await.unwrap();
+    let mut echo = [0; 5];
+    client.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"hello");
+    api.shutdown().await;
+}
