@@ -31,12 +31,14 @@ struct Allocator {
 static ALLOCATORS: &[Allocator] = &[services::ALLOCATOR, nodes::ALLOCATOR];
 
 fn allocator(call: &Call) -> Option<&'static Allocator> {
-    ALLOCATORS
-        .iter()
-        .find(|one| one.group == call.row.group && one.resource == call.row.resource)
+    ALLOCATORS.iter().find(|one| one.group == call.row.group && one.resource == call.row.resource)
 }
 
-pub(crate) async fn on_create(call: &Call, object: &mut Value, attempt: usize) -> Result<Extra, Status> {
+pub(crate) async fn on_create(
+    call: &Call,
+    object: &mut Value,
+    attempt: usize,
+) -> Result<Extra, Status> {
     match allocator(call) {
         Some(allocator) => (allocator.create)(call, object, attempt).await,
         None => Ok(Extra::default()),

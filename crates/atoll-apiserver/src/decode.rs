@@ -51,10 +51,7 @@ impl Expected {
         let message = match found {
             Some((version, kind)) if !kind.is_empty() => {
                 let version = version.rsplit('/').next().unwrap_or(version);
-                format!(
-                    "{kind} in version {version:?} cannot be handled as a {}: {why}",
-                    self.kind
-                )
+                format!("{kind} in version {version:?} cannot be handled as a {}: {why}", self.kind)
             }
             _ => format!(
                 "the object provided is unrecognized (must be of type {}): {why} ({})",
@@ -95,7 +92,11 @@ pub(crate) fn patched(
 }
 
 /// Options of a request: fields that are not known do not matter.
-pub(crate) fn options(expected: &Expected, body: &[u8], format: BodyFormat) -> Result<Value, Status> {
+pub(crate) fn options(
+    expected: &Expected,
+    body: &[u8],
+    format: BodyFormat,
+) -> Result<Value, Status> {
     Ok(tree(expected, body, format)?.0)
 }
 
@@ -106,8 +107,8 @@ fn tree(
 ) -> Result<(Value, Vec<String>), Status> {
     match format {
         BodyFormat::Protobuf => {
-            let (_, object) =
-                proto::decode(body).map_err(|error| expected.error(None, &error.to_string(), body))?;
+            let (_, object) = proto::decode(body)
+                .map_err(|error| expected.error(None, &error.to_string(), body))?;
             Ok((object, Vec::new()))
         }
         BodyFormat::Json => {

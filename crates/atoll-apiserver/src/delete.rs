@@ -103,13 +103,14 @@ fn propagation(options: &Value, errors: &mut Vec<field::Error>) -> Option<Propag
     let policy = options.opt_text("propagationPolicy").filter(|policy| !policy.is_empty());
     let at = Path::new("propagationPolicy");
     if let (Some(_), Some(policy)) = (orphan, policy) {
-        errors.push(at.invalid(
-            policy,
-            "orphanDependents and deletionPropagation cannot be both set",
-        ));
+        errors.push(
+            at.invalid(policy, "orphanDependents and deletionPropagation cannot be both set"),
+        );
     }
     match policy {
-        None => orphan.map(|orphan| if orphan { Propagation::Orphan } else { Propagation::Background }),
+        None => {
+            orphan.map(|orphan| if orphan { Propagation::Orphan } else { Propagation::Background })
+        }
         Some("Background") => Some(Propagation::Background),
         Some("Foreground") => Some(Propagation::Foreground),
         Some("Orphan") => Some(Propagation::Orphan),

@@ -4,9 +4,7 @@ use atoll_api::kinds::{ResourceInfo, Subresource};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY,
-};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -46,11 +44,10 @@ impl Document {
     /// The document, or 304 to a client that has it already.
     pub(crate) fn respond(&self, head: &Parts, content_type: &'static str) -> Response<Body> {
         let tag = format!("\"{}\"", self.hash);
-        let known = head
-            .headers
-            .get(IF_NONE_MATCH)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|tags| tags.split(',').any(|own| own.trim() == tag || own.trim() == "*"));
+        let known =
+            head.headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(
+                |tags| tags.split(',').any(|own| own.trim() == tag || own.trim() == "*"),
+            );
         let mut response = Response::new(Body::empty());
         if known {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -301,4 +298,3 @@ fn aggregated_part(part: &Subresource) -> Value {
         "verbs": part.verbs,
     })
 }
-

@@ -51,10 +51,8 @@ pub struct PlainRequest<'a> {
     pub body: Bytes,
 }
 
-pub type PlainHandler = for<'a> fn(
-    &'a Core,
-    PlainRequest<'a>,
-) -> BoxFuture<'a, Result<Response<Body>, Status>>;
+pub type PlainHandler =
+    for<'a> fn(&'a Core, PlainRequest<'a>) -> BoxFuture<'a, Result<Response<Body>, Status>>;
 
 /// One path outside of the resources.
 pub struct PlainRoute {
@@ -71,11 +69,7 @@ pub static ROUTES: &[PlainRoute] = &[
     PlainRoute::new(Method::POST, "/atoll/v1/join", join::join).public(),
     PlainRoute::new(Method::POST, "/atoll/v1/join-tokens", join::create_token),
     PlainRoute::new(Method::POST, "/atoll/v1/nodes/{}/ping", heartbeat::ping),
-    PlainRoute::new(
-        Method::GET,
-        "/.well-known/openid-configuration",
-        tokens::request::discovery,
-    ),
+    PlainRoute::new(Method::GET, "/.well-known/openid-configuration", tokens::request::discovery),
     PlainRoute::new(Method::GET, "/openid/v1/jwks", tokens::request::key_set),
 ];
 

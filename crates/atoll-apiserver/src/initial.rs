@@ -4,10 +4,10 @@
 use atoll_api::kinds::{self, ResourceInfo, metadata};
 use serde_json::{Value, json};
 
+use crate::allocate;
 use crate::core::Core;
 use crate::status::Status;
 use crate::storage::{self, Extra};
-use crate::allocate;
 
 /// Namespaces that every cluster has.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];

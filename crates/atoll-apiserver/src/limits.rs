@@ -35,10 +35,7 @@ impl Limits {
             (false, false) => &self.outside,
         };
         share.try_acquire().map_err(|_full| {
-            Status::too_many_requests(
-                "Too many requests, please try again later.",
-                1,
-            )
+            Status::too_many_requests("Too many requests, please try again later.", 1)
         })
     }
 }

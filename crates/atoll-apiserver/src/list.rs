@@ -178,8 +178,7 @@ async fn page(
         let last = String::from_utf8_lossy(last.get(all.len()..).unwrap_or_default()).into_owned();
         if limit > 0 && entries.len() >= limit {
             meta.continue_token = token_after(call, &last, token.revision);
-            meta.remaining =
-                selection.is_everything().then_some(answer.count.saturating_sub(read));
+            meta.remaining = selection.is_everything().then_some(answer.count.saturating_sub(read));
             break;
         }
         start = Bytes::from(format!("{all}{last}\0"));
@@ -208,8 +207,7 @@ impl Continue {
     }
 
     fn decode(token: &str) -> Result<Self, Status> {
-        let bad =
-            |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD
             .decode(token.trim_end_matches('='))
             .map_err(|error| bad(&error.to_string()))?;
@@ -235,10 +233,8 @@ pub(crate) fn revision_parameter(call: &Call) -> Result<Option<Revision>, Status
     }
     let revision = text.parse::<u64>().ok().and_then(|number| i64::try_from(number).ok());
     revision.map(Some).ok_or_else(|| {
-        let error = Path::new("resourceVersion").invalid(
-            text,
-            format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
-        );
+        let error = Path::new("resourceVersion")
+            .invalid(text, format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
         Status::invalid_kind("meta.k8s.io", "ListOptions", "", &[error])
     })
 }
@@ -288,9 +284,9 @@ fn match_errors(matching: &str, revision: Option<Revision>, continued: bool) -> 
         errors.push(at.not_supported(matching, &["Exact", "NotOlderThan", ""]));
     }
     if matching == "Exact" && revision == Some(0) {
-        errors.push(at.forbidden(
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        ));
+        errors.push(
+            at.forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
+        );
     }
     errors
 }

@@ -121,9 +121,12 @@ impl Metrics {
         line(text, "# TYPE apiserver_request_total counter");
         for ((labels, code), count) in counts {
             let own = labels.text();
-            line(text, &format!(
-                "apiserver_request_total{{code=\"{code}\",component=\"apiserver\",{own}}} {count}"
-            ));
+            line(
+                text,
+                &format!(
+                    "apiserver_request_total{{code=\"{code}\",component=\"apiserver\",{own}}} {count}"
+                ),
+            );
         }
         let mut durations: Vec<_> = requests.durations.iter().collect();
         durations.sort_by_key(|(labels, _)| **labels);
@@ -147,10 +150,15 @@ fn objects(text: &mut String, core: &Core) {
         }
         seen.push(stored);
         let dot = if stored.0.is_empty() { "" } else { "." };
-        line(text, &format!(
-            "apiserver_storage_objects{{resource=\"{}{dot}{}\"}} {}",
-            stored.1, stored.0, cache.len()
-        ));
+        line(
+            text,
+            &format!(
+                "apiserver_storage_objects{{resource=\"{}{dot}{}\"}} {}",
+                stored.1,
+                stored.0,
+                cache.len()
+            ),
+        );
     }
 }
 
@@ -176,18 +184,19 @@ impl Histogram {
 
     fn render(&self, text: &mut String, name: &str, labels: &str) {
         for (bucket, bound) in self.buckets.iter().zip(BUCKETS) {
-            line(text, &format!(
-                "{name}_bucket{{component=\"apiserver\",{labels},le=\"{bound}\"}} {bucket}"
-            ));
+            line(
+                text,
+                &format!(
+                    "{name}_bucket{{component=\"apiserver\",{labels},le=\"{bound}\"}} {bucket}"
+                ),
+            );
         }
         let count = self.count;
-        line(text, &format!(
-            "{name}_bucket{{component=\"apiserver\",{labels},le=\"+Inf\"}} {count}"
-        ));
-        line(text, &format!(
-            "{name}_sum{{component=\"apiserver\",{labels}}} {}",
-            self.sum_seconds
-        ));
+        line(
+            text,
+            &format!("{name}_bucket{{component=\"apiserver\",{labels},le=\"+Inf\"}} {count}"),
+        );
+        line(text, &format!("{name}_sum{{component=\"apiserver\",{labels}}} {}", self.sum_seconds));
         line(text, &format!("{name}_count{{component=\"apiserver\",{labels}}} {count}"));
     }
 }

@@ -24,9 +24,13 @@ pub(crate) enum Format {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     Full,
-    Table { version: MetaVersion },
+    Table {
+        version: MetaVersion,
+    },
     /// Single objects; a list becomes a list of these.
-    PartialMetadata { version: MetaVersion },
+    PartialMetadata {
+        version: MetaVersion,
+    },
 }
 
 /// `meta.k8s.io/v1` or `v1beta1`.

@@ -88,12 +88,7 @@ fn index(core: &Core) -> Value {
     json!({"paths": paths})
 }
 
-fn third(
-    core: &Core,
-    head: &Parts,
-    query: &Query,
-    place: &str,
-) -> Result<Response<Body>, Status> {
+fn third(core: &Core, head: &Parts, query: &Query, place: &str) -> Result<Response<Body>, Status> {
     let Some(rows) = places(core).remove(place) else { return Ok(plain::page_not_found()) };
     let known = json_accepted(head);
     if !known {
@@ -164,4 +159,3 @@ impl OpenApi {
         document
     }
 }
-

@@ -73,8 +73,7 @@ impl Patch {
             Format::Apply => return Err(Status::unsupported_patch()),
         }
         let validation = options.field_validation;
-        let warnings =
-            decode::patched(expected, &mut object, self.duplicates.clone(), validation)?;
+        let warnings = decode::patched(expected, &mut object, self.duplicates.clone(), validation)?;
         Ok((object, warnings))
     }
 }

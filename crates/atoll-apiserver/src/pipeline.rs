@@ -246,9 +246,7 @@ fn finish(core: &Core, response: &mut Response<Body>, audit_id: Option<HeaderVal
     headers.insert(AUDIT_ID, audit_id);
     headers.insert(FLOW_SCHEMA, FLOW_SCHEMA_UID);
     headers.insert(PRIORITY_LEVEL, PRIORITY_LEVEL_UID);
-    headers
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-cache, private"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
     if let Ok(now) = HeaderValue::from_str(&now) {
         headers.insert(DATE, now);

@@ -59,9 +59,8 @@ impl Registry {
         if row.virtual_only || self.objects(stored.0, stored.1).is_some() {
             return;
         }
-        let stored_row =
-            kinds::find(row.storage.group, row.storage.version, row.storage.resource)
-                .unwrap_or(row);
+        let stored_row = kinds::find(row.storage.group, row.storage.version, row.storage.resource)
+            .unwrap_or(row);
         let cache = Arc::new(ResourceCache::new(stored_row));
         self.caches.push(cache.clone());
         let prefix = storage::prefix(row);
@@ -70,12 +69,7 @@ impl Registry {
     }
 
     /// The row of a URL, if it is served.
-    pub fn row(
-        &self,
-        group: &str,
-        version: &str,
-        resource: &str,
-    ) -> Option<&'static ResourceInfo> {
+    pub fn row(&self, group: &str, version: &str, resource: &str) -> Option<&'static ResourceInfo> {
         kinds::find(group, version, resource).filter(|row| row.served)
     }
 
@@ -121,8 +115,7 @@ impl Registry {
             return Ok(());
         }
         // Revisions that write nothing of ours show only as progress.
-        let present =
-            self.kv.request_progress().await.map_err(|error| Status::store(&error))?;
+        let present = self.kv.request_progress().await.map_err(|error| Status::store(&error))?;
         if revision > present {
             return Err(Status::too_large_revision(revision, present));
         }

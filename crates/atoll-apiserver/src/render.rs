@@ -202,9 +202,7 @@ pub(crate) fn failure(accept: Accept, status: &Status) -> Response<Body> {
     let bytes = encode(accept, &status.to_value()).unwrap_or_default();
     let mut response = response(accept, status.code(), bytes);
     if status.retry_after_seconds() > 0 {
-        response
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from(status.retry_after_seconds()));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(status.retry_after_seconds()));
     }
     response
 }

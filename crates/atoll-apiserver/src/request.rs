@@ -64,7 +64,11 @@ fn place(request: &mut RequestInfo, parts: &[String]) -> bool {
         }
         [first, name, third, ..] if first == "namespaces" => {
             request.namespace.clone_from(name);
-            if third == "status" || third == "finalize" { parts } else { parts.get(2..).unwrap_or_default() }
+            if third == "status" || third == "finalize" {
+                parts
+            } else {
+                parts.get(2..).unwrap_or_default()
+            }
         }
         parts => parts,
     };
@@ -86,7 +90,11 @@ fn verb(method: &Method, request: &RequestInfo, query: &Query, watch_path: bool)
         Method::DELETE => "delete",
         Method::GET | Method::HEAD if watch_path => "watch",
         Method::GET | Method::HEAD if collection => {
-            if query.flag("watch") { "watch" } else { "list" }
+            if query.flag("watch") {
+                "watch"
+            } else {
+                "list"
+            }
         }
         Method::GET | Method::HEAD => "get",
         _ => "",

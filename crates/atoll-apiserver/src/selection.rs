@@ -25,9 +25,10 @@ impl Selection {
     pub(crate) fn parse(row: &ResourceInfo, query: &Query) -> Result<Self, Status> {
         let labels = match query.text("labelSelector") {
             "" => None,
-            text => Some(LabelSelector::parse(text).map_err(|error| {
-                Status::bad_request(error.to_string())
-            })?),
+            text => Some(
+                LabelSelector::parse(text)
+                    .map_err(|error| Status::bad_request(error.to_string()))?,
+            ),
         };
         let fields = match query.text("fieldSelector") {
             "" => Vec::new(),

@@ -84,8 +84,7 @@ impl ApiServer {
     {
         let loaded = Registry::load(config.store.clone()).await;
         let registry = Arc::new(loaded.map_err(|source| StartError::Load { source })?);
-        let access =
-            access(&config, &registry).map_err(|source| StartError::Access { source })?;
+        let access = access(&config, &registry).map_err(|source| StartError::Access { source })?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(registry.clone().feed(stop.clone()));

@@ -174,10 +174,15 @@ impl Status {
     }
 
     pub fn namespace_terminating(row: &ResourceInfo, name: &str, namespace: &str) -> Self {
-        let why =
-            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let why = format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        );
         let message = format!("namespace {namespace} is being terminated");
-        Self::forbidden(row, name, why).cause("NamespaceTerminating", &message, "metadata.namespace")
+        Self::forbidden(row, name, why).cause(
+            "NamespaceTerminating",
+            &message,
+            "metadata.namespace",
+        )
     }
 
     pub fn not_found(row: &ResourceInfo, name: &str) -> Self {
@@ -221,7 +226,9 @@ impl Status {
              the object",
             row.qualified_resource()
         );
-        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about_row(row, name).retry_after(1)
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", message)
+            .about_row(row, name)
+            .retry_after(1)
     }
 
     pub fn conflict(row: &ResourceInfo, name: &str, why: impl fmt::Display) -> Self {
@@ -275,8 +282,7 @@ impl Status {
 
     /// As [`Status::invalid`], for what is not a resource (options of a request).
     pub fn invalid_kind(group: &str, kind: &str, name: &str, errors: &[field::Error]) -> Self {
-        let qualified =
-            if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let message = field::invalid_message(&qualified, name, errors);
         let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
             .about(group, kind, name);

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use atoll_api::kinds::ResourceInfo;
 use atoll_store::kv::{
-    Compare, CompareTarget, KeyRange, KeyValue, KvStore, LeaseId, Op, OpResult, PutRequest, RangeRequest,
-    RangeResult, Relation, Revision, Txn,
+    Compare, CompareTarget, KeyRange, KeyValue, KvStore, LeaseId, Op, OpResult, PutRequest,
+    RangeRequest, RangeResult, Relation, Revision, Txn,
 };
 use bytes::Bytes;
 use serde_json::Value;

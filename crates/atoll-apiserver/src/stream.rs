@@ -78,9 +78,7 @@ async fn tunnel(
 ) -> Result<Response<Body>, Status> {
     let wanted = call.headers.get(UPGRADE).cloned();
     let (Some(client), Some(_)) = (upgrade, wanted) else {
-        return Err(Status::bad_request(
-            "unable to upgrade: missing upgrade headers in request",
-        ));
+        return Err(Status::bad_request("unable to upgrade: missing upgrade headers in request"));
     };
     let request = request(head.method, target, &call.headers)?;
     let mut answer = send(call, target, request)

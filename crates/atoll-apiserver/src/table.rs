@@ -6,7 +6,12 @@ use serde_json::{Value, json};
 use crate::negotiate::MetaVersion;
 use crate::render::{ListMeta, View, partial};
 
-pub(crate) fn of_list(view: &View<'_>, version: MetaVersion, objects: &[Value], meta: &ListMeta) -> Value {
+pub(crate) fn of_list(
+    view: &View<'_>,
+    version: MetaVersion,
+    objects: &[Value],
+    meta: &ListMeta,
+) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": version.api_version(),

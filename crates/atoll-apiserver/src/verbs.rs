@@ -7,7 +7,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::render::{self, Answer};
 use crate::status::Status;
-use crate::{create, delete, list, patch, part, update, watch};
+use crate::{create, delete, list, part, patch, update, watch};
 
 /// Answers a request for an object, a collection or a part of an object.
 pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {

@@ -71,9 +71,7 @@ fn has_address(service: &Value) -> bool {
 fn has_node_ports(service: &Value) -> bool {
     match service["spec"].text("type") {
         "NodePort" => true,
-        "LoadBalancer" => {
-            service["spec"].opt_flag("allocateLoadBalancerNodePorts").unwrap_or(true)
-        }
+        "LoadBalancer" => service["spec"].opt_flag("allocateLoadBalancerNodePorts").unwrap_or(true),
         _ => false,
     }
 }

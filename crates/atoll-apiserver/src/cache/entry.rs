@@ -96,8 +96,7 @@ impl Entry {
     pub fn object(&self, row: &ResourceInfo) -> Result<Value, Status> {
         let mut object = storage::parse(&self.json)?;
         if row.storage.from_storage.is_some() {
-            let api_version =
-                atoll_api::kinds::api_version(row.storage.group, row.storage.version);
+            let api_version = atoll_api::kinds::api_version(row.storage.group, row.storage.version);
             storage::set_type(&mut object, &api_version, row.storage.kind);
         }
         storage::from_storage(row, &mut object);

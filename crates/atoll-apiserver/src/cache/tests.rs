@@ -30,8 +30,7 @@ fn a_namespace_is_not_a_prefix_of_another() {
     for (key, revision) in [("a/x", 1), ("a-b/x", 2), ("ab/x", 3)] {
         cache.put(entry(&cache, key, revision, 1));
     }
-    let keys: Vec<String> =
-        cache.list("a").iter().map(|entry| entry.key.to_string()).collect();
+    let keys: Vec<String> = cache.list("a").iter().map(|entry| entry.key.to_string()).collect();
     assert_eq!(keys, ["a/x"]);
 }
 

@@ -16,7 +16,8 @@ pub(super) fn of_rows(rows: &[&'static ResourceInfo]) -> Map<String, Value> {
 
 fn of_row(row: &'static ResourceInfo, paths: &mut Map<String, Value>) {
     let root = format!("/{}", super::place(row));
-    let base = if row.namespaced() { format!("{root}/namespaces/{{namespace}}") } else { root.clone() };
+    let base =
+        if row.namespaced() { format!("{root}/namespaces/{{namespace}}") } else { root.clone() };
     let collection = format!("{base}/{}", row.resource);
     let item = format!("{collection}/{{name}}");
     insert(paths, &collection, row, operations(row, row.verbs, &COLLECTION));
@@ -33,8 +34,11 @@ fn of_row(row: &'static ResourceInfo, paths: &mut Map<String, Value>) {
 /// verb, HTTP method, upstream's name for it
 type Action = (&'static str, &'static str, &'static str);
 
-const COLLECTION: [Action; 3] =
-    [("list", "get", "list"), ("create", "post", "post"), ("deletecollection", "delete", "deletecollection")];
+const COLLECTION: [Action; 3] = [
+    ("list", "get", "list"),
+    ("create", "post", "post"),
+    ("deletecollection", "delete", "deletecollection"),
+];
 const ITEM: [Action; 4] = [
     ("get", "get", "get"),
     ("update", "put", "put"),

@@ -67,9 +67,10 @@ fn of_definition(definition: &Definition, described: Option<&Value>) -> Value {
         value["description"] = text.clone();
     }
     if !definition.kinds.is_empty() {
-        let kinds = definition.kinds.iter().map(|kind| {
-            json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
-        });
+        let kinds = definition
+            .kinds
+            .iter()
+            .map(|kind| json!({"group": kind.group, "version": kind.version, "kind": kind.kind}));
         value["x-kubernetes-group-version-kind"] = Value::Array(kinds.collect());
     }
     if definition.atomic {
@@ -88,7 +89,8 @@ fn of_fields(definition: &Definition, described: Option<&Value>) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for field in &definition.fields {
-        let text = described.and_then(|schema| schema["properties"][&*field.name].get("description"));
+        let text =
+            described.and_then(|schema| schema["properties"][&*field.name].get("description"));
         properties.insert(field.name.to_string(), of_field(field, text));
         if field.required {
             required.push(field.name.as_ref());

@@ -45,8 +45,7 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
 }
 
 fn assign(call: &Call, pod: &mut Value, binding: &Value) -> Result<(), Status> {
-    let conflict =
-        |why: String| Status::conflict_of_part(call.row, "binding", call.name(), why);
+    let conflict = |why: String| Status::conflict_of_part(call.row, "binding", call.name(), why);
     let node = text(binding, "/target/name");
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));

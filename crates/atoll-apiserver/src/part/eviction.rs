@@ -45,7 +45,9 @@ fn ask_budgets(call: &Call, pod: &Value) -> Result<(), Status> {
     let mut covering = Vec::new();
     for entry in cache.list(call.namespace()) {
         let budget = entry.object(row)?;
-        let Ok(selector) = LabelSelector::from_object(&budget["spec"]["selector"]) else { continue };
+        let Ok(selector) = LabelSelector::from_object(&budget["spec"]["selector"]) else {
+            continue;
+        };
         let labels = &pod["metadata"]["labels"];
         if selector.matches(|key| labels.opt_text(key)) {
             covering.push(budget);

@@ -84,13 +84,11 @@ async fn write(
     let mut new = old.clone();
     scale::put(&mut new, wanted);
     let managing = Managing::Track;
-    let attempt =
-        update::write_back(call, stored, old, new, Part::Main, options, managing).await?;
+    let attempt = update::write_back(call, stored, old, new, Part::Main, options, managing).await?;
     Ok(match attempt {
-        Attempt::Done(answer) => Attempt::Done(Answer {
-            object: scale::get(&answer.object),
-            ..answer
-        }),
+        Attempt::Done(answer) => {
+            Attempt::Done(Answer { object: scale::get(&answer.object), ..answer })
+        }
         Attempt::Retry => Attempt::Retry,
     })
 }

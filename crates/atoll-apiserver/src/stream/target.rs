@@ -66,8 +66,14 @@ fn path(call: &Call, pod: &Value) -> Result<String, Status> {
         "log" => {
             let container = container(call, pod)?;
             let wanted = [
-                "follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines",
-                "limitBytes", "stream",
+                "follow",
+                "previous",
+                "sinceSeconds",
+                "sinceTime",
+                "timestamps",
+                "tailLines",
+                "limitBytes",
+                "stream",
             ];
             with_query("containerLogs", &[namespace, name, &container], &same(query, &wanted))
         }
@@ -167,7 +173,8 @@ mod tests {
 
     #[test]
     fn exec_speaks_the_kubelets_language() {
-        let query = Query::parse("stdout=true&stdin=true&tty=false&command=sh&command=-c&command=a%20b");
+        let query =
+            Query::parse("stdout=true&stdin=true&tty=false&command=sh&command=-c&command=a%20b");
         let path = with_query("exec", &["ns", "p", "c"], &streams(&query));
         assert_eq!(path, "/exec/ns/p/c?input=1&output=1&command=sh&command=-c&command=a%20b");
     }
@@ -176,7 +183,9 @@ mod tests {
     fn logs_pass_their_options_on() {
         let query = Query::parse("container=c&follow=true&tailLines=5");
         let pairs = same(&query, &["follow", "tailLines"]);
-        assert_eq!(with_query("containerLogs", &["n", "p", "c"], &pairs),
-            "/containerLogs/n/p/c?follow=true&tailLines=5");
+        assert_eq!(
+            with_query("containerLogs", &["n", "p", "c"], &pairs),
+            "/containerLogs/n/p/c?follow=true&tailLines=5"
+        );
     }
 }

@@ -32,7 +32,10 @@ fn comparable(mut object: Value) -> Value {
     }
     known_name(&mut object);
     if let Some(entries) = object["metadata"]["managedFields"].as_array_mut() {
-        entries.iter_mut().filter_map(Value::as_object_mut).for_each(|one| drop(one.remove("time")));
+        entries
+            .iter_mut()
+            .filter_map(Value::as_object_mut)
+            .for_each(|one| drop(one.remove("time")));
     }
     object
 }

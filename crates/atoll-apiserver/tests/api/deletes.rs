@@ -32,7 +32,8 @@ async fn propagation_becomes_a_finalizer() {
         api.merge(&one, &json!({"metadata": {"finalizers": null}})).await.ok();
         assert_eq!(api.get(&one).await.code, 404);
     }
-    let bad = api.delete_with(&format!("{CONFIG_MAPS}/a"), &json!({"propagationPolicy": "x"})).await;
+    let bad =
+        api.delete_with(&format!("{CONFIG_MAPS}/a"), &json!({"propagationPolicy": "x"})).await;
     assert_eq!(bad.code, 422);
     api.shutdown().await;
 }

@@ -24,9 +24,13 @@ async fn served_resources_are_described_as_upstream_describes_them() {
     for (group, version, resource) in resources(&ours) {
         let upstream = resources(&theirs)
             .into_iter()
-            .find(|(g, v, own)| *g == group && *v == version && own["resource"] == resource["resource"])
+            .find(|(g, v, own)| {
+                *g == group && *v == version && own["resource"] == resource["resource"]
+            })
             .unwrap_or_else(|| panic!("upstream has no {resource} in {group}"));
-        for field in ["responseKind", "scope", "singularResource", "verbs", "shortNames", "categories"] {
+        for field in
+            ["responseKind", "scope", "singularResource", "verbs", "shortNames", "categories"]
+        {
             assert_eq!(resource.get(field), upstream.2.get(field), "{field} of {resource}");
         }
         compared += 1;

@@ -72,7 +72,9 @@ async fn kubectl_works_unmodified() {
     let kubectl = Kubectl { server, cache: tempfile::tempdir().unwrap() };
 
     kubectl.ok(&["get", "namespaces"], "", "kube-system").await;
-    kubectl.ok(&["create", "configmap", "a", "--from-literal=x=1"], "", "configmap/a created").await;
+    kubectl
+        .ok(&["create", "configmap", "a", "--from-literal=x=1"], "", "configmap/a created")
+        .await;
     kubectl.ok(&["get", "cm", "a", "-o", "jsonpath={.data.x}"], "", "1").await;
     kubectl.ok(&["apply", "-f", "-"], MANIFEST, "deployment.apps/web created").await;
     kubectl.ok(&["apply", "-f", "-"], MANIFEST, "deployment.apps/web unchanged").await;
@@ -85,7 +87,9 @@ async fn kubectl_works_unmodified() {
     kubectl.ok(&["describe", "deployment", "web"], "", "nginx:2").await;
     kubectl.ok(&["explain", "deployment.spec.replicas"], "", "Number of desired pods").await;
     kubectl.ok(&["api-resources"], "", "endpointslices").await;
-    kubectl.ok(&["create", "deployment", "d", "--image=i", "--dry-run=server"], "", "dry run").await;
+    kubectl
+        .ok(&["create", "deployment", "d", "--image=i", "--dry-run=server"], "", "dry run")
+        .await;
     kubectl.ok(&["delete", "deployment", "web"], "", "deleted").await;
     let (success, text) = kubectl.run(&["get", "cm", "nope"], "").await;
     assert!(!success && text.contains("configmaps \"nope\" not found"), "{text}");

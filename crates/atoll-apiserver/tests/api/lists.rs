@@ -67,12 +67,12 @@ async fn revisions_mean_what_they_say() {
     let now = api.get(CONFIG_MAPS).await.ok();
     let revision = now["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     api.delete(&format!("{CONFIG_MAPS}/c001")).await.ok();
-    let exact =
-        format!("{CONFIG_MAPS}?resourceVersion={revision}&resourceVersionMatch=Exact");
+    let exact = format!("{CONFIG_MAPS}?resourceVersion={revision}&resourceVersionMatch=Exact");
     let exact = api.get(&exact).await.ok();
     assert_eq!(names(&exact), ["c000", "c001", "c002"]);
     assert_eq!(exact["metadata"]["resourceVersion"], revision.as_str());
-    let newer = format!("{CONFIG_MAPS}?resourceVersion={revision}&resourceVersionMatch=NotOlderThan");
+    let newer =
+        format!("{CONFIG_MAPS}?resourceVersion={revision}&resourceVersionMatch=NotOlderThan");
     api.get(&newer).await.ok();
     assert_eq!(names(&api.get(CONFIG_MAPS).await.ok()), ["c000", "c002"]);
     let future = api.get(&format!("{CONFIG_MAPS}?resourceVersion=99999")).await;

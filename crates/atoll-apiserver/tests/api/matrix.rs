@@ -16,7 +16,9 @@ fn sample(row: &ResourceInfo) -> Value {
     let mut object = match row.kind {
         "Pod" => json!({"spec": template["spec"]}),
         "Service" => json!({"spec": {"ports": [{"port": 80}]}}),
-        "Deployment" | "ReplicaSet" => json!({"spec": {"selector": selector, "template": template}}),
+        "Deployment" | "ReplicaSet" => {
+            json!({"spec": {"selector": selector, "template": template}})
+        }
         "ControllerRevision" => json!({"revision": 1, "data": {"a": 1}}),
         "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": []}),
         "PriorityClass" => json!({"value": 5}),
@@ -88,7 +90,8 @@ async fn life(api: &Api, row: &ResourceInfo) {
     assert_eq!(read, created.body, "{kind}: get differs from what create answered");
     let list = api.get(&all).await.ok();
     assert_eq!(list["kind"], row.list_kind);
-    let listed = list["items"].as_array().unwrap().iter().find(|own| own["metadata"]["name"] == name);
+    let listed =
+        list["items"].as_array().unwrap().iter().find(|own| own["metadata"]["name"] == name);
     assert!(listed.is_some_and(|own| own.get("kind").is_none()), "{kind}: not listed as it should");
 
     let same = api.put(&one, &read).await;

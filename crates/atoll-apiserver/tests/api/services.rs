@@ -31,7 +31,9 @@ async fn addresses_and_ports_are_given_once_and_given_back() {
     let mut second = service("b", "NodePort");
     second["spec"]["ports"][0]["nodePort"] = port.clone();
     let taken = api.create(SERVICES, &second).await;
-    assert!(taken.body["message"].as_str().unwrap().ends_with("provided port is already allocated"));
+    assert!(
+        taken.body["message"].as_str().unwrap().ends_with("provided port is already allocated")
+    );
     api.delete(&format!("{SERVICES}/a")).await.ok();
     second["spec"]["clusterIP"] = json!(address);
     let again = api.create(SERVICES, &second).await.ok();

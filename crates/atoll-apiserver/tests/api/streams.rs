@@ -58,9 +58,10 @@ async fn kubelet(listener: TcpListener, tls: TlsAcceptor) {
         let tls = tls.clone();
         tasks.spawn(async move {
             let stream = tls.accept(stream).await.unwrap();
-            let service = service_fn(|request| async move {
-                Ok::<_, std::convert::Infallible>(answer(request))
-            });
+            let service =
+                service_fn(
+                    |request| async move { Ok::<_, std::convert::Infallible>(answer(request)) },
+                );
             hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades()

@@ -89,7 +89,10 @@ async fn a_position_behind_the_ring_is_too_old() {
     let url = format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}");
     let mut watch = api.watch(&url, JSON).await;
     let event = watch.next().await.unwrap();
-    assert_eq!((event["type"].as_str(), event["object"]["code"].as_u64()), (Some("ERROR"), Some(410)));
+    assert_eq!(
+        (event["type"].as_str(), event["object"]["code"].as_u64()),
+        (Some("ERROR"), Some(410))
+    );
     assert_eq!(event["object"]["reason"], "Expired");
     assert!(watch.next().await.is_none());
     api.shutdown().await;

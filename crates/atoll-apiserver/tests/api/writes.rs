@@ -145,12 +145,17 @@ async fn parts_change_only_what_is_theirs() {
     assert_eq!(written["status"]["replicas"], 2);
     assert_eq!(written["metadata"]["generation"], 1);
     let scale = api.get(&format!("{one}/scale")).await.ok();
-    assert_eq!((scale["kind"].as_str(), scale["spec"]["replicas"].as_u64()), (Some("Scale"), Some(2)));
+    assert_eq!(
+        (scale["kind"].as_str(), scale["spec"]["replicas"].as_u64()),
+        (Some("Scale"), Some(2))
+    );
     let scaled = api.merge(&format!("{one}/scale"), &json!({"spec": {"replicas": 5}})).await.ok();
     assert_eq!(scaled["spec"]["replicas"], 5);
     let now = api.get(&one).await.ok();
-    assert_eq!((now["spec"]["replicas"].as_u64(), now["metadata"]["generation"].as_u64()),
-        (Some(5), Some(2)));
+    assert_eq!(
+        (now["spec"]["replicas"].as_u64(), now["metadata"]["generation"].as_u64()),
+        (Some(5), Some(2))
+    );
     assert_eq!(now["status"]["replicas"], 2);
     api.shutdown().await;
 }
@@ -197,7 +202,8 @@ async fn a_pod_is_bound_once() {
         "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \
          \"n1\"",
     );
-    let evicted = api.create(&format!("{pods}/p/eviction"), &json!({"metadata": {"name": "p"}})).await;
+    let evicted =
+        api.create(&format!("{pods}/p/eviction"), &json!({"metadata": {"name": "p"}})).await;
     assert_eq!(evicted.code, 201, "{}", evicted.body);
     api.shutdown().await;
 }
@@ -208,19 +214,17 @@ const APPLY: &str = "application/apply-patch+yaml";
 async fn appliers_own_fields_and_meet_each_other() {
     let api = Api::start().await;
     let one = format!("{CONFIG_MAPS}/a");
-    let config = |value: &str| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": value}})
-    };
+    let config = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": value}});
     let m1 = format!("{one}?fieldManager=m1");
     let made = api.patch(&m1, APPLY, &config("1")).await;
     assert_eq!(made.code, 201, "{}", made.body);
     let again = api.patch(&m1, APPLY, &config("1")).await.ok();
     assert_eq!(again, made.body, "applying twice wrote twice");
     let m2 = format!("{one}?fieldManager=m2");
-    let conflict = api.patch(&m2, APPLY, &config("2")).await.fails(
-        409,
-        "Apply failed with 1 conflict: conflict with \"m1\": .data.a",
-    );
+    let conflict = api
+        .patch(&m2, APPLY, &config("2"))
+        .await
+        .fails(409, "Apply failed with 1 conflict: conflict with \"m1\": .data.a");
     assert_eq!(conflict["details"]["causes"][0]["reason"], "FieldManagerConflict");
     let forced = api.patch(&format!("{m2}&force=true"), APPLY, &config("2")).await.ok();
     assert_eq!(forced["data"]["a"], "2");
