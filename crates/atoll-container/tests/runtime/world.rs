@@ -223,6 +223,31 @@ impl World {
     }
 }
 
+/// A test that fails takes its containers and mounts along.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let dir = self.dir.path().to_string_lossy().into_owned();
+        let states = Command::new("find").args([&dir, "-name", "state.json"]).output().unwrap();
+        for path in String::from_utf8_lossy(&states.stdout).lines() {
+            let Ok(text) = std::fs::read(path) else { continue };
+            let Ok(state) = serde_json::from_slice::<serde_json::Value>(&text) else { continue };
+            for key in ["shim_pid", "pid"] {
+                let pid = state[key].to_string();
+                println!("killing {pid}: {:?}", Command::new("kill").args(["-9", &pid]).status());
+            }
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        for mount in mounts.lines().filter_map(|l| l.split(' ').nth(1)) {
+            if mount.starts_with(&dir) {
+                println!("{mount}: {:?}", Command::new("umount").args(["-l", mount]).status());
+            }
+        }
+    }
+}
+
 /// Takes everything down and says what is left.
 pub(crate) async fn tear_down(world: World, sandboxes: &[&str]) {
     for uid in sandboxes {
