@@ -31,7 +31,7 @@ use crate::node::{heartbeat, register};
 use crate::objects::Objects;
 use crate::pods::{PodIndex, Pods};
 use crate::volume::token::Tokens;
-use crate::{eviction, garbage};
+use crate::{eviction, garbage, teardown};
 
 /// Tasks get this long to end after they were told to.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,12 +106,16 @@ impl Agent {
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, tasks.wait()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
         }
+        if !shutdown.remove.is_cancelled() {
+            return Ok(());
+        }
+        teardown::remove_node(&cx.config);
         match network {
-            Some(network) if shutdown.remove.is_cancelled() => network
+            Some(network) => network
                 .teardown()
                 .await
                 .map_err(|source| network_error("removing the node's network", source)),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }
@@ -187,7 +191,7 @@ async fn runtime(config: &Config) -> Result<Arc<dyn Runtime>, Error> {
         pods: config.pods_dir(),
         run: config.run.clone(),
         cgroup_root: config.cgroup_root(),
-        shim_cgroup: format!("{}.shims", config.cgroup_root()),
+        shim_cgroup: config.shim_cgroup(),
     };
     let fail = |source| Error::Runtime { source };
     Ok(if config.containers {

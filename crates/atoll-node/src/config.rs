@@ -87,4 +87,10 @@ impl Config {
     pub fn cgroup_root(&self) -> String {
         format!("/atoll/{}-{}", self.cluster_id, self.node_name)
     }
+
+    /// Cgroup of the shims, outside the pods' tree.
+    #[must_use]
+    pub fn shim_cgroup(&self) -> String {
+        format!("{}.shims", self.cgroup_root())
+    }
 }

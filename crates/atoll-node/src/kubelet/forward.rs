@@ -122,7 +122,7 @@ where
                 return;
             }
         }
-        if sink.close().await.is_err() {
+        if sink.send(websocket::goodbye()).await.is_err() {
             tracing::trace!("the client closed first");
         }
     };
@@ -344,7 +344,7 @@ async fn serve_channels<S>(
             }
         }
     }
-    if socket.close(None).await.is_err() {
+    if socket.send(websocket::goodbye()).await.is_err() {
         tracing::trace!("the client closed first");
     }
 }

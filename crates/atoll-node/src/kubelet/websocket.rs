@@ -7,8 +7,9 @@ use futures::{SinkExt, Stream, StreamExt};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use crate::kubelet::remote::{Channel, Far, parse_size};
 
@@ -34,6 +35,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     WebSocketStream::from_raw_socket(stream, Role::Server, None).await
+}
+
+/// Clients take any other end for a failure.
+#[must_use]
+pub fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
 }
 
 /// How messages look in one subprotocol.
@@ -112,7 +119,7 @@ where
         {
             sink.send(message).await?;
         }
-        sink.close().await
+        sink.send(goodbye()).await
     };
     let read = read(form, messages, stdin, resize);
     let result = tokio::select! {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_container::Exit;
 use atoll_informer::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
@@ -17,7 +18,7 @@ use crate::pod::env::{self, Surroundings};
 use crate::pod::identity::find_container;
 use crate::pod::start::{StartEnd, StartJob, start};
 use crate::pod::task::{JobEnd, PodTask, RESYNC, Stage};
-use crate::pod::track::{Condemned, Run, Waiting};
+use crate::pod::track::{Condemned, Run, RunState, Waiting};
 use crate::pod::{image, messages, sandbox, spec, status_writer};
 use crate::volume::{self, Dirs, Ownership, gather};
 
@@ -70,6 +71,10 @@ impl PodTask {
                     let mut now = Run::from_observed(&observed);
                     read_message(&mut now, &self.cx.config.pods_dir());
                     *run = now;
+                }
+                // Its record is gone: how it ended will never be known.
+                Ok(None) if !track.starting => {
+                    run.state = RunState::Exited(Exit::unknown(None, self.cx.now()));
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(pod = %self.id, %error, "state not readable"),
