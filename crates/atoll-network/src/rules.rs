@@ -267,11 +267,11 @@ fn refusals(batch: &mut Batch, config: &Config) {
             rule.is_new(true).jump("refuse");
         });
     }
-    batch.add_rule("refuse", |rule| {
-        front_key(rule, Front::Address).in_set(Set::Rejected.name(), Reg(0)).reject();
+    refuse(batch, "refuse", |rule| {
+        front_key(rule, Front::Address).in_set(Set::Rejected.name(), Reg(0));
     });
-    batch.add_rule("refuse", |rule| {
-        node_port(rule).in_set(Set::Rejected.name(), Reg(0)).reject();
+    refuse(batch, "refuse", |rule| {
+        node_port(rule).in_set(Set::Rejected.name(), Reg(0));
     });
     // What is still addressed to a service now is for a port that it does not have.
     for chain in ["refuse-forward", "refuse-output"] {
@@ -280,14 +280,27 @@ fn refusals(batch: &mut Batch, config: &Config) {
                 rule.destination_in(crate::Ipv4Net::new(dns, 32), true).accept();
             });
         }
-        batch.add_rule(chain, |rule| {
+        refuse(batch, chain, |rule| {
             rule.is_new(true).destination_address(Reg(0));
-            rule.in_set(Set::ClusterAddresses.name(), Reg(0)).reject();
+            rule.in_set(Set::ClusterAddresses.name(), Reg(0));
         });
         batch.add_rule(chain, |rule| {
             rule.is_new(true).destination_in(config.service_cidr, true).drop();
         });
     }
+}
+
+/// TCP is reset: a socket that is just connecting may miss an ICMP error, and the kernel
+/// sends only so many of those.
+fn refuse(batch: &mut Batch, chain: &str, matches: impl Fn(&mut Rule<'_>)) {
+    batch.add_rule(chain, |rule| {
+        matches(rule);
+        rule.is_tcp().reset();
+    });
+    batch.add_rule(chain, |rule| {
+        matches(rule);
+        rule.reject();
+    });
 }
 
 fn way_out(batch: &mut Batch, config: &Config) {

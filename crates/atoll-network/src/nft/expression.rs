@@ -222,6 +222,19 @@ impl<'a> Rule<'a> {
         })
     }
 
+    pub(crate) fn is_tcp(&mut self) -> &mut Self {
+        const TCP: u8 = 6;
+        self.protocol(Reg(3)).compare(Reg(3), true, &[TCP])
+    }
+
+    /// Answers with a TCP reset.
+    pub(crate) fn reset(&mut self) -> &mut Self {
+        const TCP_RESET: u32 = 1;
+        self.expression("reject", |body| {
+            body.be32(1, TCP_RESET).attribute(2, &[0]);
+        })
+    }
+
     /// Answers with ICMP port unreachable.
     pub(crate) fn reject(&mut self) -> &mut Self {
         const ICMP_UNREACHABLE: u32 = 0;

@@ -37,7 +37,10 @@ pub fn create(config: &Config) -> Result<Underlay, Error> {
     let ranges = ranges::choose(wanted, &taken(config, &mut host)?)?;
     let underlay = describe(config, ranges);
     let forwards = sysctl::get("ipv4/ip_forward").is_some_and(|value| value == "1");
-    let turned_on = old.is_some_and(|record| record.turned_forwarding_on) || !forwards;
+    let turned_on = old.as_ref().is_some_and(|old| old.turned_forwarding_on) || !forwards;
+    if let Some(old) = &old {
+        remove_former_nodes(&old.underlay, &underlay, &mut host)?;
+    }
     // Written first: a creation that is killed half-way can be swept.
     Record::new(&config.data_dir, underlay.clone(), turned_on).write()?;
     build(&underlay, &mut host)?;
@@ -57,9 +60,9 @@ pub fn heal(underlay: &Underlay, node: &str) -> Result<(), Error> {
 
 /// Removes all that the cluster's underlay made. One that is not there is no error.
 /// Processes inside keep a namespace alive, without links.
-pub fn teardown(run_dir: &Path, cluster_id: &str) -> Result<(), Error> {
-    let _lock = Lock::take(run_dir)?;
-    remove(run_dir, cluster_id)
+pub fn teardown(underlay: &Underlay) -> Result<(), Error> {
+    let _lock = Lock::take(&underlay.run_dir)?;
+    remove(&underlay.run_dir, &underlay.cluster_id)
 }
 
 /// Removes the underlays of clusters whose folder is gone; returns their ids.
@@ -151,6 +154,26 @@ fn build(underlay: &Underlay, host: &mut Routing) -> Result<(), Error> {
     }
     connect_host(underlay, host, &mut switch, bridge.index)?;
     write_host_rules(underlay)
+}
+
+/// A cluster that comes back with fewer nodes leaves nothing of the others.
+fn remove_former_nodes(old: &Underlay, new: &Underlay, host: &mut Routing) -> Result<(), Error> {
+    for (k, node) in (1u32..).zip(&old.nodes) {
+        if new.nodes.contains(node) {
+            continue;
+        }
+        let what = || format!("removing the network of the former {}", node.name);
+        if netns::is_namespace(&old.switch()) {
+            let mut switch =
+                netns::in_netns(&old.switch(), Routing::open).when(what)?.when(what)?;
+            switch.delete_link(&port_name(k)).when(what)?;
+        }
+        if let Some(link) = host.link(&host_link(&old.cluster_id)).when(what)? {
+            host.delete_route(&via(node.pod_cidr, node.address, &link)).when(what)?;
+        }
+        netns::remove(&node.netns).when(what)?;
+    }
+    Ok(())
 }
 
 /// Runs inside the switch's namespace.

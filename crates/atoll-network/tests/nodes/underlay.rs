@@ -85,6 +85,28 @@ async fn creating_again_keeps_what_is_there() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_comes_back_smaller_leaves_no_former_node() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::with_nodes(3).await;
+    let pod = world.server(1, "pod").await;
+    let former = world.node_netns(2);
+    let mut config = Config {
+        cluster_id: world.cluster.cluster_id.clone(),
+        data_dir: std::env::temp_dir(),
+        run_dir: world.cluster.run_dir.clone(),
+        nodes: vec!["node-1".to_owned(), "node-2".to_owned()],
+        ranges: None,
+    };
+    assert_eq!(underlay::create(&config).unwrap().nodes, world.cluster.nodes[..2]);
+    assert!(!former.exists());
+    assert!(call_here(pod.lease.address, 8080).is_ok());
+    config.nodes.push("node-3".to_owned());
+    assert_eq!(underlay::create(&config).unwrap(), world.cluster);
+}
+
+#[tokio::test]
 async fn teardown_leaves_nothing() {
     if !is_root() {
         return;

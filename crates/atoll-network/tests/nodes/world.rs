@@ -192,7 +192,7 @@ impl World {
             Path::new(RUN_DIR).join(&self.cluster.cluster_id).join("sandboxes"),
         )
         .ok();
-        underlay::teardown(Path::new(RUN_DIR), &self.cluster.cluster_id).unwrap();
+        underlay::teardown(&self.cluster).unwrap();
     }
 }
 
