@@ -46,7 +46,9 @@ fn hello() -> Result<(), BoxError> {
         let count = stream.read(&mut buffer)?;
         let line = String::from_utf8_lossy(&buffer[..count]);
         eprintln!("{}", line.lines().next().unwrap_or_default());
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\nhello\n")?;
+        stream.write_all(
+            b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\nhello\n",
+        )?;
     }
     Ok(())
 }

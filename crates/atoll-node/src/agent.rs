@@ -23,9 +23,9 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::kubelet::{routes::Routes, server};
 use crate::machine::Machine;
+use crate::network::NetworkError;
 use crate::network::pods::NodePods;
 use crate::network::sync::Sync;
-use crate::network::NetworkError;
 use crate::node::object::Health;
 use crate::node::{heartbeat, register};
 use crate::objects::Objects;
@@ -158,8 +158,7 @@ async fn context(
     let mut image_config = atoll_image::Config::new(config.root.join("images"));
     image_config.registry = config.registry.clone();
     image_config.builtin.clone_from(&config.builtin_images);
-    let images =
-        ImageStore::open(image_config).await.map_err(|source| Error::Images { source })?;
+    let images = ImageStore::open(image_config).await.map_err(|source| Error::Images { source })?;
     let runtime = runtime(&config).await?;
     let client = config.client.clone();
     let host = config.node_name.clone();
@@ -181,8 +180,11 @@ async fn context(
 }
 
 fn make_dir(dir: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(dir)
-        .map_err(|source| Error::Io { what: "creating", path: dir.into(), source })
+    std::fs::create_dir_all(dir).map_err(|source| Error::Io {
+        what: "creating",
+        path: dir.into(),
+        source,
+    })
 }
 
 async fn runtime(config: &Config) -> Result<Arc<dyn Runtime>, Error> {
@@ -306,11 +308,7 @@ const NOT_READY: &str = "container runtime network not ready: NetworkReady=false
                          reason:NetworkPluginNotReady message:the node has no podCIDR yet";
 const NETWORK_RETRY: Duration = Duration::from_secs(1);
 
-async fn set_up_network(
-    cx: &Context,
-    cidr: &str,
-    stop: &CancellationToken,
-) -> Option<NodeNetwork> {
+async fn set_up_network(cx: &Context, cidr: &str, stop: &CancellationToken) -> Option<NodeNetwork> {
     loop {
         match try_set_up_network(cx, cidr).await {
             Ok(network) => return Some(network),

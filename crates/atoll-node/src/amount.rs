@@ -21,14 +21,15 @@ const QUOTA_US_MIN: i64 = 1_000;
 #[must_use]
 pub fn milli(quantity: &Quantity) -> Option<i64> {
     let text = quantity.0.trim();
-    let split = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
+    let split =
+        text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
     let (digits, suffix) = text.split_at(split);
     let (multiplier, divisor) = scale(suffix)?;
     let (mantissa, decimals) = decimal(digits)?;
     let numerator = mantissa.checked_mul(multiplier)?.checked_mul(1000)?;
     let denominator = divisor.checked_mul(10_i128.checked_pow(decimals)?)?;
-    let rounded = numerator.div_euclid(denominator)
-        + i128::from(numerator.rem_euclid(denominator) != 0);
+    let rounded =
+        numerator.div_euclid(denominator) + i128::from(numerator.rem_euclid(denominator) != 0);
     Some(i64::try_from(rounded).unwrap_or(i64::MAX))
 }
 

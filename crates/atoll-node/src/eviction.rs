@@ -57,12 +57,7 @@ pub struct Eviction {
 }
 
 impl Eviction {
-    pub async fn round(
-        &mut self,
-        cx: &Context,
-        index: &PodIndex,
-        health: &watch::Sender<Health>,
-    ) {
+    pub async fn round(&mut self, cx: &Context, index: &PodIndex, health: &watch::Sender<Health>) {
         self.check_empty_dirs(cx, index).await;
         let now = Instant::now();
         let meminfo = tokio::fs::read_to_string("/proc/meminfo").await.unwrap_or_default();

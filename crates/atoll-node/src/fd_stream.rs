@@ -34,7 +34,8 @@ impl AsyncRead for FdStream {
         loop {
             let mut guard = ready!(self.fd.poll_read_ready(cx))?;
             let read = guard.try_io(|fd| {
-                rustix::io::read(fd.get_ref(), buffer.initialize_unfilled()).map_err(io::Error::from)
+                rustix::io::read(fd.get_ref(), buffer.initialize_unfilled())
+                    .map_err(io::Error::from)
             });
             match read {
                 Ok(Ok(count)) => {

@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn a_runs_log_has_its_rotated_parts() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["1.log", "1.log.20260102-150405", "1.log.20260102-150405.gz", "10.log", "11.log"] {
+        for name in
+            ["1.log", "1.log.20260102-150405", "1.log.20260102-150405.gz", "10.log", "11.log"]
+        {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         assert_eq!(log_files(&dir.path().join("1.log")).len(), 3);

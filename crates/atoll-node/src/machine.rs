@@ -28,7 +28,8 @@ impl Machine {
         let fail = |what| move |source| Error::Machine { what, source };
         let meminfo = read("/proc/meminfo").map_err(fail("/proc/meminfo"))?;
         let memory = meminfo_bytes(&meminfo, "MemTotal").unwrap_or(0);
-        let disk = rustix::fs::statvfs(root).map_err(|e| fail("the data folder's disk")(e.into()))?;
+        let disk =
+            rustix::fs::statvfs(root).map_err(|e| fail("the data folder's disk")(e.into()))?;
         let disk_bytes = disk.f_blocks.saturating_mul(disk.f_frsize);
         let uname = rustix::system::uname();
         let cpus = std::thread::available_parallelism().map_err(fail("processors"))?;
@@ -98,8 +99,14 @@ mod tests {
 
     #[test]
     fn reads_the_kernels_tables() {
-        assert_eq!(meminfo_bytes("MemTotal:       2048 kB\nMemFree: 1 kB\n", "MemTotal"), Some(2 << 20));
-        assert_eq!(os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(
+            meminfo_bytes("MemTotal:       2048 kB\nMemFree: 1 kB\n", "MemTotal"),
+            Some(2 << 20)
+        );
+        assert_eq!(
+            os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
         let machine = Machine::read(Path::new("/"), 110).unwrap();
         assert!(machine.cpus > 0 && machine.memory_bytes > 0 && !machine.kernel.is_empty());
     }

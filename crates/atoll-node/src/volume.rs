@@ -34,9 +34,18 @@ pub struct VolumeError {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Plan {
     /// Files written by us; in memory when they are secret.
-    Files { payload: Payload, in_memory: bool },
-    EmptyDir { in_memory: bool, size_bytes: u64 },
-    HostPath { path: PathBuf, kind: String },
+    Files {
+        payload: Payload,
+        in_memory: bool,
+    },
+    EmptyDir {
+        in_memory: bool,
+        size_bytes: u64,
+    },
+    HostPath {
+        path: PathBuf,
+        kind: String,
+    },
 }
 
 /// Where everything of a pod's volumes stands.

@@ -256,7 +256,9 @@ where
         let opened = collect_streams(&mut connection, version, wanted);
         let streams = match tokio::time::timeout(STREAMS_TIMEOUT, opened).await {
             Ok(streams) => streams?,
-            Err(_elapsed) => return Err("timed out waiting for client to create streams".to_owned()),
+            Err(_elapsed) => {
+                return Err("timed out waiting for client to create streams".to_owned());
+            }
         };
         exchange(connection, &streams, version, far).await;
         Ok(())

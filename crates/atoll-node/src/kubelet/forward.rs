@@ -40,11 +40,14 @@ pub(crate) fn answer(
     query: &Query,
     request: Request<Incoming>,
 ) -> Answer {
-    let running = place.shown.containers.values().any(|c| {
-        c.current.as_ref().is_some_and(crate::pod::track::Run::is_running)
-    });
+    let running = place
+        .shown
+        .containers
+        .values()
+        .any(|c| c.current.as_ref().is_some_and(crate::pod::track::Run::is_running));
     if !running {
-        let reason = format!("unable to forward port because pod is not running: {}", place.handle.id.name);
+        let reason =
+            format!("unable to forward port because pod is not running: {}", place.handle.id.name);
         return text(StatusCode::BAD_REQUEST, reason);
     }
     let ports: Vec<u16> = query
@@ -297,11 +300,8 @@ impl Forward {
 
 /// Plain WebSocket: for each port two channels, data and errors, each beginning with the
 /// port's number.
-async fn serve_channels<S>(
-    mut socket: WebSocketStream<S>,
-    ports: &[u16],
-    netns: Option<PathBuf>,
-) where
+async fn serve_channels<S>(mut socket: WebSocketStream<S>, ports: &[u16], netns: Option<PathBuf>)
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (out, mut outputs) = mpsc::channel::<(u8, Bytes)>(PIECES_MAX);

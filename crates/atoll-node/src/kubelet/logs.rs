@@ -40,7 +40,8 @@ impl Options {
             let Some(text) = query.get(name).filter(|text| !text.is_empty()) else {
                 return Ok(None);
             };
-            let number = text.parse()
+            let number = text
+                .parse()
                 .map_err(|_not_a_number| format!("{name}: Invalid value: \"{text}\""))?;
             if number < 0 {
                 return Err(format!(
@@ -108,8 +109,10 @@ fn find(routes: &Routes, place: &Place, options: &Options) -> Result<PathBuf, St
     let (name, pod) = (&place.container, &place.handle.id);
     let dir = spec::log_dir(&routes.cx.config, pod, name);
     let known = place.shown.containers.get(name);
-    let current = known.and_then(|shown| shown.current.as_ref()).map(crate::pod::track::Run::attempt);
-    let previous = known.and_then(|shown| shown.previous.as_ref()).map(crate::pod::track::Run::attempt);
+    let current =
+        known.and_then(|shown| shown.current.as_ref()).map(crate::pod::track::Run::attempt);
+    let previous =
+        known.and_then(|shown| shown.previous.as_ref()).map(crate::pod::track::Run::attempt);
     // A pod that was cleared away has no runs any more, but its logs are still there.
     let newest = current.or_else(|| newest_attempt(&dir));
     let attempt = if options.previous {
@@ -254,7 +257,8 @@ impl Reader {
     /// The run that writes this log is over.
     fn has_ended(&self) -> bool {
         let shown = self.shown.borrow();
-        let Some(run) = shown.containers.get(&self.attempt_container).and_then(|c| c.current.as_ref())
+        let Some(run) =
+            shown.containers.get(&self.attempt_container).and_then(|c| c.current.as_ref())
         else {
             return true;
         };

@@ -46,18 +46,21 @@ fn render(
         writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge")?;
         values.iter().try_for_each(|(labels, value)| writeln!(out, "{name}{labels} {value}"))
     };
-    gauge("kubelet_node_name", "The node's name. The count is always 1.", &[(
-        format!("{{node=\"{node}\"}}"),
-        1,
-    )])?;
-    gauge("kubelet_desired_pods", "Pods that the kubelet is to run.", &[(
-        "{static=\"\"}".to_owned(),
-        desired,
-    )])?;
-    gauge("kubelet_running_pods", "Pods that have a running container.", &[(
-        String::new(),
-        running,
-    )])?;
+    gauge(
+        "kubelet_node_name",
+        "The node's name. The count is always 1.",
+        &[(format!("{{node=\"{node}\"}}"), 1)],
+    )?;
+    gauge(
+        "kubelet_desired_pods",
+        "Pods that the kubelet is to run.",
+        &[("{static=\"\"}".to_owned(), desired)],
+    )?;
+    gauge(
+        "kubelet_running_pods",
+        "Pods that have a running container.",
+        &[(String::new(), running)],
+    )?;
     let containers: Vec<(String, usize)> = states
         .iter()
         .map(|(state, count)| (format!("{{container_state=\"{state}\"}}"), *count))

@@ -139,7 +139,6 @@ impl Routes {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

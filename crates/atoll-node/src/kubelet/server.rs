@@ -23,9 +23,8 @@ pub async fn bind(routes: &Routes) -> Result<(TcpListener, TlsAcceptor), Error> 
     let config = &routes.cx.config;
     let acceptor = TlsAcceptor::from(Arc::new(tls::server(&config.kubelet_tls)?));
     let address = config.kubelet_listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Listen { address, source })?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     Ok((listener, acceptor))
 }
 

@@ -52,11 +52,7 @@ where
     (Connection { events, tell }, drive(io, event_in, tells))
 }
 
-async fn drive<S>(
-    io: S,
-    events: mpsc::Sender<Event>,
-    tells: mpsc::Receiver<Tell>,
-) -> io::Result<()>
+async fn drive<S>(io: S, events: mpsc::Sender<Event>, tells: mpsc::Receiver<Tell>) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite,
 {

@@ -90,9 +90,8 @@ impl Form {
             return Some(self.encode(ERROR, status.to_string().as_bytes()));
         }
         let failed = status["status"] != "Success";
-        failed.then(|| {
-            self.encode(ERROR, status["message"].as_str().unwrap_or_default().as_bytes())
-        })
+        failed
+            .then(|| self.encode(ERROR, status["message"].as_str().unwrap_or_default().as_bytes()))
     }
 }
 

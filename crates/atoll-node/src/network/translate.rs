@@ -223,9 +223,11 @@ fn dns_service(
         // No address yet: it is neither headless nor reachable.
         return None;
     }
-    let ports = spec.ports.iter().flatten().filter_map(|port| {
-        dns_port(port.name.as_deref(), port.protocol.as_deref(), port.port)
-    });
+    let ports = spec
+        .ports
+        .iter()
+        .flatten()
+        .filter_map(|port| dns_port(port.name.as_deref(), port.protocol.as_deref(), port.port));
     Some(DnsService {
         namespace,
         name,

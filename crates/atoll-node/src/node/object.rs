@@ -131,7 +131,9 @@ fn conditions(health: &Health, old: Option<&NodeStatus>, now: Timestamp) -> Vec<
         (kind, holds, reason.to_owned(), message.to_owned())
     };
     let ready = match &health.not_ready {
-        None => ("Ready", true, "KubeletReady".to_owned(), "kubelet is posting ready status".into()),
+        None => {
+            ("Ready", true, "KubeletReady".to_owned(), "kubelet is posting ready status".into())
+        }
         Some(why) => ("Ready", false, "KubeletNotReady".to_owned(), why.clone()),
     };
     let all = [
@@ -197,7 +199,8 @@ mod tests {
 
     #[test]
     fn conditions_have_the_kubelets_words_and_keep_their_times() {
-        let (early, late) = (Timestamp::from_second(1).unwrap(), Timestamp::from_second(9).unwrap());
+        let (early, late) =
+            (Timestamp::from_second(1).unwrap(), Timestamp::from_second(9).unwrap());
         let old = NodeStatus {
             conditions: Some(conditions(&Health::default(), None, early)),
             ..NodeStatus::default()

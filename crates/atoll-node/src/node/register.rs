@@ -44,7 +44,8 @@ async fn try_register(cx: &Context) -> Result<(), kube::Error> {
     let api: Api<Node> = Api::all(cx.client.clone());
     let name = &cx.config.node_name;
     let mut wanted = object::node(&cx.config, &cx.machine);
-    wanted.status = Some(status(cx, &Health { not_ready: Some(STARTING.into()), ..Health::default() }, None));
+    wanted.status =
+        Some(status(cx, &Health { not_ready: Some(STARTING.into()), ..Health::default() }, None));
     match api.create(&PostParams::default(), &wanted).await {
         Ok(_) => {
             tracing::info!(node = %name, "node registered");
@@ -152,7 +153,11 @@ async fn write(cx: &Context, status: &NodeStatus) -> Result<(), kube::Error> {
 }
 
 /// The node's podCIDR, as soon as it has one.
-pub async fn pod_cidr(cx: &Context, nodes: &Arc<Informer<Node>>, stop: &CancellationToken) -> Option<String> {
+pub async fn pod_cidr(
+    cx: &Context,
+    nodes: &Arc<Informer<Node>>,
+    stop: &CancellationToken,
+) -> Option<String> {
     let key = Key::new("", &cx.config.node_name);
     let changed = Arc::new(Notify::new());
     let wake = changed.clone();

@@ -284,7 +284,8 @@ impl PodTask {
             }
             return true;
         }
-        let pull_failed = track.waiting.as_ref().is_some_and(|w| w.reason == messages::ERR_IMAGE_PULL);
+        let pull_failed =
+            track.waiting.as_ref().is_some_and(|w| w.reason == messages::ERR_IMAGE_PULL);
         let shown_long_enough = track
             .failed_at
             .is_some_and(|at| now.duration_since(at).unsigned_abs() >= PULL_ERROR_SHOWN);
@@ -394,7 +395,9 @@ impl PodTask {
         track.waiting = Some(Waiting::new(reason, message));
         let pull = matches!(
             reason,
-            messages::ERR_IMAGE_PULL | messages::INVALID_IMAGE_NAME | messages::ERR_IMAGE_NEVER_PULL
+            messages::ERR_IMAGE_PULL
+                | messages::INVALID_IMAGE_NAME
+                | messages::ERR_IMAGE_NEVER_PULL
         );
         let until = if pull {
             let backoff = self.pulls.entry(image).or_default();
@@ -412,7 +415,8 @@ impl PodTask {
 
     fn begin_stop(&mut self, pod_spec: &PodSpec, kill: Kill) {
         let Some((_, container)) = find_container(pod_spec, &kill.container) else { return };
-        let seconds = kill.grace_seconds.or(pod_spec.termination_grace_period_seconds).unwrap_or(30);
+        let seconds =
+            kill.grace_seconds.or(pod_spec.termination_grace_period_seconds).unwrap_or(30);
         let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         let (sender, deadline) =
             tokio::sync::watch::channel(Instant::now() + grace.max(super::stop::GRACE_MIN));

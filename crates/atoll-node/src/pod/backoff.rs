@@ -17,7 +17,11 @@ impl Backoff {
     /// The delay in force for something that failed at `failed_at`, if it is still to
     /// wait at `now`, and until when.
     #[must_use]
-    pub fn holds(&self, failed_at: Timestamp, now: Timestamp) -> Option<(SignedDuration, Timestamp)> {
+    pub fn holds(
+        &self,
+        failed_at: Timestamp,
+        now: Timestamp,
+    ) -> Option<(SignedDuration, Timestamp)> {
         let (delay, last) = self.current?;
         if expired(failed_at, last) {
             return None;

@@ -158,7 +158,10 @@ fn finish(spec: &PodSpec, tracks: &Tracks, plan: &mut Plan) {
 
 /// Until when the next start has to wait, with the delay in force; `None` to start now.
 #[must_use]
-pub fn held_until(track: &Track, now: Timestamp) -> Option<(Option<jiff::SignedDuration>, Timestamp)> {
+pub fn held_until(
+    track: &Track,
+    now: Timestamp,
+) -> Option<(Option<jiff::SignedDuration>, Timestamp)> {
     if let Some(exit) = track.exit()
         && let Some((delay, until)) = track.crash.holds(exit.finished_at, now)
     {

@@ -112,8 +112,7 @@ impl PodTask {
         self.publish();
         // A finished pod must be known as finished before its records go, or a restarted
         // agent would run it again. A deleted one will not run again anyway.
-        let written =
-            (!self.gone && !self.is_deleted()).then(|| self.writer.flushed());
+        let written = (!self.gone && !self.is_deleted()).then(|| self.writer.flushed());
         let (cx, id) = (self.cx.clone(), self.id.clone());
         self.jobs.spawn(async move {
             if let Some(written) = written {

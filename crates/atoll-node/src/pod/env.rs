@@ -58,9 +58,7 @@ pub fn environment(
         set(&mut own, &mut order, name, value);
     }
     for variable in container.env.iter().flatten() {
-        let lookup = |name: &str| {
-            own.get(name).or_else(|| services.get(name)).cloned()
-        };
+        let lookup = |name: &str| own.get(name).or_else(|| services.get(name)).cloned();
         let value = match (&variable.value, &variable.value_from) {
             (Some(value), _) if !value.is_empty() => Some(expand(value, lookup)),
             (_, Some(source)) => resolve(source, container, around)?,
@@ -76,12 +74,7 @@ pub fn environment(
     Ok(all)
 }
 
-fn set(
-    own: &mut BTreeMap<String, String>,
-    order: &mut Vec<String>,
-    name: String,
-    value: String,
-) {
+fn set(own: &mut BTreeMap<String, String>, order: &mut Vec<String>, name: String, value: String) {
     if own.insert(name.clone(), value).is_none() {
         order.push(name);
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use atoll_image::{Credentials, Error as ImageError, ImageInfo, PullPolicy, PullRequest, Reference};
+use atoll_image::{
+    Credentials, Error as ImageError, ImageInfo, PullPolicy, PullRequest, Reference,
+};
 use atoll_informer::EventType;
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
@@ -167,7 +169,9 @@ pub fn credentials(image: &str, secrets: &BTreeMap<String, Secret>) -> Vec<Crede
 fn auths(secret: &Secret) -> BTreeMap<String, DockerAuth> {
     let entry = |name: &str| secret.data.as_ref().and_then(|entries| entries.get(name));
     if let Some(text) = entry(".dockerconfigjson") {
-        return serde_json::from_slice::<DockerConfig>(&text.0).map(|c| c.auths).unwrap_or_default();
+        return serde_json::from_slice::<DockerConfig>(&text.0)
+            .map(|c| c.auths)
+            .unwrap_or_default();
     }
     match entry(".dockercfg") {
         Some(text) => serde_json::from_slice(&text.0).unwrap_or_default(),

@@ -25,10 +25,7 @@ pub async fn run_hook(
         let ran = exec::run(cx.runtime.as_ref(), reference, command).await?;
         return match ran.code {
             0 => Ok(()),
-            code => Err(format!(
-                "command '{shown}' exited with {code}: {}",
-                ran.output.trim_end()
-            )),
+            code => Err(format!("command '{shown}' exited with {code}: {}", ran.output.trim_end())),
         };
     }
     if let Some(action) = &handler.http_get {

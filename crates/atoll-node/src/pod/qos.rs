@@ -71,7 +71,10 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> 
             let own = burstable_adj(container, memory_capacity);
             if is_sidecar(container) {
                 // A sidecar must not be killed before the containers that it serves.
-                spec.containers.iter().map(|c| burstable_adj(c, memory_capacity)).fold(own, i32::min)
+                spec.containers
+                    .iter()
+                    .map(|c| burstable_adj(c, memory_capacity))
+                    .fold(own, i32::min)
             } else {
                 own
             }
@@ -112,9 +115,7 @@ mod tests {
         let capacity = 4_i64 << 30;
         let p = pod(serde_json::json!([
             {"name": "a", "resources": {"requests": {"memory": "2Gi"}}}, {"name": "b"}]));
-        let adj = |i: usize| {
-            oom_score_adj(&p, &p.spec.as_ref().unwrap().containers[i], capacity)
-        };
+        let adj = |i: usize| oom_score_adj(&p, &p.spec.as_ref().unwrap().containers[i], capacity);
         assert_eq!((adj(0), adj(1)), (500, 999));
     }
 }

@@ -57,7 +57,9 @@ fn sandbox_spec(pod: &Pod, id: &PodId, hostname: String) -> SandboxSpec {
         cgroup: spec.map(|spec| Qos::of(spec).cgroup(&id.uid)).unwrap_or_default(),
         resources: amount::pod_cgroup_values(pod),
         shm_bytes: 0,
-        sysctls: sysctls.map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone())).collect(),
+        sysctls: sysctls
+            .map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone()))
+            .collect(),
     }
 }
 

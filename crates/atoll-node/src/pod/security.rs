@@ -30,7 +30,10 @@ pub fn run_as(pod: &Pod, container: &Container) -> RunAs {
         .collect();
     groups.extend(of_pod.and_then(|context| context.fs_group).and_then(number));
     RunAs {
-        user: own.and_then(|c| c.run_as_user).or(of_pod.and_then(|c| c.run_as_user)).and_then(number),
+        user: own
+            .and_then(|c| c.run_as_user)
+            .or(of_pod.and_then(|c| c.run_as_user))
+            .and_then(number),
         group: own
             .and_then(|c| c.run_as_group)
             .or(of_pod.and_then(|c| c.run_as_group))
@@ -99,8 +102,10 @@ fn seccomp(profile: Option<&SeccompProfile>, profiles: &Path) -> Result<Seccomp,
         "Localhost" => {
             let name = profile.localhost_profile.as_deref().unwrap_or_default();
             if name.is_empty() || name.starts_with('/') || name.split('/').any(|p| p == "..") {
-                return Err(format!("seccomp profile \"{name}\" must be a path below the node's \
-                                    seccomp folder"));
+                return Err(format!(
+                    "seccomp profile \"{name}\" must be a path below the node's \
+                                    seccomp folder"
+                ));
             }
             let path = profiles.join(name);
             let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -165,7 +170,8 @@ mod tests {
             localhost_profile: Some(name.into()),
         };
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("p.json"), "{\"defaultAction\":\"SCMP_ACT_ALLOW\"}").unwrap();
+        std::fs::write(dir.path().join("p.json"), "{\"defaultAction\":\"SCMP_ACT_ALLOW\"}")
+            .unwrap();
         assert!(matches!(seccomp(Some(&profile("p.json")), dir.path()), Ok(Seccomp::Profile(_))));
         for name in ["../p.json", "/etc/passwd", "", "gone.json"] {
             assert!(seccomp(Some(&profile(name)), dir.path()).is_err(), "{name}");

@@ -79,9 +79,8 @@ pub fn build(parts: Parts<'_>) -> Result<ContainerSpec, String> {
         tty: container.tty.unwrap_or(false),
         env,
     };
-    let mode = |path: &Option<PathBuf>| {
-        path.clone().map_or(NamespaceMode::Host, NamespaceMode::Path)
-    };
+    let mode =
+        |path: &Option<PathBuf>| path.clone().map_or(NamespaceMode::Host, NamespaceMode::Path);
     let host_pid = spec.host_pid.unwrap_or(false);
     let cgroup = format!("{}/{}", Qos::of(spec).cgroup(&id.uid), container.name);
     let log = log_dir(config, id, &container.name).join(format!("{}.log", parts.key.attempt));

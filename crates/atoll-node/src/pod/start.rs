@@ -43,7 +43,10 @@ pub enum StartEnd {
     /// It runs, but its postStart hook failed: it is to be killed.
     HookFailed(String),
     /// The container waits with this reason and message.
-    Failed { reason: &'static str, message: String },
+    Failed {
+        reason: &'static str,
+        message: String,
+    },
     Cancelled,
 }
 
@@ -92,11 +95,8 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
     };
     prepare_files(cx, &key).await.map_err(create_error)?;
     let dir = spec::rootfs_dir(&cx.config, &key);
-    let dirs = MountDirs {
-        rootfs: dir.join("rootfs"),
-        upper: dir.join("upper"),
-        work: dir.join("work"),
-    };
+    let dirs =
+        MountDirs { rootfs: dir.join("rootfs"), upper: dir.join("upper"), work: dir.join("work") };
     let mounted =
         cx.images.mount(image, &dirs).await.map_err(|error| create_error(with_sources(&error)))?;
     let user = resolve_user(&mounted.rootfs, &image.config.user, &run_as).map_err(config_error)?;
@@ -167,8 +167,7 @@ fn resolve_user(
     run_as: &RunAs,
 ) -> Result<User, String> {
     let wanted = run_as.user.map_or_else(|| image_user.to_owned(), |uid| uid.to_string());
-    let found =
-        atoll_image::resolve_user(rootfs, &wanted).map_err(|error| with_sources(&error))?;
+    let found = atoll_image::resolve_user(rootfs, &wanted).map_err(|error| with_sources(&error))?;
     let mut additional_gids = found.additional_gids;
     additional_gids.extend(&run_as.groups);
     additional_gids.sort_unstable();

@@ -197,7 +197,11 @@ pub fn container_id(id: &str) -> String {
     format!("atoll://{id}")
 }
 
-fn states(track: &Track, default_reason: &str, view: &View<'_>) -> (ContainerState, ContainerState) {
+fn states(
+    track: &Track,
+    default_reason: &str,
+    view: &View<'_>,
+) -> (ContainerState, ContainerState) {
     let previous = track.previous.as_ref().and_then(terminated);
     let current = track.current.as_ref();
     let waiting = |waiting: Option<&Waiting>| ContainerState {
@@ -323,8 +327,8 @@ fn containers_ready(status: &PodStatus, phase: &str, initialized: bool) -> Verdi
         _ => {}
     }
     let sidecars = status.init_container_statuses.iter().flatten();
-    let waiting_sidecars =
-        sidecars.filter(|s| initialized && s.state.as_ref().is_some_and(|s| s.terminated.is_none()));
+    let waiting_sidecars = sidecars
+        .filter(|s| initialized && s.state.as_ref().is_some_and(|s| s.terminated.is_none()));
     let all = waiting_sidecars.chain(status.container_statuses.iter().flatten());
     let unready: Vec<_> = all.filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
     if unready.is_empty() && status.container_statuses.is_some() {

@@ -171,8 +171,13 @@ fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     let (old_fields, mut new_fields) = (fields(old), fields(new));
     let own = |status: &PodStatus, of: &PodStatus| {
         let known: Vec<_> = of.conditions.iter().flatten().map(|c| c.type_.clone()).collect();
-        let mut kept: Vec<_> =
-            status.conditions.iter().flatten().filter(|c| known.contains(&c.type_)).cloned().collect();
+        let mut kept: Vec<_> = status
+            .conditions
+            .iter()
+            .flatten()
+            .filter(|c| known.contains(&c.type_))
+            .cloned()
+            .collect();
         kept.sort_by(|a, b| a.type_.cmp(&b.type_));
         for condition in &mut kept {
             // Which generation was looked at is no news by itself.
@@ -182,9 +187,9 @@ fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Option<Value> {
         kept
     };
     let same_conditions = own(old, new) == own(new, new);
-    for name in [
-        "reason", "message", "podIP", "podIPs", "initContainerStatuses", "containerStatuses",
-    ] {
+    for name in
+        ["reason", "message", "podIP", "podIPs", "initContainerStatuses", "containerStatuses"]
+    {
         if old_fields.contains_key(name) && !new_fields.contains_key(name) {
             new_fields.insert(name.to_owned(), Value::Null);
         }
@@ -234,7 +239,10 @@ mod tests {
         let new = status(json!({"phase": "Failed"}));
         let patch = patch(&id(), &old, &new).unwrap();
         assert_eq!(patch["status"]["podIP"], Value::Null);
-        assert_eq!((&patch["status"]["phase"], &patch["metadata"]["uid"]), (&json!("Failed"), &json!("u")));
+        assert_eq!(
+            (&patch["status"]["phase"], &patch["metadata"]["uid"]),
+            (&json!("Failed"), &json!("u"))
+        );
     }
 
     #[test]

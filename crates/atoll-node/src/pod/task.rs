@@ -188,8 +188,7 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
         pod,
     };
     let stop = cx.stop.clone();
-    let handle =
-        PodHandle { id, desired: desired_sender, shown: shown_receiver, notify, evict };
+    let handle = PodHandle { id, desired: desired_sender, shown: shown_receiver, notify, evict };
     cx.tasks.spawn(task.run(desired_receiver, report_receiver, evictions, stop));
     handle
 }
@@ -210,7 +209,8 @@ fn adopt(pod: &Pod, mut observed: Vec<Observed>, pods_dir: &Path) -> Tracks {
         track.current = Some(run);
         track.started = true;
         track.hooked = true;
-        let container = pod.spec.as_ref().and_then(|spec| find_container(spec, &found.container.key.name));
+        let container =
+            pod.spec.as_ref().and_then(|spec| find_container(spec, &found.container.key.name));
         track.ready = container.is_some_and(|(_, c)| c.readiness_probe.is_none());
     }
     let statuses = pod.status.iter().flat_map(|status| {

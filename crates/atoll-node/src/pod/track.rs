@@ -42,7 +42,9 @@ pub struct Run {
 pub enum RunState {
     /// Made, but its command has not started.
     Created,
-    Running { started_at: Timestamp },
+    Running {
+        started_at: Timestamp,
+    },
     Exited(Exit),
 }
 
@@ -194,11 +196,7 @@ impl Track {
 /// A run for the tests of what decides.
 #[cfg(test)]
 pub(crate) fn test_run(attempt: u32, state: RunState) -> Run {
-    let key = ContainerKey {
-        sandbox: "uid".to_owned(),
-        name: "c".to_owned(),
-        attempt,
-    };
+    let key = ContainerKey { sandbox: "uid".to_owned(), name: "c".to_owned(), attempt };
     Run {
         reference: ContainerRef { key, id: "ab".to_owned(), dir: "/nonexistent".into() },
         image: "img".to_owned(),

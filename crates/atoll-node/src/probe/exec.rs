@@ -50,10 +50,8 @@ pub async fn run(
     let open = |fd: Option<std::os::fd::OwnedFd>| fd.map(FdStream::new).transpose();
     let stdout = open(streams.stdout).map_err(|error| error.to_string())?;
     let stderr = open(streams.stderr).map_err(|error| error.to_string())?;
-    let (out, err) = tokio::join!(
-        read_capped(stdout, OUTPUT_BYTES_MAX),
-        read_capped(stderr, OUTPUT_BYTES_MAX)
-    );
+    let (out, err) =
+        tokio::join!(read_capped(stdout, OUTPUT_BYTES_MAX), read_capped(stderr, OUTPUT_BYTES_MAX));
     let mut output = out.map_err(|error| error.to_string())?;
     output.extend(err.map_err(|error| error.to_string())?);
     output.truncate(OUTPUT_BYTES_MAX);

@@ -58,7 +58,11 @@ enum Answer {
     Refused(String, String),
 }
 
-async fn ask(stream: tokio::net::TcpStream, address: &str, service: &str) -> Result<Answer, String> {
+async fn ask(
+    stream: tokio::net::TcpStream,
+    address: &str,
+    service: &str,
+) -> Result<Answer, String> {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await

@@ -80,7 +80,9 @@ impl Target {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             let answer = match self.get(left).await {
                 Ok(answer) => answer,
-                Err(reason) => return Outcome::Failure(format!("Get \"{}\": {reason}", self.url())),
+                Err(reason) => {
+                    return Outcome::Failure(format!("Get \"{}\": {reason}", self.url()));
+                }
             };
             let (status, location) = answer;
             if !status.is_redirection() {
@@ -122,14 +124,12 @@ impl Target {
     }
 
     /// The status and where a redirect leads.
-    pub async fn get(
-        &self,
-        timeout: Duration,
-    ) -> Result<(StatusCode, Option<String>), String> {
+    pub async fn get(&self, timeout: Duration) -> Result<(StatusCode, Option<String>), String> {
         let ask = async {
             let stream = tcp::connect(&self.host, self.port, timeout).await?;
             if self.scheme == "https" {
-                let connector = tokio_rustls::TlsConnector::from(Arc::new(tls::unverified_client()?));
+                let connector =
+                    tokio_rustls::TlsConnector::from(Arc::new(tls::unverified_client()?));
                 let name = tls::server_name(&self.host)?;
                 let stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
                 self.exchange(stream).await
@@ -151,7 +151,8 @@ impl Target {
     ) -> Result<(StatusCode, Option<String>), String> {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(describe)?;
-        let mut request = Request::get(&self.path).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+        let mut request =
+            Request::get(&self.path).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
         let headers = request.headers_mut();
         *headers = self.headers.clone();
         if !headers.contains_key(header::HOST) {
@@ -193,7 +194,11 @@ fn judge(status: StatusCode) -> Outcome {
 
 #[allow(clippy::needless_pass_by_value, reason = "used as map_err's function")]
 fn describe(error: hyper::Error) -> String {
-    if error.is_incomplete_message() || error.is_closed() { "EOF".to_owned() } else { error.to_string() }
+    if error.is_incomplete_message() || error.is_closed() {
+        "EOF".to_owned()
+    } else {
+        error.to_string()
+    }
 }
 
 #[cfg(test)]

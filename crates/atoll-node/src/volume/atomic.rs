@@ -60,9 +60,7 @@ fn holds(version: &Path, payload: &Payload, owner: &Ownership) -> bool {
 
 fn count_files(dir: &Path) -> usize {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .map(|entry| if entry.path().is_dir() { count_files(&entry.path()) } else { 1 })
-        .sum()
+    entries.map(|entry| if entry.path().is_dir() { count_files(&entry.path()) } else { 1 }).sum()
 }
 
 fn write_version(version: &Path, payload: &Payload, owner: &Ownership) -> io::Result<()> {

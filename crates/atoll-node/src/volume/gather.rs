@@ -134,9 +134,10 @@ async fn projected(
                 audience: source.audience.clone().filter(|audience| !audience.is_empty()),
                 seconds: source.expiration_seconds,
             };
-            let token = tokens.get(id, &wanted, now).await.map_err(|error| {
-                format!("failed to fetch token: {error}")
-            })?;
+            let token = tokens
+                .get(id, &wanted, now)
+                .await
+                .map_err(|error| format!("failed to fetch token: {error}"))?;
             let path = payload::checked(&source.path).map_err(text)?;
             let mode = token_mode(pod, default_mode);
             all.insert(path, File { bytes: token.into_bytes(), mode });

@@ -6,8 +6,7 @@ use super::*;
 fn an_empty_dir_is_open_to_all_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let dirs = Dirs::of(dir.path());
-    let plans =
-        [("v".to_owned(), Plan::EmptyDir { in_memory: false, size_bytes: 0 })].into();
+    let plans = [("v".to_owned(), Plan::EmptyDir { in_memory: false, size_bytes: 0 })].into();
     let paths = apply(&dirs, &plans, &Ownership::default()).unwrap();
     assert_eq!(paths["v"].metadata().unwrap().permissions().mode() & 0o7777, 0o777);
     std::fs::write(paths["v"].join("f"), "kept").unwrap();
@@ -19,8 +18,9 @@ fn an_empty_dir_is_open_to_all_and_kept() {
 fn a_refused_host_path_names_its_volume() {
     let dir = tempfile::tempdir().unwrap();
     let plan = Plan::HostPath { path: dir.path().join("gone"), kind: "Directory".into() };
-    let error = apply(&Dirs::of(dir.path()), &[("v".to_owned(), plan)].into(), &Ownership::default())
-        .unwrap_err();
+    let error =
+        apply(&Dirs::of(dir.path()), &[("v".to_owned(), plan)].into(), &Ownership::default())
+            .unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("MountVolume.SetUp failed for volume \"v\" : "), "{text}");
 }

@@ -29,7 +29,8 @@ async fn forward(port: u16) -> (Vec<u8>, String) {
     let (read, write) = tokio::io::split(far);
     let (mut reader, mut writer) = (Reader::new(read), Writer::new(write));
     let client = async {
-        let open = |stream, kind| Frame::SynStream { stream, headers: headers(kind, port), flags: 0 };
+        let open =
+            |stream, kind| Frame::SynStream { stream, headers: headers(kind, port), flags: 0 };
         writer.write(open(1, "error")).await.unwrap();
         writer.write(open(3, "data")).await.unwrap();
         let bytes = Bytes::from("ping");

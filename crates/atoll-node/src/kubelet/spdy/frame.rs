@@ -25,13 +25,28 @@ pub type Headers = Vec<(String, String)>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    SynStream { stream: u32, headers: Headers, flags: u8 },
+    SynStream {
+        stream: u32,
+        headers: Headers,
+        flags: u8,
+    },
     /// Written without headers.
-    SynReply { stream: u32 },
-    Reset { stream: u32, status: u32 },
-    Ping { id: u32 },
+    SynReply {
+        stream: u32,
+    },
+    Reset {
+        stream: u32,
+        status: u32,
+    },
+    Ping {
+        id: u32,
+    },
     GoAway,
-    Data { stream: u32, bytes: Bytes, flags: u8 },
+    Data {
+        stream: u32,
+        bytes: Bytes,
+        flags: u8,
+    },
     /// Settings, windows, further headers: nothing that matters here.
     Other,
 }
@@ -113,7 +128,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 plain.reserve(1024);
             }
             let step = self.inflate.decompress_vec(compressed, &mut plain, FlushDecompress::Sync);
-            let used = usize::try_from(self.inflate.total_in() - before).map_err(io::Error::other)?;
+            let used =
+                usize::try_from(self.inflate.total_in() - before).map_err(io::Error::other)?;
             compressed = &compressed[used..];
             match step {
                 Ok(Status::StreamEnd) => break,
@@ -234,9 +250,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             }
         };
         let mut block = Vec::with_capacity(plain.len() + 256);
-        deflate
-            .compress_vec(plain, &mut block, FlushCompress::Sync)
-            .map_err(io::Error::other)?;
+        deflate.compress_vec(plain, &mut block, FlushCompress::Sync).map_err(io::Error::other)?;
         Ok(block)
     }
 }

@@ -39,8 +39,7 @@ fn only_ready_endpoints_get_connections() {
 
 #[test]
 fn terminating_endpoints_serve_only_when_there_is_no_other() {
-    let terminating =
-        json!({"addresses": ["10.42.1.5"], "conditions": {"ready": false, "serving": true, "terminating": true}});
+    let terminating = json!({"addresses": ["10.42.1.5"], "conditions": {"ready": false, "serving": true, "terminating": true}});
     let last = slice(json!([terminating]));
     assert_eq!(service_ports(&[plain()], &[last], "n")[0].endpoints.len(), 1);
     let other = slice(json!([terminating,
@@ -55,7 +54,10 @@ fn headless_services_live_in_dns_alone() {
     let headless = service(json!({"clusterIP": "None", "clusterIPs": ["None"],
         "ports": [{"name": "http", "port": 80}]}));
     let slice = slice(json!([{"addresses": ["10.42.0.5"], "hostname": "web-0"}]));
-    assert!(service_ports(std::slice::from_ref(&headless), std::slice::from_ref(&slice), "n").is_empty());
+    assert!(
+        service_ports(std::slice::from_ref(&headless), std::slice::from_ref(&slice), "n")
+            .is_empty()
+    );
     let snapshot = snapshot(&[headless], &[slice], &[]);
     let dns = &snapshot.services[0];
     assert!(dns.cluster_addresses.is_empty());
@@ -83,5 +85,8 @@ fn a_peer_is_a_node_with_address_and_range() {
         [node("own", Some("10.42.0.0/24")), node("b", Some("10.42.1.0/24")), node("c", None)];
     let peers = peers(&nodes, "own");
     assert_eq!(peers.len(), 1);
-    assert_eq!((peers[0].name.as_str(), peers[0].pod_cidr.to_string()), ("b", "10.42.1.0/24".into()));
+    assert_eq!(
+        (peers[0].name.as_str(), peers[0].pod_cidr.to_string()),
+        ("b", "10.42.1.0/24".into())
+    );
 }

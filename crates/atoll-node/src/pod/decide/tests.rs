@@ -74,12 +74,8 @@ fn a_failed_init_container_is_tried_again_unless_the_policy_is_never() {
 fn sidecars_restart_and_do_not_hold_back_completion() {
     let mut spec = two_stage();
     spec.restart_policy = Some("OnFailure".into());
-    let state = tracks(&[
-        ("side", exited(0)),
-        ("init", exited(0)),
-        ("a", running()),
-        ("b", exited(0)),
-    ]);
+    let state =
+        tracks(&[("side", exited(0)), ("init", exited(0)), ("a", running()), ("b", exited(0))]);
     assert_eq!(plan(&spec, &state).start, ["side"]);
     let state =
         tracks(&[("side", running()), ("init", exited(0)), ("a", exited(0)), ("b", exited(0))]);

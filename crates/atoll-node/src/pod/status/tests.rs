@@ -48,7 +48,11 @@ fn find<'a>(status: &'a PodStatus, kind: &str) -> &'a PodCondition {
 
 #[test]
 fn a_running_pod_is_ready() {
-    let status = show(&pod(json!({"containers": [{"name": "c", "image": "i"}]})), &[("c", running())], false);
+    let status = show(
+        &pod(json!({"containers": [{"name": "c", "image": "i"}]})),
+        &[("c", running())],
+        false,
+    );
     assert_eq!(status.phase.as_deref(), Some("Running"));
     for kind in
         ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]
@@ -57,7 +61,10 @@ fn a_running_pod_is_ready() {
     }
     let container = &status.container_statuses.as_ref().unwrap()[0];
     assert_eq!(container.container_id.as_deref(), Some("atoll://ab"));
-    assert_eq!((container.restart_count, container.ready, container.started), (2, true, Some(true)));
+    assert_eq!(
+        (container.restart_count, container.ready, container.started),
+        (2, true, Some(true))
+    );
 }
 
 #[test]
@@ -74,7 +81,9 @@ fn a_new_pod_is_pending_and_creating() {
 
 #[test]
 fn apps_wait_for_init_containers() {
-    let pod = pod(json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}]}));
+    let pod = pod(
+        json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}]}),
+    );
     let status = show(&pod, &[("i", running())], false);
     assert_eq!(status.phase.as_deref(), Some("Pending"));
     let container = &status.container_statuses.as_ref().unwrap()[0];
@@ -102,10 +111,10 @@ fn a_crash_loop_shows_the_last_end() {
 
 #[test]
 fn phases_of_finished_pods() {
-    let never = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]}));
-    let phase = |a, b, ended| {
-        show(&never, &[("a", exited(a)), ("b", exited(b))], ended).phase.unwrap()
-    };
+    let never =
+        pod(json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]}));
+    let phase =
+        |a, b, ended| show(&never, &[("a", exited(a)), ("b", exited(b))], ended).phase.unwrap();
     assert_eq!(phase(0, 0, false), "Succeeded");
     assert_eq!(phase(0, 3, false), "Failed");
     let always = pod(json!({"containers": [{"name": "a"}]}));
@@ -131,11 +140,13 @@ fn out_of_memory_is_named() {
 
 #[test]
 fn readiness_gates_hold_back_ready() {
-    let mut pod = pod(json!({"containers": [{"name": "c"}], "readinessGates": [{"conditionType": "x/y"}]}));
+    let mut pod =
+        pod(json!({"containers": [{"name": "c"}], "readinessGates": [{"conditionType": "x/y"}]}));
     let status = show(&pod, &[("c", running())], false);
     assert_eq!(find(&status, "Ready").reason.as_deref(), Some("ReadinessGatesNotReady"));
     assert_eq!(find(&status, "ContainersReady").status, "True");
-    pod.status = serde_json::from_value(json!({"conditions": [{"type": "x/y", "status": "True"}]})).unwrap();
+    pod.status =
+        serde_json::from_value(json!({"conditions": [{"type": "x/y", "status": "True"}]})).unwrap();
     assert_eq!(find(&show(&pod, &[("c", running())], false), "Ready").status, "True");
 }
 

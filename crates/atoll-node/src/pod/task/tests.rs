@@ -55,10 +55,8 @@ fn a_container_that_was_ready_stays_so_when_it_is_the_same() {
 #[test]
 fn restarts_are_never_counted_back() {
     let exit = Exit { unknown: false, ..Exit::unknown(Some(at(1)), at(2)) };
-    let found = vec![
-        observed("c", 1, State::Exited(exit.clone())),
-        observed("c", 2, State::Exited(exit)),
-    ];
+    let found =
+        vec![observed("c", 1, State::Exited(exit.clone())), observed("c", 2, State::Exited(exit))];
     let tracks = adopt_at(&pod(json!({})), found);
     let track = &tracks["c"];
     assert_eq!((track.restart_count(), track.next_attempt()), (2, 3));

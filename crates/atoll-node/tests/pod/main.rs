@@ -1,0 +1,144 @@
+//! A pod's life on a node whose runtime, network and API server are fakes: what is started,
+//! what is told to the API, and in which order it ends. The image store is the real one.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests fail by panicking")]
+
+mod fake;
+
+use std::time::Duration;
+
+use atoll_node::pod::identity::PodId;
+use atoll_node::pod::task::{self, Desired, PodHandle, Start};
+use fake::{Node, exit, needs_root, pod};
+use serde_json::json;
+
+fn start(node: &Node, pod: k8s_openapi::api::core::v1::Pod) -> PodHandle {
+    let id = PodId::of(&pod).unwrap();
+    let desired = Desired { pod: pod.into(), gone: false, refused: None };
+    task::spawn(&node.cx, Start { desired, id, observed: Vec::new() })
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn phase(handle: &PodHandle) -> String {
+    handle.shown.borrow().status.phase.clone().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_plain_pod_runs_and_says_so() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let handle = start(&node, pod(json!({"containers": [{"name": "c", "image": "test.local/x"}]})));
+    eventually("running", || phase(&handle) == "Running").await;
+    eventually("written to the API", || {
+        node.api.last_status().is_some_and(|status| {
+            status["phase"] == "Running"
+                && status["podIP"] == "10.42.0.7"
+                && status["containerStatuses"][0]["ready"] == true
+        })
+    })
+    .await;
+    let made = node.runtime.created("c");
+    assert_eq!(made[0].process.args, ["/program"]);
+    assert!(made[0].process.env.iter().any(|(name, value)| name == "HOSTNAME" && value == "p"));
+}
+
+#[tokio::test]
+async fn a_job_ends_with_its_exit_code_and_leaves_nothing() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let spec = json!({"restartPolicy": "Never",
+        "containers": [{"name": "c", "image": "test.local/x"}]});
+    let handle = start(&node, pod(spec));
+    eventually("running", || phase(&handle) == "Running").await;
+    node.runtime.end("c", exit(3));
+    handle.notify.notify_one();
+    eventually("failed", || phase(&handle) == "Failed").await;
+    eventually("cleared", || node.runtime.sandboxes_removed() == 1).await;
+    let status = node.api.last_status().unwrap();
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
+    assert!(!node.api.was_deleted(), "a finished pod's object stays");
+    assert!(!node.cx.config.pod_dir("u").exists());
+}
+
+#[tokio::test]
+async fn a_crash_restarts_at_once_and_then_waits() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let handle = start(&node, pod(json!({"containers": [{"name": "c", "image": "test.local/x"}]})));
+    for attempt in 0..2 {
+        eventually("an attempt", || node.runtime.created("c").len() == attempt + 1).await;
+        eventually("running", || node.runtime.is_running("c")).await;
+        node.runtime.end("c", exit(1));
+        handle.notify.notify_one();
+    }
+    eventually("held back", || {
+        node.api.last_status().is_some_and(|status| {
+            let container = &status["containerStatuses"][0];
+            container["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+                && container["restartCount"] == 1
+        })
+    })
+    .await;
+    assert_eq!(node.runtime.created("c").len(), 2);
+    let status = node.api.last_status().unwrap();
+    assert_eq!(
+        status["containerStatuses"][0]["state"]["waiting"]["message"],
+        "back-off 10s restarting failed container=c pod=p_ns(u)"
+    );
+}
+
+#[tokio::test]
+async fn a_deleted_pod_goes_only_when_its_containers_are_gone() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let running = pod(json!({"containers": [{"name": "c", "image": "test.local/x"}]}));
+    let handle = start(&node, running.clone());
+    eventually("running", || phase(&handle) == "Running").await;
+    let mut deleted = running;
+    deleted.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(node.cx.now()));
+    deleted.metadata.deletion_grace_period_seconds = Some(30);
+    let seen = tokio::time::Instant::now();
+    handle.desired.send_modify(|desired| desired.pod = deleted.into());
+    eventually("told to stop", || !node.runtime.signals().is_empty()).await;
+    assert!(seen.elapsed() >= Duration::from_millis(500), "endpoints leave first");
+    assert!(!node.api.was_deleted(), "its container still runs");
+    node.runtime.end("c", exit(0));
+    eventually("deleted", || node.api.was_deleted()).await;
+    assert_eq!(node.runtime.sandboxes_removed(), 1);
+    assert_eq!(node.network.detached(), ["u"]);
+    assert_eq!(node.api.last_status().unwrap()["phase"], "Succeeded");
+}
+
+#[tokio::test]
+async fn a_missing_configmap_is_waited_for() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let spec = json!({"containers": [{"name": "c", "image": "test.local/x",
+        "envFrom": [{"configMapRef": {"name": "gone"}}]}]});
+    let _handle = start(&node, pod(spec));
+    eventually("waiting", || {
+        node.api.last_status().is_some_and(|status| {
+            let waiting = &status["containerStatuses"][0]["state"]["waiting"];
+            waiting["reason"] == "CreateContainerConfigError"
+                && waiting["message"] == "configmap \"gone\" not found"
+        })
+    })
+    .await;
+}
