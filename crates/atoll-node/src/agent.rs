@@ -65,6 +65,7 @@ struct Informers {
 impl Agent {
     /// Runs until told to stop. Fails only at the start.
     pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
+        let _lock = lock(&config).await?;
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let (network_sender, network) = watch::channel(None);
@@ -177,6 +178,23 @@ async fn context(
         client,
         config,
     }))
+}
+
+/// One agent a node: another that is still ending is waited for. Held until dropped.
+async fn lock(config: &Config) -> Result<std::fs::File, Error> {
+    let path = config.root.join("agent").join("lock");
+    make_dir(&config.root.join("agent"))?;
+    let fail = |path: &Path, source| Error::Io { what: "locking", path: path.into(), source };
+    let file = std::fs::File::create(&path).map_err(|source| fail(&path, source))?;
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            tracing::info!(path = %path.display(), "waiting for this node's other agent to end");
+        }
+        Err(std::fs::TryLockError::Error(source)) => return Err(fail(&path, source)),
+    }
+    let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await;
+    locked.map_err(std::io::Error::other).and_then(|r| r).map_err(|source| fail(&path, source))
 }
 
 fn make_dir(dir: &Path) -> Result<(), Error> {

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Mounting root file systems needs root; under CI that is no excuse.
-pub fn needs_root() -> bool {
+pub(crate) fn needs_root() -> bool {
     if rustix::process::geteuid().is_root() {
         return false;
     }
@@ -40,23 +40,23 @@ pub fn needs_root() -> bool {
     true
 }
 
-pub fn exit(code: i32) -> Exit {
+pub(crate) fn exit(code: i32) -> Exit {
     let now = jiff::Timestamp::now();
     Exit { code, unknown: false, ..Exit::unknown(Some(now), now) }
 }
 
-pub fn pod(spec: Value) -> Pod {
+pub(crate) fn pod(spec: Value) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"},
         "spec": spec}))
     .unwrap()
 }
 
 /// A node with everything that a pod's task needs.
-pub struct Node {
-    pub cx: Arc<Context>,
-    pub runtime: Arc<FakeRuntime>,
-    pub network: Arc<FakeNetwork>,
-    pub api: FakeApi,
+pub(crate) struct Node {
+    pub(crate) cx: Arc<Context>,
+    pub(crate) runtime: Arc<FakeRuntime>,
+    pub(crate) network: Arc<FakeNetwork>,
+    pub(crate) api: FakeApi,
     _dir: tempfile::TempDir,
 }
 
@@ -68,7 +68,7 @@ impl Drop for Node {
 }
 
 impl Node {
-    pub async fn new() -> Node {
+    pub(crate) async fn new() -> Node {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("program");
         std::fs::create_dir(&program).unwrap();
@@ -132,7 +132,7 @@ fn config(root: &Path, client: kube::Client) -> Config {
 }
 
 /// Keeps containers in memory; they run until a test ends them.
-pub struct FakeRuntime {
+pub(crate) struct FakeRuntime {
     capabilities: Capabilities,
     containers: Mutex<BTreeMap<(String, u32), (ContainerSpec, State)>>,
     signals: Mutex<Vec<Signal>>,
@@ -159,13 +159,13 @@ impl FakeRuntime {
     }
 
     /// Specs made for a container, by attempt.
-    pub fn created(&self, name: &str) -> Vec<ContainerSpec> {
+    pub(crate) fn created(&self, name: &str) -> Vec<ContainerSpec> {
         let containers = self.containers.lock().unwrap();
         let own = containers.iter().filter(|((n, _), _)| n == name);
         own.map(|(_, (spec, _))| spec.clone()).collect()
     }
 
-    pub fn is_running(&self, name: &str) -> bool {
+    pub(crate) fn is_running(&self, name: &str) -> bool {
         let containers = self.containers.lock().unwrap();
         containers
             .iter()
@@ -173,7 +173,7 @@ impl FakeRuntime {
     }
 
     /// Ends the run that is going on.
-    pub fn end(&self, name: &str, exit: Exit) {
+    pub(crate) fn end(&self, name: &str, exit: Exit) {
         let mut containers = self.containers.lock().unwrap();
         let last = containers.iter_mut().rfind(|((n, _), _)| n == name);
         let ((_, attempt), (spec, state)) = last.unwrap();
@@ -183,11 +183,11 @@ impl FakeRuntime {
         drop(self.events.send(Event::Exited { key, exit }));
     }
 
-    pub fn signals(&self) -> Vec<Signal> {
+    pub(crate) fn signals(&self) -> Vec<Signal> {
         self.signals.lock().unwrap().clone()
     }
 
-    pub fn sandboxes_removed(&self) -> usize {
+    pub(crate) fn sandboxes_removed(&self) -> usize {
         *self.removed.lock().unwrap()
     }
 }
@@ -296,12 +296,12 @@ impl Runtime for FakeRuntime {
 
 /// Gives every sandbox the same address.
 #[derive(Default)]
-pub struct FakeNetwork {
+pub(crate) struct FakeNetwork {
     detached: Mutex<Vec<String>>,
 }
 
 impl FakeNetwork {
-    pub fn detached(&self) -> Vec<String> {
+    pub(crate) fn detached(&self) -> Vec<String> {
         self.detached.lock().unwrap().clone()
     }
 }
@@ -320,17 +320,17 @@ impl PodNetwork for FakeNetwork {
 
 /// Remembers statuses and deletions; has no object but the pod.
 #[derive(Clone, Default)]
-pub struct FakeApi {
+pub(crate) struct FakeApi {
     statuses: Arc<Mutex<Vec<Value>>>,
     deleted: Arc<Mutex<bool>>,
 }
 
 impl FakeApi {
-    pub fn last_status(&self) -> Option<Value> {
+    pub(crate) fn last_status(&self) -> Option<Value> {
         self.statuses.lock().unwrap().last().cloned()
     }
 
-    pub fn was_deleted(&self) -> bool {
+    pub(crate) fn was_deleted(&self) -> bool {
         *self.deleted.lock().unwrap()
     }
 
