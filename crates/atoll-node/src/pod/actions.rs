@@ -15,7 +15,7 @@ use crate::objects::Found;
 use crate::pod::admit::Refusal;
 use crate::pod::decide::{self, Kill};
 use crate::pod::env::{self, Surroundings};
-use crate::pod::identity::find_container;
+use crate::pod::identity::{RestartPolicy, find_container};
 use crate::pod::start::{StartEnd, StartJob, start};
 use crate::pod::task::{JobEnd, PodTask, RESYNC, Stage};
 use crate::pod::track::{Condemned, Run, RunState, Waiting};
@@ -163,17 +163,27 @@ impl PodTask {
         }
     }
 
-    /// Whatever ran in an earlier sandbox (before a reboot) is lost.
+    /// Whatever ran in an earlier sandbox (before a reboot) is lost, and the pod begins
+    /// anew: init containers too.
     fn on_new_sandbox(&mut self) {
-        let mut lost = false;
-        for track in self.tracks.values_mut() {
-            if let Some(run) = track.current.take_if(|run| run.exit().is_none()) {
-                lost = true;
-                track.restart_floor = track.restart_floor.max(run.attempt());
-                track.previous = Some(run);
+        let Some(pod_spec) = &self.pod.spec else { return };
+        let policy = RestartPolicy::of(pod_spec);
+        let is_init = |name: &str| {
+            pod_spec.init_containers.iter().flatten().any(|container| container.name == name)
+        };
+        let mut changed = false;
+        for (name, track) in &mut self.tracks {
+            let again = |run: &mut Run| {
+                run.exit().is_none_or(|exit| is_init(name) || policy.restarts(exit.code))
+            };
+            let Some(mut run) = track.current.take_if(again) else { continue };
+            changed = true;
+            if run.exit().is_none() {
+                run.state = RunState::Exited(Exit::unknown(None, self.cx.now()));
             }
+            track.previous = Some(run);
         }
-        if lost {
+        if changed {
             let text = "Pod sandbox changed, it will be killed and re-created.";
             self.cx.normal(&self.pod, "SandboxChanged", text.to_owned());
         }

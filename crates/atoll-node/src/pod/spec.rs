@@ -82,7 +82,9 @@ pub fn build(parts: Parts<'_>) -> Result<ContainerSpec, String> {
     let mode =
         |path: &Option<PathBuf>| path.clone().map_or(NamespaceMode::Host, NamespaceMode::Path);
     let host_pid = spec.host_pid.unwrap_or(false);
-    let cgroup = format!("{}/{}", Qos::of(spec).cgroup(&id.uid), container.name);
+    // One a run: clearing up after an old run must not reach the new one.
+    let run = format!("{}.{}", container.name, parts.key.attempt);
+    let cgroup = format!("{}/{run}", Qos::of(spec).cgroup(&id.uid));
     let log = log_dir(config, id, &container.name).join(format!("{}.log", parts.key.attempt));
     Ok(ContainerSpec {
         sandbox: parts.key.sandbox.clone(),

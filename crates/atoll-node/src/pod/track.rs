@@ -177,19 +177,23 @@ impl Track {
         self.is_running() && self.started && self.hooked
     }
 
+    /// The newest run, whether or not it is still the current one.
+    fn newest(&self) -> Option<&Run> {
+        self.current.as_ref().or(self.previous.as_ref())
+    }
+
     #[must_use]
     pub fn restart_count(&self) -> u32 {
-        self.current.as_ref().map_or(0, Run::attempt).max(self.restart_floor)
+        self.newest().map_or(0, Run::attempt).max(self.restart_floor)
     }
 
     /// The number of the next run.
     #[must_use]
     pub fn next_attempt(&self) -> u32 {
-        match &self.current {
-            Some(run) => run.attempt().max(self.restart_floor) + 1,
-            None if self.restart_floor > 0 => self.restart_floor + 1,
-            None => 0,
+        if self.newest().is_none() && self.restart_floor == 0 {
+            return 0;
         }
+        self.restart_count() + 1
     }
 }
 

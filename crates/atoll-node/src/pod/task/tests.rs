@@ -65,4 +65,7 @@ fn restarts_are_never_counted_back() {
         "ready": false, "restartCount": 5, "containerID": "atoll://x"}]});
     let lost = adopt_at(&pod(status), Vec::new());
     assert_eq!(lost["c"].next_attempt(), 6);
+    let mut of_old_sandbox = tracks["c"].clone();
+    of_old_sandbox.previous = of_old_sandbox.current.take();
+    assert_eq!(of_old_sandbox.next_attempt(), 3, "its record is still on disk");
 }
