@@ -1,6 +1,8 @@
 //! The objects that every cluster begins with: its namespaces, and the Service by which pods
 //! find the API.
 
+use std::sync::Arc;
+
 use atoll_api::kinds::{self, ResourceInfo, metadata};
 use serde_json::{Value, json};
 
@@ -13,6 +15,38 @@ use crate::storage::{self, Extra};
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// The port of the Service `default/kubernetes`.
 const API_PORT: u16 = 443;
+
+/// Puts the API's own Service and its endpoints back whenever somebody deletes them: pods find
+/// the API by them.
+pub(crate) async fn keep(core: Arc<Core>) {
+    let caches = [("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")]
+        .map(|(group, resource)| core.registry.objects(group, resource).cloned());
+    let [Some(services), Some(endpoints), Some(slices)] = caches else { return };
+    let (mut a, mut b, mut c) = (services.subscribe(), endpoints.subscribe(), slices.subscribe());
+    loop {
+        let changed = tokio::select! {
+            () = core.stop.cancelled() => return,
+            changed = a.changed() => changed,
+            changed = b.changed() => changed,
+            changed = c.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+        let all = [&services, &endpoints, &slices];
+        if all.iter().any(|cache| cache.get("default", "kubernetes").is_none())
+            && let Err(error) = own_service(&core).await
+        {
+            tracing::warn!(%error, "the Service of the API could not be put back");
+        }
+    }
+}
+
+async fn own_service(core: &Core) -> Result<(), Status> {
+    service(core).await?;
+    let address = core.config.advertise.ip().to_string();
+    endpoints(core, &address).await
+}
 
 pub(crate) async fn create(core: &Core) -> Result<(), Status> {
     let mut objects: Vec<(&'static ResourceInfo, &str, &str, Value)> = Vec::new();
@@ -28,9 +62,7 @@ pub(crate) async fn create(core: &Core) -> Result<(), Status> {
         batch.push((storage::key(row, namespace, name), storage::encode(row, &object)?));
     }
     core.storage.ensure(batch).await?;
-    service(core).await?;
-    let address = core.config.advertise.ip().to_string();
-    endpoints(core, &address).await
+    own_service(core).await
 }
 
 /// Completes an object that the server itself creates at start: everything but admission.

@@ -107,6 +107,7 @@ impl ApiServer {
         initial::create(&core).await.map_err(|source| StartError::Initial { source })?;
         core.registry.catch_up().await.map_err(|source| StartError::Follow { source })?;
         core.tasks.spawn(maintenance::compact(core.clone()));
+        core.tasks.spawn(initial::keep(core.clone()));
         core.ready.cancel();
         Ok(Self { core, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) })
     }

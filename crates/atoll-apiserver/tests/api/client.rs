@@ -63,6 +63,14 @@ impl Api {
         let store = EmbeddedStore::open(settings).await.unwrap();
         let mut config = Config::new(store.keyspace(Keyspace::Cluster));
         change(&mut config);
+        let api = Self::over(config, store, dir).await;
+        // Pods may not be created without it; the controllers make it otherwise.
+        let account = json!({"metadata": {"name": "default"}});
+        api.create("/api/v1/namespaces/default/serviceaccounts", &account).await.ok();
+        api
+    }
+
+    async fn over(config: Config, store: EmbeddedStore, dir: tempfile::TempDir) -> Self {
         let server = ApiServer::start_with(config, |_, _| {
             let authenticator = Arc::new(AlwaysUser(admin()));
             Ok(Access { authenticator, authorizer: Arc::new(AlwaysAllow) })
@@ -70,11 +78,14 @@ impl Api {
         .await
         .unwrap();
         let service = server.local_service(admin());
-        let api = Self { server, service, store, _dir: dir };
-        // Pods may not be created without it; the controllers make it otherwise.
-        let account = json!({"metadata": {"name": "default"}});
-        api.create("/api/v1/namespaces/default/serviceaccounts", &account).await.ok();
-        api
+        Self { server, service, store, _dir: dir }
+    }
+
+    /// Another server over the same store.
+    pub(crate) async fn restart(self) -> Self {
+        self.server.shutdown().await;
+        let config = Config::new(self.store.keyspace(Keyspace::Cluster));
+        Self::over(config, self.store, self._dir).await
     }
 
     pub(crate) async fn shutdown(self) {

@@ -98,5 +98,11 @@ async fn the_api_has_a_service() {
     assert_eq!(endpoints["subsets"][0]["ports"][0]["name"], "https");
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
     api.get(slices).await.ok();
+    // It comes back by itself.
+    let mut watch = api.watch(&format!("{SERVICES}?watch=1"), "application/json").await;
+    assert_eq!(watch.step().await.0, "ADDED");
+    api.delete(&format!("{SERVICES}/kubernetes")).await.ok();
+    assert_eq!(watch.step().await.0, "DELETED");
+    assert_eq!(watch.step().await, ("ADDED".to_owned(), "kubernetes".to_owned()));
     api.shutdown().await;
 }

@@ -119,3 +119,18 @@ async fn stopping_ends_watches() {
     api.shutdown().await;
     assert!(watch.next().await.is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_resumes_over_a_restart() {
+    let api = Api::start().await;
+    let made = api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    let revision = made["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    api.create(CONFIG_MAPS, &config_map("b")).await.ok();
+    let api = api.restart().await;
+    let url = format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}");
+    let mut watch = api.watch(&url, JSON).await;
+    assert_eq!(watch.step().await, step("ADDED", "b"));
+    api.create(CONFIG_MAPS, &config_map("c")).await.ok();
+    assert_eq!(watch.step().await, step("ADDED", "c"));
+    api.shutdown().await;
+}
