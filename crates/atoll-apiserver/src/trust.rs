@@ -230,10 +230,12 @@ impl Core {
 impl ApiServer {
     /// Starts a server that lets in only whom [`Config::trust`] vouches for, and that lets
     /// them do only what RBAC allows.
-    pub async fn start(config: Config, trust: Arc<Trust>) -> Result<Self, StartError> {
-        let mut config = config;
-        config.kubelet_tls = Some(trust.kubelet_tls.clone());
-        config.trust = Some(trust.clone());
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+        let Some(trust) = config.trust.clone() else {
+            let source = Status::unavailable("an API server needs keys to know anyone by");
+            return Err(StartError::Access { source });
+        };
+        config.kubelet_tls.get_or_insert_with(|| trust.kubelet_tls.clone());
         let mut authorizer = None;
         let server = Self::start_with(config, |config, registry| {
             let cluster = ClusterAuthorizer::new(registry);

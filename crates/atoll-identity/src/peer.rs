@@ -1,5 +1,7 @@
 //! Who is at the other end: the names in a verified certificate, and PEM texts taken apart.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,6 +16,7 @@ pub struct PeerIdentity {
     pub organizations: Vec<String>,
     pub uris: Vec<String>,
     pub dns: Vec<String>,
+    pub ips: Vec<IpAddr>,
     /// Serial number in hex, as audit lines show it.
     pub serial: String,
     /// SHA-256 of the certificate.
@@ -34,13 +37,14 @@ impl PeerIdentity {
         let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| {
             value.as_str().ok().map(str::to_owned)
         };
-        let (mut uris, mut dns) = (Vec::new(), Vec::new());
+        let (mut uris, mut dns, mut ips) = (Vec::new(), Vec::new(), Vec::new());
         let alternatives =
             parsed.subject_alternative_name().map_err(|error| bad(error.to_string()))?;
         for name in alternatives.iter().flat_map(|extension| &extension.value.general_names) {
             match name {
                 GeneralName::URI(uri) => uris.push((*uri).to_owned()),
                 GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+                GeneralName::IPAddress(bytes) => ips.extend(address(bytes)),
                 _ => {}
             }
         }
@@ -51,6 +55,7 @@ impl PeerIdentity {
             organizations: subject.iter_organization().filter_map(text).collect(),
             uris,
             dns,
+            ips,
             serial: crate::authority::hex(parsed.raw_serial()),
             fingerprint: crate::authority::fingerprint(der),
             not_before: instant(parsed.validity().not_before.timestamp())?,
@@ -62,6 +67,15 @@ impl PeerIdentity {
     pub fn from_pem(text: &str) -> Result<Self, IdentityError> {
         let certificates = certificates_from_pem("the peer", text)?;
         Self::from_der(&certificates[0])
+    }
+}
+
+/// Four or sixteen bytes, in network order.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
     }
 }
 

@@ -89,8 +89,9 @@ impl Cluster {
         let Keys { client, serving, kubelet, account } = keys;
         let trust = TrustConfig::new(client, serving, kubelet, account, vec![localhost]);
         let trust = Trust::new(trust, now()).unwrap();
-        let config = Config::new(store.keyspace(Keyspace::Cluster));
-        let server = ApiServer::start(config, trust.clone()).await.unwrap();
+        let mut config = Config::new(store.keyspace(Keyspace::Cluster));
+        config.trust = Some(trust.clone());
+        let server = ApiServer::start(config).await.unwrap();
         let listener = TcpListener::bind((localhost, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();

@@ -113,7 +113,8 @@ fn the_serving_signer_wants_the_nodes_own_name() {
     let kubelet = authority(AuthorityKind::Kubelet);
     let own = asked(signers::KUBELET_SERVING_SIGNER, "system:node:node-2", &usages, &request);
     let issued = signers::sign(&kubelet, &own, now()).unwrap();
-    assert_eq!(PeerIdentity::from_pem(&issued.certificate_pem).unwrap().dns, ["node-2"]);
+    let peer = PeerIdentity::from_pem(&issued.certificate_pem).unwrap();
+    assert_eq!((peer.dns, peer.ips), (vec!["node-2".to_owned()], vec![ip]));
 
     let other = asked(signers::KUBELET_SERVING_SIGNER, "system:node:node-3", &usages, &request);
     assert!(matches!(signers::sign(&kubelet, &other, now()), Err(SignerError::Refused { .. })));
