@@ -267,6 +267,8 @@ pub(super) const ROLES: &[RoleRow] = &[
     ),
     // Ours: the heartbeats of nodes. The handler holds each to its own name.
     RoleRow::new("atoll:node-ping", &[Row::Path("post", "/atoll/v1/nodes/*")]),
+    // Ours: names in the cluster's DNS stand and fall with their namespace.
+    RoleRow::new("atoll:node-dns", &[Row::On("list watch", "-", "namespaces")]),
 ];
 
 pub(super) const BINDINGS: &[BindingRow<'static>] = &[
@@ -290,6 +292,7 @@ pub(super) const BINDINGS: &[BindingRow<'static>] = &[
     // Ours. A node's agent routes Services and pods by itself, so that it needs what
     // upstream gives to kube-proxy; and it renews its own certificate.
     to("atoll:node-ping", &[Who::Group("system:nodes")]),
+    to("atoll:node-dns", &[Who::Group("system:nodes")]),
     BindingRow {
         name: "atoll:node-proxier",
         role: "system:node-proxier",

@@ -136,3 +136,89 @@ fn a_view_of_a_namespace_shows_pods_but_no_secrets() {
     assert!(!ask("pods", ""));
     assert!(!ask("secrets", "team"));
 }
+
+/// User, verb, group, resource: what the parts of this program ask for today.
+const OWN_REQUESTS: &[(&str, &str, &str, &str)] = &[
+    ("kube-controller-manager", "watch", "apps", "deployments"),
+    ("kube-controller-manager", "list", "", "endpoints"),
+    ("kube-scheduler", "watch", "", "namespaces"),
+    ("kube-scheduler", "list", "apps", "replicasets"),
+    ("kube-scheduler", "create", "", "pods/binding"),
+    ("kube-scheduler", "patch", "", "pods/status"),
+    ("kube-scheduler", "create", "events.k8s.io", "events"),
+    ("deployment-controller", "patch", "apps", "deployments"),
+    ("deployment-controller", "patch", "apps", "deployments/status"),
+    ("deployment-controller", "patch", "apps", "replicasets"),
+    ("replicaset-controller", "patch", "apps", "replicasets/status"),
+    ("replicaset-controller", "create", "", "pods"),
+    ("replicaset-controller", "delete", "", "pods"),
+    ("replicaset-controller", "patch", "", "pods"),
+    ("endpointslice-controller", "update", "discovery.k8s.io", "endpointslices"),
+    ("endpoint-controller", "update", "", "endpoints"),
+    ("generic-garbage-collector", "patch", "any.group", "anything"),
+    ("namespace-controller", "patch", "", "namespaces/status"),
+    ("namespace-controller", "update", "", "namespaces/finalize"),
+    ("namespace-controller", "deletecollection", "apps", "deployments"),
+    ("node-controller", "patch", "", "nodes"),
+    ("node-controller", "patch", "", "nodes/status"),
+    ("node-controller", "patch", "", "pods/status"),
+    ("node-controller", "delete", "", "pods"),
+    ("node-controller", "watch", "coordination.k8s.io", "leases"),
+    ("service-account-controller", "create", "", "serviceaccounts"),
+    ("root-ca-cert-publisher", "create", "", "configmaps"),
+    ("root-ca-cert-publisher", "patch", "", "configmaps"),
+    (
+        "certificate-controller",
+        "update",
+        "certificates.k8s.io",
+        "certificatesigningrequests/status",
+    ),
+    (
+        "certificate-controller",
+        "update",
+        "certificates.k8s.io",
+        "certificatesigningrequests/approval",
+    ),
+];
+
+#[test]
+fn our_own_parts_may_do_what_they_do() {
+    let rbac = loaded();
+    for (part, verb, group, resource) in OWN_REQUESTS {
+        let user = match *part {
+            "kube-controller-manager" | "kube-scheduler" => format!("system:{part}"),
+            account => format!("system:serviceaccount:kube-system:{account}"),
+        };
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let request = Request {
+            group,
+            resource,
+            subresource,
+            namespace: "team",
+            ..request(&user, &[], verb)
+        };
+        let verdict = rbac.authorize(&request);
+        assert!(
+            matches!(verdict, Verdict::Allowed { .. }),
+            "{part} {verb} {resource}: {verdict:?}"
+        );
+    }
+}
+
+#[test]
+fn agents_see_what_they_route_and_resolve() {
+    let rbac = loaded();
+    let groups = ["system:nodes".to_owned(), "system:authenticated".to_owned()];
+    for (group, resource) in [
+        ("", "nodes"),
+        ("", "services"),
+        ("", "namespaces"),
+        ("discovery.k8s.io", "endpointslices"),
+    ] {
+        for verb in ["list", "watch"] {
+            let request = Request { group, resource, ..request("system:node:n", &groups, verb) };
+            let verdict = rbac.authorize(&request);
+            assert!(matches!(verdict, Verdict::Allowed { .. }), "{verb} {resource}: {verdict:?}");
+        }
+    }
+}
