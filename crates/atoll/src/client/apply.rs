@@ -1,0 +1,180 @@
+//! `atoll apply`: makes the cluster hold what the files say, by server-side apply.
+
+use super::{catalog::Catalog, connect::Connection, output};
+use anyhow::{Context as _, Result, bail};
+use kube::{
+    ResourceExt as _,
+    api::{DynamicObject, Patch, PatchParams},
+};
+use serde_json::Value;
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+/// Who owns the fields that `atoll apply` sets.
+const MANAGER: &str = "atoll";
+/// A manifest file larger than this is a mistake.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+#[derive(Debug, clap::Args)]
+pub struct Apply {
+    /// Files or folders of YAML or JSON; - is standard input
+    #[arg(short, long, required = true)]
+    pub filename: Vec<PathBuf>,
+    /// Take over fields that others own
+    #[arg(long)]
+    pub force_conflicts: bool,
+    /// Ask the server what would happen, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// One object of a file.
+pub struct Manifest {
+    pub api_version: String,
+    pub kind: String,
+    pub name: String,
+    pub namespace: Option<String>,
+    pub object: Value,
+    source: String,
+}
+
+pub struct Manifests(pub Vec<Manifest>);
+
+pub async fn run(connection: &Connection, namespace: Option<&str>, apply: &Apply) -> Result<()> {
+    let Manifests(manifests) = read_files(&apply.filename)?;
+    if manifests.is_empty() {
+        bail!("no objects passed to apply");
+    }
+    let catalog = Catalog::read(&connection.client).await?;
+    let mut failures = 0;
+    for manifest in &manifests {
+        if let Err(error) = apply_one(connection, namespace, &catalog, manifest, apply).await {
+            failures += 1;
+            output::remark(&format!("error: {}: {error:#}", manifest.source));
+        }
+    }
+    if failures > 0 {
+        bail!("{failures} of {} objects were not applied", manifests.len());
+    }
+    Ok(())
+}
+
+async fn apply_one(
+    connection: &Connection,
+    namespace: Option<&str>,
+    catalog: &Catalog,
+    manifest: &Manifest,
+    apply: &Apply,
+) -> Result<()> {
+    let entry = catalog.of_object(&manifest.api_version, &manifest.kind)?;
+    if let (Some(asked), Some(stated)) = (namespace, manifest.namespace.as_deref())
+        && asked != stated
+        && entry.namespaced
+    {
+        bail!(
+            "the namespace from the provided object \"{stated}\" does not match the namespace \"{asked}\". You must pass '--namespace={stated}' to perform this operation."
+        );
+    }
+    let namespace =
+        manifest.namespace.as_deref().or(namespace).unwrap_or(&connection.namespace);
+    let api = entry.api(&connection.client, namespace);
+    let before = api.get_metadata_opt(&manifest.name).await?;
+    let mut params = PatchParams::apply(MANAGER);
+    params.force = apply.force_conflicts;
+    params.dry_run = apply.dry_run;
+    params.field_validation = Some(kube::api::ValidationDirective::Strict);
+    let after: DynamicObject =
+        api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object)).await?;
+    let verb = match &before {
+        None => "created",
+        Some(before) if before.resource_version() == after.resource_version() => "unchanged",
+        Some(_) => "configured",
+    };
+    let mode = if apply.dry_run { " (server dry run)" } else { "" };
+    output::line(&format!("{} {verb}{mode}", entry.name_of(&manifest.name)));
+    Ok(())
+}
+
+/// Reads all objects of files, folders (not below them) and standard input.
+pub fn read_files(paths: &[PathBuf]) -> Result<Manifests> {
+    let mut manifests = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            let mut text = Vec::new();
+            std::io::stdin()
+                .take(FILE_BYTES_MAX)
+                .read_to_end(&mut text)
+                .context("reading standard input")?;
+            parse("standard input", &text, &mut manifests)?;
+        } else if path.is_dir() {
+            for file in files_of(path)? {
+                read_file(&file, &mut manifests)?;
+            }
+        } else {
+            read_file(path, &mut manifests)?;
+        }
+    }
+    Ok(Manifests(manifests))
+}
+
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
+    let listed = std::fs::read_dir(folder)
+        .with_context(|| format!("listing the folder {}", folder.display()))?;
+    let mut files = Vec::new();
+    for entry in listed {
+        let path = entry.with_context(|| format!("listing {}", folder.display()))?.path();
+        let known = path.extension().and_then(|one| one.to_str());
+        if matches!(known, Some("yaml" | "yml" | "json")) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_file(path: &Path, manifests: &mut Vec<Manifest>) -> Result<()> {
+    let name = path.display().to_string();
+    let length = std::fs::metadata(path).with_context(|| format!("reading {name}"))?.len();
+    if length > FILE_BYTES_MAX {
+        bail!("{name} has {length} bytes; a manifest has at most {FILE_BYTES_MAX}");
+    }
+    let text = std::fs::read(path).with_context(|| format!("reading {name}"))?;
+    parse(&name, &text, manifests)
+}
+
+fn parse(source: &str, text: &[u8], manifests: &mut Vec<Manifest>) -> Result<()> {
+    let documents = atoll_api::tree::from_yaml_all(text)
+        .with_context(|| format!("error parsing {source}"))?;
+    for document in documents {
+        if let Some(duplicate) = document.decoded.duplicates.first() {
+            bail!("error parsing {source}: {duplicate}");
+        }
+        take(source, document.decoded.object, manifests)?;
+    }
+    Ok(())
+}
+
+fn take(source: &str, object: Value, manifests: &mut Vec<Manifest>) -> Result<()> {
+    if object.is_null() {
+        return Ok(());
+    }
+    let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+    let (Some(api_version), Some(kind)) = (text(&object["apiVersion"]), text(&object["kind"])) else {
+        bail!("{source}: an object has no apiVersion or no kind; both are required");
+    };
+    if kind == "List" {
+        for item in object["items"].as_array().into_iter().flatten() {
+            take(source, item.clone(), manifests)?;
+        }
+        return Ok(());
+    }
+    let Some(name) = text(&object["metadata"]["name"]) else {
+        bail!("{source}: a {kind} has no metadata.name; apply needs one");
+    };
+    let namespace = text(&object["metadata"]["namespace"]);
+    let source = format!("{source}: {kind} {name}");
+    manifests.push(Manifest { api_version, kind, name, namespace, object, source });
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! `atoll logs`: what a pod's containers wrote.
+
+use super::{catalog::Catalog, connect::Connection, output};
+use anyhow::{Context as _, Result, bail};
+use futures::{AsyncReadExt as _, io::AsyncRead};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, LogParams},
+};
+use serde_json::Value;
+
+#[derive(Debug, clap::Args)]
+pub struct Logs {
+    /// POD or KIND/NAME, such as deployment/web
+    pub target: String,
+    /// Which container, if the pod has several
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Go on as more is written
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Of the container before the last restart
+    #[arg(short, long)]
+    pub previous: bool,
+    /// Only this many lines from the end
+    #[arg(long)]
+    pub tail: Option<i64>,
+    /// Only what was written in the last seconds
+    #[arg(long)]
+    pub since_seconds: Option<i64>,
+    /// The time in front of each line
+    #[arg(long)]
+    pub timestamps: bool,
+}
+
+pub async fn run(connection: &Connection, namespace: Option<&str>, logs: &Logs) -> Result<()> {
+    let namespace = namespace.unwrap_or(&connection.namespace);
+    let pod = find_pod(connection, namespace, &logs.target).await?;
+    let container = logs.container.clone().or_else(|| default_container(&pod));
+    let params = LogParams {
+        container,
+        follow: logs.follow,
+        previous: logs.previous,
+        tail_lines: logs.tail,
+        since_seconds: logs.since_seconds,
+        timestamps: logs.timestamps,
+        ..LogParams::default()
+    };
+    let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
+    let name = pod.name_any();
+    let stream = api
+        .log_stream(&name, &params)
+        .await
+        .with_context(|| format!("reading the log of pod {name}"))?;
+    copy(stream).await
+}
+
+async fn copy(stream: impl AsyncRead) -> Result<()> {
+    let mut stream = std::pin::pin!(stream);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = stream.read(&mut buffer).await.context("reading the log")?;
+        if length == 0 {
+            return Ok(());
+        }
+        output::bytes(&buffer[..length]);
+    }
+}
+
+/// The pod that a command means: itself, or one of those that an object selects.
+pub(super) async fn find_pod(
+    connection: &Connection,
+    namespace: &str,
+    target: &str,
+) -> Result<Pod> {
+    let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
+    let Some((word, name)) = target.split_once('/') else {
+        return Ok(api.get(target).await?);
+    };
+    let catalog = Catalog::read(&connection.client).await?;
+    let entry = catalog.find(word)?;
+    if entry.kind == "Pod" {
+        return Ok(api.get(name).await?);
+    }
+    let owner = entry.api(&connection.client, namespace).get(name).await?;
+    let selector = selector_of(&owner.data);
+    let Some(selector) = selector else {
+        bail!("{} selects no pods; name a pod", entry.name_of(name));
+    };
+    let pods = api.list(&ListParams::default().labels(&selector)).await?;
+    let running = |pod: &&Pod| {
+        pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+    };
+    let found = pods.items.iter().find(running).or_else(|| pods.items.first());
+    match found {
+        Some(pod) => {
+            if pods.items.len() > 1 {
+                let count = pods.items.len();
+                output::remark(&format!("Found {count} pods, using pod/{}", pod.name_any()));
+            }
+            Ok(pod.clone())
+        }
+        None => bail!("{} has no pods; `atoll why {target}` says why", entry.name_of(name)),
+    }
+}
+
+/// A selector's `key=value` pairs; Services have them bare, workloads in matchLabels.
+fn selector_of(object: &Value) -> Option<String> {
+    let selector = &object["spec"]["selector"];
+    let pairs = selector["matchLabels"].as_object().or_else(|| selector.as_object())?;
+    let pairs = pairs.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)));
+    let text = pairs.collect::<Vec<_>>().join(",");
+    (!text.is_empty()).then_some(text)
+}
+
+fn default_container(pod: &Pod) -> Option<String> {
+    let annotated = pod.annotations().get("kubectl.kubernetes.io/default-container");
+    if let Some(name) = annotated {
+        return Some(name.clone());
+    }
+    let containers = &pod.spec.as_ref()?.containers;
+    if containers.len() > 1 {
+        let names: Vec<&str> = containers.iter().map(|one| one.name.as_str()).collect();
+        output::remark(&format!(
+            "Defaulted container \"{}\" out of: {}",
+            names[0],
+            names.join(", ")
+        ));
+    }
+    containers.first().map(|one| one.name.clone())
+}

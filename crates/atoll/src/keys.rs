@@ -1,0 +1,110 @@
+//! A server's keys on disk: made at the first start, read at every other.
+//!
+//! Each authority is a pair of PEM files; keys have mode 0600 and their folder 0700.
+
+use crate::dev::folder::write_atomically;
+use anyhow::{Context as _, Result, bail};
+use atoll_identity::{AccountKey, Authority, AuthorityKind};
+use jiff::Timestamp;
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+pub struct Keys {
+    folder: PathBuf,
+    cluster: String,
+}
+
+impl Keys {
+    /// The keys of `cluster` in `folder`, which is made if it is not there.
+    pub fn open(folder: &Path, cluster: &str) -> Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("making the key folder {}", folder.display()))?;
+        Ok(Self { folder: folder.to_owned(), cluster: cluster.to_owned() })
+    }
+
+    pub fn authority(&self, kind: AuthorityKind, now: Timestamp) -> Result<Authority> {
+        let certificate = self.folder.join(format!("{}-ca.crt", kind.name()));
+        let key = self.folder.join(format!("{}-ca.key", kind.name()));
+        match (certificate.exists(), key.exists()) {
+            (true, true) => {
+                let certificate = read(&certificate)?;
+                Authority::load(kind, &certificate, &read_secret(&key)?)
+                    .with_context(|| format!("taking up the {} authority", kind.name()))
+            }
+            (false, false) => {
+                let authority = Authority::create(kind, &self.cluster, now)
+                    .with_context(|| format!("making the {} authority", kind.name()))?;
+                write_atomically(&key, authority.key_pem().as_bytes(), 0o600)?;
+                write_atomically(&certificate, authority.certificate_pem().as_bytes(), 0o644)?;
+                Ok(authority)
+            }
+            // The key is written first: without its certificate it has signed nothing.
+            (false, true) => {
+                std::fs::remove_file(&key)
+                    .with_context(|| format!("removing the unused {}", key.display()))?;
+                let again = Self { folder: self.folder.clone(), cluster: self.cluster.clone() };
+                again.authority(kind, now)
+            }
+            (true, false) => bail!(
+                "the key {} is missing while its certificate is there; restore it from a backup",
+                key.display()
+            ),
+        }
+    }
+
+    /// The key that signs ServiceAccount tokens.
+    pub fn account_key(&self) -> Result<AccountKey> {
+        let path = self.folder.join("service-account.key");
+        if path.exists() {
+            return AccountKey::load(&read_secret(&path)?)
+                .with_context(|| format!("reading {}", path.display()));
+        }
+        let key = AccountKey::create().context("making the key of ServiceAccount tokens")?;
+        write_atomically(&path, key.key_pem().as_bytes(), 0o600)?;
+        Ok(key)
+    }
+}
+
+pub fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Reads a key, which nobody but its owner may be able to do.
+pub fn read_secret(path: &Path) -> Result<String> {
+    let metadata =
+        std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        bail!(
+            "the key {} can be read by others (mode {mode:o}); `chmod 600 {0}` mends that",
+            path.display()
+        );
+    }
+    read(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_and_for_their_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::open(&folder.path().join("keys"), "c").unwrap();
+        let now = Timestamp::now();
+        let first = keys.authority(AuthorityKind::Client, now).unwrap().fingerprint();
+        assert_eq!(keys.authority(AuthorityKind::Client, now).unwrap().fingerprint(), first);
+        let path = folder.path().join("keys/client-ca.key");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let refused = keys.authority(AuthorityKind::Client, now).err().unwrap();
+        assert!(format!("{refused:#}").contains("chmod 600"));
+    }
+}
