@@ -52,5 +52,5 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     }
     collector.start(tasks, stop);
     // The informers act as the manager, which may read every kind.
-    shared.run(&clients("kube-controller-manager"), tasks, stop);
+    shared.run(&clients(shared::MANAGER), tasks, stop);
 }

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, failed, gone_is_fine},
     launch::launch,
     pods,
-    shared::{BY_NODE, ClientFor, Shared},
+    shared::{BY_NODE, ClientFor, MANAGER, Shared},
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
 use jiff::Timestamp;
@@ -44,7 +44,7 @@ pub(crate) fn start(
     let client = clients("node-controller");
     let recorder = Recorder::start(client.clone(), "node-controller", None, tasks, stop.clone());
     let nodes = WorkQueue::new();
-    let leases = lease::Leases::start(&client, &nodes, tasks, stop);
+    let leases = lease::Leases::start(&clients(MANAGER), &nodes, tasks, stop);
     let controller = Arc::new(Controller {
         client: client.clone(),
         shared: shared.clone(),

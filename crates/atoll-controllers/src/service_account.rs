@@ -4,7 +4,7 @@
 use crate::{
     error::{Error, failed},
     launch::launch,
-    shared::{ClientFor, Shared},
+    shared::{ClientFor, MANAGER, Shared},
 };
 use atoll_informer::{Change, Informer, Key, Outcome, WorkQueue};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
@@ -62,7 +62,7 @@ pub(crate) fn start(
         }
     });
     let only_ours = watcher::Config::default().fields(&format!("metadata.name={ROOT_CA}"));
-    tasks.spawn(root_cas.run(Api::all(controller.publisher.clone()), only_ours, stop.clone()));
+    tasks.spawn(root_cas.run(Api::all(clients(MANAGER)), only_ours, stop.clone()));
     launch("serviceaccount", 2, &queue, shared, tasks, stop, move |key| {
         let controller = controller.clone();
         async move { controller.reconcile(&key).await }
@@ -71,12 +71,12 @@ pub(crate) fn start(
 
 impl Controller {
     async fn reconcile(&self, key: &Key) -> Result<Outcome, Error> {
-        self.root_cas.synced().await;
         let Some(namespace) = self.shared.namespaces.get(key) else { return Ok(Outcome::Done) };
         if namespace.metadata.deletion_timestamp.is_some() {
             return Ok(Outcome::Done);
         }
         self.ensure_account(&key.name).await?;
+        self.root_cas.synced().await;
         self.ensure_root_ca(&key.name).await?;
         Ok(Outcome::Done)
     }

@@ -16,6 +16,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// Makes a client that acts as the named controller, so that RBAC can bound each of them.
 pub type ClientFor = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 
+/// Whom the informers act as: it may read every kind.
+pub(crate) const MANAGER: &str = "kube-controller-manager";
+
 /// Pods and ReplicaSets by the uid of their controller.
 pub(crate) const BY_OWNER: usize = 0;
 /// Pods by the node they are bound to.

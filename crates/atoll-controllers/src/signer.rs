@@ -6,7 +6,7 @@
 use crate::{
     error::{Error, failed},
     launch::launch,
-    shared::{ClientFor, Shared},
+    shared::{ClientFor, MANAGER, Shared},
 };
 use atoll_identity::{
     Authority, KUBE_APISERVER_CLIENT_SIGNER, KUBELET_CLIENT_SIGNER, KUBELET_SERVING_SIGNER,
@@ -67,7 +67,7 @@ pub(crate) fn start(
             changed.add(Key::of(request.as_ref()));
         }
     });
-    let api = Api::all(controller.signer.clone());
+    let api = Api::all(clients(MANAGER));
     tasks.spawn(requests.run(api, watcher::Config::default(), stop.clone()));
     launch("signer", 2, &queue, shared, tasks, stop, move |key| {
         let controller = controller.clone();

@@ -199,7 +199,10 @@ pub fn run_workers<T, F, W>(
                 };
                 // Another worker may take what else is ready while this one is busy.
                 queue.wake.notify_one();
-                let outcome = work(item.clone()).await;
+                let outcome = tokio::select! {
+                    () = stop.cancelled() => return,
+                    outcome = work(item.clone()) => outcome,
+                };
                 queue.done(&item, outcome);
             }
         });

@@ -87,6 +87,7 @@ async fn agent(server: &str, dir: &Path, node_ip: IpAddr) -> Result<(), BoxError
         service_cidr: "10.43.0.0/16".into(),
         pod_cidr: "10.42.0.0/16".into(),
         upstream_dns: Vec::new(),
+        own_pod_cidr: None,
         builtin_images: vec![Builtin {
             reference: "atoll.local/hello:latest".into(),
             rootfs: dir.join("program"),

@@ -34,6 +34,8 @@ pub struct Config {
     pub service_cidr: String,
     /// The range out of which all nodes' podCIDRs are cut.
     pub pod_cidr: String,
+    /// The podCIDR to register with; the API server gives one otherwise.
+    pub own_pod_cidr: Option<String>,
     /// Name servers for what is not the cluster's; loopback ones are skipped.
     pub upstream_dns: Vec<IpAddr>,
     pub builtin_images: Vec<Builtin>,

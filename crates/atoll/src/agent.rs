@@ -252,6 +252,7 @@ fn configure(
         cluster_dns: IpAddr::V4(agent.cluster_dns),
         service_cidr: agent.service_cidr.clone(),
         pod_cidr: agent.pod_cidr.clone(),
+        own_pod_cidr: agent.node_pod_cidr.clone(),
         upstream_dns: upstream_dns(),
         builtin_images: vec![hello_image(&shim)],
         registry: RegistryConfig {

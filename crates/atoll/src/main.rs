@@ -99,9 +99,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+/// The client library logs each failed request; whoever made it says so better.
+const SERVICE_LOG: &str = "info,kube_client=off,kube_runtime=off";
+
 /// A long-running part: logs go to standard error.
 fn service(log: Option<String>, part: impl Future<Output = Result<()>>) -> Result<ExitCode> {
-    start_logging(log.as_deref().unwrap_or("info"))?;
+    start_logging(log.as_deref().unwrap_or(SERVICE_LOG))?;
     // Two cores carry a whole cluster; more threads than that only cost memory.
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
     tokio::runtime::Builder::new_multi_thread()

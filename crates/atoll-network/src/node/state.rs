@@ -172,7 +172,10 @@ impl State {
         let mut routes =
             self.routing.routes().when(|| "listing the routes to other nodes".to_owned())?;
         routes.retain(|route| {
-            route.gateway.is_some() && self.config.cluster_pod_cidr.overlaps(&route.destination)
+            // The default route overlaps every network and is nobody's podCIDR.
+            route.gateway.is_some()
+                && self.config.cluster_pod_cidr.contains(route.destination.address())
+                && route.destination.prefix() >= self.config.cluster_pod_cidr.prefix()
         });
         Ok(routes)
     }

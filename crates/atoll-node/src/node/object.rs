@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use atoll_image::ImageInfo;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
     NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -37,6 +37,11 @@ pub fn node(config: &Config, machine: &Machine) -> Node {
             labels: Some(labels(config, machine)),
             ..ObjectMeta::default()
         },
+        spec: config.own_pod_cidr.as_ref().map(|cidr| NodeSpec {
+            pod_cidr: Some(cidr.clone()),
+            pod_cidrs: Some(vec![cidr.clone()]),
+            ..NodeSpec::default()
+        }),
         ..Node::default()
     }
 }

@@ -122,6 +122,7 @@ fn config(root: &Path, client: kube::Client) -> Config {
         service_cidr: "10.43.0.0/16".into(),
         pod_cidr: "10.42.0.0/16".into(),
         upstream_dns: Vec::new(),
+        own_pod_cidr: None,
         builtin_images: Vec::new(),
         registry: RegistryConfig::default(),
         shim: PathBuf::new(),

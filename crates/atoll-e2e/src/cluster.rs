@@ -1,0 +1,264 @@
+//! A cluster of the real program, and the commands that are run against it.
+
+use crate::wait::eventually;
+use serde_json::Value;
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+/// A debug build on a loaded machine takes a while.
+const READY_MAX: Duration = Duration::from_secs(90);
+const STOP_MAX: Duration = Duration::from_secs(60);
+
+/// What a command printed, and how it ended.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    /// The standard output of a command that must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "failed: {}\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// The standard error of a command that must have failed.
+    #[track_caller]
+    pub fn fails(self) -> String {
+        assert_ne!(self.code, 0, "succeeded: {}", self.stdout);
+        self.stderr
+    }
+}
+
+pub struct Cluster {
+    child: Option<Child>,
+    pub dir: PathBuf,
+    pub port: u16,
+    nodes: u32,
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// The program under test.
+pub fn binary() -> PathBuf {
+    let named = std::env::var_os("ATOLL_BINARY").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| {
+        let root = workspace();
+        let target = root.join("target").join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH));
+        target.join("debug/atoll")
+    });
+    assert!(path.exists(), "{} is not built; run `cargo build -p atoll`", path.display());
+    path
+}
+
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Cluster {
+    /// A new cluster in a folder that goes with it.
+    pub fn start(nodes: u32) -> Self {
+        let folder = tempfile::Builder::new().prefix("atoll-e2e-").tempdir().unwrap();
+        let mut cluster = Self {
+            child: None,
+            dir: folder.path().join("data"),
+            port: free_port(),
+            nodes,
+            _folder: Some(folder),
+        };
+        cluster.launch();
+        cluster
+    }
+
+    /// Starts it (again) on its folder, and waits until it says that it is ready.
+    pub fn launch(&mut self) {
+        let log = File::create(self.dir.with_extension("log")).unwrap();
+        let mut child = Command::new(binary())
+            .args(["dev", "--nodes", &self.nodes.to_string()])
+            .args(["--port", &self.port.to_string()])
+            .arg("--data-dir")
+            .arg(&self.dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        self.child = Some(child);
+        match lines.recv_timeout(READY_MAX) {
+            Ok(line) => assert!(line.starts_with("Ready"), "{line}"),
+            Err(_) => panic!("the cluster was not ready:\n{}", self.logs()),
+        }
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
+    }
+
+    /// Everything that its processes said, for a failed test.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        let mut files = vec![self.dir.with_extension("log"), self.dir.join("server/server.log")];
+        for index in 1..=self.nodes {
+            files.push(self.dir.join(format!("node-{index}/agent.log")));
+        }
+        for file in files {
+            let log = std::fs::read_to_string(&file).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            text.push_str(&format!("--- {}\n", file.display()));
+            for line in tail.into_iter().rev() {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        text
+    }
+
+    pub fn kubectl(&self, arguments: &[&str]) -> Output {
+        self.kubectl_with(arguments, "")
+    }
+
+    /// `input` is what the command reads.
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
+        command.env("HOME", self.dir.parent().unwrap());
+        run(command, input)
+    }
+
+    /// Runs this very program as a tool against the cluster.
+    pub fn atoll(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.args(arguments).env("KUBECONFIG", self.kubeconfig());
+        run(command, "")
+    }
+
+    pub fn chaos(&self, action: &str, node: &str) {
+        let dir = self.dir.display().to_string();
+        self.atoll(&["chaos", action, node, "--data-dir", &dir]).ok();
+    }
+
+    /// An object as JSON; `what` is what `kubectl get` takes.
+    #[track_caller]
+    pub fn json(&self, what: &[&str]) -> Value {
+        let mut arguments = vec!["get"];
+        arguments.extend(what);
+        arguments.extend(["-o", "json"]);
+        serde_json::from_str(&self.kubectl(&arguments).ok()).unwrap()
+    }
+
+    /// Waits until so many pods of `selector` are ready and no other is left of it.
+    #[track_caller]
+    pub fn pods_ready(&self, selector: &str, count: usize, within: Duration) -> Vec<Value> {
+        eventually(within, &format!("{count} ready pods of {selector}"), || {
+            let pods = self.json(&["pods", "-l", selector]);
+            let items = pods["items"].as_array().cloned().unwrap_or_default();
+            let ready = items.iter().filter(|pod| is_ready(pod)).count();
+            if ready == count && items.len() == count {
+                return Ok(items);
+            }
+            let shown = self.kubectl(&["get", "pods", "-o", "wide", "-l", selector]).stdout;
+            Err(format!("{ready} of {} ready\n{shown}\n{}", items.len(), self.logs()))
+        })
+    }
+
+    /// Ctrl-C, and the wait for its end.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        signal(&child, rustix::process::Signal::INT);
+        let ended = std::iter::repeat_with(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            child.try_wait().ok().flatten()
+        })
+        .take(usize::try_from(STOP_MAX.as_millis() / 50).unwrap())
+        .flatten()
+        .next();
+        if ended.is_none() {
+            child.kill().ok();
+            child.wait().ok();
+            assert!(std::thread::panicking(), "the cluster did not stop:\n{}", self.logs());
+        }
+    }
+
+    /// kill -9 of the supervisor alone.
+    pub fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        rustix::process::kill_process(pid, signal).ok();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    pod["metadata"]["deletionTimestamp"].is_null()
+        && conditions
+            .into_iter()
+            .flatten()
+            .any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
+/// Runs a command to its end.
+pub fn run(mut command: Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    // A command that reads nothing may have ended already.
+    stdin.write_all(input.as_bytes()).ok();
+    drop(stdin);
+    let mut stderr = child.stderr.take().unwrap();
+    let errors = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        stderr.read_to_end(&mut text).ok();
+        text
+    });
+    let mut stdout = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+    let status = child.wait().unwrap();
+    Output {
+        code: status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&errors.join().unwrap()).into_owned(),
+    }
+}

@@ -1,0 +1,81 @@
+//! Plain HTTP requests, each on a connection of its own, and a load of them.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// A request that takes longer has failed.
+pub const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// GETs `path` on a new connection; the body of a 200, or what went wrong.
+pub fn get(address: SocketAddr, path: &str) -> Result<String, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(text)?;
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(text)?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(text)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(text)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(head.lines().next().unwrap_or_default().to_owned());
+    }
+    Ok(body.to_owned())
+}
+
+/// One request of a load.
+#[derive(Debug, Clone)]
+pub struct Shot {
+    /// Since the load began.
+    pub at: Duration,
+    pub result: Result<String, String>,
+}
+
+/// Requests at a steady rate until it is stopped, or for ten minutes at the most.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<Vec<Shot>>>,
+}
+
+const LOAD_MAX: Duration = Duration::from_secs(600);
+
+impl Load {
+    pub fn start(address: SocketAddr, path: &str, per_second: u32, workers: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let begun = Instant::now();
+        let gap = Duration::from_secs(1) * workers / per_second;
+        let workers = (0..workers).map(|index| {
+            let (stop, path) = (stop.clone(), path.to_owned());
+            let offset = gap * index / workers;
+            std::thread::spawn(move || {
+                let mut shots = Vec::new();
+                let mut next = begun + offset;
+                while !stop.load(Ordering::Relaxed) && begun.elapsed() < LOAD_MAX {
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                    next += gap;
+                    let at = begun.elapsed();
+                    shots.push(Shot { at, result: get(address, &path) });
+                }
+                shots
+            })
+        });
+        let workers = workers.collect();
+        Self { stop, workers }
+    }
+
+    /// All shots, in order of time.
+    pub fn stop(self) -> Vec<Shot> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut shots: Vec<Shot> =
+            self.workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect();
+        shots.sort_by_key(|shot| shot.at);
+        shots
+    }
+}
