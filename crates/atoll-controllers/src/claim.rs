@@ -62,7 +62,8 @@ where
             Claim::Adopt => {
                 let mut owners = object.owner_references().to_vec();
                 owners.push(owner.clone());
-                claimed.push(Arc::new(write_owners(api, object.as_ref(), "adopting", owners).await?));
+                claimed
+                    .push(Arc::new(write_owners(api, object.as_ref(), "adopting", owners).await?));
             }
             Claim::Release => {
                 let mut owners = object.owner_references().to_vec();
@@ -103,8 +104,10 @@ mod tests {
             .map(|uid| json!({ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": uid, "controller": true }))
             .into_iter()
             .collect();
-        serde_json::from_value(json!({ "metadata": { "name": "p", "labels": labels, "ownerReferences": owners } }))
-            .unwrap()
+        serde_json::from_value(
+            json!({ "metadata": { "name": "p", "labels": labels, "ownerReferences": owners } }),
+        )
+        .unwrap()
     }
 
     fn verdict(pod: &Pod, deleted: bool) -> Claim {

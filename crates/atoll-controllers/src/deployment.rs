@@ -121,7 +121,11 @@ impl Controller {
         Ok(status::next_look(&rollout, now))
     }
 
-    async fn owned(&self, key: &Key, deployment: &Deployment) -> Result<Vec<Arc<ReplicaSet>>, Error> {
+    async fn owned(
+        &self,
+        key: &Key,
+        deployment: &Deployment,
+    ) -> Result<Vec<Arc<ReplicaSet>>, Error> {
         let Some(owner) = deployment.controller_owner_ref(&()) else { return Ok(Vec::new()) };
         let candidates = self.shared.replica_sets.in_namespace(&key.namespace);
         let selector = deployment.spec.as_ref().map(|spec| spec.selector.clone());
@@ -204,8 +208,8 @@ impl Controller {
     ) -> Result<(), Error> {
         let name = wanted.name_any();
         let known = sets.get(&name).await.map_err(failed("reading", "replicaset", &name))?;
-        let ours = controller_of(&known).map(|owner| &owner.uid)
-            == deployment.metadata.uid.as_ref();
+        let ours =
+            controller_of(&known).map(|owner| &owner.uid) == deployment.metadata.uid.as_ref();
         if ours && plan::same_template(&known, deployment) {
             return Ok(());
         }

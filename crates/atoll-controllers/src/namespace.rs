@@ -113,7 +113,8 @@ impl Controller {
         for kind in self.collector.namespaced_kinds() {
             let one = ListParams::default().limit(1);
             let listed = self.api(namespace, &kind).list_metadata(&one).await;
-            let listed = listed.map_err(failed("listing what is left of", "namespace", namespace))?;
+            let listed =
+                listed.map_err(failed("listing what is left of", "namespace", namespace))?;
             if !listed.items.is_empty() {
                 return Ok(false);
             }
@@ -137,9 +138,9 @@ impl Controller {
 
     /// Says in the namespace's conditions what it still waits for.
     async fn report(&self, namespace: &Namespace, census: &[(Kind, usize)]) -> Result<(), Error> {
-        let left = census.iter().map(|(kind, count)| {
-            format!("{} has {count} resource instances", qualified(kind))
-        });
+        let left = census
+            .iter()
+            .map(|(kind, count)| format!("{} has {count} resource instances", qualified(kind)));
         let left = format!("Some resources are remaining: {}", left.collect::<Vec<_>>().join(", "));
         let held = self.collector.finalizers(&namespace.name_any());
         let mut wanted = vec![condition("NamespaceContentRemaining", "SomeResourcesRemain", left)];

@@ -74,7 +74,8 @@ impl Controller {
         let Some(node) = self.shared.nodes.get(key) else { return Ok(Outcome::Done) };
         let now = Timestamp::now();
         let lease = self.leases.check(&key.name);
-        if matches!(lease, lease::Verdict::Expired) && plan::health(&node) != plan::Health::Unknown {
+        if matches!(lease, lease::Verdict::Expired) && plan::health(&node) != plan::Health::Unknown
+        {
             self.mark_unknown(&node, now).await?;
             return Ok(Outcome::Done);
         }

@@ -138,12 +138,7 @@ impl Controller {
         }
     }
 
-    async fn apply(
-        &self,
-        api: &Api<Pod>,
-        set: &ReplicaSet,
-        steps: &[Step],
-    ) -> Result<(), Error> {
+    async fn apply(&self, api: &Api<Pod>, set: &ReplicaSet, steps: &[Step]) -> Result<(), Error> {
         let mut results = stream::iter(steps.to_vec())
             .map(|step| self.apply_step(api, set, step))
             .buffer_unordered(WRITES_AT_ONCE);
@@ -156,19 +151,19 @@ impl Controller {
         first_failure
     }
 
-    async fn apply_step(
-        &self,
-        api: &Api<Pod>,
-        set: &ReplicaSet,
-        step: Step,
-    ) -> Result<(), Error> {
+    async fn apply_step(&self, api: &Api<Pod>, set: &ReplicaSet, step: Step) -> Result<(), Error> {
         let uid = set.uid().unwrap_or_default();
         match step {
             Step::Create => {
                 let pod = pod_from_template(set)?;
                 let pending = self.expectations.creating(&uid);
                 let created = api.create(&PostParams::default(), &pod).await;
-                self.record(set, "Create", "Created pod: ", created.as_ref().map(ResourceExt::name_any));
+                self.record(
+                    set,
+                    "Create",
+                    "Created pod: ",
+                    created.as_ref().map(ResourceExt::name_any),
+                );
                 let created = created.map_err(failed("creating", "a pod of", set.name_any()))?;
                 pending.created(&created.uid().unwrap_or_default());
             }

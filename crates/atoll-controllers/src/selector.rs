@@ -26,9 +26,8 @@ fn requirement_holds(
     labels: &BTreeMap<String, String>,
 ) -> bool {
     let value = labels.get(&requirement.key);
-    let listed = || {
-        value.is_some_and(|value| requirement.values.iter().flatten().any(|one| one == value))
-    };
+    let listed =
+        || value.is_some_and(|value| requirement.values.iter().flatten().any(|one| one == value));
     match requirement.operator.as_str() {
         "In" => listed(),
         "NotIn" => !listed(),

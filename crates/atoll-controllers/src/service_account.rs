@@ -85,7 +85,8 @@ impl Controller {
         if self.shared.service_accounts.get(&Key::new(namespace, "default")).is_some() {
             return Ok(());
         }
-        let account = ServiceAccount { metadata: named(namespace, "default"), ..Default::default() };
+        let account =
+            ServiceAccount { metadata: named(namespace, "default"), ..Default::default() };
         let api: Api<ServiceAccount> = Api::namespaced(self.accounts.clone(), namespace);
         let created = exists_is_fine(api.create(&PostParams::default(), &account).await);
         created.map_err(failed("creating", "serviceaccount", format!("{namespace}/default")))

@@ -118,9 +118,8 @@ fn is_own_request(
     }
     // A serving certificate is for the names that the node is known by, and no other's.
     let addresses = node.and_then(|node| node.status.as_ref()?.addresses.as_ref());
-    let known = |wanted: &str| {
-        addresses.into_iter().flatten().any(|address| address.address == wanted)
-    };
+    let known =
+        |wanted: &str| addresses.into_iter().flatten().any(|address| address.address == wanted);
     parsed.ips.iter().all(|ip| known(&ip.to_string())) && parsed.dns.iter().all(|name| known(name))
 }
 
@@ -239,7 +238,11 @@ mod tests {
     use atoll_identity::{new_request, node_client_leaf, node_serving_leaf};
     use serde_json::json;
 
-    fn spec(signer: &str, user: &str, pem: &str) -> k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec {
+    fn spec(
+        signer: &str,
+        user: &str,
+        pem: &str,
+    ) -> k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec {
         k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec {
             signer_name: signer.into(),
             username: Some(user.into()),

@@ -52,7 +52,8 @@ pub fn binary() -> PathBuf {
     let named = std::env::var_os("ATOLL_BINARY").map(PathBuf::from);
     let path = named.unwrap_or_else(|| {
         let root = workspace();
-        let target = root.join("target").join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH));
+        let target =
+            root.join("target").join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH));
         target.join("debug/atoll")
     });
     assert!(path.exists(), "{} is not built; run `cargo build -p atoll`", path.display());

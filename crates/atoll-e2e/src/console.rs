@@ -69,7 +69,8 @@ pub fn run(step: &Step, folder: &Path, environment: &[(String, String)]) {
 /// Whether a command printed what a page shows. Runs of blanks count as one, since columns
 /// widen with their contents.
 fn fits(expected: &[String], printed: &str) -> bool {
-    let printed: Vec<String> = printed.lines().map(squeeze).filter(|line| !line.is_empty()).collect();
+    let printed: Vec<String> =
+        printed.lines().map(squeeze).filter(|line| !line.is_empty()).collect();
     let expected: Vec<String> =
         expected.iter().map(|line| squeeze(line)).filter(|line| !line.is_empty()).collect();
     if expected.is_empty() {

@@ -6,7 +6,11 @@ use std::{
 };
 
 /// Looks again every 50 ms until `check` gives a value; panics with its last complaint.
-pub fn eventually<T>(within: Duration, what: &str, mut check: impl FnMut() -> Result<T, String>) -> T {
+pub fn eventually<T>(
+    within: Duration,
+    what: &str,
+    mut check: impl FnMut() -> Result<T, String>,
+) -> T {
     let deadline = Instant::now() + within;
     loop {
         match check() {

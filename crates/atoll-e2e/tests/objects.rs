@@ -1,5 +1,5 @@
 //! Objects through kubectl against a one-node cluster: what a first hour with it does.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
 
 use atoll_e2e::{Cluster, is_root};
 
@@ -22,16 +22,26 @@ fn namespaces_and_config_maps(cluster: &Cluster) {
         .kubectl(&["-n", "shop", "create", "configmap", "colours", "--from-literal=sky=blue"])
         .ok();
     assert_eq!(created, "configmap/colours created\n");
-    let sky = cluster.kubectl(&["-n", "shop", "get", "cm", "colours", "-o", "jsonpath={.data.sky}"]).ok();
+    let sky =
+        cluster.kubectl(&["-n", "shop", "get", "cm", "colours", "-o", "jsonpath={.data.sky}"]).ok();
     assert_eq!(sky, "blue");
     let table = cluster.kubectl(&["-n", "shop", "get", "cm", "colours", "--no-headers"]).ok();
     assert!(table.starts_with("colours   1"), "{table}");
     cluster.kubectl(&["-n", "shop", "label", "cm", "colours", "team=paint"]).ok();
-    let found = cluster.kubectl(&["-n", "shop", "get", "cm", "-l", "team=paint", "-o", "name"]).ok();
+    let found =
+        cluster.kubectl(&["-n", "shop", "get", "cm", "-l", "team=paint", "-o", "name"]).ok();
     assert_eq!(found, "configmap/colours\n");
     cluster
-        .kubectl(&["-n", "shop", "patch", "cm", "colours", "--type=json", "-p",
-                   r#"[{"op":"add","path":"/data/sea","value":"green"}]"#])
+        .kubectl(&[
+            "-n",
+            "shop",
+            "patch",
+            "cm",
+            "colours",
+            "--type=json",
+            "-p",
+            r#"[{"op":"add","path":"/data/sea","value":"green"}]"#,
+        ])
         .ok();
     let described = cluster.kubectl(&["-n", "shop", "describe", "cm", "colours"]).ok();
     assert!(described.contains("green") && described.contains("team=paint"), "{described}");
@@ -50,9 +60,7 @@ fn conflicts_and_refusals(cluster: &Cluster) {
     let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Bad_Name}\n";
     let refused = cluster.kubectl_with(&["create", "-f", "-"], manifest).fails();
     assert!(refused.contains("a lowercase RFC 1123 subdomain must consist of"), "{refused}");
-    let refused = cluster
-        .kubectl(&["--as=nobody", "get", "secrets"])
-        .fails();
+    let refused = cluster.kubectl(&["--as=nobody", "get", "secrets"]).fails();
     assert!(
         refused.contains(r#"User "nobody" cannot list resource "secrets" in API group "" in the namespace "default""#),
         "{refused}"
@@ -61,7 +69,9 @@ fn conflicts_and_refusals(cluster: &Cluster) {
 
 fn server_side_apply(cluster: &Cluster) {
     let manifest = |value: &str| {
-        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: owned}}\ndata: {{key: {value}}}\n")
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: owned}}\ndata: {{key: {value}}}\n"
+        )
     };
     let apply = |manager: &str, value: &str, more: &[&str]| {
         let manager = format!("--field-manager={manager}");
@@ -71,7 +81,10 @@ fn server_side_apply(cluster: &Cluster) {
     };
     assert_eq!(apply("first", "a", &[]).ok(), "configmap/owned serverside-applied\n");
     let conflict = apply("second", "b", &[]).fails();
-    assert!(conflict.contains("conflict with \"first\"") && conflict.contains(".data.key"), "{conflict}");
+    assert!(
+        conflict.contains("conflict with \"first\"") && conflict.contains(".data.key"),
+        "{conflict}"
+    );
     apply("second", "b", &["--force-conflicts"]).ok();
     let object = cluster.json(&["configmap", "owned", "--show-managed-fields"]);
     assert_eq!(object["data"]["key"], "b");

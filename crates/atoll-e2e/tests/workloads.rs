@@ -1,8 +1,10 @@
 //! Deployments on three nodes: placed, served, looked into, healed, updated.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
 
 use atoll_e2e::{
-    Cluster, cluster::workspace, eventually,
+    Cluster,
+    cluster::workspace,
+    eventually,
     http::{Load, Shot, get},
     is_root,
 };
@@ -116,7 +118,13 @@ fn rolling_update(cluster: &Cluster, address: SocketAddr) {
     cluster.pods_ready("app=hello", 5, FIVE);
     let shots = load.stop();
     let failed = failures(&shots);
-    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), shots.len(), &failed[..failed.len().min(5)]);
+    assert!(
+        failed.is_empty(),
+        "{} of {} failed: {:?}",
+        failed.len(),
+        shots.len(),
+        &failed[..failed.len().min(5)]
+    );
     let versions: BTreeSet<&str> = shots
         .iter()
         .filter_map(|shot| shot.result.as_ref().ok())
@@ -135,9 +143,10 @@ fn a_node_dies(cluster: &Cluster, address: SocketAddr) {
     let killed_at = Duration::from_secs(1);
     eventually(Duration::from_secs(30), "five pods on two nodes", || {
         let pods = cluster.json(&["pods", "-l", "app=hello"]);
-        let ready = pods["items"].as_array().into_iter().flatten().filter(|pod| {
-            atoll_e2e::cluster::is_ready(pod) && pod["spec"]["nodeName"] != "node-3"
-        });
+        let ready =
+            pods["items"].as_array().into_iter().flatten().filter(|pod| {
+                atoll_e2e::cluster::is_ready(pod) && pod["spec"]["nodeName"] != "node-3"
+            });
         match ready.count() {
             5 => Ok(()),
             count => Err(format!("{count} ready")),
@@ -152,7 +161,8 @@ fn a_node_dies(cluster: &Cluster, address: SocketAddr) {
     cluster.chaos("heal", "node-3");
     eventually(Duration::from_secs(30), "node-3 is back", || {
         let nodes = cluster.kubectl(&["get", "nodes"]).ok();
-        let line = nodes.lines().find(|line| line.starts_with("node-3")).unwrap_or_default().to_owned();
+        let line =
+            nodes.lines().find(|line| line.starts_with("node-3")).unwrap_or_default().to_owned();
         if line.contains(" Ready") { Ok(()) } else { Err(nodes) }
     });
 }

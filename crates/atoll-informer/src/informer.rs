@@ -80,7 +80,12 @@ where
     }
 
     /// Lists and watches until cancelled. Errors of the API are retried with backoff.
-    pub async fn run(self: Arc<Self>, api: Api<K>, config: watcher::Config, stop: CancellationToken) {
+    pub async fn run(
+        self: Arc<Self>,
+        api: Api<K>,
+        config: watcher::Config,
+        stop: CancellationToken,
+    ) {
         let events = watcher(api, config).default_backoff();
         self.consume(events, stop).await;
     }

@@ -80,7 +80,12 @@ impl Recorder {
         self.record(object, EventType::Normal, reason, message, None);
     }
 
-    pub fn warning<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, message: String) {
+    pub fn warning<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        reason: &str,
+        message: String,
+    ) {
         self.record(object, EventType::Warning, reason, message, None);
     }
 
@@ -136,8 +141,7 @@ impl Writer {
         let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
         if let Some(known) = self.known.get_mut(&remark) {
             let api = events(&self.client, &remark.subject);
-            let patch =
-                serde_json::json!({ "count": known.count + 1, "lastTimestamp": Time(at) });
+            let patch = serde_json::json!({ "count": known.count + 1, "lastTimestamp": Time(at) });
             match api.patch(&known.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
                 Ok(_) => {
                     known.count += 1;

@@ -34,7 +34,10 @@ impl AffinityState {
         let wanted = required_affinity(pod);
         let unwanted = required_anti_affinity(pod);
         let mut state = Self {
-            affinity: wanted.iter().map(|term| (term.topology_key.clone(), HashSet::new())).collect(),
+            affinity: wanted
+                .iter()
+                .map(|term| (term.topology_key.clone(), HashSet::new()))
+                .collect(),
             is_first: false,
             anti_affinity: HashSet::new(),
             closed: HashSet::new(),
@@ -61,8 +64,7 @@ impl AffinityState {
                 }
             }
         }
-        let matches_itself =
-            || wanted.iter().all(|term| term_matches(term, pod, pod, topology));
+        let matches_itself = || wanted.iter().all(|term| term_matches(term, pod, pod, topology));
         state.is_first = !wanted.is_empty() && !any_match && matches_itself();
         state
     }
@@ -143,18 +145,14 @@ fn keys_agree(term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
 
 /// The sum of preferred terms' weights that each node earns, anti-affinity counting
 /// against it.
-pub(crate) fn preferences(
-    pod: &Pod,
-    nodes: &[&NodeState],
-    topology: &Topology<'_>,
-) -> Vec<i64> {
+pub(crate) fn preferences(pod: &Pod, nodes: &[&NodeState], topology: &Topology<'_>) -> Vec<i64> {
     let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
-    let near = affinity.and_then(|one| one.pod_affinity.as_ref()).and_then(|one| {
-        one.preferred_during_scheduling_ignored_during_execution.as_deref()
-    });
-    let far = affinity.and_then(|one| one.pod_anti_affinity.as_ref()).and_then(|one| {
-        one.preferred_during_scheduling_ignored_during_execution.as_deref()
-    });
+    let near = affinity
+        .and_then(|one| one.pod_affinity.as_ref())
+        .and_then(|one| one.preferred_during_scheduling_ignored_during_execution.as_deref());
+    let far = affinity
+        .and_then(|one| one.pod_anti_affinity.as_ref())
+        .and_then(|one| one.preferred_during_scheduling_ignored_during_execution.as_deref());
     let (near, far) = (near.unwrap_or_default(), far.unwrap_or_default());
     if near.is_empty() && far.is_empty() {
         return vec![0; nodes.len()];

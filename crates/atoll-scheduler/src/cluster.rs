@@ -152,12 +152,9 @@ impl Cluster {
 
 /// A node's heartbeat changes nothing for waiting pods; these do.
 fn may_open(old: &Node, new: &Node) -> bool {
-    let spec = |node: &Node| {
-        node.spec.as_ref().map(|spec| (spec.unschedulable, spec.taints.clone()))
-    };
-    old.labels() != new.labels()
-        || spec(old) != spec(new)
-        || allocatable(old) != allocatable(new)
+    let spec =
+        |node: &Node| node.spec.as_ref().map(|spec| (spec.unschedulable, spec.taints.clone()));
+    old.labels() != new.labels() || spec(old) != spec(new) || allocatable(old) != allocatable(new)
 }
 
 #[cfg(test)]

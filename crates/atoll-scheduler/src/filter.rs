@@ -47,7 +47,11 @@ pub(crate) fn reasons(request: &Request<'_>, node: &NodeState) -> Vec<String> {
         |request, node| request.spread.reason(request.pod, node).into_iter().collect(),
         |request, node| request.affinity.reason(node).into_iter().collect(),
     ];
-    FILTERS.iter().map(|filter| filter(request, node)).find(|found| !found.is_empty()).unwrap_or_default()
+    FILTERS
+        .iter()
+        .map(|filter| filter(request, node))
+        .find(|found| !found.is_empty())
+        .unwrap_or_default()
 }
 
 fn one(reason: &str) -> Vec<String> {

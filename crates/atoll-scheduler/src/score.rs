@@ -88,11 +88,10 @@ fn disliked_taints(pod: &Pod, node: &NodeState) -> i64 {
 }
 
 fn preferred_weight(pod: &Pod, node: &NodeState) -> i64 {
-    let terms = pod
-        .spec
-        .iter()
-        .filter_map(|spec| spec.affinity.as_ref()?.node_affinity.as_ref())
-        .flat_map(|one| one.preferred_during_scheduling_ignored_during_execution.iter().flatten());
+    let terms =
+        pod.spec.iter().filter_map(|spec| spec.affinity.as_ref()?.node_affinity.as_ref()).flat_map(
+            |one| one.preferred_during_scheduling_ignored_during_execution.iter().flatten(),
+        );
     let (labels, name) = (node.node.labels(), node.node.name_any());
     let met = terms.filter(|term| node_term(&term.preference, labels, &name));
     met.map(|term| i64::from(term.weight)).sum()

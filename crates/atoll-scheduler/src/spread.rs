@@ -29,9 +29,8 @@ impl State {
     pub(crate) fn required(pod: &Pod, nodes: &[&NodeState]) -> Self {
         let constraints = constraints(pod, "DoNotSchedule");
         let keys: Vec<String> = constraints.iter().map(|one| one.topology_key.clone()).collect();
-        let eligible = |node: &&&NodeState| {
-            keys.iter().all(|key| node.node.labels().contains_key(key))
-        };
+        let eligible =
+            |node: &&&NodeState| keys.iter().all(|key| node.node.labels().contains_key(key));
         let nodes: Vec<&NodeState> = nodes.iter().filter(eligible).copied().collect();
         Self(constraints.into_iter().map(|one| Counted::new(pod, one, &nodes)).collect())
     }
@@ -39,7 +38,10 @@ impl State {
     pub(crate) fn reason(&self, _pod: &Pod, node: &NodeState) -> Option<String> {
         for counted in &self.0 {
             let Some(domain) = node.node.labels().get(&counted.constraint.topology_key) else {
-                return Some("node(s) didn't match pod topology spread constraints (missing required label)".into());
+                return Some(
+                    "node(s) didn't match pod topology spread constraints (missing required label)"
+                        .into(),
+                );
             };
             let here = counted.by_domain.get(domain).copied().unwrap_or(0);
             let skew = here + i64::from(counted.counts_itself) - counted.minimum;

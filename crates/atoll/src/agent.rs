@@ -84,7 +84,8 @@ pub struct Agent {
 }
 
 fn label(text: &str) -> Result<(String, String)> {
-    let (key, value) = text.split_once('=').with_context(|| format!("{text:?} is not KEY=VALUE"))?;
+    let (key, value) =
+        text.split_once('=').with_context(|| format!("{text:?} is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -131,7 +132,9 @@ impl Agent {
             .with_context(|| format!("finding the way to {host}"))?;
         match socket.local_addr().context("reading the socket's address")?.ip() {
             IpAddr::V4(ip) => Ok(ip),
-            IpAddr::V6(ip) => bail!("{host} is reached from {ip}; name an IPv4 address with --node-ip"),
+            IpAddr::V6(ip) => {
+                bail!("{host} is reached from {ip}; name an IPv4 address with --node-ip")
+            }
         }
     }
 }

@@ -40,6 +40,7 @@ pub struct Target {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for as long as it is parsed")]
 pub enum Command {
     /// A cluster on this machine, in the foreground
     Dev(dev::Dev),
@@ -77,7 +78,5 @@ pub enum Command {
     /// Break a dev cluster on purpose
     Chaos(dev::chaos::Chaos),
     /// Print a completion script for a shell
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    Completions { shell: clap_complete::Shell },
 }

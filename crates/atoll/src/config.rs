@@ -42,8 +42,9 @@ pub fn run(show: &Show) -> Result<()> {
 fn settings(show: &Show) -> Result<Vec<Setting>> {
     let words = ["atoll".to_owned(), show.part.clone()].into_iter().chain(show.flags.clone());
     // The agent cannot do without a server to join; showing defaults can.
-    let needed = (show.part == "agent" && !show.flags.iter().any(|flag| flag.starts_with("--join")))
-        .then(|| ["--join".to_owned(), String::new()]);
+    let needed = (show.part == "agent"
+        && !show.flags.iter().any(|flag| flag.starts_with("--join")))
+    .then(|| ["--join".to_owned(), String::new()]);
     let words: Vec<String> = words.chain(needed.into_iter().flatten()).collect();
     let command = crate::cli::Cli::command();
     let matches = command.clone().try_get_matches_from(words)?;

@@ -102,6 +102,7 @@ pub async fn run(dev: Dev) -> Result<()> {
     nodes.teardown().await;
     let removed = underlay::teardown(&underlay).context("removing the network");
     remove_if_there(&folder.control());
+    remove_run_folder(&Path::new(RUN_DIR).join(&cluster.id));
     program::remove(&program);
     result.and(removed)
 }
@@ -109,7 +110,9 @@ pub async fn run(dev: Dev) -> Result<()> {
 async fn listen(port: u16) -> Result<TcpListener> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     TcpListener::bind(address).await.with_context(|| {
-        format!("listening on {address}; another program may have the port, choose another with --port")
+        format!(
+            "listening on {address}; another program may have the port, choose another with --port"
+        )
     })
 }
 
@@ -151,15 +154,13 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
     let control = chaos::Control::bind(&folder.control())?;
     let ready = async {
-        tokio::time::timeout(READY_MAX, bring_up(dev, folder, nodes))
-            .await
-            .map_err(|_elapsed| {
-                anyhow::anyhow!(
-                    "the cluster was not ready within {} s; the logs are in {}",
-                    READY_MAX.as_secs(),
-                    folder.root().display()
-                )
-            })?
+        tokio::time::timeout(READY_MAX, bring_up(dev, folder, nodes)).await.map_err(|_elapsed| {
+            anyhow::anyhow!(
+                "the cluster was not ready within {} s; the logs are in {}",
+                READY_MAX.as_secs(),
+                folder.root().display()
+            )
+        })?
     };
     tokio::select! {
         _ = terminate.recv() => return Ok(()),
@@ -260,6 +261,14 @@ async fn accept(listener: TcpListener, path: PathBuf) {
             }
             tokio::time::sleep(HANDOFF_RETRY).await;
         }
+    }
+}
+
+fn remove_run_folder(path: &Path) {
+    if path.exists()
+        && let Err(error) = std::fs::remove_dir_all(path)
+    {
+        warn!(path = %path.display(), %error, "not removed");
     }
 }
 

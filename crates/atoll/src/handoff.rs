@@ -75,7 +75,7 @@ pub struct Incoming {
 impl Incoming {
     /// `None` when the supervisor has gone.
     pub async fn next(&self) -> io::Result<Option<TcpStream>> {
-        self.socket.async_io(Interest::READABLE, |fd| receive(fd)).await
+        self.socket.async_io(Interest::READABLE, receive).await
     }
 }
 

@@ -62,7 +62,9 @@ pub fn run(environment: &Environment) -> Result<()> {
 
 async fn serve(environment: &Environment) -> Result<()> {
     let port = match environment.get("PORT") {
-        Some(text) => text.parse().with_context(|| format!("PORT is {text:?}, not a port number"))?,
+        Some(text) => {
+            text.parse().with_context(|| format!("PORT is {text:?}, not a port number"))?
+        }
         None => PORT_DEFAULT,
     };
     let hello = Arc::new(Hello {

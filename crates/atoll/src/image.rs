@@ -168,8 +168,14 @@ async fn pull(
 /// Ends when the pull does.
 async fn show_progress(mut progress: watch::Receiver<Progress>) {
     while progress.changed().await.is_ok() {
-        let now = progress.borrow_and_update().clone();
-        output::write(&format!("\r{} of {}, {} of {} layers\x1b[K", size(now.fetched_bytes), size(now.total_bytes), now.layers_unpacked, now.layers));
+        let now = *progress.borrow_and_update();
+        output::write(&format!(
+            "\r{} of {}, {} of {} layers\x1b[K",
+            size(now.fetched_bytes),
+            size(now.total_bytes),
+            now.layers_unpacked,
+            now.layers
+        ));
     }
     output::write("\r\x1b[K");
 }

@@ -121,7 +121,9 @@ pub async fn run(server: Server) -> Result<()> {
 async fn open_store(server: &Server) -> Result<EmbeddedStore> {
     let dir = server.data_dir.join("store");
     let config = StoreConfig { dir: dir.clone(), ..StoreConfig::default() };
-    EmbeddedStore::open(config).await.with_context(|| format!("opening the store {}", dir.display()))
+    EmbeddedStore::open(config)
+        .await
+        .with_context(|| format!("opening the store {}", dir.display()))
 }
 
 fn trust(server: &Server, cluster: &str, now: Timestamp) -> Result<Arc<Trust>> {
@@ -158,10 +160,8 @@ fn start_controllers(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let signers = atoll_controllers::Signers {
-        client: trust.client.clone(),
-        kubelet: trust.kubelet.clone(),
-    };
+    let signers =
+        atoll_controllers::Signers { client: trust.client.clone(), kubelet: trust.kubelet.clone() };
     let (service, scheduler) = (api.clone(), api.clone());
     let clients: atoll_controllers::ClientFor = Arc::new(move |controller: &str| {
         Client::new(service.local_service(controller_user(controller)), "default")
@@ -250,10 +250,8 @@ fn handed_over(
 }
 
 fn write_kubeconfig(server: &Server, trust: &Trust, now: Timestamp) -> Result<()> {
-    let path = server
-        .write_kubeconfig
-        .clone()
-        .unwrap_or_else(|| server.data_dir.join("kubeconfig"));
+    let path =
+        server.write_kubeconfig.clone().unwrap_or_else(|| server.data_dir.join("kubeconfig"));
     let url = server
         .kubeconfig_server
         .clone()

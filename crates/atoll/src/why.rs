@@ -72,7 +72,9 @@ pub async fn run(connection: &Connection, namespace: Option<&str>, why: &Why) ->
             let node: Node = Api::all(fetch.client.clone()).get(name).await?;
             node::cause(&node)
         }
-        other => bail!("`atoll why` explains pods, deployments, replicasets, services and nodes, not {other}"),
+        other => bail!(
+            "`atoll why` explains pods, deployments, replicasets, services and nodes, not {other}"
+        ),
     };
     print(&why.target, cause.as_ref(), why.output)
 }
@@ -130,7 +132,8 @@ impl Fetch {
 
     async fn pods_of(&self, set: &ReplicaSet) -> Result<Vec<Seen>> {
         let uid = set.uid();
-        let listed = self.api::<Pod>().list(&ListParams::default()).await.context("listing pods")?;
+        let listed =
+            self.api::<Pod>().list(&ListParams::default()).await.context("listing pods")?;
         let mut pods = Vec::new();
         for pod in listed.items {
             if pod.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref()) {

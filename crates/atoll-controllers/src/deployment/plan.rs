@@ -66,7 +66,10 @@ pub(super) fn same_template(set: &ReplicaSet, deployment: &Deployment) -> bool {
 }
 
 /// `has_live_pods` tells whether a ReplicaSet still has pods that have not ended.
-pub(super) fn plan(rollout: &Rollout<'_>, has_live_pods: &dyn Fn(&ReplicaSet) -> bool) -> Vec<Step> {
+pub(super) fn plan(
+    rollout: &Rollout<'_>,
+    has_live_pods: &dyn Fn(&ReplicaSet) -> bool,
+) -> Vec<Step> {
     if rollout.is_paused() || rollout.is_scaling() {
         return scale_only(rollout);
     }

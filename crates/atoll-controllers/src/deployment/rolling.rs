@@ -89,8 +89,7 @@ pub(super) fn shrink_old(
 ) -> Vec<i32> {
     let mut sizes: Vec<i32> = old.iter().map(|set| wanted(set)).collect();
     let must_stay = replicas(deployment) - Bounds::of(deployment).unavailable;
-    let (new_wanted, new_available) =
-        new.map_or((0, 0), |set| (wanted(set), available(set)));
+    let (new_wanted, new_available) = new.map_or((0, 0), |set| (wanted(set), available(set)));
     let all: i32 = sizes.iter().sum::<i32>() + new_wanted;
     let mut may_go = all - must_stay - (new_wanted - new_available).max(0);
     if may_go <= 0 {
@@ -136,7 +135,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn deployment(replicas: i32, surge: serde_json::Value, unavailable: serde_json::Value) -> Deployment {
+    fn deployment(
+        replicas: i32,
+        surge: serde_json::Value,
+        unavailable: serde_json::Value,
+    ) -> Deployment {
         serde_json::from_value(json!({ "spec": {
             "replicas": replicas, "selector": {}, "template": {},
             "strategy": { "type": "RollingUpdate",
@@ -192,7 +195,9 @@ mod tests {
     /// Whatever order pods become available in, a rollout keeps its bounds and ends.
     #[test]
     fn every_rollout_stays_within_bounds_and_completes() {
-        for (replicas, surge, unavailable) in [(5, 1, 0), (5, 0, 1), (1, 1, 0), (7, 3, 2), (2, 2, 2)] {
+        for (replicas, surge, unavailable) in
+            [(5, 1, 0), (5, 0, 1), (1, 1, 0), (7, 3, 2), (2, 2, 2)]
+        {
             let web = deployment(replicas, json!(surge), json!(unavailable));
             let (mut old, mut new, mut ready) = (replicas, 0, 0);
             for _ in 0..100 {

@@ -34,7 +34,14 @@ pub(super) async fn write(
     let namespace = deployment.namespace().unwrap_or_default();
     let api: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
     let mut value = serde_json::to_value(&status).unwrap_or_default();
-    for name in ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "terminatingReplicas"] {
+    for name in [
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "terminatingReplicas",
+    ] {
         // A merge patch removes only what it names.
         if value.get(name).is_none() {
             value[name] = serde_json::Value::Null;
@@ -79,9 +86,10 @@ fn counts(rollout: &Rollout<'_>) -> DeploymentStatus {
         let sum: i32 = rollout.all().map(|set| of(set)).sum();
         (sum > 0).then_some(sum)
     };
-    let status = |set: &ReplicaSet, of: fn(&k8s_openapi::api::apps::v1::ReplicaSetStatus) -> Option<i32>| {
-        set.status.as_ref().and_then(of).unwrap_or(0)
-    };
+    let status =
+        |set: &ReplicaSet, of: fn(&k8s_openapi::api::apps::v1::ReplicaSetStatus) -> Option<i32>| {
+            set.status.as_ref().and_then(of).unwrap_or(0)
+        };
     let missing = rollout.all().map(|set| wanted(set)).sum::<i32>()
         - rollout.all().map(|set| available(set)).sum::<i32>();
     let updated = rollout.new.as_deref().map_or(0, |set| status(set, |one| Some(one.replicas)));
@@ -148,9 +156,8 @@ fn progressing_condition(
 ) -> Option<Verdict> {
     let deployment = rollout.deployment;
     let deadline = deadline(deployment)?;
-    let verdict = |status, reason, message| {
-        Some(Verdict { kind: PROGRESSING, status, reason, message })
-    };
+    let verdict =
+        |status, reason, message| Some(Verdict { kind: PROGRESSING, status, reason, message });
     let before = condition(deployment, PROGRESSING);
     let reason = before.and_then(|one| one.reason.as_deref());
     let spec = deployment.spec.as_ref();
@@ -165,13 +172,16 @@ fn progressing_condition(
     }
     let name = rollout.new.as_ref().map(|set| format!("ReplicaSet \"{}\"", set.name_any()));
     let subject = name.unwrap_or_else(|| format!("Deployment \"{}\"", deployment.name_any()));
-    let finished =
-        reason == Some(NEW_SET_AVAILABLE) && status.replicas == status.updated_replicas;
+    let finished = reason == Some(NEW_SET_AVAILABLE) && status.replicas == status.updated_replicas;
     if finished {
         return None;
     }
     if is_done(rollout, status) {
-        return verdict("True", NEW_SET_AVAILABLE, format!("{subject} has successfully progressed."));
+        return verdict(
+            "True",
+            NEW_SET_AVAILABLE,
+            format!("{subject} has successfully progressed."),
+        );
     }
     if before.is_none() {
         return Some(first_verdict(rollout, deployment));
@@ -182,7 +192,11 @@ fn progressing_condition(
     let since = before?.last_update_time.as_ref()?.0.as_second();
     let late = reason != Some(NEW_SET_AVAILABLE) && since + deadline < now.as_second();
     if late && reason != Some(DEADLINE_EXCEEDED) {
-        return verdict("False", DEADLINE_EXCEEDED, format!("{subject} has timed out progressing."));
+        return verdict(
+            "False",
+            DEADLINE_EXCEEDED,
+            format!("{subject} has timed out progressing."),
+        );
     }
     // A finished rollout that has begun anew counts its deadline from now.
     if reason == Some(NEW_SET_AVAILABLE) {
@@ -193,7 +207,9 @@ fn progressing_condition(
 
 fn first_verdict(rollout: &Rollout<'_>, deployment: &Deployment) -> Verdict {
     let (reason, message) = match &rollout.new {
-        Some(set) => ("FoundNewReplicaSet", format!("Found new replica set \"{}\"", set.name_any())),
+        Some(set) => {
+            ("FoundNewReplicaSet", format!("Found new replica set \"{}\"", set.name_any()))
+        }
         None => {
             let message = format!("Created new replica set for \"{}\"", deployment.name_any());
             ("NewReplicaSetCreated", message)
@@ -203,9 +219,8 @@ fn first_verdict(rollout: &Rollout<'_>, deployment: &Deployment) -> Verdict {
 }
 
 fn has_progressed(known: &DeploymentStatus, status: &DeploymentStatus) -> bool {
-    let old = |one: &DeploymentStatus| {
-        one.replicas.unwrap_or(0) - one.updated_replicas.unwrap_or(0)
-    };
+    let old =
+        |one: &DeploymentStatus| one.replicas.unwrap_or(0) - one.updated_replicas.unwrap_or(0);
     status.updated_replicas > known.updated_replicas
         || old(status) < old(known)
         || status.ready_replicas > known.ready_replicas

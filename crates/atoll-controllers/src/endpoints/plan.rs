@@ -44,8 +44,7 @@ pub(super) fn backends(
 ) -> Backends {
     let spec = service.spec.as_ref();
     let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-    let publish_not_ready =
-        spec.and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
+    let publish_not_ready = spec.and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
     let mut groups = Backends::new();
     for pod in pods {
         let Some(backend) = backend(service, &pod, publish_not_ready, zones) else { continue };

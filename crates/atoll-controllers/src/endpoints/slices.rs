@@ -104,7 +104,8 @@ async fn apply(api: &Api<EndpointSlice>, pending: &Pending, change: Change) -> R
         Change::Replace(slice) => {
             let name = slice.name_any();
             let written = api.replace(&name, &PostParams::default(), &slice).await;
-            if matches!(&written, Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409)) {
+            if matches!(&written, Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409))
+            {
                 pending.forget(&Key::of(slice.as_ref()));
             }
             pending.wrote(written.map_err(failed("updating", "endpointslice", name))?);
@@ -219,7 +220,8 @@ fn slice_ports(slice: &EndpointSlice) -> Vec<Port> {
 
 fn build(service: &Service, ports: &[Port], group: &[&Backend]) -> EndpointSlice {
     let name = service.name_any();
-    let headless = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None");
+    let headless =
+        service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None");
     let mut labels = service.labels().clone();
     labels.insert(SERVICE_NAME.into(), name.clone());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
@@ -322,7 +324,9 @@ mod tests {
         let mut after = group(250);
         after.values_mut().next().unwrap()[120].ready = false;
         let changes = plan(&service(), &known, &after);
-        assert!(matches!(changes.as_slice(), [Change::Replace(slice)] if slice.name_any() == "web-1"));
+        assert!(
+            matches!(changes.as_slice(), [Change::Replace(slice)] if slice.name_any() == "web-1")
+        );
     }
 
     #[test]

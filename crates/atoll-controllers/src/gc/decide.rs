@@ -15,7 +15,9 @@ pub(super) enum Verdict {
     Keep,
     /// Some owners are gone while others stay: forget those with these uids.
     Disown(Vec<String>),
-    Delete { foreground: bool },
+    Delete {
+        foreground: bool,
+    },
 }
 
 pub(super) fn decide(owners: &[(Owner, OwnerState)], has_dependents: bool) -> Verdict {

@@ -147,8 +147,7 @@ impl Graph {
     }
 
     pub(super) fn blocking_dependents(&self, uid: &str) -> Vec<String> {
-        let blocks =
-            |node: &Node| node.owners.iter().any(|owner| owner.uid == uid && owner.blocks);
+        let blocks = |node: &Node| node.owners.iter().any(|owner| owner.uid == uid && owner.blocks);
         let dependents = self.dependents(uid).into_iter();
         dependents.filter(blocks).map(|node| node.uid).collect()
     }
@@ -182,7 +181,12 @@ mod tests {
             blocks: true,
             ..Owner::default()
         });
-        Node { uid: uid.into(), namespace: "ns".into(), owners: owners.collect(), ..Node::default() }
+        Node {
+            uid: uid.into(),
+            namespace: "ns".into(),
+            owners: owners.collect(),
+            ..Node::default()
+        }
     }
 
     #[test]
@@ -191,7 +195,10 @@ mod tests {
         graph.insert(node("owner", &[]));
         assert!(graph.insert(node("pod", &["owner"])).is_empty());
         let (namespace, look_at) = graph.remove("owner");
-        assert_eq!((namespace.as_deref(), look_at.as_slice()), (Some("ns"), &["pod".to_owned()][..]));
+        assert_eq!(
+            (namespace.as_deref(), look_at.as_slice()),
+            (Some("ns"), &["pod".to_owned()][..])
+        );
     }
 
     #[test]

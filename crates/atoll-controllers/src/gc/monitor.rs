@@ -22,7 +22,10 @@ pub(super) enum Observed {
     Present(Node),
     Gone(String),
     /// A complete list of a kind has been reported; nothing else of it exists.
-    Listed { kind: usize, uids: BTreeSet<String> },
+    Listed {
+        kind: usize,
+        uids: BTreeSet<String>,
+    },
 }
 
 /// A kind that can be listed, watched and deleted.

@@ -200,11 +200,15 @@ mod tests {
         let lost = node("a", "Unknown", json!([]));
         let both = [format!("{UNREACHABLE}:NoSchedule"), format!("{UNREACHABLE}:NoExecute")];
         assert_eq!(text(taints(&lost, true, now())), both);
-        let back = node("a", "True", json!([
-            { "key": UNREACHABLE, "effect": "NoSchedule" },
-            { "key": UNREACHABLE, "effect": "NoExecute" },
-            { "key": "mine", "effect": "NoSchedule" },
-        ]));
+        let back = node(
+            "a",
+            "True",
+            json!([
+                { "key": UNREACHABLE, "effect": "NoSchedule" },
+                { "key": UNREACHABLE, "effect": "NoExecute" },
+                { "key": "mine", "effect": "NoSchedule" },
+            ]),
+        );
         assert_eq!(text(taints(&back, true, now())), ["mine:NoSchedule"]);
         assert_eq!(taints(&node("a", "True", json!([])), true, now()), None);
     }
@@ -226,12 +230,18 @@ mod tests {
 
     #[test]
     fn the_shortest_matching_toleration_counts_from_the_taint() {
-        let lost = node("a", "Unknown", json!([
-            { "key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:28Z" },
-        ]));
+        let lost = node(
+            "a",
+            "Unknown",
+            json!([
+                { "key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:28Z" },
+            ]),
+        );
         let pod = |tolerations: Value| -> Pod {
-            serde_json::from_value(json!({ "spec": { "containers": [], "tolerations": tolerations } }))
-                .unwrap()
+            serde_json::from_value(
+                json!({ "spec": { "containers": [], "tolerations": tolerations } }),
+            )
+            .unwrap()
         };
         let five = json!([{ "key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5 }]);
         let end: Timestamp = "2026-01-01T00:00:33Z".parse().unwrap();

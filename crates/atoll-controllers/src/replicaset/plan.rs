@@ -41,11 +41,7 @@ pub(super) fn plan(
 /// The order of kube-controller-manager's ActivePodsWithRanks: unassigned before assigned,
 /// pending before running, not ready before ready, cheap before dear, crowded nodes first,
 /// the shortest ready, the most restarted, the youngest.
-fn rank(
-    pod: &Pod,
-    siblings: &[&Arc<Pod>],
-    pods_on: &dyn Fn(&str) -> usize,
-) -> impl Ord + use<> {
+fn rank(pod: &Pod, siblings: &[&Arc<Pod>], pods_on: &dyn Fn(&str) -> usize) -> impl Ord + use<> {
     let node = pods::node_name(pod);
     let phase = match pods::phase(pod) {
         "Pending" => 0,

@@ -44,7 +44,13 @@ pub(super) async fn write(
 fn complete(status: &ReplicaSetStatus) -> serde_json::Value {
     let mut value = serde_json::to_value(status).unwrap_or_default();
     if let Some(fields) = value.as_object_mut() {
-        for name in ["availableReplicas", "readyReplicas", "fullyLabeledReplicas", "terminatingReplicas", "conditions"] {
+        for name in [
+            "availableReplicas",
+            "readyReplicas",
+            "fullyLabeledReplicas",
+            "terminatingReplicas",
+            "conditions",
+        ] {
             fields.entry(name).or_insert(serde_json::Value::Null);
         }
     }
@@ -59,8 +65,8 @@ fn derive(
 ) -> ReplicaSetStatus {
     let spec = set.spec.as_ref();
     let min_ready = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
-    let template_labels = spec
-        .and_then(|spec| spec.template.as_ref()?.metadata.as_ref()?.labels.as_ref());
+    let template_labels =
+        spec.and_then(|spec| spec.template.as_ref()?.metadata.as_ref()?.labels.as_ref());
     let live: Vec<&Arc<Pod>> = owned.iter().filter(|pod| pods::is_active(pod)).collect();
     let count = |wanted: &dyn Fn(&Pod) -> bool| {
         let count = live.iter().filter(|pod| wanted(pod)).count();
@@ -92,9 +98,8 @@ fn conditions(
     let message = failure.map(|error| {
         std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
     });
-    let unchanged = conditions
-        .iter()
-        .any(|one| one.type_ == "ReplicaFailure" && one.message == message);
+    let unchanged =
+        conditions.iter().any(|one| one.type_ == "ReplicaFailure" && one.message == message);
     if !(unchanged && message.is_some()) {
         conditions.retain(|one| one.type_ != "ReplicaFailure");
         if let Some(message) = message {

@@ -71,7 +71,8 @@ fn a_node_runs_only_so_many_pods() {
 
 #[test]
 fn taints_repel_and_cordons_close() {
-    let taints = json!({ "spec": { "taints": [{ "key": "k", "value": "v", "effect": "NoSchedule" }] } });
+    let taints =
+        json!({ "spec": { "taints": [{ "key": "k", "value": "v", "effect": "NoSchedule" }] } });
     let cordoned = json!({ "spec": { "unschedulable": true } });
     let cluster = cluster(vec![node("a", taints), node("b", cordoned)], vec![]);
     let expected = ["node(s) had untolerated taint(s)", "node(s) were unschedulable"];
@@ -120,9 +121,11 @@ fn anti_affinity_holds_in_both_directions() {
 
 #[test]
 fn the_first_of_a_group_may_go_anywhere_and_the_rest_follow() {
-    let near = || json!({ "affinity": { "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [
+    let near = || {
+        json!({ "affinity": { "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [
         { "topologyKey": "kubernetes.io/hostname", "labelSelector": { "matchLabels": { "app": "web" } } },
-    ] } } });
+    ] } } })
+    };
     let nodes = || vec![node("a", json!({})), node("b", json!({}))];
     assert_eq!(why(&cluster(nodes(), vec![]), &pod("1", near())), ["", ""]);
     let one_runs = cluster(nodes(), vec![("a", pod("1", near()))]);
@@ -132,10 +135,12 @@ fn the_first_of_a_group_may_go_anywhere_and_the_rest_follow() {
 
 #[test]
 fn hard_spread_keeps_the_skew() {
-    let spread = || json!({ "topologySpreadConstraints": [{
+    let spread = || {
+        json!({ "topologySpreadConstraints": [{
         "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
         "labelSelector": { "matchLabels": { "app": "web" } },
-    }] });
+    }] })
+    };
     let nodes = vec![node("a", json!({})), node("b", json!({}))];
     let cluster = cluster(nodes, vec![("a", pod("1", spread()))]);
     let expected = ["node(s) didn't match pod topology spread constraints", ""];

@@ -182,7 +182,8 @@ const PAIRS: [Pair; 2] = [
 
 async fn renew(folder: &Path, name: &str, client: &Client, pair: Pair) -> Result<()> {
     let old = read(&folder.join(pair.certificate))?;
-    let peer = atoll_identity::PeerIdentity::from_pem(&old).context("reading the old certificate")?;
+    let peer =
+        atoll_identity::PeerIdentity::from_pem(&old).context("reading the old certificate")?;
     let dns: Vec<&str> = peer.dns.iter().map(String::as_str).collect();
     let leaf = if pair.signer == atoll_identity::KUBELET_SERVING_SIGNER {
         atoll_identity::node_serving_leaf(name, &dns, &peer.ips)
@@ -209,13 +210,15 @@ async fn ask(client: &Client, pair: Pair, request: String) -> Result<String> {
         },
         status: None,
     };
-    let created = api.create(&PostParams::default(), &wanted).await.context("asking for a certificate")?;
+    let created =
+        api.create(&PostParams::default(), &wanted).await.context("asking for a certificate")?;
     let name = created.name_any();
     let is_signed = |request: Option<&CertificateSigningRequest>| {
         let status = request.and_then(|request| request.status.as_ref());
         status.is_some_and(|status| status.certificate.is_some())
     };
-    let waited = tokio::time::timeout(SIGN_MAX, await_condition(api.clone(), &name, is_signed)).await;
+    let waited =
+        tokio::time::timeout(SIGN_MAX, await_condition(api.clone(), &name, is_signed)).await;
     let signed = match waited {
         Ok(signed) => signed.context("waiting for the certificate")?,
         Err(_elapsed) => bail!("the request {name} was not signed in time"),

@@ -31,8 +31,8 @@ pub async fn join(server: &str, token: &str, node: &str, ip: IpAddr) -> Result<I
     let token = JoinToken::parse(token).context("reading the join token")?;
     let (client_request, client_key) =
         new_request(&node_client_leaf(node)).context("making the node's key")?;
-    let (serving_request, kubelet_key) =
-        new_request(&node_serving_leaf(node, &[node], &[ip])).context("making the kubelet's key")?;
+    let (serving_request, kubelet_key) = new_request(&node_serving_leaf(node, &[node], &[ip]))
+        .context("making the kubelet's key")?;
     let body = serde_json::json!({
         "node": node,
         "clientRequest": client_request,
@@ -65,8 +65,9 @@ async fn post(server: &str, token: &JoinToken, body: String) -> Result<Answer> {
         .connect(ServerName::try_from(host.clone()).context("the server's name")?, stream)
         .await
         .context("the server is not the one that the token was made for, or speaks no TLS")?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("speaking HTTP")?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .context("speaking HTTP")?;
     let request = Request::post("/atoll/v1/join")
         .header(http::header::HOST, format!("{host}:{port}"))
         .header(http::header::AUTHORIZATION, format!("Bearer {}", token.reveal()))

@@ -77,8 +77,7 @@ async fn apply_one(
             "the namespace from the provided object \"{stated}\" does not match the namespace \"{asked}\". You must pass '--namespace={stated}' to perform this operation."
         );
     }
-    let namespace =
-        manifest.namespace.as_deref().or(namespace).unwrap_or(&connection.namespace);
+    let namespace = manifest.namespace.as_deref().or(namespace).unwrap_or(&connection.namespace);
     let api = entry.api(&connection.client, namespace);
     let before = api.get_metadata_opt(&manifest.name).await?;
     let mut params = PatchParams::apply(MANAGER);
@@ -145,8 +144,8 @@ fn read_file(path: &Path, manifests: &mut Vec<Manifest>) -> Result<()> {
 }
 
 fn parse(source: &str, text: &[u8], manifests: &mut Vec<Manifest>) -> Result<()> {
-    let documents = atoll_api::tree::from_yaml_all(text)
-        .with_context(|| format!("error parsing {source}"))?;
+    let documents =
+        atoll_api::tree::from_yaml_all(text).with_context(|| format!("error parsing {source}"))?;
     for document in documents {
         if let Some(duplicate) = document.decoded.duplicates.first() {
             bail!("error parsing {source}: {duplicate}");
@@ -161,7 +160,8 @@ fn take(source: &str, object: Value, manifests: &mut Vec<Manifest>) -> Result<()
         return Ok(());
     }
     let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
-    let (Some(api_version), Some(kind)) = (text(&object["apiVersion"]), text(&object["kind"])) else {
+    let (Some(api_version), Some(kind)) = (text(&object["apiVersion"]), text(&object["kind"]))
+    else {
         bail!("{source}: an object has no apiVersion or no kind; both are required");
     };
     if kind == "List" {

@@ -36,11 +36,7 @@ impl Entry {
     /// `deployment.apps`
     pub fn qualified(&self) -> String {
         let singular = if self.singular.is_empty() { &self.plural } else { &self.singular };
-        if self.group.is_empty() {
-            singular.clone()
-        } else {
-            format!("{singular}.{}", self.group)
-        }
+        if self.group.is_empty() { singular.clone() } else { format!("{singular}.{}", self.group) }
     }
 
     pub fn api_version(&self) -> String {
@@ -119,8 +115,7 @@ impl Catalog {
     }
 
     pub fn of_object(&self, api_version: &str, kind: &str) -> Result<&Entry> {
-        let fits =
-            |entry: &&Entry| entry.api_version() == api_version && entry.kind == kind;
+        let fits = |entry: &&Entry| entry.api_version() == api_version && entry.kind == kind;
         self.0.iter().find(fits).with_context(|| {
             format!(
                 "no matches for kind \"{kind}\" in version \"{api_version}\"; check apiVersion and kind"
@@ -199,15 +194,26 @@ mod tests {
     use serde_json::json;
 
     fn deployments() -> Entry {
-        entry("apps", "v1", &json!({
-            "resource": "deployments", "singularResource": "deployment", "scope": "Namespaced",
-            "shortNames": ["deploy"], "responseKind": { "kind": "Deployment" }, "verbs": ["get"],
-        }))
+        entry(
+            "apps",
+            "v1",
+            &json!({
+                "resource": "deployments", "singularResource": "deployment", "scope": "Namespaced",
+                "shortNames": ["deploy"], "responseKind": { "kind": "Deployment" }, "verbs": ["get"],
+            }),
+        )
     }
 
     #[test]
     fn a_resource_answers_to_all_its_names() {
-        for word in ["deployments", "deployment", "Deployment", "deploy", "deploy.apps", "deployments.v1.apps"] {
+        for word in [
+            "deployments",
+            "deployment",
+            "Deployment",
+            "deploy",
+            "deploy.apps",
+            "deployments.v1.apps",
+        ] {
             assert!(deployments().answers_to(word), "{word}");
         }
         assert!(!deployments().answers_to("deployments.batch"));
@@ -218,8 +224,14 @@ mod tests {
         let words = |text: &str| text.split(' ').map(ToOwned::to_owned).collect::<Vec<_>>();
         let one = |kind: &str, name: Option<&str>| (kind.to_owned(), name.map(ToOwned::to_owned));
         assert_eq!(targets(&words("pods")).unwrap(), [one("pods", None)]);
-        assert_eq!(targets(&words("pod a b")).unwrap(), [one("pod", Some("a")), one("pod", Some("b"))]);
-        assert_eq!(targets(&words("pod/a svc/b")).unwrap(), [one("pod", Some("a")), one("svc", Some("b"))]);
+        assert_eq!(
+            targets(&words("pod a b")).unwrap(),
+            [one("pod", Some("a")), one("pod", Some("b"))]
+        );
+        assert_eq!(
+            targets(&words("pod/a svc/b")).unwrap(),
+            [one("pod", Some("a")), one("svc", Some("b"))]
+        );
         assert!(targets(&words("pod/")).is_err());
     }
 }

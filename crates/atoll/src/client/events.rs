@@ -51,7 +51,8 @@ fn matches(event: &Event, wanted: &Events) -> bool {
         let name = subject.name.as_deref().unwrap_or_default();
         match about.split_once('/') {
             Some((word, wanted)) => {
-                name == wanted && kind.starts_with(word.trim_end_matches('s').to_lowercase().as_str())
+                name == wanted
+                    && kind.starts_with(word.trim_end_matches('s').to_lowercase().as_str())
             }
             None => name == about,
         }

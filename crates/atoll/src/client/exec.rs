@@ -33,7 +33,11 @@ pub struct Exec {
 }
 
 /// Returns the command's own exit code.
-pub async fn run(connection: &Connection, namespace: Option<&str>, exec: &Exec) -> Result<ExitCode> {
+pub async fn run(
+    connection: &Connection,
+    namespace: Option<&str>,
+    exec: &Exec,
+) -> Result<ExitCode> {
     let namespace = namespace.unwrap_or(&connection.namespace);
     let pod = find_pod(connection, namespace, &exec.target).await?;
     let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
@@ -51,7 +55,8 @@ pub async fn run(connection: &Connection, namespace: Option<&str>, exec: &Exec) 
         .exec(&pod.name_any(), exec.command.clone(), &params)
         .await
         .with_context(|| format!("running {:?} in pod {}", exec.command[0], pod.name_any()))?;
-    let raw = if tty { Some(RawTerminal::enter().context("switching the terminal")?) } else { None };
+    let raw =
+        if tty { Some(RawTerminal::enter().context("switching the terminal")?) } else { None };
     let status = carry(process, tty).await;
     drop(raw);
     exit_code(status?)

@@ -62,7 +62,13 @@ pub async fn run(connection: &Connection, namespace: Option<&str>, get: &Get) ->
     }
 }
 
-fn uri(entry: &Entry, scope: Option<&str>, name: Option<&str>, get: &Get, more: &str) -> Result<String> {
+fn uri(
+    entry: &Entry,
+    scope: Option<&str>,
+    name: Option<&str>,
+    get: &Get,
+    more: &str,
+) -> Result<String> {
     let mut uri = entry.path(scope);
     if let Some(name) = name {
         if scope.is_none() && entry.namespaced {

@@ -61,7 +61,11 @@ pub enum Action {
     },
 }
 
-pub async fn run(connection: &Connection, namespace: Option<&str>, rollout: &Rollout) -> Result<()> {
+pub async fn run(
+    connection: &Connection,
+    namespace: Option<&str>,
+    rollout: &Rollout,
+) -> Result<()> {
     let namespace = namespace.unwrap_or(&connection.namespace);
     let deployments = Deployments {
         api: Api::namespaced(connection.client.clone(), namespace),
@@ -84,14 +88,19 @@ pub async fn run(connection: &Connection, namespace: Option<&str>, rollout: &Rol
         Action::Restart { target } => {
             let now = jiff::Timestamp::now().to_string();
             let annotations = json!({ "kubectl.kubernetes.io/restartedAt": now });
-            let patch = json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
+            let patch =
+                json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
             deployments.change(name_of(target)?, &patch, "restarted").await
         }
         Action::Pause { target } => {
-            deployments.change(name_of(target)?, &json!({ "spec": { "paused": true } }), "paused").await
+            deployments
+                .change(name_of(target)?, &json!({ "spec": { "paused": true } }), "paused")
+                .await
         }
         Action::Resume { target } => {
-            deployments.change(name_of(target)?, &json!({ "spec": { "paused": null } }), "resumed").await
+            deployments
+                .change(name_of(target)?, &json!({ "spec": { "paused": null } }), "resumed")
+                .await
         }
     }
 }
@@ -99,7 +108,10 @@ pub async fn run(connection: &Connection, namespace: Option<&str>, rollout: &Rol
 fn name_of(target: &str) -> Result<&str> {
     match target.split_once('/') {
         None => Ok(target),
-        Some(("deployment" | "deployments" | "deploy" | "deployment.apps" | "deployments.apps", name)) => Ok(name),
+        Some((
+            "deployment" | "deployments" | "deploy" | "deployment.apps" | "deployments.apps",
+            name,
+        )) => Ok(name),
         Some((kind, _)) => bail!("rollouts of {kind:?} are not supported; name a deployment"),
     }
 }
@@ -119,7 +131,8 @@ impl Deployments {
     async fn follow(&self, name: &str) -> Result<()> {
         self.api.get(name).await?;
         let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let mut states = Box::pin(watcher(self.api.clone(), only).default_backoff().applied_objects());
+        let mut states =
+            Box::pin(watcher(self.api.clone(), only).default_backoff().applied_objects());
         let mut last = String::new();
         while let Some(deployment) = states.try_next().await.context("watching the rollout")? {
             let (done, message) = progress(&deployment)?;
@@ -162,7 +175,9 @@ impl Deployments {
     async fn undo(&self, name: &str, wanted: i64) -> Result<()> {
         let (deployment, revisions) = self.revisions(name).await?;
         if deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true) {
-            bail!("you cannot rollback a paused deployment; resume it first with 'atoll rollout resume' and try again");
+            bail!(
+                "you cannot rollback a paused deployment; resume it first with 'atoll rollout resume' and try again"
+            );
         }
         let now = deployment.annotations().get(REVISION).and_then(|text| text.parse().ok());
         let found = if wanted == 0 {
@@ -177,10 +192,13 @@ impl Deployments {
             }
         };
         if Some(*revision) == now {
-            output::line(&format!("deployment.apps/{name} skipped rollback (current template already matches revision {revision})"));
+            output::line(&format!(
+                "deployment.apps/{name} skipped rollback (current template already matches revision {revision})"
+            ));
             return Ok(());
         }
-        let mut template = set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
+        let mut template =
+            set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
         if let Some(labels) = template.metadata.as_mut().and_then(|meta| meta.labels.as_mut()) {
             labels.remove("pod-template-hash");
         }
@@ -204,13 +222,17 @@ fn progress(deployment: &Deployment) -> Result<(bool, String)> {
     }
     let progressing = status.conditions.iter().flatten().find(|one| one.type_ == "Progressing");
     if progressing.is_some_and(|one| one.reason.as_deref() == Some("ProgressDeadlineExceeded")) {
-        bail!("deployment \"{name}\" exceeded its progress deadline; `atoll why deployment/{name}` says why");
+        bail!(
+            "deployment \"{name}\" exceeded its progress deadline; `atoll why deployment/{name}` says why"
+        );
     }
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let updated = status.updated_replicas.unwrap_or(0);
     let all = status.replicas.unwrap_or(0);
     let available = status.available_replicas.unwrap_or(0);
-    let waiting = |what: String| Ok((false, format!("Waiting for deployment \"{name}\" rollout to finish: {what}...")));
+    let waiting = |what: String| {
+        Ok((false, format!("Waiting for deployment \"{name}\" rollout to finish: {what}...")))
+    };
     if updated < wanted {
         return waiting(format!("{updated} out of {wanted} new replicas have been updated"));
     }

@@ -125,7 +125,8 @@ pub fn write_atomically(path: &Path, text: &[u8], mode: u32) -> Result<()> {
     let name = path.display();
     let partial = path.with_extension("partial");
     if partial.exists() {
-        std::fs::remove_file(&partial).with_context(|| format!("removing an old part of {name}"))?;
+        std::fs::remove_file(&partial)
+            .with_context(|| format!("removing an old part of {name}"))?;
     }
     let mut file = OpenOptions::new()
         .write(true)

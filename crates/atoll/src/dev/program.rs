@@ -21,8 +21,8 @@ pub fn copy(folder: &Folder) -> Result<PathBuf> {
 /// Copies `original` to `folder/atoll`, root-owned and read-only.
 pub fn copy_to(original: &Path, folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let metadata = std::fs::metadata(original)
-        .with_context(|| format!("reading {}", original.display()))?;
+    let metadata =
+        std::fs::metadata(original).with_context(|| format!("reading {}", original.display()))?;
     // Shims of an older program run on from their own copy.
     let stamp = format!("{:x}-{:x}-{:x}", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
     let versioned = folder.join(stamp);
@@ -35,8 +35,7 @@ pub fn copy_to(original: &Path, folder: &Path) -> Result<PathBuf> {
             .with_context(|| format!("copying the program to {}", partial.display()))?;
         std::fs::set_permissions(&partial, Permissions::from_mode(0o555))
             .with_context(|| format!("protecting {}", partial.display()))?;
-        std::fs::rename(&partial, &copy)
-            .with_context(|| format!("naming {}", copy.display()))?;
+        std::fs::rename(&partial, &copy).with_context(|| format!("naming {}", copy.display()))?;
     }
     Ok(copy)
 }

@@ -24,7 +24,10 @@ pub fn cause(node: &Node) -> Option<Cause> {
     }
     for pressure in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
         if find(pressure).is_some_and(|one| one.status == "True") {
-            return Some(Cause::new(pressure, format!("node {name} is short: {}", message(pressure))));
+            return Some(Cause::new(
+                pressure,
+                format!("node {name} is short: {}", message(pressure)),
+            ));
         }
     }
     let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);

@@ -80,9 +80,13 @@ fn terminating(pod: &Pod) -> Cause {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
     Cause::new(
         "Terminating",
-        format!("pod {name} is being stopped; node {node} has yet to say that its containers are gone."),
+        format!(
+            "pod {name} is being stopped; node {node} has yet to say that its containers are gone."
+        ),
     )
-    .remedy(format!("If node {node} is lost for good, delete the Node object and the pod goes with it."))
+    .remedy(format!(
+        "If node {node} is lost for good, delete the Node object and the pod goes with it."
+    ))
 }
 
 fn unplaced(pod: &Pod) -> Cause {
@@ -104,11 +108,23 @@ fn placement_remedy(message: &str) -> Option<&'static str> {
     const REMEDIES: &[(&str, &str)] = &[
         ("Insufficient", "Lower the pod's resource requests, or add a node."),
         ("Too many pods", "Add a node, or delete pods that are not needed."),
-        ("untolerated taint", "Add a toleration to the pod, or remove the taint from a node (`kubectl describe node` lists it)."),
+        (
+            "untolerated taint",
+            "Add a toleration to the pod, or remove the taint from a node (`kubectl describe node` lists it).",
+        ),
         ("were unschedulable", "A node is cordoned: `kubectl uncordon NODE` opens it again."),
-        ("node affinity/selector", "Change the pod's nodeSelector or affinity, or label a node to match."),
-        ("anti-affinity", "There are fewer nodes than pods that may not stand together; add a node or relax the rule."),
-        ("free ports", "Another pod has the same hostPort on every node; use a Service instead of a hostPort."),
+        (
+            "node affinity/selector",
+            "Change the pod's nodeSelector or affinity, or label a node to match.",
+        ),
+        (
+            "anti-affinity",
+            "There are fewer nodes than pods that may not stand together; add a node or relax the rule.",
+        ),
+        (
+            "free ports",
+            "Another pod has the same hostPort on every node; use a Service instead of a hostPort.",
+        ),
         ("no nodes available", "No node has joined yet; `kubectl get nodes` lists them."),
     ];
     REMEDIES.iter().find(|(part, _)| message.contains(part)).map(|(_, remedy)| *remedy)
@@ -123,7 +139,9 @@ fn container(pod: &Pod, status: &ContainerStatus, events: &[Event]) -> Option<Ca
             Some(image(pod, status, reason, &message, events))
         }
         "CrashLoopBackOff" => Some(crash(pod, status)),
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError"
+        "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
         | "PostStartHookError" => {
             let sentence = format!("container {} cannot be made: {message}", status.name);
             Some(Cause::new(reason, sentence))
@@ -151,7 +169,8 @@ fn image(
             && event.message.as_deref().is_some_and(|text| text.contains("pull"))
     });
     let detail = failure.and_then(|event| event.message.clone()).unwrap_or_else(|| message.into());
-    let sentence = format!("the image {image} of container {} is not to be had: {detail}", status.name);
+    let sentence =
+        format!("the image {image} of container {} is not to be had: {detail}", status.name);
     let remedy = match reason {
         "InvalidImageName" => "Correct the image's name in the manifest.".to_owned(),
         _ => format!(
@@ -235,7 +254,8 @@ fn is_start_failure(event: &Event) -> bool {
 
 fn not_ready(pod: &Pod, events: &[Event]) -> Cause {
     let name = pod.name_any();
-    if let Some(event) = events.iter().rev().find(|one| one.reason.as_deref() == Some("Unhealthy")) {
+    if let Some(event) = events.iter().rev().find(|one| one.reason.as_deref() == Some("Unhealthy"))
+    {
         let message = event.message.clone().unwrap_or_default();
         return Cause::new("NotReady", format!("pod {name} runs but its probe fails: {message}"))
             .remedy("Check the probe's path and port, and that the program listens on all addresses, not on 127.0.0.1.");

@@ -24,21 +24,33 @@ pub fn cause(service: &Service, slices: &[EndpointSlice], pods: &[Seen]) -> Opti
     let selector = selector.join(",");
     if selector.is_empty() {
         return Some(
-            Cause::new("without endpoints", format!("service {name} has no selector, and nobody has given it endpoints."))
-                .remedy("Add spec.selector, or create an EndpointSlice for it."),
+            Cause::new(
+                "without endpoints",
+                format!("service {name} has no selector, and nobody has given it endpoints."),
+            )
+            .remedy("Add spec.selector, or create an EndpointSlice for it."),
         );
     }
     if pods.is_empty() {
         return Some(
-            Cause::new("without endpoints", format!("service {name} selects pods with {selector}, and there are none."))
-                .remedy("Compare spec.selector with the labels of the pods (`atoll get pods -o yaml`)."),
+            Cause::new(
+                "without endpoints",
+                format!("service {name} selects pods with {selector}, and there are none."),
+            )
+            .remedy(
+                "Compare spec.selector with the labels of the pods (`atoll get pods -o yaml`).",
+            ),
         );
     }
     let troubled = pods.iter().find_map(|(pod, events)| pod::cause(pod, events));
     Some(match troubled {
         Some(cause) => Cause {
             state: "without endpoints".into(),
-            sentence: format!("none of the {} pods of service {name} is ready: {}", pods.len(), cause.sentence),
+            sentence: format!(
+                "none of the {} pods of service {name} is ready: {}",
+                pods.len(),
+                cause.sentence
+            ),
             remedy: cause.remedy,
         },
         None => {
@@ -47,13 +59,19 @@ pub fn cause(service: &Service, slices: &[EndpointSlice], pods: &[Seen]) -> Opti
                 .into_iter()
                 .flatten()
                 .filter_map(|port| match &port.target_port {
-                    Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name)) => Some(name.clone()),
+                    Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(
+                        name,
+                    )) => Some(name.clone()),
                     _ => None,
                 })
                 .collect();
-            Cause::new("without endpoints", format!(
-                "the pods of service {name} are ready, but none has its target ports ({}).", ports.join(", ")
-            ))
+            Cause::new(
+                "without endpoints",
+                format!(
+                    "the pods of service {name} are ready, but none has its target ports ({}).",
+                    ports.join(", ")
+                ),
+            )
             .remedy("Name the ports in the pods' containers as the Service's targetPort does.")
         }
     })

@@ -10,7 +10,10 @@ pub fn replica_set(set: &ReplicaSet, pods: &[Seen]) -> Option<Cause> {
     let failure = conditions.into_iter().flatten().find(|one| one.type_ == "ReplicaFailure");
     if let Some(failure) = failure.filter(|one| one.status == "True") {
         let message = failure.message.clone().unwrap_or_default();
-        return Some(Cause::new("failing", format!("replicaset {name} cannot make its pods: {message}")));
+        return Some(Cause::new(
+            "failing",
+            format!("replicaset {name} cannot make its pods: {message}"),
+        ));
     }
     let troubled = pods.iter().find_map(|(pod, events)| pod::cause(pod, events));
     if troubled.is_some() {
@@ -19,7 +22,10 @@ pub fn replica_set(set: &ReplicaSet, pods: &[Seen]) -> Option<Cause> {
     let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let ready = set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
     (ready < wanted).then(|| {
-        Cause::new("progressing", format!("{ready} of {wanted} pods of replicaset {name} are ready."))
+        Cause::new(
+            "progressing",
+            format!("{ready} of {wanted} pods of replicaset {name} are ready."),
+        )
     })
 }
 
@@ -43,7 +49,10 @@ pub fn deployment(deployment: &Deployment, sets: &[(ReplicaSet, Vec<Seen>)]) -> 
         );
     }
     (available < wanted).then(|| {
-        Cause::new("progressing", format!("{available} of {wanted} pods of deployment {name} are available."))
+        Cause::new(
+            "progressing",
+            format!("{available} of {wanted} pods of deployment {name} are available."),
+        )
     })
 }
 

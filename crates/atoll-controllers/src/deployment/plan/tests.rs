@@ -27,8 +27,7 @@ fn set(owner: &Deployment, revision: i64, size: i32, available: i32) -> Arc<Repl
     set.metadata.uid = Some(format!("rs-{revision}"));
     set.annotations_mut().insert(REVISION.into(), revision.to_string());
     let created = format!("2026-01-01T00:00:{revision:02}Z");
-    set.metadata.creation_timestamp =
-        Some(serde_json::from_value(json!(created)).unwrap());
+    set.metadata.creation_timestamp = Some(serde_json::from_value(json!(created)).unwrap());
     set.status = serde_json::from_value(json!({
         "replicas": size, "readyReplicas": available, "availableReplicas": available,
     }))
@@ -96,6 +95,7 @@ fn a_complete_rollout_forgets_old_revisions() {
     let limit = json!({ "revisionHistoryLimit": 1 });
     let versions: Vec<Deployment> =
         ["a", "b", "c"].iter().map(|image| deployment(1, image, limit.clone())).collect();
-    let sets = vec![set(&versions[0], 1, 0, 0), set(&versions[1], 2, 0, 0), set(&versions[2], 3, 1, 1)];
+    let sets =
+        vec![set(&versions[0], 1, 0, 0), set(&versions[1], 2, 0, 0), set(&versions[2], 3, 1, 1)];
     assert_eq!(steps(&versions[2], sets, false), ["revision 3", "delete"]);
 }
