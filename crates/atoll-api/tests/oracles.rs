@@ -223,6 +223,7 @@ fn defaulting_keeps_every_field_that_is_set() {
     }
     // These follow from another field that is set.
     let expected = [
+        "Namespace .metadata.labels.kubernetes.io/metadata.name: \"nameValue\" instead of null",
         "Pod .spec.containers[0].resources.requests.limitsKey: \"0\" instead of null",
         "Pod .spec.initContainers[0].resources.requests.limitsKey: \"0\" instead of null",
         "Pod .spec.serviceAccount: \"serviceAccountNameValue\" instead of \"serviceAccountValue\"",

@@ -130,8 +130,18 @@ async fn a_peer_that_left_has_no_route() {
     }
     let mut world = World::with_nodes(2).await;
     let there = world.server(1, "there").await;
+    assert!(call(&world.node_netns(0), there.lease.address, 8080).is_ok());
     world.nodes[0].sync_peers(Vec::new()).await.unwrap();
-    assert!(call(&world.node_netns(0), there.lease.address, 8080).is_err());
+    let output = std::process::Command::new("nsenter")
+        .arg(format!("--net={}", world.node_netns(0).display()))
+        .args(["ip", "-4", "route", "show"])
+        .output()
+        .unwrap();
+    let routes = String::from_utf8(output.stdout).unwrap();
+    let mut through = routes.lines().filter(|line| line.contains(" via "));
+    // The default route is nobody's podCIDR: pods reach the outside by it.
+    assert!(through.next().is_some_and(|line| line.starts_with("default via")), "{routes}");
+    assert_eq!(through.next(), None, "{routes}");
 }
 
 #[tokio::test]

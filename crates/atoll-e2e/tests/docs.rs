@@ -1,0 +1,44 @@
+//! Every console block of the documentation, run as a reader would type it.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
+
+use atoll_e2e::{
+    Cluster,
+    cluster::{binary, workspace},
+    console, is_root,
+};
+
+#[test]
+fn the_documentation_does_what_it_says() {
+    if !is_root("documentation") {
+        return;
+    }
+    let root = workspace();
+    let mut pages = vec![root.join("README.md")];
+    for entry in std::fs::read_dir(root.join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
+        }
+    }
+    let cluster = Cluster::start(3);
+    let program = binary();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!(
+        "{}:{}:{path}",
+        program.parent().unwrap().display(),
+        root.join(".tools/bin").display()
+    );
+    let environment = [
+        ("PATH".to_owned(), path),
+        ("KUBECONFIG".to_owned(), cluster.kubeconfig().display().to_string()),
+        ("ATOLL_DATA_DIR".to_owned(), cluster.dir.display().to_string()),
+    ];
+    let mut count = 0;
+    for page in pages {
+        for step in console::steps(&std::fs::read_to_string(&page).unwrap()) {
+            console::run(&step, &root, &environment);
+            count += 1;
+        }
+    }
+    assert!(count >= 12, "only {count} commands were found");
+}
