@@ -1,4 +1,4 @@
-//! `cargo xtask tidy`: layering, file size, module headers, names.
+//! `cargo xtask tidy`: layering, file size, module headers, names, licences.
 //!
 //! Each check prints every violation it finds, so that one run is enough to fix a branch.
 
@@ -29,6 +29,7 @@ const BANNED_MODULES: &[&str] = &["utils", "util", "common", "helpers", "misc", 
 pub(crate) fn run() -> Result<()> {
     let mut violations = check_layers(&workspace_packages()?)?;
     check_sources(Path::new("crates"), &mut violations)?;
+    crate::licences::check(&mut violations)?;
     for violation in &violations {
         eprintln!("tidy: {violation}");
     }
