@@ -102,6 +102,9 @@ pub async fn run(dev: Dev) -> Result<()> {
     nodes.teardown().await;
     let removed = underlay::teardown(&underlay).context("removing the network");
     remove_if_there(&folder.control());
+    // A node that chaos killed has no agent left that would unmount what it mounted.
+    unmount_below(folder.root());
+    unmount_below(&Path::new(RUN_DIR).join(&cluster.id));
     remove_run_folder(&Path::new(RUN_DIR).join(&cluster.id));
     program::remove(&program);
     result.and(removed)
@@ -260,6 +263,18 @@ async fn accept(listener: TcpListener, path: PathBuf) {
                 break;
             }
             tokio::time::sleep(HANDOFF_RETRY).await;
+        }
+    }
+}
+
+/// Detaches everything that is mounted below `root`, the innermost first.
+fn unmount_below(root: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    let below: Vec<&Path> = points.filter(|point| point.starts_with(root)).collect();
+    for point in below.into_iter().rev() {
+        if let Err(error) = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH) {
+            warn!(path = %point.display(), %error, "not unmounted");
         }
     }
 }
