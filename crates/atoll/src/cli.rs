@@ -48,8 +48,7 @@ pub enum Command {
     Server(server::Server),
     /// A node without the store
     Agent(agent::Agent),
-    /// The cluster's DNS on a node; the agent starts it
-    #[command(hide = true)]
+    /// The cluster's DNS on a node, from what the node's agent writes; `atoll dev` starts it
     Dns(dns::Dns),
     /// Join tokens for new nodes
     Token(token::Token),
