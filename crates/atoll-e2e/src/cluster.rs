@@ -117,6 +117,18 @@ impl Cluster {
         self.dir.join("kubeconfig")
     }
 
+    /// The id that all its names in the system carry.
+    pub fn id(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.join("cluster.json")).unwrap();
+        let record: Value = serde_json::from_str(&text).unwrap();
+        record["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The network namespace of one of its nodes.
+    pub fn netns(&self, node: &str) -> PathBuf {
+        Path::new("/run/atoll").join(self.id()).join("netns").join(node)
+    }
+
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
     }

@@ -1,8 +1,11 @@
 //! Plain HTTP requests, each on a connection of its own, and a load of them.
 
 use std::{
+    fs::File,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::fd::AsFd as _,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -38,6 +41,25 @@ pub struct Shot {
     pub result: Result<String, String>,
 }
 
+/// Where the requests of a load come from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    Host,
+    /// The network namespace at this path, such as [`crate::Cluster::netns`].
+    Namespace(PathBuf),
+}
+
+impl Origin {
+    /// Moves the calling thread there: the sockets that it opens from now on are of that place.
+    fn enter(&self) {
+        if let Self::Namespace(path) = self {
+            let file = File::open(path).unwrap();
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(file.as_fd(), kind).unwrap();
+        }
+    }
+}
+
 /// Requests at a steady rate until it is stopped, or for ten minutes at the most.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -48,13 +70,24 @@ const LOAD_MAX: Duration = Duration::from_secs(600);
 
 impl Load {
     pub fn start(address: SocketAddr, path: &str, per_second: u32, workers: u32) -> Self {
+        Self::start_from(&Origin::Host, address, path, per_second, workers)
+    }
+
+    pub fn start_from(
+        origin: &Origin,
+        address: SocketAddr,
+        path: &str,
+        per_second: u32,
+        workers: u32,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let begun = Instant::now();
         let gap = Duration::from_secs(1) * workers / per_second;
         let workers = (0..workers).map(|index| {
-            let (stop, path) = (stop.clone(), path.to_owned());
+            let (stop, path, origin) = (stop.clone(), path.to_owned(), origin.clone());
             let offset = gap * index / workers;
             std::thread::spawn(move || {
+                origin.enter();
                 let mut shots = Vec::new();
                 let mut next = begun + offset;
                 while !stop.load(Ordering::Relaxed) && begun.elapsed() < LOAD_MAX {
