@@ -17,8 +17,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use atoll_container::{
-    ContainerSpec, LogSpec, NamespaceMode, Namespaces, OciRuntime, Process, Resources, Runtime,
-    RuntimeConfig, SandboxSpec, Scope, Seccomp, Security, Signal, User,
+    ContainerSpec, LogSpec, NamespaceMode, Namespaces, OciRuntime, Process, Resources, Root,
+    Runtime, RuntimeConfig, SandboxSpec, Scope, Seccomp, Security, Signal, User,
 };
 
 fn spec(
@@ -35,6 +35,7 @@ fn spec(
         id: format!("bench{attempt}"),
         labels: [].into(),
         rootfs: rootfs.to_owned(),
+        root: Root::default(),
         process: Process {
             args: vec!["/bin/busybox".into(), "sleep".into(), "1000".into()],
             env: Vec::new(),

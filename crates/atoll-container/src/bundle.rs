@@ -16,7 +16,7 @@ use crate::spec::{
     ContainerSpec, Mount, MountSource, NamespaceMode, Process, Propagation, Resources, Seccomp,
 };
 
-pub(crate) use capability::all as all_capabilities;
+pub(crate) use capability::{all as all_capabilities, granted, number};
 pub(crate) use seccomp::compile as compile_filter;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -69,7 +69,7 @@ pub(crate) fn config(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<
     Ok(root)
 }
 
-fn check(spec: &ContainerSpec) -> Result<(), Error> {
+pub(crate) fn check(spec: &ContainerSpec) -> Result<(), Error> {
     let invalid = |field, value: &str, reason: &str| Error::InvalidSpec {
         field,
         value: value.to_owned(),
@@ -123,7 +123,7 @@ pub(crate) fn environment(process: &Process) -> Vec<String> {
 
 fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
     let process = &spec.process;
-    let capabilities = capability::granted(&spec.security, around.cgroup_version);
+    let capabilities = granted(&spec.security, around.cgroup_version);
     let mut early = capabilities.clone();
     if lends_admin(spec, &capabilities) {
         early.push(FILTER_CAPABILITY);
@@ -183,7 +183,7 @@ pub(crate) struct FilterPlan {
 
 /// `None` when the container has no filter, or brings its own.
 pub(crate) fn filter_plan(spec: &ContainerSpec, cgroups: CgroupVersion) -> Option<FilterPlan> {
-    let capabilities = capability::granted(&spec.security, cgroups);
+    let capabilities = granted(&spec.security, cgroups);
     let lent_admin = lends_admin(spec, &capabilities);
     has_default_filter(spec).then_some(FilterPlan { capabilities, lent_admin })
 }

@@ -1,7 +1,8 @@
 //! Runs containers and host processes, each under a small shim that outlives the agent.
 //!
 //! [`Runtime`] is the whole interface. [`OciRuntime`] runs OCI containers (root only),
-//! [`ProcessRuntime`] runs commands of the host without root. Both start one
+//! [`ProcessRuntime`] runs commands without root, shut in where the machine allows user
+//! namespaces. Both start one
 //! `atoll shim` process per container; [`shim_main`] is that process, and the binary's
 //! `main` branches to it before it makes any thread.
 //!
@@ -14,12 +15,14 @@
 //! This crate does not know images (it takes a root directory), networks (it takes
 //! namespace paths) or pods (it takes sandboxes and containers).
 
+mod beneath;
 mod bundle;
 mod cgroup;
 mod connection;
 pub mod error;
 pub mod exit;
 mod file;
+mod filters;
 mod frame;
 mod kill;
 mod oci;
@@ -28,9 +31,11 @@ pub mod runtime;
 mod sandbox;
 mod seqpacket;
 mod shim;
+mod shimmed;
 pub mod signal;
 pub mod spec;
 mod supervisor;
+mod usage;
 
 pub use connection::register as register_stream;
 pub use error::Error;
@@ -45,5 +50,5 @@ pub use shim::shim_main;
 pub use signal::Signal;
 pub use spec::{
     ContainerSpec, Device, ExecSpec, LogSpec, Mount, MountSource, NamespaceMode, Namespaces,
-    Process, Propagation, Resources, SandboxSpec, Scope, Seccomp, Security, Stdio, User,
+    Process, Propagation, Resources, Root, SandboxSpec, Scope, Seccomp, Security, Stdio, User,
 };

@@ -1,91 +1,178 @@
-//! The process runtime: commands of the node itself, for machines without root.
+//! The process runtime: for machines without root.
 //!
-//! A command gets a session of its own, its environment, its log and its exit code, and
-//! nothing else: what asks for more is refused by name.
+//! Where user namespaces are allowed a command is shut in: an image's files or the node's
+//! own as its root, volumes mounted, processes of its own. Elsewhere it is a command of
+//! the node with an environment, a log and an exit code, and nothing else. What asks for
+//! more is refused by name.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::broadcast;
 
+use crate::bundle;
 use crate::cgroup::Cgroups;
 use crate::error::Error;
-use crate::runtime::{
-    Capabilities, CgroupVersion, ContainerKey, ContainerRef, Event, ExecHandle, Observed, Runtime,
-    RuntimeConfig, Sandbox, Stats, Streams,
-};
-use crate::shim::Kind;
-use crate::signal::Signal;
-use crate::spec::{ContainerSpec, ExecSpec, Resources, SandboxSpec, Scope};
-use crate::supervisor::{Handle, Supervisor};
+use crate::filters::Filters;
+use crate::runtime::{Capabilities, CgroupVersion, RuntimeConfig, Sandbox, Stats};
+use crate::shim::{Confinement, Enclosure, Kind, PROBE_FLAG};
+use crate::shimmed::{Backend, Shimmed, blocking};
+use crate::spec::{ContainerSpec, Resources, Root, SandboxSpec, Seccomp};
+use crate::supervisor::{Bundle, Supervisor};
 
-/// Runs commands of the node through the same shim.
+/// A probe makes a few namespaces and mounts; one that takes longer hangs.
+const PROBE_MAX: Duration = Duration::from_secs(10);
+
+/// Runs commands without root.
+pub type ProcessRuntime = Shimmed<Processes>;
+
+/// What is the process runtime's own.
 #[derive(Debug)]
-pub struct ProcessRuntime {
-    supervisor: Handle,
+pub struct Processes {
     capabilities: Capabilities,
+    filters: Filters,
 }
 
 impl ProcessRuntime {
-    /// Prepares directories. Commands that run are found by the first `list`.
+    /// Prepares directories and looks what this machine allows. Commands that run are
+    /// found by the first `list`.
     pub async fn new(config: RuntimeConfig) -> Result<ProcessRuntime, Error> {
-        let supervisor = crate::oci::blocking(move || {
-            Supervisor::start_up(Kind::Process, config, Cgroups::none())
-        })
-        .await?;
+        let (shim, pods) = (config.shim.clone(), config.pods.clone());
+        let filters = Filters::new(&config.run);
+        let supervisor =
+            blocking(move || Supervisor::start_up(Kind::Process, config, Cgroups::none())).await?;
+        let obstacle = obstacle(&shim, &pods).await;
+        let mut missing = vec![
+            "limits: there is no cgroup for them".to_owned(),
+            "addresses: commands share the node's network".to_owned(),
+        ];
+        if let Some(reason) = &obstacle {
+            missing.insert(
+                0,
+                format!(
+                    "images and volumes: this machine does not let a user make them ({reason}); \
+                     commands see the node's own files"
+                ),
+            );
+        }
         let capabilities = Capabilities {
             network_namespaces: false,
             cgroup: CgroupVersion::None,
-            overlay: false,
-            seccomp: false,
-            isolation: false,
-            missing: vec![
-                "images and volumes: commands see the node's own files".to_owned(),
-                "limits: no cgroup is used".to_owned(),
-                "addresses: commands share the node's network".to_owned(),
-            ],
+            overlay: obstacle.is_none(),
+            seccomp: Path::new("/proc/sys/kernel/seccomp").exists(),
+            isolation: obstacle.is_none(),
+            missing,
         };
-        Ok(ProcessRuntime { supervisor, capabilities })
+        Ok(Shimmed { backend: Processes { capabilities, filters }, supervisor })
     }
 }
 
-fn check(spec: &ContainerSpec) -> Result<(), Error> {
-    let refuse = |field, reason: &str| {
-        Err(Error::Unsupported { runtime: "process", field, reason: reason.to_owned() })
-    };
-    let needs_root = "it needs root; run the agent as root for containers";
-    if spec.security.privileged
-        || !spec.security.capabilities_add.is_empty()
-        || spec.security.read_only_rootfs
-    {
-        return refuse("securityContext", needs_root);
+/// Why commands cannot be shut in here; `None` when they can. `dir` is a folder of the
+/// node: some file systems cannot be the upper layer of an image.
+async fn obstacle(shim: &Path, dir: &Path) -> Option<String> {
+    let mut command = tokio::process::Command::new(shim);
+    command.arg("shim").arg(PROBE_FLAG).arg(dir).env_clear();
+    command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(PROBE_MAX, command.output()).await {
+        Ok(Ok(output)) if output.status.success() => None,
+        Ok(Ok(output)) => {
+            let reason = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            Some(if reason.is_empty() { output.status.to_string() } else { reason })
+        }
+        Ok(Err(error)) => Some(format!("starting {}: {error}", shim.display())),
+        Err(_elapsed) => Some("the trial did not end".to_owned()),
     }
-    if !spec.mounts.is_empty() {
-        return refuse("volumeMounts", needs_root);
+}
+
+fn refuse<T>(field: &'static str, reason: &str) -> Result<T, Error> {
+    Err(Error::Unsupported { runtime: "process", field, reason: reason.to_owned() })
+}
+
+const NEEDS_ROOT: &str = "it needs root; run the agent as root for it";
+const NEEDS_NAMESPACES: &str =
+    "it needs user namespaces, which this machine does not allow, or root";
+
+/// What no command gets without root.
+fn check(spec: &ContainerSpec) -> Result<(), Error> {
+    bundle::check(spec)?;
+    if spec.security.privileged {
+        return refuse("securityContext.privileged", NEEDS_ROOT);
+    }
+    if !spec.security.capabilities_add.is_empty() {
+        return refuse("securityContext.capabilities.add", NEEDS_ROOT);
+    }
+    if matches!(spec.security.seccomp, Seccomp::Profile(_)) {
+        return refuse("securityContext.seccompProfile", NEEDS_ROOT);
     }
     if !spec.devices.is_empty() {
-        return refuse("devices", needs_root);
+        return refuse("devices", NEEDS_ROOT);
     }
-    if spec.resources.memory_limit_bytes.is_some()
-        || spec.resources.cpu_quota_us.is_some()
-        || spec.resources.pids_limit.is_some()
-    {
-        return refuse("resources.limits", needs_root);
+    if !spec.sysctls.is_empty() {
+        return refuse("sysctls", NEEDS_ROOT);
     }
-    let own = rustix::process::geteuid().as_raw();
-    if spec.process.user.uid != own && spec.process.user.uid != 0 {
-        return refuse("runAsUser", needs_root);
+    if spec.resources != Resources::default() {
+        return refuse("resources.limits", NEEDS_ROOT);
     }
-    if spec.process.args.first().is_none_or(String::is_empty) {
-        return Err(Error::InvalidSpec {
-            field: "command",
-            value: String::new(),
-            reason: "no command specified".to_owned(),
-        });
+    if !spec.process.user.additional_gids.is_empty() {
+        return refuse("supplementalGroups", NEEDS_ROOT);
     }
     Ok(())
 }
 
+/// What a command does not get that is not shut in.
+fn check_open(spec: &ContainerSpec) -> Result<(), Error> {
+    if !matches!(spec.root, Root::Node { .. }) {
+        return refuse("image", NEEDS_NAMESPACES);
+    }
+    if !spec.mounts.is_empty() {
+        return refuse("volumeMounts", NEEDS_NAMESPACES);
+    }
+    if spec.security.read_only_rootfs {
+        return refuse("securityContext.readOnlyRootFilesystem", NEEDS_NAMESPACES);
+    }
+    if spec.process.user.uid != rustix::process::geteuid().as_raw() {
+        return refuse("securityContext.runAsUser", NEEDS_NAMESPACES);
+    }
+    if spec.process.user.gid != rustix::process::getegid().as_raw() {
+        return refuse("securityContext.runAsGroup", NEEDS_NAMESPACES);
+    }
+    Ok(())
+}
+
+impl Processes {
+    fn confinement(&self, spec: &ContainerSpec) -> Confinement {
+        let oom_score_adj = spec.oom_score_adj;
+        if !self.capabilities.isolation {
+            let programs = match &spec.root {
+                Root::Node { programs, .. } => programs.clone(),
+                Root::Mounted | Root::Layers { .. } => None,
+            };
+            return Confinement { programs, oom_score_adj, ..Confinement::default() };
+        }
+        let granted = bundle::granted(&spec.security, CgroupVersion::None);
+        let bits = granted
+            .iter()
+            .filter_map(|name| bundle::number(name))
+            .fold(0, |bits, number| bits | (1_u64 << number));
+        Confinement {
+            enclosure: Some(Enclosure {
+                root: spec.root.clone(),
+                rootfs: spec.rootfs.clone(),
+                mounts: spec.mounts.clone(),
+                hostname: spec.hostname.clone(),
+                read_only: spec.security.read_only_rootfs,
+            }),
+            capabilities: Some(bits),
+            programs: None,
+            oom_score_adj,
+        }
+    }
+}
+
 #[async_trait]
-impl Runtime for ProcessRuntime {
+impl Backend for Processes {
     fn name(&self) -> &'static str {
         "process"
     }
@@ -94,67 +181,37 @@ impl Runtime for ProcessRuntime {
         &self.capabilities
     }
 
-    /// There is nothing to make: every command shares the node's namespaces.
-    async fn ensure_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, Error> {
+    /// There is nothing to make: what a command has of its own goes with it.
+    async fn ensure_sandbox(
+        &self,
+        _shims: &Arc<Supervisor>,
+        spec: &SandboxSpec,
+    ) -> Result<Sandbox, Error> {
         Ok(Sandbox { uid: spec.uid.clone(), net: None, ipc: None, uts: None, created: false })
     }
 
-    async fn remove_sandbox(&self, uid: &str) -> Result<(), Error> {
-        self.supervisor.0.remove_all(uid).await
+    async fn remove_sandbox(&self, _shims: &Arc<Supervisor>, _uid: &str) -> Result<(), Error> {
+        Ok(())
     }
 
-    async fn create(&self, spec: &ContainerSpec) -> Result<ContainerRef, Error> {
+    fn bundle(&self, _shims: &Supervisor, spec: &ContainerSpec) -> Result<Bundle, Error> {
         check(spec)?;
-        self.supervisor.0.create(spec, None).await
+        if !self.capabilities.isolation {
+            check_open(spec)?;
+        }
+        let plan = bundle::filter_plan(spec, CgroupVersion::None);
+        let filter = plan.as_ref().map(|p| self.filters.get(&p.capabilities)).transpose()?;
+        // A user may confine himself only when he can gain nothing by it.
+        let no_new_privileges = spec.security.no_new_privileges || !self.capabilities.isolation;
+        let confinement = Some(self.confinement(spec));
+        Ok(Bundle { filter, confinement, no_new_privileges, ..Bundle::default() })
     }
 
-    async fn start(&self, container: &ContainerRef) -> Result<(), Error> {
-        self.supervisor.0.start(container).await
+    fn update(&self, _: &Supervisor, _cgroup: &str, _limits: &Resources) -> Result<(), Error> {
+        refuse("resources.limits", NEEDS_ROOT)
     }
 
-    async fn signal(
-        &self,
-        container: &ContainerRef,
-        signal: Signal,
-        scope: Scope,
-    ) -> Result<(), Error> {
-        self.supervisor.0.signal(container, signal, scope).await
-    }
-
-    async fn exec(&self, container: &ContainerRef, spec: ExecSpec) -> Result<ExecHandle, Error> {
-        self.supervisor.0.exec(container, spec).await
-    }
-
-    async fn attach(&self, container: &ContainerRef, stdin: bool) -> Result<Streams, Error> {
-        self.supervisor.0.attach(container, stdin).await
-    }
-
-    async fn update(&self, _container: &ContainerRef, _limits: &Resources) -> Result<(), Error> {
-        Err(Error::Unsupported {
-            runtime: "process",
-            field: "resources",
-            reason: "limits need root".to_owned(),
-        })
-    }
-
-    async fn stats(&self, container: &ContainerRef) -> Result<Stats, Error> {
-        self.supervisor.0.cgroup_of(container).await?;
-        Ok(Stats::default())
-    }
-
-    async fn remove(&self, container: &ContainerRef) -> Result<(), Error> {
-        self.supervisor.0.remove(container).await
-    }
-
-    async fn list(&self) -> Result<Vec<Observed>, Error> {
-        self.supervisor.0.list().await
-    }
-
-    async fn inspect(&self, key: &ContainerKey) -> Result<Option<Observed>, Error> {
-        self.supervisor.0.inspect(key).await
-    }
-
-    fn events(&self) -> broadcast::Receiver<Event> {
-        self.supervisor.0.events()
+    fn stats(&self, _shims: &Supervisor, _cgroup: &str, pid: Option<i32>) -> Stats {
+        pid.map(crate::usage::of_family).unwrap_or_default()
     }
 }

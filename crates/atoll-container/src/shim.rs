@@ -6,10 +6,14 @@
 //! dumpable flag, working directory) and its memory would stay in every shim.
 
 mod command;
+mod descendants;
+mod enclosure;
 mod exec;
 mod launch;
 mod log;
 mod oom;
+mod probe;
+mod rights;
 mod serve;
 mod streams;
 mod words;
@@ -27,6 +31,7 @@ use crate::exit::{EXIT_VERSION, Exit};
 use crate::frame::{Body, ErrorCode, Reply, ShimState};
 use crate::seqpacket;
 use crate::spec::{LogSpec, Process};
+pub(crate) use enclosure::Enclosure;
 
 /// Version of `shim.json`.
 pub(crate) const SHIM_VERSION: u32 = 1;
@@ -36,6 +41,9 @@ const CODE_NOT_STARTED: i32 = 128;
 
 /// The shim is killed for lack of memory only after nearly everything else.
 const SHIM_OOM_SCORE: &str = "-998";
+
+/// Asks this program whether a command can be shut in here: `--probe DIRECTORY`.
+pub(crate) const PROBE_FLAG: &str = "--probe";
 
 /// What an attempt's directory holds besides the specification.
 pub(crate) const SHIM_FILE: &str = "shim.json";
@@ -79,6 +87,41 @@ pub(crate) struct ShimConfig {
     /// The command, for the process runtime alone; otherwise it is in `config.json`.
     #[serde(default)]
     pub(crate) process: Option<Process>,
+    #[serde(default)]
+    pub(crate) confinement: Option<Confinement>,
+}
+
+/// What confines a command of the process runtime.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Confinement {
+    /// Without one it shares all of the node's namespaces.
+    pub(crate) enclosure: Option<Enclosure>,
+    /// A bit for each capability number; `None` leaves what the user has.
+    pub(crate) capabilities: Option<u64>,
+    /// Where programs named by an absolute path are looked for first.
+    pub(crate) programs: Option<PathBuf>,
+    pub(crate) oom_score_adj: Option<i32>,
+}
+
+impl ShimConfig {
+    fn enclosure(&self) -> Option<&Enclosure> {
+        self.confinement.as_ref().and_then(|own| own.enclosure.as_ref())
+    }
+
+    /// The command line with its program where it really is.
+    fn located(&self, args: &[String]) -> Vec<String> {
+        let programs = self.confinement.as_ref().and_then(|own| own.programs.as_ref());
+        let mut args = args.to_vec();
+        if let (Some(programs), Some(program)) = (programs, args.first_mut())
+            && let Some(inner) = program.strip_prefix('/')
+        {
+            let real = programs.join(inner);
+            if real.is_file() {
+                *program = real.to_string_lossy().into_owned();
+            }
+        }
+        args
+    }
 }
 
 /// Runs one container until it has ended. The arguments are those after `shim`:
@@ -93,6 +136,7 @@ where
     let mut args = args.into_iter();
     let dir = match (args.next(), args.next(), args.next()) {
         (Some(flag), Some(dir), None) if flag == "--dir" => PathBuf::from(dir),
+        (Some(flag), Some(dir), None) if flag == PROBE_FLAG => return probe::run(dir.as_ref()),
         _ => {
             complain("usage: atoll shim --dir DIRECTORY (started by the agent, not by hand)");
             return 2;
@@ -292,6 +336,9 @@ fn release(config: &ShimConfig, dir: &Path) {
         {
             complain(&format!("atoll shim: removing {}: {error}", state.display()));
         }
+    }
+    if config.kind == Kind::Process {
+        descendants::kill();
     }
     if let Err(error) = fs::remove_file(&config.socket) {
         complain(&format!("atoll shim: removing {}: {error}", config.socket.display()));

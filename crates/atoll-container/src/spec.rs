@@ -196,6 +196,21 @@ impl LogSpec {
     }
 }
 
+/// What a container sees as `/`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// What is mounted at `rootfs`. For the OCI runtime.
+    #[default]
+    Mounted,
+    /// An image's layers, lowest first, which the container mounts at `rootfs` in its own
+    /// namespace. For the process runtime.
+    Layers { lower: Vec<PathBuf>, upper: PathBuf, work: PathBuf },
+    /// The node's own root, without what is `hidden`; a program named by an absolute path
+    /// is looked for below `programs` first. For the process runtime.
+    Node { hidden: Vec<PathBuf>, programs: Option<PathBuf> },
+}
+
 /// One container of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -209,8 +224,10 @@ pub struct ContainerSpec {
     pub id: String,
     /// The caller's own notes, given back by `list`.
     pub labels: BTreeMap<String, String>,
-    /// The mounted root file system. The process runtime ignores it.
+    /// Where the root file system is, or is to be.
     pub rootfs: PathBuf,
+    #[serde(default)]
+    pub root: Root,
     pub process: Process,
     pub stdio: Stdio,
     pub mounts: Vec<Mount>,

@@ -32,7 +32,9 @@ use crate::runtime::{
     ContainerKey, ContainerRef, EVENTS_MAX, Event, Observed, RuntimeConfig, State,
 };
 use crate::seqpacket;
-use crate::shim::{EXIT_FILE, Kind, SHIM_FILE, SHIM_LOG_FILE, SHIM_VERSION, ShimConfig};
+use crate::shim::{
+    Confinement, EXIT_FILE, Kind, SHIM_FILE, SHIM_LOG_FILE, SHIM_VERSION, ShimConfig,
+};
 use crate::signal::Signal;
 use crate::spec::{ContainerSpec, Scope};
 
@@ -57,12 +59,17 @@ pub(crate) struct Record {
     pub(crate) spec: ContainerSpec,
 }
 
-/// What an OCI container has besides its specification.
-#[derive(Debug)]
-pub(crate) struct Bundle {
-    pub(crate) config: Value,
+/// What the shim is told besides the specification.
+#[derive(Debug, Default)]
+pub struct Bundle {
+    /// The OCI runtime's `config.json`.
+    pub(crate) config: Option<Value>,
     pub(crate) filter: Option<PathBuf>,
     pub(crate) lent_admin: bool,
+    /// Even where the specification does not ask for it.
+    pub(crate) no_new_privileges: bool,
+    /// The process runtime's part.
+    pub(crate) confinement: Option<Confinement>,
 }
 
 /// A container in memory.
@@ -96,7 +103,7 @@ impl Tracked {
 
 /// Shared by the runtime and its watchers.
 #[derive(Debug)]
-pub(crate) struct Supervisor {
+pub struct Supervisor {
     kind: Kind,
     pub(crate) config: RuntimeConfig,
     pub(crate) cgroups: Cgroups,
@@ -196,7 +203,7 @@ impl Supervisor {
     pub(crate) async fn create(
         self: &Arc<Self>,
         spec: &ContainerSpec,
-        bundle: Option<Bundle>,
+        bundle: Bundle,
     ) -> Result<ContainerRef, Error> {
         let key = key_of(spec)?;
         if let Some(known) = self.inspect(&key).await? {
@@ -215,7 +222,7 @@ impl Supervisor {
     async fn create_new(
         self: &Arc<Self>,
         spec: &ContainerSpec,
-        bundle: Option<Bundle>,
+        bundle: Bundle,
         key: &ContainerKey,
         dir: &Path,
     ) -> Result<ContainerRef, Error> {
@@ -225,10 +232,12 @@ impl Supervisor {
         write_json(&dir.join(CONTAINER_FILE), &record)?;
         let tracked = self.track(&record, key, dir);
         let mut shim = self.shim_config(spec, &tracked);
-        if let Some(bundle) = bundle {
-            write_json(&dir.join(CONFIG_FILE), &bundle.config)?;
-            (shim.filter, shim.lent_admin) = (bundle.filter, bundle.lent_admin);
+        if let Some(config) = bundle.config {
+            write_json(&dir.join(CONFIG_FILE), &config)?;
         }
+        (shim.filter, shim.lent_admin) = (bundle.filter, bundle.lent_admin);
+        shim.no_new_privileges |= bundle.no_new_privileges;
+        shim.confinement = bundle.confinement;
         write_json(&dir.join(SHIM_FILE), &shim)?;
         let connection = self.spawn(key, dir)?;
         let name = key.to_string();
@@ -295,6 +304,7 @@ impl Supervisor {
             filter: None,
             lent_admin: false,
             process: (self.kind == Kind::Process).then(|| spec.process.clone()),
+            confinement: None,
         }
     }
 
@@ -498,15 +508,19 @@ impl Supervisor {
         }
     }
 
-    /// The cgroup of a container that is known.
-    pub(crate) async fn cgroup_of(
+    /// The cgroup of a container that is known, and its first process while that runs.
+    pub(crate) async fn whereabouts(
         self: &Arc<Self>,
         container: &ContainerRef,
-    ) -> Result<String, Error> {
-        match self.find(&container.key).await? {
-            Some(tracked) => Ok(tracked.cgroup),
-            None => Err(Error::NotFound { container: container.key.to_string() }),
-        }
+    ) -> Result<(String, Option<i32>), Error> {
+        let Some(tracked) = self.find(&container.key).await? else {
+            return Err(Error::NotFound { container: container.key.to_string() });
+        };
+        let pid = match *tracked.state.borrow() {
+            State::Running { pid, .. } => Some(pid),
+            _ => None,
+        };
+        Ok((tracked.cgroup, pid))
     }
 }
 

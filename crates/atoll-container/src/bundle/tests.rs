@@ -1,7 +1,7 @@
 //! What a container gets, from its specification.
 
 use super::*;
-use crate::spec::{LogSpec, Namespaces, Security, Stdio};
+use crate::spec::{LogSpec, Namespaces, Root, Security, Stdio};
 
 fn spec() -> ContainerSpec {
     ContainerSpec {
@@ -11,6 +11,7 @@ fn spec() -> ContainerSpec {
         id: "id".into(),
         labels: std::collections::BTreeMap::new(),
         rootfs: "/root-fs".into(),
+        root: Root::default(),
         process: Process { args: vec!["/app".into()], ..Process::default() },
         stdio: Stdio::default(),
         mounts: Vec::new(),

@@ -17,6 +17,7 @@ use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
 
 use super::launch::{exit_now, fork, keep_only, read_filter};
+use super::rights::{Rights, drop_bounding, own_capabilities, set_capabilities};
 use super::{Kind, ShimConfig, command};
 use crate::seqpacket;
 use crate::spec::Process;
@@ -80,10 +81,10 @@ fn help(
     report: &OwnedFd,
 ) -> Result<(), String> {
     let rules = match config.kind {
-        Kind::Oci => Some(Rules::load(config, dir)?),
-        Kind::Process => None,
+        Kind::Oci => Bounds::Rules(Box::new(Rules::load(config, dir)?)),
+        Kind::Process => Bounds::Rights(Rights::of(config)?),
     };
-    if config.kind == Kind::Oci {
+    if config.kind == Kind::Oci || config.enclosure().is_some() {
         // Inside, nobody may reach this program or its descriptors through `/proc` before
         // the command takes its place.
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -96,7 +97,7 @@ fn help(
             exit_now(0);
         }
         None => {
-            let reason = become_command(config, wish, rules.as_ref(), report);
+            let reason = become_command(config, wish, &rules, report);
             tell(report, &Report::Failed { reason }, &[]);
             exit_now(super::CODE_NOT_STARTED);
         }
@@ -105,20 +106,23 @@ fn help(
 
 /// Joins the cgroup first: it is found by paths of the node.
 fn enter(config: &ShimConfig, init: Pid) -> Result<(), String> {
-    config
-        .cgroups
-        .join(&config.cgroup)
-        .map_err(|e| format!("joining the container's cgroup: {e}"))?;
+    let mut kinds = ThreadNameSpaceType::empty();
+    if config.kind == Kind::Oci {
+        config
+            .cgroups
+            .join(&config.cgroup)
+            .map_err(|e| format!("joining the container's cgroup: {e}"))?;
+        kinds |= ThreadNameSpaceType::CONTROL_GROUP | ThreadNameSpaceType::NETWORK;
+    } else {
+        kinds |= ThreadNameSpaceType::USER;
+    }
     let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty())
         .map_err(|e| format!("the container is gone: {e}"))?;
-    // All but the user namespace; those that the container shares with the node are
-    // entered to no effect.
-    let kinds = ThreadNameSpaceType::MOUNT
-        | ThreadNameSpaceType::CONTROL_GROUP
+    // Those that the container shares with the node are entered to no effect.
+    kinds |= ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::PROCESS_ID
-        | ThreadNameSpaceType::NETWORK;
+        | ThreadNameSpaceType::PROCESS_ID;
     rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), kinds)
         .map_err(|e| format!("entering the container's namespaces: {e}"))
 }
@@ -135,6 +139,12 @@ fn clone_sibling() -> Result<Option<i32>, String> {
         Ok(pid) if pid > 0 => Ok(Some(pid)),
         _ => Err(format!("clone: {}", io::Error::last_os_error())),
     }
+}
+
+/// What the command is bound by.
+enum Bounds {
+    Rules(Box<Rules>),
+    Rights(Rights),
 }
 
 /// What the container's own command is bound by, from `config.json`.
@@ -186,35 +196,26 @@ impl Rules {
 }
 
 /// Becomes the command; returns only to say why it could not.
-fn become_command(
-    config: &ShimConfig,
-    wish: &Wish,
-    rules: Option<&Rules>,
-    report: &OwnedFd,
-) -> String {
+fn become_command(config: &ShimConfig, wish: &Wish, bounds: &Bounds, report: &OwnedFd) -> String {
     let process = &wish.process;
     let env = command::with_home(crate::bundle::environment(process), process.user.uid);
     if let Err(error) = streams(wish, report) {
         return format!("connecting its streams: {error}");
-    }
-    if rules.is_none()
-        && config.no_new_privileges
-        && let Err(error) = rustix::thread::set_no_new_privs(true)
-    {
-        return format!("no_new_privs: {error}");
     }
     let cwd = if process.cwd.is_empty() { "/" } else { &process.cwd };
     // Before the user changes, as for the container's own command.
     if let Err(error) = rustix::process::chdir(cwd) {
         return format!("chdir to cwd ({cwd:?}) set in config.json failed: {error}");
     }
-    if let Some(rules) = rules
-        && let Err(error) = confine(process, wish.privileged, rules)
-    {
+    let bound = match bounds {
+        Bounds::Rules(rules) => confine(process, wish.privileged, rules),
+        Bounds::Rights(rights) => rights.take_on(),
+    };
+    if let Err(error) = bound {
         return format!("taking on its user and rights: {error}");
     }
     command::reset_state();
-    command::execute(&process.args, &env)
+    command::execute(&config.located(&process.args), &env)
 }
 
 fn streams(wish: &Wish, report: &OwnedFd) -> io::Result<()> {
@@ -272,36 +273,6 @@ fn confine(process: &Process, privileged: bool, rules: &Rules) -> io::Result<()>
     set_capabilities(granted)?;
     if !privileged && late_filter {
         rules.seccomp()?;
-    }
-    Ok(())
-}
-
-fn set_capabilities(granted: u64) -> io::Result<()> {
-    use rustix::thread::{CapabilitySet, CapabilitySets};
-    let set = CapabilitySet::from_bits_retain(granted);
-    rustix::thread::set_capabilities(
-        None,
-        CapabilitySets { effective: set, permitted: set, inheritable: CapabilitySet::empty() },
-    )?;
-    Ok(())
-}
-
-fn own_capabilities() -> u64 {
-    rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits())
-}
-
-fn drop_bounding(granted: u64) -> io::Result<()> {
-    for number in 0..crate::bundle::all_capabilities().len() {
-        if granted & (1 << number) != 0 {
-            continue;
-        }
-        let bit = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
-        match rustix::thread::remove_capability_from_bounding_set(bit) {
-            Ok(()) => {}
-            // An older kernel does not know it.
-            Err(rustix::io::Errno::INVAL) => {}
-            Err(error) => return Err(error.into()),
-        }
     }
     Ok(())
 }

@@ -24,6 +24,8 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::enclosure::{self, Owner};
+use super::rights::Rights;
 use super::{Kind, SHIM_LOG_FILE, ShimConfig, command, exec, words};
 use crate::seqpacket;
 
@@ -424,14 +426,12 @@ fn launch_process(
 ) -> Result<Launched, String> {
     let process = config.process.as_ref().ok_or("shim.json names no process")?;
     let Plumbing { theirs, stdout, stderr, stdin } = plumbing;
-    let env = command::with_home(crate::bundle::environment(process), process.user.uid);
-    command::check(&process.args, &env)?;
     let terminal =
         if config.tty { Some(exec::open_terminal().map_err(|e| e.to_string())?) } else { None };
-    let (gate, their_gate) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-        .map(|(r, w)| (w, r))
-        .map_err(|e| e.to_string())?;
-    let pid = fork(|| {
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("pipe: {e}"));
+    let ((their_gate, gate), (ready, their_ready)) = (pipe()?, pipe()?);
+    let inside = Inside { config, process, owner: Owner::here() };
+    let child = || {
         let slave = terminal.as_ref().map_or(-1, |(_, slave)| slave.as_raw_fd());
         keep_only(&[
             theirs.stdin.as_raw_fd(),
@@ -439,16 +439,35 @@ fn launch_process(
             theirs.stderr.as_raw_fd(),
             their_verdict.as_raw_fd(),
             their_gate.as_raw_fd(),
+            their_ready.as_raw_fd(),
             slave,
         ]);
-        let reason = wait_and_run(config, process, &env, &theirs, terminal.as_ref(), their_gate);
-        let mut verdict = fs::File::from(their_verdict);
-        if let Err(error) = verdict.write_all(reason.as_bytes()) {
+        let (reason, whom) = match inside.prepare() {
+            Ok((env, rights)) => {
+                drop(their_ready);
+                wait_for(their_gate);
+                (inside.run(&env, &rights, &theirs, terminal.as_ref()), their_verdict)
+            }
+            Err(reason) => (reason, their_ready),
+        };
+        if let Err(error) = fs::File::from(whom).write_all(reason.as_bytes()) {
             super::complain(&format!("atoll shim: {reason} ({error})"));
         }
         exit_now(super::CODE_NOT_STARTED);
-    })
-    .map_err(|e| format!("fork: {e}"))?;
+    };
+    let pid = match config.enclosure() {
+        Some(_) => enclosure::fork(child),
+        None => fork(child),
+    };
+    let pid = pid.map_err(|e| format!("fork: {e}"))?;
+    let mut reason = String::new();
+    fs::File::from(ready)
+        .read_to_string(&mut reason)
+        .map_err(|e| format!("waiting for the command's preparation: {e}"))?;
+    if !reason.is_empty() {
+        reap(pid);
+        return Err(reason);
+    }
     Ok(Launched {
         pid,
         stdout,
@@ -460,44 +479,93 @@ fn launch_process(
     })
 }
 
-fn wait_and_run(
-    config: &ShimConfig,
-    process: &crate::spec::Process,
-    env: &[String],
-    theirs: &Theirs,
-    terminal: Option<&(OwnedFd, OwnedFd)>,
-    gate: OwnedFd,
-) -> String {
+/// Blocks until the command is to start.
+fn wait_for(gate: OwnedFd) {
     let mut word = [0u8; 1];
     match fs::File::from(gate).read(&mut word) {
         Ok(1) => {}
         // The shim is gone: nothing was started.
         _ => exit_now(0),
     }
-    let prepare = || -> io::Result<()> {
-        rustix::process::setsid()?;
-        match terminal {
-            Some((_, slave)) => {
-                rustix::process::ioctl_tiocsctty(slave)?;
-                command::stdio([slave.as_fd(), slave.as_fd(), slave.as_fd()])?;
-            }
-            None => command::stdio([
-                theirs.stdin.as_fd(),
-                theirs.stdout.as_fd(),
-                theirs.stderr.as_fd(),
-            ])?,
+}
+
+/// What a command of the process runtime does until it is itself.
+struct Inside<'a> {
+    config: &'a ShimConfig,
+    process: &'a crate::spec::Process,
+    owner: Owner,
+}
+
+impl Inside<'_> {
+    /// Everything that can be known to go wrong before the start.
+    fn prepare(&self) -> Result<(Vec<String>, Rights), String> {
+        let rights = Rights::of(self.config)?;
+        if let Some(enclosure) = self.config.enclosure() {
+            enclosure::enter(enclosure, &self.process.user, self.owner)?;
+            make_cwd(&self.process.cwd)?;
         }
-        if config.no_new_privileges {
-            rustix::thread::set_no_new_privs(true)?;
-        }
-        if !process.cwd.is_empty() {
-            rustix::process::chdir(&process.cwd)?;
-        }
-        Ok(())
-    };
-    if let Err(error) = prepare() {
-        return format!("preparing the command: {error}");
+        let env =
+            command::with_home(crate::bundle::environment(self.process), self.process.user.uid);
+        command::check(&self.config.located(&self.process.args), &env)?;
+        Ok((env, rights))
     }
-    command::reset_state();
-    command::execute(&process.args, env)
+
+    fn run(
+        &self,
+        env: &[String],
+        rights: &Rights,
+        theirs: &Theirs,
+        terminal: Option<&(OwnedFd, OwnedFd)>,
+    ) -> String {
+        let prepare = || -> io::Result<()> {
+            rustix::process::setsid()?;
+            match terminal {
+                Some((_, slave)) => {
+                    rustix::process::ioctl_tiocsctty(slave)?;
+                    command::stdio([slave.as_fd(), slave.as_fd(), slave.as_fd()])?;
+                }
+                None => command::stdio([
+                    theirs.stdin.as_fd(),
+                    theirs.stdout.as_fd(),
+                    theirs.stderr.as_fd(),
+                ])?,
+            }
+            if !self.process.cwd.is_empty() {
+                rustix::process::chdir(&self.process.cwd)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = prepare() {
+            return format!("preparing the command: {error}");
+        }
+        self.adjust_oom_score();
+        if let Err(error) = rights.take_on() {
+            return format!("taking on its rights: {error}");
+        }
+        command::reset_state();
+        command::execute(&self.config.located(&self.process.args), env)
+    }
+
+    /// Anybody may make himself a likelier victim; the other way needs root.
+    fn adjust_oom_score(&self) {
+        const PATH: &str = "/proc/self/oom_score_adj";
+        let wish = self.config.confinement.as_ref().and_then(|own| own.oom_score_adj);
+        let now = fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        if let (Some(wish), Some(now)) = (wish, now)
+            && wish > now
+            && let Err(error) = fs::write(PATH, wish.to_string())
+        {
+            super::complain(&format!("atoll shim: {PATH}: {error}"));
+        }
+    }
+}
+
+fn make_cwd(cwd: &str) -> Result<(), String> {
+    use rustix::fs::{Mode, OFlags};
+    if cwd.is_empty() {
+        return Ok(());
+    }
+    rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|root| crate::beneath::make_dir(&root, Path::new(cwd)))
+        .map_err(|e| format!("making the working directory {cwd}: {e}"))
 }

@@ -1,6 +1,6 @@
 //! The process runtime: no root needed.
 
-use atoll_container::{Error, Scope, Signal, State};
+use atoll_container::{Error, Root, Scope, Signal, State};
 
 use crate::life::{command, read_all};
 use crate::world::{World, tear_down};
@@ -13,7 +13,9 @@ fn free(world: &World, name: &str, args: &[&str]) -> atoll_container::ContainerS
         uts: None,
         created: false,
     };
-    world.spec(&sandbox, name, args)
+    let mut spec = world.spec(&sandbox, name, args);
+    spec.root = Root::Node { hidden: Vec::new(), programs: None };
+    spec
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use atoll_container::{
     ContainerRef, ContainerSpec, Event, Exit, LogSpec, NamespaceMode, Namespaces, Observed,
-    OciRuntime, Process, ProcessRuntime, Resources, Runtime, RuntimeConfig, Sandbox, SandboxSpec,
-    Security, State, Stdio, User,
+    OciRuntime, Process, ProcessRuntime, Resources, Root, Runtime, RuntimeConfig, Sandbox,
+    SandboxSpec, Security, State, Stdio, User,
 };
 use tokio::sync::broadcast;
 
@@ -154,6 +154,7 @@ impl World {
             id: format!("{}{name}", "ab12".repeat(10)),
             labels: [("k".to_owned(), "v".to_owned())].into(),
             rootfs: self.dir.path().join("root-fs"),
+            root: Root::default(),
             process: Process {
                 args: args.iter().map(|&a| a.into()).collect(),
                 env: vec![("GREETING".into(), "hello".into())],
