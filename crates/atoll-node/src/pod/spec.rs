@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use atoll_container::{
     ContainerKey, ContainerSpec, LogSpec, Mount, MountSource, NamespaceMode, Namespaces, Process,
-    Propagation, Stdio, User,
+    Propagation, Root, Stdio, User,
 };
 use atoll_image::ImageInfo;
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
@@ -93,6 +93,7 @@ pub fn build(parts: Parts<'_>) -> Result<ContainerSpec, String> {
         id: new_id(),
         labels: labels(&parts),
         rootfs: parts.rootfs.clone(),
+        root: Root::Mounted,
         process,
         stdio: Stdio {
             stdin: container.stdin.unwrap_or(false),
