@@ -44,22 +44,33 @@ pub(crate) fn decide<K: ResourceExt>(
 }
 
 /// The objects among `candidates` that `owner` controls after adopting and releasing.
-pub(crate) async fn claim<K>(
+///
+/// `owners` is where the owner itself stands. It is read there before the first adoption:
+/// the cache may not show yet that the owner is being deleted, and what it adopted then
+/// would go with it.
+pub(crate) async fn claim<K, O>(
     api: &Api<K>,
     candidates: Vec<Arc<K>>,
+    owners: &Api<O>,
     owner: &OwnerReference,
     owner_is_deleted: bool,
     wanted: &LabelSelector,
 ) -> Result<Vec<Arc<K>>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    O: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     let mut claimed = Vec::with_capacity(candidates.len());
+    let mut is_alive = false;
     for object in candidates {
         match decide(object.as_ref(), &owner.uid, owner_is_deleted, wanted) {
             Claim::Keep => claimed.push(object),
             Claim::Ignore => {}
             Claim::Adopt => {
+                if !is_alive {
+                    check_alive(owners, owner).await?;
+                    is_alive = true;
+                }
                 let mut owners = object.owner_references().to_vec();
                 owners.push(owner.clone());
                 claimed
@@ -68,11 +79,31 @@ where
             Claim::Release => {
                 let mut owners = object.owner_references().to_vec();
                 owners.retain(|one| one.uid != owner.uid);
-                write_owners(api, object.as_ref(), "releasing", owners).await?;
+                let released = write_owners(api, object.as_ref(), "releasing", owners).await;
+                // What is gone is released.
+                if !matches!(&released, Err(Error::Write { source: kube::Error::Api(status), .. }) if status.code == 404)
+                {
+                    released?;
+                }
             }
         }
     }
     Ok(claimed)
+}
+
+async fn check_alive<O>(owners: &Api<O>, owner: &OwnerReference) -> Result<(), Error>
+where
+    O: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let read = owners.get_metadata_opt(&owner.name).await;
+    let live = read.map_err(failed("reading", "owner", &owner.name))?;
+    let alive = live.is_some_and(|live| {
+        live.uid().as_deref() == Some(&owner.uid) && live.metadata.deletion_timestamp.is_none()
+    });
+    if alive {
+        return Ok(());
+    }
+    Err(Error::Stale { what: format!("{} {} is going and adopts nothing", owner.kind, owner.name) })
 }
 
 async fn write_owners<K>(
@@ -84,10 +115,12 @@ async fn write_owners<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    // The uid guards against a namesake created since the object was cached.
-    let patch = serde_json::json!({
-        "metadata": { "uid": object.uid(), "ownerReferences": owners },
-    });
+    // The uid guards against a namesake created since the object was cached, the
+    // resourceVersion against an owner that somebody else has set meanwhile.
+    let patch = serde_json::json!({ "metadata": {
+        "uid": object.uid(), "resourceVersion": object.resource_version(),
+        "ownerReferences": owners,
+    } });
     api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .map_err(failed(verb, "object", object.name_any()))

@@ -10,7 +10,7 @@ mod status;
 
 use crate::{
     claim::claim,
-    error::{Error, failed, gone_is_fine},
+    error::{Error, failed, gone_is_fine, is_namespace_terminating, words},
     launch::launch,
     shared::{BY_OWNER, ClientFor, Shared, controller_of},
 };
@@ -110,11 +110,13 @@ impl Controller {
             let pods = self.shared.pods.indexed(BY_OWNER, &set.uid().unwrap_or_default());
             pods.iter().any(|pod| !crate::pods::is_finished(pod))
         };
-        let rollout = Rollout::new(&deployment, sets);
+        let mut rollout = Rollout::new(&deployment, sets);
         let now = Timestamp::now();
         if deployment.metadata.deletion_timestamp.is_none() {
             for step in plan::plan(&rollout, &old_pods_live) {
-                self.apply(&deployment, step).await?;
+                if let Some(created) = self.apply(&deployment, step).await? {
+                    rollout.take_in(created);
+                }
             }
         }
         status::write(&self.client, &rollout, now).await?;
@@ -131,18 +133,24 @@ impl Controller {
         let selector = deployment.spec.as_ref().map(|spec| spec.selector.clone());
         let deleted = deployment.metadata.deletion_timestamp.is_some();
         let api = self.sets(&key.namespace);
-        claim(&api, candidates, &owner, deleted, &selector.unwrap_or_default()).await
+        let owners: Api<Deployment> = Api::namespaced(self.client.clone(), &key.namespace);
+        claim(&api, candidates, &owners, &owner, deleted, &selector.unwrap_or_default()).await
     }
 
     fn sets(&self, namespace: &str) -> Api<ReplicaSet> {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    async fn apply(&self, deployment: &Deployment, step: Step) -> Result<(), Error> {
+    /// Returns the ReplicaSet that it has created, if it has.
+    async fn apply(
+        &self,
+        deployment: &Deployment,
+        step: Step,
+    ) -> Result<Option<ReplicaSet>, Error> {
         let namespace = deployment.namespace().unwrap_or_default();
         let sets = self.sets(&namespace);
         match step {
-            Step::Create(set) => self.create(deployment, &sets, *set).await,
+            Step::Create(set) => return self.create(deployment, &sets, *set).await,
             Step::Update { name, uid, mut patch, from, to } => {
                 patch["metadata"]["uid"] = uid.into();
                 sets.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
@@ -151,12 +159,11 @@ impl Controller {
                 if from != to {
                     self.scaled(deployment, &name, from, to);
                 }
-                Ok(())
             }
-            Step::Delete { name } => {
-                let deleted = sets.delete(&name, &DeleteParams::background()).await;
+            Step::Delete { name, preconditions } => {
+                let params = DeleteParams::background().preconditions(preconditions);
+                let deleted = sets.delete(&name, &params).await;
                 gone_is_fine(deleted).map_err(failed("deleting", "replicaset", &name))?;
-                Ok(())
             }
             Step::Annotate { revision } => {
                 let api: Api<Deployment> = Api::namespaced(self.client.clone(), &namespace);
@@ -167,9 +174,9 @@ impl Controller {
                 api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
                     .await
                     .map_err(failed("annotating", "deployment", &name))?;
-                Ok(())
             }
         }
+        Ok(None)
     }
 
     async fn create(
@@ -177,7 +184,7 @@ impl Controller {
         deployment: &Deployment,
         sets: &Api<ReplicaSet>,
         set: ReplicaSet,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<ReplicaSet>, Error> {
         let name = set.name_any();
         match sets.create(&PostParams::default(), &set).await {
             Ok(created) => {
@@ -185,14 +192,18 @@ impl Controller {
                 if replicas > 0 {
                     self.scaled(deployment, &name, 0, replicas);
                 }
-                Ok(())
+                Ok(Some(created))
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 self.on_name_taken(deployment, sets, &set).await
             }
+            // Nothing can be made there any more, and nobody needs to be told.
+            Err(error) if is_namespace_terminating(&error) => Ok(None),
             Err(source) => {
-                let message = format!("Failed to create new replica set \"{name}\": {source}");
-                self.recorder.warning(deployment, "ReplicaSetCreateError", message);
+                let message =
+                    format!("Failed to create new replica set \"{name}\": {}", words(&source));
+                status::refused(&self.client, deployment, message.clone()).await?;
+                self.recorder.warning(deployment, status::SET_CREATE_ERROR, message);
                 Err(Error::Write { verb: "creating", kind: "replicaset", name, source })
             }
         }
@@ -205,13 +216,13 @@ impl Controller {
         deployment: &Deployment,
         sets: &Api<ReplicaSet>,
         wanted: &ReplicaSet,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<ReplicaSet>, Error> {
         let name = wanted.name_any();
         let known = sets.get(&name).await.map_err(failed("reading", "replicaset", &name))?;
         let ours =
             controller_of(&known).map(|owner| &owner.uid) == deployment.metadata.uid.as_ref();
         if ours && plan::same_template(&known, deployment) {
-            return Ok(());
+            return Ok(Some(known));
         }
         let collisions =
             deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0) + 1;
@@ -221,7 +232,7 @@ impl Controller {
         api.patch_status(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
             .await
             .map_err(failed("counting a collision of", "deployment", deployment.name_any()))?;
-        Ok(())
+        Err(Error::Stale { what: format!("the name {name} is taken by another template") })
     }
 
     fn scaled(&self, deployment: &Deployment, set: &str, from: i32, to: i32) {

@@ -9,18 +9,44 @@ pub(crate) enum Error {
     Write { verb: &'static str, kind: &'static str, name: String, source: kube::Error },
     #[error("{kind} {name} has {problem}")]
     Object { kind: &'static str, name: String, problem: String },
+    #[error("{what}; the next look decides anew")]
+    Stale { what: String },
 }
 
 impl Error {
+    /// What the API said, when it was the API that refused.
+    pub(crate) fn cause(&self) -> Option<String> {
+        match self {
+            Self::Write { source, .. } => Some(words(source)),
+            _ => None,
+        }
+    }
+
     /// Somebody else wrote first, or removed the object: the next look decides anew.
     fn is_race(&self) -> bool {
         match self {
             Self::Write { source: kube::Error::Api(status), .. } => {
                 matches!(status.code, 404 | 409)
             }
+            Self::Stale { .. } => true,
             _ => false,
         }
     }
+}
+
+/// The API's own words where it refused, as events and conditions show them.
+pub(crate) fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether the API refused because the object's namespace is being deleted.
+pub(crate) fn is_namespace_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// For `map_err`: names the write that failed.
@@ -55,7 +81,7 @@ pub(crate) fn settle(
             Outcome::Retry
         }
         Err(error) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let cause = error.cause();
             warn!(controller, %key, %error, cause, "pass failed; retrying with backoff");
             Outcome::Retry
         }

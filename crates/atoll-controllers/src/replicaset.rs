@@ -8,10 +8,10 @@ mod status;
 
 use crate::{
     claim::claim,
-    error::{Error, failed, gone_is_fine},
+    error::{Error, failed, gone_is_fine, is_namespace_terminating, words},
     launch::launch,
     pods, selector,
-    shared::{BY_NODE, BY_OWNER, ClientFor, Shared, controller_of},
+    shared::{BY_OWNER, ClientFor, Shared, controller_of},
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
 use expect::Expectations;
@@ -23,13 +23,15 @@ use kube::{
     api::{DeleteParams, PostParams, Preconditions},
 };
 use plan::Step;
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// ReplicaSets worked on at once.
 const WORKERS: usize = 4;
 /// Writes under way at once for one ReplicaSet; more would only queue in the API server.
 const WRITES_AT_ONCE: usize = 16;
+/// Creations of the first batch.
+const BATCH_FIRST: usize = 1;
 
 struct Controller {
     client: Client,
@@ -59,8 +61,11 @@ pub(crate) fn start(
         expectations: Expectations::default(),
     });
 
-    let sets = queue.clone();
+    let (sets, forgetting) = (queue.clone(), controller.clone());
     shared.replica_sets.on_change(move |change: &Change<'_, ReplicaSet>| {
+        if let (Some(gone), None) = (change.old, change.new) {
+            forgetting.expectations.forget(&gone.uid().unwrap_or_default());
+        }
         if let Some(set) = change.object() {
             sets.add(Key::of(set.as_ref()));
         }
@@ -103,15 +108,18 @@ impl Controller {
 
         let mut failure = None;
         // Until the cache has seen our own last writes, counting would repeat them.
-        if self.expectations.met(&uid) && set.metadata.deletion_timestamp.is_none() {
-            let steps = plan::plan(&set, &owned, &self.pods_per_node());
+        let patience = self.expectations.unmet(&uid);
+        if patience.is_none() && set.metadata.deletion_timestamp.is_none() {
+            let related = self.related_on_node(&set, &owned);
+            let steps = plan::plan(&set, &owned, &related);
             failure = self.apply(&api, &set, &steps).await.err();
         }
         let now = Timestamp::now();
         status::write(&self.client, &set, &owned, failure.as_ref(), now).await?;
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(status::next_look(&set, &owned, now)),
+        match (failure, patience) {
+            (Some(error), _) => Err(error),
+            (None, Some(left)) => Ok(Outcome::After(left)),
+            (None, None) => Ok(status::next_look(&set, &owned, now)),
         }
     }
 
@@ -120,25 +128,61 @@ impl Controller {
         let mut candidates = self.shared.pods.indexed(BY_OWNER, &uid);
         let namespace = set.namespace().unwrap_or_default();
         let orphans = self.shared.pods.in_namespace(&namespace);
-        candidates.extend(orphans.into_iter().filter(|pod| controller_of(pod.as_ref()).is_none()));
+        candidates.extend(
+            orphans
+                .into_iter()
+                .filter(|pod| controller_of(pod.as_ref()).is_none() && pods::is_active(pod)),
+        );
         let Some(owner) = set.controller_owner_ref(&()) else { return Ok(Vec::new()) };
         let selector = set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
         let deleted = set.metadata.deletion_timestamp.is_some();
-        claim(api, candidates, &owner, deleted, &selector).await
+        let owners: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &namespace);
+        claim(api, candidates, &owners, &owner, deleted, &selector).await
     }
 
-    fn pods_per_node(&self) -> impl Fn(&str) -> usize + '_ {
-        move |node| {
-            self.shared
-                .pods
-                .indexed(BY_NODE, node)
-                .iter()
-                .filter(|pod| pods::is_active(pod))
-                .count()
+    /// Counts, for a node, the active pods there of all ReplicaSets that share this one's
+    /// owner: of a Deployment's pods, those that stand closest together are to go first.
+    fn related_on_node(&self, set: &ReplicaSet, owned: &[Arc<Pod>]) -> HashMap<String, usize> {
+        let mut related: Vec<Arc<Pod>> = owned.to_vec();
+        if let Some(owner) = controller_of(set) {
+            for sibling in self.shared.replica_sets.indexed(BY_OWNER, &owner.uid) {
+                if sibling.uid() != set.uid() {
+                    let uid = sibling.uid().unwrap_or_default();
+                    related.extend(self.shared.pods.indexed(BY_OWNER, &uid));
+                }
+            }
         }
+        let mut counts = HashMap::new();
+        for pod in related.iter().filter(|pod| pods::is_active(pod)) {
+            let node = pods::node_name(pod).unwrap_or_default().to_owned();
+            *counts.entry(node).or_insert(0) += 1;
+        }
+        counts
     }
 
+    /// Creations begin with one and double while they succeed, so that a set whose pods
+    /// are refused costs one request, not as many as it has replicas.
     async fn apply(&self, api: &Api<Pod>, set: &ReplicaSet, steps: &[Step]) -> Result<(), Error> {
+        let mut rest = steps;
+        let mut batch = match steps.first() {
+            Some(Step::Create) => BATCH_FIRST,
+            _ => steps.len(),
+        };
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(batch.min(rest.len()));
+            self.apply_batch(api, set, now).await?;
+            rest = later;
+            batch = batch.saturating_mul(2);
+        }
+        Ok(())
+    }
+
+    async fn apply_batch(
+        &self,
+        api: &Api<Pod>,
+        set: &ReplicaSet,
+        steps: &[Step],
+    ) -> Result<(), Error> {
         let mut results = stream::iter(steps.to_vec())
             .map(|step| self.apply_step(api, set, step))
             .buffer_unordered(WRITES_AT_ONCE);
@@ -158,6 +202,10 @@ impl Controller {
                 let pod = pod_from_template(set)?;
                 let pending = self.expectations.creating(&uid);
                 let created = api.create(&PostParams::default(), &pod).await;
+                // Nothing can be made there any more, and nobody needs to be told.
+                if created.as_ref().is_err_and(is_namespace_terminating) {
+                    return Ok(());
+                }
                 self.record(
                     set,
                     "Create",
@@ -174,11 +222,12 @@ impl Controller {
                 let params = DeleteParams::default().preconditions(preconditions);
                 self.expectations.deleting(&uid, &pod_uid);
                 let deleted = gone_is_fine(api.delete(&name, &params).await);
-                self.record(set, "Delete", "Deleted pod: ", deleted.as_ref().map(|_| name.clone()));
-                deleted.map_err(|source| {
+                if !matches!(deleted, Ok(Some(_))) {
+                    // The cache may have shown it going before we began to wait for that.
                     self.expectations.not_deleted(&uid, &pod_uid);
-                    Error::Write { verb: "deleting", kind: "pod", name: name.clone(), source }
-                })?;
+                }
+                self.record(set, "Delete", "Deleted pod: ", deleted.as_ref().map(|_| name.clone()));
+                deleted.map_err(failed("deleting", "pod", name))?;
             }
         }
         Ok(())
@@ -199,7 +248,7 @@ impl Controller {
             }
             Err(error) => {
                 let (reason, gerund) = (format!("Failed{verb}"), verb.trim_end_matches('e'));
-                let message = format!("Error {}ing: {error}", gerund.to_lowercase());
+                let message = format!("Error {}ing: {}", gerund.to_lowercase(), words(error));
                 self.recorder.warning(set, &reason, message);
             }
         }

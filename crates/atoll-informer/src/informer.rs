@@ -147,6 +147,11 @@ where
     }
 
     fn store(&self, object: Arc<K>) {
+        // A namesake that a list shows in place of a deleted object is another object.
+        let key = Key::of(object.as_ref());
+        if self.get(&key).is_some_and(|known| known.uid() != object.uid()) {
+            self.forget(&key);
+        }
         let old = write(&self.cache).insert(object.clone());
         self.notify(&Change { old: old.as_ref(), new: Some(&object) });
     }
@@ -228,6 +233,26 @@ mod tests {
         ]);
         assert_eq!(seen, ["+a", "+b", "-a", "+c"]);
         assert!(informer.is_synced());
+    }
+
+    #[test]
+    fn a_namesake_is_another_object() {
+        use watcher::Event::{Apply, Init, InitApply, InitDone};
+        let born = |version: &str, uid: &str| {
+            let mut map = map("a", version);
+            map.metadata.uid = Some(uid.into());
+            map
+        };
+        let (_, seen) = replay(vec![
+            Init,
+            InitApply(born("1", "u1")),
+            InitDone,
+            Apply(born("2", "u1")),
+            Init,
+            InitApply(born("5", "u2")),
+            InitDone,
+        ]);
+        assert_eq!(seen, ["+a", "~a", "-a", "+a"]);
     }
 
     #[test]

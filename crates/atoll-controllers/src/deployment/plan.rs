@@ -4,10 +4,16 @@ use super::{
     revision::{
         DESIRED, HASH_LABEL, MAX, REVISION, annotations, revision_of, template_hash, without_hash,
     },
-    rolling::{Bounds, is_recreate, new_size, proportional, replicas, shrink_old, wanted},
+    rolling::{
+        Bounds, Member, available, is_recreate, new_size, proportional, replicas, shrink_old,
+        wanted,
+    },
 };
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
-use kube::{Resource, ResourceExt, api::ObjectMeta};
+use kube::{
+    Resource, ResourceExt,
+    api::{ObjectMeta, Preconditions},
+};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,13 +26,15 @@ pub(super) struct Rollout<'a> {
     pub(super) new: Option<Arc<ReplicaSet>>,
     /// Oldest first.
     pub(super) old: Vec<Arc<ReplicaSet>>,
+    /// Whether `new` was made by this very pass.
+    pub(super) is_begun: bool,
 }
 
 #[derive(Debug)]
 pub(super) enum Step {
     Create(Box<ReplicaSet>),
     Update { name: String, uid: String, patch: Value, from: i32, to: i32 },
-    Delete { name: String },
+    Delete { name: String, preconditions: Preconditions },
     Annotate { revision: i64 },
 }
 
@@ -35,7 +43,13 @@ impl<'a> Rollout<'a> {
         sets.sort_by_key(|set| (set.creation_timestamp().map(|time| time.0), set.name_any()));
         let position = sets.iter().position(|set| same_template(set, deployment));
         let new = position.map(|position| sets.remove(position));
-        Self { deployment, new, old: sets }
+        Self { deployment, new, old: sets, is_begun: false }
+    }
+
+    /// The ReplicaSet of the present template has just been created.
+    pub(super) fn take_in(&mut self, created: ReplicaSet) {
+        self.new = Some(Arc::new(created));
+        self.is_begun = true;
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<ReplicaSet>> {
@@ -71,7 +85,12 @@ pub(super) fn plan(
     has_live_pods: &dyn Fn(&ReplicaSet) -> bool,
 ) -> Vec<Step> {
     if rollout.is_paused() || rollout.is_scaling() {
-        return scale_only(rollout);
+        let mut steps = scale_only(rollout);
+        if rollout.is_paused() {
+            steps.extend(annotate(rollout));
+            steps.extend(forget_history(rollout));
+        }
+        return steps;
     }
     let mut steps = if is_recreate(rollout.deployment) {
         recreate(rollout, has_live_pods)
@@ -115,6 +134,7 @@ fn recreate(rollout: &Rollout<'_>, has_live_pods: &dyn Fn(&ReplicaSet) -> bool) 
     }
 }
 
+/// Brings the sizes to a new `spec.replicas`, in the middle of a rollout in proportion.
 fn scale_only(rollout: &Rollout<'_>) -> Vec<Step> {
     let active: Vec<Arc<ReplicaSet>> =
         rollout.all().filter(|set| wanted(set) > 0).cloned().collect();
@@ -126,11 +146,39 @@ fn scale_only(rollout: &Rollout<'_>) -> Vec<Step> {
             rescale(rollout, &latest, &[total])
         }
         [only] => rescale(rollout, std::slice::from_ref(only), &[total]),
-        several => {
-            let surge = if total > 0 { Bounds::of(rollout.deployment).surge } else { 0 };
-            let sizes: Vec<i32> = several.iter().map(|set| wanted(set)).collect();
-            rescale(rollout, several, &proportional(&sizes, total + surge))
+        _ if is_saturated(rollout) => {
+            let old: Vec<_> = active.into_iter().filter(|set| !is_new(rollout, set)).collect();
+            let zeros = vec![0; old.len()];
+            rescale(rollout, &old, &zeros)
         }
+        _ if is_recreate(rollout.deployment) => Vec::new(),
+        several => {
+            let members: Vec<Member> = several.iter().map(|set| member(rollout, set)).collect();
+            let bounds = Bounds::of(rollout.deployment);
+            rescale(rollout, several, &proportional(&members, total, bounds.surge))
+        }
+    }
+}
+
+fn is_new(rollout: &Rollout<'_>, set: &ReplicaSet) -> bool {
+    rollout.new.as_ref().is_some_and(|new| new.uid() == set.uid())
+}
+
+/// Whether the new ReplicaSet alone has all that is wanted.
+fn is_saturated(rollout: &Rollout<'_>) -> bool {
+    let total = replicas(rollout.deployment);
+    rollout.new.as_ref().is_some_and(|new| {
+        let desired = new.annotations().get(DESIRED).and_then(|text| text.parse().ok());
+        wanted(new) == total && desired == Some(total) && available(new) == total
+    })
+}
+
+fn member(rollout: &Rollout<'_>, set: &ReplicaSet) -> Member {
+    let stated = set.annotations().get(MAX).and_then(|text| text.parse().ok());
+    let of_all = || rollout.deployment.status.as_ref().and_then(|status| status.replicas);
+    Member {
+        size: wanted(set),
+        max_before: stated.filter(|max| *max > 0).or_else(of_all).unwrap_or(0),
     }
 }
 
@@ -243,7 +291,17 @@ fn forget_history(rollout: &Rollout<'_>) -> Vec<Step> {
     let mut empty: Vec<&Arc<ReplicaSet>> = rollout.old.iter().filter(|set| is_empty(set)).collect();
     empty.sort_by_key(|set| revision_of(set));
     let surplus = empty.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
-    empty.into_iter().take(surplus).map(|set| Step::Delete { name: set.name_any() }).collect()
+    let surplus = empty.into_iter().take(surplus);
+    surplus
+        .map(|set| Step::Delete {
+            name: set.name_any(),
+            // Going back to it meanwhile makes it another version, which stays.
+            preconditions: Preconditions {
+                uid: set.uid(),
+                resource_version: set.resource_version(),
+            },
+        })
+        .collect()
 }
 
 fn is_empty(set: &ReplicaSet) -> bool {

@@ -27,6 +27,8 @@ const NOT_INHERITED: &[&str] = &[
 /// Letters and digits that spell no words; apimachinery's rand.SafeEncodeString.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const HASH_LENGTH: usize = 10;
+/// Characters of a ReplicaSet's former revisions; older ones are forgotten.
+const HISTORY_LENGTH_MAX: usize = 2_000;
 
 /// A short name for a template. `collisions` gives another one when the first is taken.
 pub(super) fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
@@ -67,12 +69,27 @@ pub(super) fn annotations(
     let before = set.map_or(0, revision_of);
     if before < revision {
         if before > 0 {
-            let history = wanted.get(REVISION_HISTORY).map(|known| format!("{known},{before}"));
-            wanted.insert(REVISION_HISTORY.into(), history.unwrap_or_else(|| before.to_string()));
+            let history = match wanted.get(REVISION_HISTORY) {
+                Some(known) => shorten(&format!("{known},{before}")).to_owned(),
+                None => before.to_string(),
+            };
+            wanted.insert(REVISION_HISTORY.into(), history);
         }
         wanted.insert(REVISION.into(), revision.to_string());
     }
     wanted
+}
+
+/// The newest revisions of a history that fit.
+fn shorten(history: &str) -> &str {
+    let mut rest = history;
+    while rest.len() > HISTORY_LENGTH_MAX {
+        match rest.split_once(',') {
+            Some((_, newer)) => rest = newer,
+            None => return rest,
+        }
+    }
+    rest
 }
 
 #[cfg(test)]
@@ -104,5 +121,12 @@ mod tests {
         let wanted = annotations(&Deployment::default(), Some(&set), 5);
         assert_eq!(wanted[REVISION], "5");
         assert_eq!(wanted[REVISION_HISTORY], "1,2");
+    }
+
+    #[test]
+    fn a_history_has_an_end() {
+        let long = (0..1_000).map(|revision| revision.to_string()).collect::<Vec<_>>().join(",");
+        let short = shorten(&long);
+        assert!(short.len() <= HISTORY_LENGTH_MAX && short.ends_with(",998,999"), "{short}");
     }
 }

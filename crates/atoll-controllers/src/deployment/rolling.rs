@@ -110,24 +110,56 @@ pub(super) fn shrink_old(
     sizes
 }
 
-/// Spreads a changed total over ReplicaSets in proportion to their sizes, the largest
-/// taking what rounding leaves (upstream's proportional scaling).
-pub(super) fn proportional(sizes: &[i32], total: i32) -> Vec<i32> {
-    let now: i64 = sizes.iter().map(|size| i64::from(*size)).sum();
-    if now == 0 {
-        return sizes.to_vec();
+/// A ReplicaSet that takes part in a rollout.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    pub(super) size: i32,
+    /// How many pods all sets together could have when this one was last sized.
+    pub(super) max_before: i32,
+}
+
+/// New sizes, in the order given (oldest first), when `spec.replicas` has become `replicas`.
+///
+/// Each set keeps its share; what rounding leaves goes to the largest, or comes from it
+/// (kube-controller-manager's proportional scaling).
+pub(super) fn proportional(members: &[Member], replicas: i32, surge: i32) -> Vec<i32> {
+    let allowed = if replicas > 0 { replicas.saturating_add(surge) } else { 0 };
+    let mut sizes: Vec<i32> = members.iter().map(|member| member.size).collect();
+    let to_add = allowed - sizes.iter().sum::<i32>();
+    if to_add == 0 {
+        return sizes;
     }
-    let mut scaled: Vec<i32> = sizes
-        .iter()
-        .map(|size| {
-            let share = (i64::from(*size) * i64::from(total) * 2 + now) / (now * 2);
-            i32::try_from(share).unwrap_or(i32::MAX)
-        })
-        .collect();
-    let largest = (0..sizes.len()).max_by_key(|index| sizes[*index]).unwrap_or(0);
-    let left = total - scaled.iter().sum::<i32>();
-    scaled[largest] = (scaled[largest] + left).max(0);
-    scaled
+    let mut order: Vec<usize> = (0..members.len()).collect();
+    // Of equal ones the newest grows first and the oldest shrinks first.
+    order.sort_by_key(|index| {
+        let age = i64::try_from(*index).unwrap_or(i64::MAX);
+        (std::cmp::Reverse(members[*index].size), if to_add > 0 { -age } else { age })
+    });
+    let mut added = 0;
+    for index in &order {
+        let fraction = share(members[*index], replicas, surge);
+        let left = to_add - added;
+        let step = if to_add > 0 { fraction.clamp(0, left) } else { fraction.clamp(left, 0) };
+        sizes[*index] += step;
+        added += step;
+    }
+    if let Some(largest) = order.first() {
+        sizes[*largest] = (sizes[*largest] + to_add - added).max(0);
+    }
+    sizes
+}
+
+/// By how much a set grows or shrinks to keep its part of the whole.
+fn share(member: Member, replicas: i32, surge: i32) -> i32 {
+    if replicas == 0 {
+        return -member.size;
+    }
+    let (size, before) = (i64::from(member.size), i64::from(member.max_before));
+    if before <= 0 {
+        return 0;
+    }
+    let scaled = (size * i64::from(replicas.saturating_add(surge)) * 2 + before) / (before * 2);
+    i32::try_from(scaled - size).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -187,9 +219,15 @@ mod tests {
 
     #[test]
     fn a_scaled_rollout_keeps_its_proportions() {
-        assert_eq!(proportional(&[3, 2], 10), [6, 4]);
-        assert_eq!(proportional(&[8, 3], 16), [12, 4]);
-        assert_eq!(proportional(&[5, 5], 11).iter().sum::<i32>(), 11);
+        let members = |sizes: &[i32], max_before: i32| -> Vec<Member> {
+            sizes.iter().map(|size| Member { size: *size, max_before }).collect()
+        };
+        assert_eq!(proportional(&members(&[8, 5], 13), 15, 3), [11, 7]);
+        assert_eq!(proportional(&members(&[3, 2], 5), 10, 0), [6, 4]);
+        assert_eq!(proportional(&members(&[5, 5], 10), 11, 0), [5, 6]);
+        assert_eq!(proportional(&members(&[6, 5], 11), 10, 0), [5, 5]);
+        assert_eq!(proportional(&members(&[6, 5], 11), 0, 1), [0, 0]);
+        assert_eq!(proportional(&members(&[6, 5], 11), 10, 1), [6, 5]);
     }
 
     /// Whatever order pods become available in, a rollout keeps its bounds and ends.

@@ -20,6 +20,7 @@ use std::time::Duration;
 const PROGRESSING: &str = "Progressing";
 const NEW_SET_AVAILABLE: &str = "NewReplicaSetAvailable";
 const DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+pub(super) const SET_CREATE_ERROR: &str = "ReplicaSetCreateError";
 
 pub(super) async fn write(
     client: &Client,
@@ -51,6 +52,35 @@ pub(super) async fn write(
     api.patch_status(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .map_err(failed("writing the status of", "deployment", deployment.name_any()))?;
+    Ok(())
+}
+
+/// Says in the condition Progressing that the API refused the new ReplicaSet.
+pub(super) async fn refused(
+    client: &Client,
+    deployment: &Deployment,
+    message: String,
+) -> Result<(), Error> {
+    if deadline(deployment).is_none() {
+        return Ok(());
+    }
+    let known = deployment.status.as_ref().and_then(|status| status.conditions.clone());
+    let mut conditions = known.unwrap_or_default();
+    let said = |one: &DeploymentCondition| {
+        one.reason.as_deref() == Some(SET_CREATE_ERROR) && one.message.as_ref() == Some(&message)
+    };
+    if conditions.iter().any(said) {
+        return Ok(());
+    }
+    let verdict = Verdict { kind: PROGRESSING, status: "False", reason: SET_CREATE_ERROR, message };
+    set(&mut conditions, verdict, Timestamp::now());
+    let api: Api<Deployment> =
+        Api::namespaced(client.clone(), &deployment.namespace().unwrap_or_default());
+    let patch = serde_json::json!({ "status": { "conditions": conditions } });
+    let name = deployment.name_any();
+    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .map_err(failed("writing the status of", "deployment", name))?;
     Ok(())
 }
 
@@ -114,6 +144,9 @@ fn derive(rollout: &Rollout<'_>, now: Timestamp) -> DeploymentStatus {
     status.collision_count = known.collision_count;
     let mut conditions = known.conditions.clone().unwrap_or_default();
     set(&mut conditions, available_condition(rollout, &status), now);
+    if deadline(deployment).is_none() {
+        conditions.retain(|one| one.type_ != PROGRESSING);
+    }
     if let Some(progressing) = progressing_condition(rollout, &known, &status, now) {
         set(&mut conditions, progressing, now);
     }
@@ -163,12 +196,17 @@ fn progressing_condition(
     let spec = deployment.spec.as_ref();
     if spec.and_then(|spec| spec.paused) == Some(true) {
         let message = "Deployment is paused".into();
-        return (reason != Some("DeploymentPaused"))
+        // A lack of progress that was reported is not hidden by a pause.
+        return (!matches!(reason, Some("DeploymentPaused" | DEADLINE_EXCEEDED)))
             .then(|| verdict("Unknown", "DeploymentPaused", message))
             .flatten();
     }
     if reason == Some("DeploymentPaused") {
         return verdict("Unknown", "DeploymentResumed", "Deployment is resumed".into());
+    }
+    if let Some(set) = rollout.new.as_ref().filter(|_| rollout.is_begun) {
+        let message = format!("Created new replica set \"{}\"", set.name_any());
+        return verdict("True", "NewReplicaSetCreated", message);
     }
     let name = rollout.new.as_ref().map(|set| format!("ReplicaSet \"{}\"", set.name_any()));
     let subject = name.unwrap_or_else(|| format!("Deployment \"{}\"", deployment.name_any()));
@@ -184,7 +222,9 @@ fn progressing_condition(
         );
     }
     if before.is_none() {
-        return Some(first_verdict(rollout, deployment));
+        let set = rollout.new.as_ref()?;
+        let message = format!("Found new replica set \"{}\"", set.name_any());
+        return verdict("True", "FoundNewReplicaSet", message);
     }
     if has_progressed(known, status) {
         return verdict("True", "ReplicaSetUpdated", format!("{subject} is progressing."));
@@ -203,19 +243,6 @@ fn progressing_condition(
         return verdict("True", "ReplicaSetUpdated", format!("{subject} is progressing."));
     }
     None
-}
-
-fn first_verdict(rollout: &Rollout<'_>, deployment: &Deployment) -> Verdict {
-    let (reason, message) = match &rollout.new {
-        Some(set) => {
-            ("FoundNewReplicaSet", format!("Found new replica set \"{}\"", set.name_any()))
-        }
-        None => {
-            let message = format!("Created new replica set for \"{}\"", deployment.name_any());
-            ("NewReplicaSetCreated", message)
-        }
-    };
-    Verdict { kind: PROGRESSING, status: "True", reason, message }
 }
 
 fn has_progressed(known: &DeploymentStatus, status: &DeploymentStatus) -> bool {
@@ -265,11 +292,12 @@ fn set(conditions: &mut Vec<DeploymentCondition>, verdict: Verdict, now: Timesta
     }
 }
 
-/// The new ReplicaSet's failure to write pods is the Deployment's.
+/// A ReplicaSet's failure to write pods is the Deployment's, the new one's before others'.
 fn copy_failure(rollout: &Rollout<'_>, conditions: &mut Vec<DeploymentCondition>) {
     let failure = rollout
         .new
         .iter()
+        .chain(&rollout.old)
         .filter_map(|set| set.status.as_ref()?.conditions.as_ref())
         .flatten()
         .find(|one| one.type_ == "ReplicaFailure");

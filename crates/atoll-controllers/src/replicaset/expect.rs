@@ -9,10 +9,16 @@ use kube::ResourceExt;
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
+use tokio::time::Instant;
 
-#[derive(Default)]
+/// After this time the cache is believed whatever was expected of it: a pod that came and
+/// went while no watch was open is never seen (kube-controller-manager's timeout).
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
 struct Pending {
+    since: Instant,
     /// Creations whose answer is still to come.
     unanswered: usize,
     /// Created, not yet seen by the cache.
@@ -21,6 +27,18 @@ struct Pending {
     seen_early: HashSet<String>,
     /// Deleted, not yet seen as such by the cache.
     deleted: HashSet<String>,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            unanswered: 0,
+            created: HashSet::new(),
+            seen_early: HashSet::new(),
+            deleted: HashSet::new(),
+        }
+    }
 }
 
 impl Pending {
@@ -44,8 +62,20 @@ impl Expectations {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn met(&self, owner: &str) -> bool {
-        self.lock().get(owner).is_none_or(Pending::is_met)
+    /// How much longer to wait for the cache at most, if something is still expected.
+    pub(super) fn unmet(&self, owner: &str) -> Option<Duration> {
+        let mut all = self.lock();
+        let pending = all.get(owner).filter(|pending| !pending.is_met())?;
+        let left = PATIENCE.checked_sub(pending.since.elapsed()).filter(|left| !left.is_zero());
+        if left.is_none() && pending.unanswered == 0 {
+            all.remove(owner);
+        }
+        left
+    }
+
+    /// The owner is gone, and nobody will ask again.
+    pub(super) fn forget(&self, owner: &str) {
+        self.lock().remove(owner);
     }
 
     pub(super) fn creating(&self, owner: &str) -> Creating {
@@ -99,7 +129,9 @@ impl Creating {
 
 impl Drop for Creating {
     fn drop(&mut self) {
-        self.expectations.update(&self.owner, |pending| pending.unanswered -= 1);
+        self.expectations.update(&self.owner, |pending| {
+            pending.unanswered = pending.unanswered.saturating_sub(1)
+        });
     }
 }
 
@@ -122,11 +154,11 @@ mod tests {
     fn a_created_pod_is_awaited_until_the_cache_shows_it() {
         let expectations = Expectations::default();
         let creating = expectations.creating("set");
-        assert!(!expectations.met("set"));
+        assert!(expectations.unmet("set").is_some());
         creating.created("a");
-        assert!(!expectations.met("set"));
+        assert!(expectations.unmet("set").is_some());
         expectations.observe("set", &Change { old: None, new: Some(&pod("a", false)) });
-        assert!(expectations.met("set"));
+        assert!(expectations.unmet("set").is_none());
     }
 
     #[test]
@@ -135,23 +167,32 @@ mod tests {
         let creating = expectations.creating("set");
         expectations.observe("set", &Change { old: None, new: Some(&pod("a", false)) });
         creating.created("a");
-        assert!(expectations.met("set"));
+        assert!(expectations.unmet("set").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_never_seen_is_not_awaited_for_ever() {
+        let expectations = Expectations::default();
+        expectations.creating("set").created("a");
+        assert!(expectations.unmet("set").is_some());
+        tokio::time::advance(PATIENCE).await;
+        assert!(expectations.unmet("set").is_none());
     }
 
     #[test]
     fn a_failed_creation_is_not_awaited() {
         let expectations = Expectations::default();
         drop(expectations.creating("set"));
-        assert!(expectations.met("set"));
+        assert!(expectations.unmet("set").is_none());
     }
 
     #[test]
     fn a_deletion_is_seen_when_the_pod_begins_to_terminate() {
         let expectations = Expectations::default();
         expectations.deleting("set", "a");
-        assert!(!expectations.met("set"));
+        assert!(expectations.unmet("set").is_some());
         let (before, after) = (pod("a", false), pod("a", true));
         expectations.observe("set", &Change { old: Some(&before), new: Some(&after) });
-        assert!(expectations.met("set"));
+        assert!(expectations.unmet("set").is_none());
     }
 }

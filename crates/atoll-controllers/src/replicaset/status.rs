@@ -95,12 +95,11 @@ fn conditions(
 ) -> Option<Vec<ReplicaSetCondition>> {
     let known = set.status.as_ref().and_then(|status| status.conditions.clone());
     let mut conditions = known.unwrap_or_default();
-    let message = failure.map(|error| {
-        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
-    });
-    let unchanged =
-        conditions.iter().any(|one| one.type_ == "ReplicaFailure" && one.message == message);
-    if !(unchanged && message.is_some()) {
+    let message = failure.map(|error| error.cause().unwrap_or_else(|| error.to_string()));
+    // The first failure stands until a pass succeeds: a refusal names the pod, and each
+    // attempt has another name.
+    let known = conditions.iter().any(|one| one.type_ == "ReplicaFailure");
+    if !(known && message.is_some()) {
         conditions.retain(|one| one.type_ != "ReplicaFailure");
         if let Some(message) = message {
             let deleting = matches!(failure, Some(Error::Write { verb: "deleting", .. }));

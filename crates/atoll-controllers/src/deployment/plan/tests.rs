@@ -22,7 +22,7 @@ fn deployment(replicas: i32, image: &str, more: Value) -> Deployment {
 
 /// A ReplicaSet as the controller itself would make it, with a status.
 fn set(owner: &Deployment, revision: i64, size: i32, available: i32) -> Arc<ReplicaSet> {
-    let rollout = Rollout { deployment: owner, new: None, old: Vec::new() };
+    let rollout = Rollout { deployment: owner, new: None, old: Vec::new(), is_begun: false };
     let Step::Create(mut set) = create(&rollout, size) else { unreachable!() };
     set.metadata.uid = Some(format!("rs-{revision}"));
     set.annotations_mut().insert(REVISION.into(), revision.to_string());
@@ -42,7 +42,7 @@ fn steps(deployment: &Deployment, sets: Vec<Arc<ReplicaSet>>, live: bool) -> Vec
         .map(|step| match step {
             Step::Create(set) => format!("create {}", wanted(set)),
             Step::Update { uid, from, to, .. } => format!("{uid}: {from} to {to}"),
-            Step::Delete { name: _ } => "delete".into(),
+            Step::Delete { .. } => "delete".into(),
             Step::Annotate { revision } => format!("revision {revision}"),
         })
         .collect()
@@ -88,6 +88,25 @@ fn a_paused_rollout_only_scales() {
     let paused = json!({ "paused": true });
     let (v1, v2) = (deployment(2, "a", json!({})), deployment(4, "b", paused));
     assert_eq!(steps(&v2, vec![set(&v1, 1, 2, 2)], true), ["rs-1: 2 to 4"]);
+}
+
+#[test]
+fn scaling_in_the_middle_of_a_rollout_keeps_the_proportions() {
+    let bounds = json!({ "strategy": { "type": "RollingUpdate",
+        "rollingUpdate": { "maxSurge": 3, "maxUnavailable": 2 } } });
+    let (v1, v2) = (deployment(10, "a", bounds.clone()), deployment(10, "b", bounds.clone()));
+    let larger = deployment(15, "b", bounds);
+    let sets = vec![set(&v1, 1, 8, 8), set(&v2, 2, 5, 0)];
+    assert_eq!(steps(&larger, sets, true), ["rs-1: 8 to 11", "rs-2: 5 to 7"]);
+}
+
+#[test]
+fn scaling_with_a_complete_new_set_empties_the_old_ones() {
+    let (v1, v2) = (deployment(4, "a", json!({})), deployment(4, "b", json!({})));
+    let mut old = Arc::unwrap_or_clone(set(&v1, 1, 1, 1));
+    old.annotations_mut().insert(DESIRED.into(), "3".into());
+    let sets = vec![Arc::new(old), set(&v2, 2, 4, 4)];
+    assert_eq!(steps(&v2, sets, true), ["rs-1: 1 to 0"]);
 }
 
 #[test]
