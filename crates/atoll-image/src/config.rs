@@ -119,7 +119,7 @@ pub struct Outcome {
     pub elapsed: Duration,
 }
 
-/// How far a pull is.
+/// How far a pull or an import is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     pub total_bytes: u64,
@@ -128,9 +128,21 @@ pub struct Progress {
     pub layers_unpacked: usize,
 }
 
+/// An archive of images to bring in.
+#[derive(Debug)]
+pub struct ImportRequest {
+    /// Read at any place, so no pipe.
+    pub file: std::fs::File,
+    /// What errors call it.
+    pub label: PathBuf,
+    /// The one image in it gets this name instead of its own.
+    pub name: Option<String>,
+}
+
 /// What an archive brought.
 #[derive(Debug, Clone)]
 pub struct Imported {
+    /// With the names that the archive gives them, not those that they had before.
     pub images: Vec<ImageInfo>,
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::fs::FlockOperation;
 
+use crate::blob;
 use crate::config::{GcPolicy, GcReport};
 use crate::error::Error;
 use crate::index::{Content, Index, now};
@@ -65,6 +66,8 @@ pub(crate) fn collect(
     let mut report = GcReport::default();
     let Some(_alone) = Lease::take_alone(root)? else { return Ok(report) };
     sweep_orphans(root, index, layers, &mut report)?;
+    let full = used_percent(root) >= u64::from(policy.high_percent);
+    report.freed_bytes += blob::sweep(root, full);
     if used_percent(root) < u64::from(policy.high_percent) {
         return Ok(report);
     }

@@ -75,7 +75,7 @@ pub(crate) struct Index {
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { what, path, source }
+    move |source| Error::io(what, &path, source)
 }
 
 impl Index {

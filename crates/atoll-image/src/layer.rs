@@ -14,7 +14,7 @@ use crate::index::write_atomic;
 use crate::unpack::{self, Bounds, UnpackError};
 
 /// How much longer than its files an archive may be: headers and padding.
-const OVERHEAD_BYTES: u64 = 1 << 30;
+pub(crate) const OVERHEAD_BYTES: u64 = 1 << 30;
 
 /// All layers of a store.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ struct Record {
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { what, path, source }
+    move |source| Error::io(what, &path, source)
 }
 
 impl Layers {
@@ -90,7 +90,7 @@ impl Layers {
     ) -> Result<Layer, Error> {
         let files = scratch.join("fs");
         fs::create_dir_all(&files).map_err(io_error("creating", &files))?;
-        let describe = |error: UnpackError| describe(image, diff_id, error);
+        let describe = |error: UnpackError| self.describe(image, diff_id, error);
         let bytes_max = self.limits.layer_bytes_max;
         let plain = decompress(archive).map_err(|e| describe(UnpackError::Damaged(e)))?;
         let mut reader = HashingReader::new(plain, bytes_max.saturating_add(OVERHEAD_BYTES));
@@ -147,28 +147,31 @@ impl Layers {
             Err(error) => Err(io_error("removing", &path)(error)),
         }
     }
-}
 
-fn describe(image: &str, diff_id: &str, error: UnpackError) -> Error {
-    let short = hex(diff_id).get(..12).unwrap_or(diff_id).to_owned();
-    match error {
-        UnpackError::Hostile(reason) => {
-            Error::HostileLayer { image: image.to_owned(), layer: short, reason }
+    fn describe(&self, image: &str, diff_id: &str, error: UnpackError) -> Error {
+        let image = image.to_owned();
+        let short = hex(diff_id).get(..12).unwrap_or(diff_id).to_owned();
+        match error {
+            UnpackError::Hostile(reason) => Error::HostileLayer { image, layer: short, reason },
+            UnpackError::Damaged(e) if e.kind() == io::ErrorKind::FileTooLarge => {
+                Error::HostileLayer { image, layer: short, reason: e.to_string() }
+            }
+            UnpackError::Damaged(e) => Error::Invalid {
+                image,
+                what: format!("layer {short}"),
+                reason: format!("its archive is damaged: {e}"),
+            },
+            UnpackError::Write { path, source } => match Error::io("unpacking", &path, source) {
+                Error::NoSpace { source, .. } => Error::NoSpace { path: self.root.clone(), source },
+                Error::Io { path, source, .. } => Error::Unpack { image, path, source },
+                other => other,
+            },
         }
-        UnpackError::Damaged(e) if e.kind() == io::ErrorKind::FileTooLarge => {
-            Error::HostileLayer { image: image.to_owned(), layer: short, reason: e.to_string() }
-        }
-        UnpackError::Damaged(e) => Error::Invalid {
-            image: image.to_owned(),
-            what: format!("layer {short}"),
-            reason: format!("its archive is damaged: {e}"),
-        },
-        UnpackError::Write { path, source } => Error::Io { what: "unpacking", path, source },
     }
 }
 
 /// By the first bytes; what is neither gzip nor zstd is taken as it is.
-fn decompress<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompress<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut start = Vec::with_capacity(4);
     archive.by_ref().take(4).read_to_end(&mut start)?;
     let kind = start.clone();

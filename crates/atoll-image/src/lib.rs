@@ -4,9 +4,12 @@
 //! [`ImageStore`] is the whole interface. It runs no container and keeps no credentials.
 
 mod archive;
+mod blob;
 pub mod config;
 mod digest;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod gc;
 pub mod image;
 mod index;
@@ -17,15 +20,17 @@ mod pull;
 pub mod reference;
 mod registry;
 pub mod store;
+mod tree;
 mod unpack;
 pub mod user;
 
 pub use config::{
-    Builtin, Config, Credentials, GcPolicy, GcReport, Imported, Limits, MountDirs, Mounted,
-    Outcome, Progress, ProgressSender, PullPolicy, PullRequest, RegistryConfig,
+    Builtin, Config, Credentials, GcPolicy, GcReport, ImportRequest, Imported, Limits, MountDirs,
+    Mounted, Outcome, Progress, ProgressSender, PullPolicy, PullRequest, RegistryConfig,
 };
 pub use error::Error;
 pub use image::{ImageConfig, ImageInfo, Layer};
 pub use reference::Reference;
 pub use store::ImageStore;
+pub use tree::remove_tree;
 pub use user::{ResolvedUser, resolve_user};

@@ -40,6 +40,12 @@ pub(crate) struct Platform {
     pub(crate) variant: Option<String>,
 }
 
+impl Platform {
+    pub(crate) fn is_here(&self) -> bool {
+        self.os == "linux" && self.architecture == architecture()
+    }
+}
+
 /// A manifest or an index: which one is told by what is in it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Document {
@@ -111,9 +117,7 @@ pub(crate) fn select(image: &str, entries: Vec<Descriptor>) -> Result<Descriptor
     offered.dedup();
     let count = entries.len();
     let wanted = architecture();
-    let fits = |d: &Descriptor| {
-        d.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == wanted)
-    };
+    let fits = |d: &Descriptor| d.platform.as_ref().is_some_and(Platform::is_here);
     entries.into_iter().find(|d| fits(d) || (count == 1 && d.platform.is_none())).ok_or_else(|| {
         Error::NoPlatform {
             image: image.to_owned(),
@@ -126,6 +130,10 @@ pub(crate) fn select(image: &str, entries: Vec<Descriptor>) -> Result<Descriptor
 /// The parts of an image's configuration that are used.
 #[derive(Debug, Deserialize)]
 struct RawConfig {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
     #[serde(default)]
     config: Option<RawRun>,
     rootfs: RawRootfs,
@@ -160,6 +168,21 @@ struct RawRun {
     labels: Option<BTreeMap<String, String>>,
 }
 
+/// A manifest that no index leads to names its platform in the configuration alone.
+fn fits_here(image: &str, raw: &RawConfig) -> Result<(), Error> {
+    let os = if raw.os.is_empty() { "linux" } else { &raw.os };
+    let wanted = architecture();
+    let own = if raw.architecture.is_empty() { wanted } else { &raw.architecture };
+    if (os, own) == ("linux", wanted) {
+        return Ok(());
+    }
+    Err(Error::NoPlatform {
+        image: image.to_owned(),
+        platform: format!("linux/{wanted}"),
+        available: format!("{os}/{own}"),
+    })
+}
+
 /// The configuration and the layers' diffIDs.
 pub(crate) fn parse_config(image: &str, bytes: &[u8]) -> Result<(ImageConfig, Vec<String>), Error> {
     let invalid = |reason: String| Error::Invalid {
@@ -168,6 +191,7 @@ pub(crate) fn parse_config(image: &str, bytes: &[u8]) -> Result<(ImageConfig, Ve
         reason,
     };
     let raw: RawConfig = serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
+    fits_here(image, &raw)?;
     for diff_id in &raw.rootfs.diff_ids {
         if crate::reference::parse_digest(diff_id).is_none() {
             return Err(invalid(format!("{diff_id:?} is no sha256 digest")));
@@ -224,6 +248,13 @@ mod tests {
         let text =
             r#"{"schemaVersion":2,"config":{"digest":"sha256:../../etc/passwd"},"layers":[]}"#;
         assert!(matches!(parse("a", text.as_bytes()), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn a_configuration_for_other_machines_is_refused() {
+        let text = r#"{"architecture":"s390x","os":"linux","rootfs":{"diff_ids":[]}}"#;
+        let error = parse_config("a", text.as_bytes()).unwrap_err();
+        assert!(matches!(error, Error::NoPlatform { available, .. } if available == "linux/s390x"));
     }
 
     #[test]

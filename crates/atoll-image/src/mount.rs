@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
 };
@@ -24,6 +25,16 @@ pub(crate) struct Record {
     version: u32,
     pub(crate) rootfs: PathBuf,
     pub(crate) diff_ids: Vec<String>,
+    /// A container mounts it where nobody else sees it: it counts while its directory is
+    /// there.
+    #[serde(default)]
+    lent: bool,
+}
+
+impl Record {
+    fn is_in_use(&self) -> bool {
+        if self.lent { self.rootfs.exists() } else { is_mounted(&self.rootfs) }
+    }
 }
 
 fn record_path(root: &Path, rootfs: &Path) -> PathBuf {
@@ -56,12 +67,35 @@ pub(crate) fn mount(
     if is_mounted(&dirs.rootfs) {
         return Ok(());
     }
+    prepare(store_root, image, lower, dirs, false)?;
+    match mount_by_descriptors(lower, dirs) {
+        Ok(()) => Ok(()),
+        // Kernels before 6.5 take one long string.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            mount_by_options(lower, dirs).map_err(failed("overlayfs refused it"))
+        }
+        Err(rustix::io::Errno::NODEV) => Err(failed(
+            "this kernel has no overlayfs; load it with `modprobe overlay`",
+        )(rustix::io::Errno::NODEV.into())),
+        Err(error) => Err(failed("overlayfs refused it")(error.into())),
+    }
+}
+
+/// Directories and record of a mount that is to follow. Blocks.
+pub(crate) fn prepare(
+    store_root: &Path,
+    image: &ImageInfo,
+    lower: &[PathBuf],
+    dirs: &MountDirs,
+    lent: bool,
+) -> Result<(), Error> {
+    let failed = |what: &'static str| {
+        let image = image.tags.first().unwrap_or(&image.digest).clone();
+        let path = dirs.rootfs.clone();
+        move |source: io::Error| Error::Mount { image, path, what, source }
+    };
     for dir in [&dirs.rootfs, &dirs.upper, &dirs.work] {
-        fs::create_dir_all(dir).map_err(|source| Error::Io {
-            what: "creating",
-            path: dir.clone(),
-            source,
-        })?;
+        fs::create_dir_all(dir).map_err(|e| Error::io("creating", dir, e))?;
     }
     if lower.is_empty() {
         return Err(failed("it has no layers")(io::Error::from(io::ErrorKind::InvalidInput)));
@@ -71,6 +105,7 @@ pub(crate) fn mount(
         version: 1,
         rootfs: dirs.rootfs.clone(),
         diff_ids: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
+        lent,
     };
     let text = serde_json::to_vec(&record).map_err(|source| Error::Corrupt {
         what: "mount record",
@@ -78,18 +113,7 @@ pub(crate) fn mount(
         source,
     })?;
     // Before the mount, so that there is none without a record.
-    write_atomic(&record_path(store_root, &dirs.rootfs), &text)?;
-    match mount_by_descriptors(lower, dirs) {
-        Ok(()) => Ok(()),
-        // Kernels before 6.5 take one long string.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            mount_by_options(store_root, lower, dirs).map_err(failed("overlayfs refused it"))
-        }
-        Err(rustix::io::Errno::NODEV) => Err(failed(
-            "this kernel has no overlayfs; load it with `modprobe overlay`",
-        )(rustix::io::Errno::NODEV.into())),
-        Err(error) => Err(failed("overlayfs refused it")(error.into())),
-    }
+    write_atomic(&record_path(store_root, &dirs.rootfs), &text)
 }
 
 /// The root directory's own mode and owner are those of the upper directory: copy the
@@ -97,7 +121,7 @@ pub(crate) fn mount(
 fn root_like_image(lower: &[PathBuf], upper: &Path) -> io::Result<()> {
     let Some(top) = lower.last() else { return Ok(()) };
     let stat = rustix::fs::stat(top)?;
-    rustix::fs::chmod(upper, rustix::fs::Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    rustix::fs::chmod(upper, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(upper, Some(stat.st_uid), Some(stat.st_gid))?;
     }
@@ -129,28 +153,17 @@ fn mount_by_descriptors(lower: &[PathBuf], dirs: &MountDirs) -> Result<(), rusti
     )
 }
 
-/// With short names for the layers, as the string must fit into a page.
-fn mount_by_options(store_root: &Path, lower: &[PathBuf], dirs: &MountDirs) -> io::Result<()> {
-    let links = store_root.join("l");
-    fs::create_dir_all(&links)?;
-    let mut short = Vec::new();
-    for layer in lower.iter().rev() {
-        let hash = crate::digest::of(layer.as_os_str().as_encoded_bytes());
-        let name: String = crate::digest::hex(&hash).chars().take(12).collect();
-        let link = links.join(name);
-        match std::os::unix::fs::symlink(layer, &link) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        short.push(link.to_string_lossy().into_owned());
-    }
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        short.join(":"),
-        dirs.upper.display(),
-        dirs.work.display()
-    );
+/// The string must fit into a page, and must not be taken apart at a comma or colon of a
+/// path: it names descriptors.
+fn mount_by_options(lower: &[PathBuf], dirs: &MountDirs) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &PathBuf| rustix::fs::open(path, flags, Mode::empty());
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let layers = lower.iter().rev().map(open).collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open(&dirs.upper)?, open(&dirs.work)?);
+    let names: Vec<String> = layers.iter().map(name).collect();
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", names.join(":"), name(&upper), name(&work));
     if options.len() > OPTIONS_BYTES_MAX {
         return Err(io::Error::other(format!(
             "{} layers need more than a page of mount options; a kernel from 6.5 on has no \
@@ -193,11 +206,45 @@ pub(crate) fn records(store_root: &Path) -> Vec<Record> {
     for entry in entries.filter_map(Result::ok) {
         let Ok(text) = fs::read(entry.path()) else { continue };
         let Ok(record) = serde_json::from_slice::<Record>(&text) else { continue };
-        if is_mounted(&record.rootfs) {
+        if record.is_in_use() {
             records.push(record);
         } else if let Err(error) = fs::remove_file(entry.path()) {
             tracing::debug!(%error, path = %entry.path().display(), "forgetting a mount");
         }
     }
     records
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What kernels before 6.5 need, with the most layers that an image may have and
+    /// with characters that mean something in mount options.
+    #[test]
+    fn many_layers_fit_into_the_old_calls_page() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "mounting needs root, and CI must give it");
+            return;
+        }
+        let folder = tempfile::Builder::new().prefix("a,b:c").tempdir().unwrap();
+        let long = folder.path().join("x".repeat(100));
+        let lower: Vec<PathBuf> = (0..127).map(|n| long.join(format!("layer-{n}"))).collect();
+        for (index, layer) in lower.iter().enumerate() {
+            fs::create_dir_all(layer).unwrap();
+            fs::write(layer.join("top"), index.to_string()).unwrap();
+        }
+        let dirs = MountDirs {
+            rootfs: long.join("rootfs"),
+            upper: long.join("upper"),
+            work: long.join("work"),
+        };
+        for dir in [&dirs.rootfs, &dirs.upper, &dirs.work] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        mount_by_options(&lower, &dirs).unwrap();
+        let shown = fs::read_to_string(dirs.rootfs.join("top"));
+        unmount(folder.path(), &dirs.rootfs).unwrap();
+        assert_eq!(shown.unwrap(), "126");
+    }
 }

@@ -1,24 +1,32 @@
 //! Pulls an image: manifest, configuration, layers in parallel.
 
+use std::collections::HashSet;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::blob::{self, BlobLock};
 use crate::config::{Config, Credentials, Limits, Progress, RegistryConfig};
 use crate::digest::{Hasher, hex};
 use crate::error::Error;
+use crate::gc::Lease;
 use crate::image::{ImageInfo, Layer};
-use crate::layer::Layers;
+use crate::layer::{Layers, OVERHEAD_BYTES};
 use crate::manifest::{self, CONFIG_BYTES_MAX, Descriptor, Parsed};
 use crate::reference::Reference;
 use crate::registry::{self, Client, NetThread, Transport};
 
-/// Times that one blob is asked for; each goes on where the last one ended.
+/// Times that one blob is asked for without a byte more of it; each goes on where the
+/// last one ended.
 const TRIES_MAX: u32 = 3;
+
+/// Between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// What a pull brought.
 #[derive(Debug)]
@@ -85,20 +93,24 @@ impl Puller {
         reference: &Reference,
         credentials: &[Credentials],
         progress: &watch::Sender<Progress>,
+        lease: Arc<Lease>,
     ) -> Result<Pulled, Error> {
         let image = reference.to_string();
         let net = self.net(&image)?;
         let described = self.describe(&net, reference, credentials).await?;
         let (config, diff_ids) = manifest::parse_config(&image, &described.config)?;
         self.check(&image, &diff_ids, &described.blobs)?;
+        // An image may have the same layer twice.
+        let distinct: HashSet<&String> = diff_ids.iter().collect();
+        let mut seen = HashSet::new();
         let missing: Vec<(usize, &String)> = diff_ids
             .iter()
             .enumerate()
-            .filter(|(_, diff_id)| self.layers.get(diff_id).is_none())
+            .filter(|(_, diff_id)| self.layers.get(diff_id).is_none() && seen.insert(*diff_id))
             .collect();
         progress.send_modify(|p| {
-            p.layers = diff_ids.len();
-            p.layers_unpacked = diff_ids.len() - missing.len();
+            p.layers = distinct.len();
+            p.layers_unpacked = distinct.len() - missing.len();
             p.total_bytes = missing.iter().map(|(i, _)| described.blobs[*i].size).sum();
         });
         let mut tasks = JoinSet::new();
@@ -108,7 +120,8 @@ impl Puller {
                 image: image.clone(),
                 blob: described.blobs[index].clone(),
                 diff_id: diff_id.clone(),
-                path: self.blob_path(&described.blobs[index].digest),
+                path: blob::path(&self.root, &described.blobs[index].digest),
+                lease: Arc::clone(&lease),
                 layers: self.layers.clone(),
                 client: Arc::clone(&described.client),
                 net: Arc::clone(&net),
@@ -156,6 +169,19 @@ impl Puller {
                 self.limits.layers_max
             )));
         }
+        for layer in blobs {
+            let short = hex(&layer.digest).get(..12).unwrap_or_default().to_owned();
+            if layer.size == 0 {
+                return Err(invalid(format!("it gives no size for layer {short}")));
+            }
+            if layer.size > self.limits.layer_bytes_max.saturating_add(OVERHEAD_BYTES) {
+                return Err(Error::HostileLayer {
+                    image: image.to_owned(),
+                    layer: short,
+                    reason: format!("{} bytes are more than a layer may have", layer.size),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -168,10 +194,6 @@ impl Puller {
                     .ok_or_else(|| Error::NotPresent { image: image.to_owned() })
             })
             .collect()
-    }
-
-    fn blob_path(&self, digest: &str) -> PathBuf {
-        self.root.join("blobs/sha256").join(hex(digest))
     }
 
     /// Asks mirrors, then the registry itself; its answer counts when all fail.
@@ -253,22 +275,30 @@ struct Job {
     client: Arc<Client>,
     net: Arc<Net>,
     progress: watch::Sender<Progress>,
+    /// Held until the layer is in its place, even when the pull is called off meanwhile.
+    lease: Arc<Lease>,
 }
 
 impl Job {
     /// The bytes that were fetched.
     async fn run(self) -> Result<u64, Error> {
+        let lock = BlobLock::take(&self.path).await?;
+        if self.layers.get(&self.diff_id).is_some() {
+            self.progress.send_modify(|p| {
+                p.fetched_bytes += self.blob.size;
+                p.layers_unpacked += 1;
+            });
+            return Ok(0);
+        }
         let mut fetched = 0;
         if !self.path.exists() {
             fetched = self.download().await?;
         }
         let (image, diff_id, layers, path) = (self.image, self.diff_id, self.layers, self.path);
+        let lease = self.lease;
         let unpacked = tokio::task::spawn_blocking(move || {
-            let file = fs::File::open(&path).map_err(|source| Error::Io {
-                what: "opening",
-                path: path.clone(),
-                source,
-            })?;
+            let _held = (lock, lease);
+            let file = fs::File::open(&path).map_err(|e| Error::io("opening", &path, e))?;
             let result = layers.unpack(&image, &diff_id, file);
             // The layer stays, its archive does not; a bad one must not be tried again.
             if let Err(error) = fs::remove_file(&path) {
@@ -282,30 +312,32 @@ impl Job {
     }
 
     async fn download(&self) -> Result<u64, Error> {
-        let mut fetched = 0;
-        let mut tries = 0;
+        let (mut fetched, mut best, mut idle) = (0, 0, 0);
         loop {
-            tries += 1;
             let fetch = Fetch {
                 image: self.image.clone(),
                 blob: self.blob.clone(),
                 path: self.path.clone(),
                 client: Arc::clone(&self.client),
                 progress: self.progress.clone(),
+                counted_bytes: best,
             };
-            match self.net.thread.run(fetch.run()).await {
-                None => return Err(Error::Stopped),
-                Some((bytes, result)) => {
-                    fetched += bytes;
-                    match result {
-                        Ok(()) => return Ok(fetched),
-                        Err(error) if error.is_transient() && tries < TRIES_MAX => {
-                            tracing::debug!(image = %self.image, %error, tries, "trying again");
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
+            let Some(tried) = self.net.thread.run(fetch.run()).await else {
+                return Err(Error::Stopped);
+            };
+            fetched += tried.fetched_bytes;
+            let error = match tried.result {
+                Ok(()) => return Ok(fetched),
+                Err(error) => error,
+            };
+            idle = if tried.have_bytes > best { 0 } else { idle + 1 };
+            best = best.max(tried.have_bytes);
+            let hopeless = matches!(error, Error::NoSpace { .. }) || !error.is_transient();
+            if hopeless || idle >= TRIES_MAX {
+                return Err(error);
             }
+            tracing::debug!(image = %self.image, %error, idle, "trying again");
+            tokio::time::sleep(TRY_AGAIN).await;
         }
     }
 }
@@ -317,53 +349,84 @@ struct Fetch {
     path: PathBuf,
     client: Arc<Client>,
     progress: watch::Sender<Progress>,
+    /// What earlier tries have shown as progress.
+    counted_bytes: u64,
+}
+
+/// How a try went.
+struct Tried {
+    fetched_bytes: u64,
+    /// What is there now.
+    have_bytes: u64,
+    result: Result<(), Error>,
 }
 
 impl Fetch {
-    async fn run(self) -> (u64, Result<(), Error>) {
-        let mut fetched = 0;
-        let result = self.fetch(&mut fetched).await;
-        (fetched, result)
+    async fn run(mut self) -> Tried {
+        let (mut fetched_bytes, mut have_bytes) = (0, 0);
+        let result = self.fetch(&mut fetched_bytes, &mut have_bytes).await;
+        if matches!(result, Err(Error::NoSpace { .. })) {
+            // What fills the disk is not kept for a later try.
+            if let Err(error) = fs::remove_file(self.partial()) {
+                tracing::debug!(image = %self.image, %error, "removing a part of a layer");
+            }
+        }
+        Tried { fetched_bytes, have_bytes, result }
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.path.with_extension("partial")
+    }
+
+    fn show(&mut self, have_bytes: u64) {
+        let more = have_bytes.saturating_sub(self.counted_bytes);
+        self.counted_bytes += more;
+        self.progress.send_modify(|p| p.fetched_bytes += more);
     }
 
     fn io(&self, what: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {
         let path = self.path.clone();
-        move |source| Error::Io { what, path, source }
+        move |source| Error::io(what, &path, source)
     }
 
-    async fn fetch(&self, fetched: &mut u64) -> Result<(), Error> {
-        let partial = self.path.with_extension("partial");
-        let (mut hasher, mut have) = hash_partial(&partial).map_err(self.io("reading"))?;
-        let mut stream = self.client.blob(&self.blob.digest, have).await?;
+    async fn fetch(&mut self, fetched: &mut u64, have: &mut u64) -> Result<(), Error> {
+        let partial = self.partial();
+        let left = partial.clone();
+        let hashed = tokio::task::spawn_blocking(move || blob::hash_partial(&left)).await;
+        let (mut hasher, kept) =
+            hashed.map_err(|_panic| Error::Stopped)?.map_err(self.io("reading"))?;
+        *have = kept;
+        let mut stream = self.client.blob(&self.blob.digest, *have).await?;
         let mut file = fs::File::options()
             .append(true)
             .create(true)
             .open(&partial)
             .map_err(self.io("opening"))?;
-        if have > 0 && !stream.resumed {
+        if *have > 0 && !stream.resumed {
             file.set_len(0).map_err(self.io("truncating"))?;
-            (hasher, have) = (Hasher::default(), 0);
+            (hasher, *have) = (Hasher::default(), 0);
         }
+        self.show(*have);
         loop {
             let chunk = match stream.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
                 Err(failure) => {
                     tracing::debug!(image = %self.image, %failure, have, "blob broke off");
-                    return Err(self.truncated(have));
+                    return Err(self.truncated(*have));
                 }
             };
             file.write_all(&chunk).map_err(self.io("writing"))?;
             hasher.update(&chunk);
-            have += chunk.len() as u64;
+            *have += chunk.len() as u64;
             *fetched += chunk.len() as u64;
-            self.progress.send_modify(|p| p.fetched_bytes += chunk.len() as u64);
-            if self.blob.size > 0 && have > self.blob.size {
+            self.show(*have);
+            if *have > self.blob.size {
                 break;
             }
         }
-        if have < self.blob.size {
-            return Err(self.truncated(have));
+        if *have < self.blob.size {
+            return Err(self.truncated(*have));
         }
         let actual = hasher.finish();
         if actual != self.blob.digest {
@@ -385,27 +448,6 @@ impl Fetch {
             what: format!("layer {}", hex(&self.blob.digest).get(..12).unwrap_or_default()),
             expected: self.blob.size,
             actual,
-        }
-    }
-}
-
-/// What an earlier try left, hashed.
-fn hash_partial(path: &Path) -> io::Result<(Hasher, u64)> {
-    let mut hasher = Hasher::default();
-    let mut file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((hasher, 0)),
-        Err(error) => return Err(error),
-    };
-    let mut length = 0;
-    let mut buffer = vec![0u8; 64 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((hasher, length)),
-            count => {
-                hasher.update(&buffer[..count]);
-                length += count as u64;
-            }
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::manifest::{self, MANIFEST_BYTES_MAX};
 use crate::reference::Reference;
 
+pub(crate) use auth::fuzz_refusal;
 pub(crate) use thread::NetThread;
 
 use auth::Authorizer;
@@ -283,7 +284,8 @@ impl Client {
         match status {
             StatusCode::NOT_FOUND => Error::NotFound { image, registry, reason },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Error::Unauthorized { image, registry, reason }
+                let tried = self.authorizer.has_credentials();
+                Error::Unauthorized { image, registry, reason, tried }
             }
             _ => Error::Registry { image, registry, reason },
         }

@@ -9,8 +9,8 @@ use tokio::sync::{Mutex, watch};
 
 use crate::archive;
 use crate::config::{
-    Config, GcPolicy, GcReport, Imported, MountDirs, Mounted, Outcome, Progress, PullPolicy,
-    PullRequest,
+    Config, GcPolicy, GcReport, ImportRequest, Imported, MountDirs, Mounted, Outcome, Progress,
+    PullPolicy, PullRequest,
 };
 use crate::error::Error;
 use crate::gc::{self, Lease};
@@ -20,6 +20,7 @@ use crate::layer::Layers;
 use crate::mount;
 use crate::pull::Puller;
 use crate::reference::Reference;
+use crate::unpack;
 
 /// How stale an image's last use may be in the index: each refresh is a write.
 const LAST_USED_GRAIN: Duration = Duration::from_secs(60);
@@ -144,9 +145,13 @@ impl ImageStore {
         }
         let Ok(_slot) = self.inner.pulls.acquire().await else { return Err(Error::Stopped) };
         let root = self.inner.config.root.clone();
-        let _lease = blocking(move || Lease::take(&root)).await?;
+        let lease = Arc::new(blocking(move || Lease::take(&root)).await?);
         let progress = progress.unwrap_or_else(|| watch::Sender::new(Progress::default()));
-        let pulled = self.inner.puller.pull(reference, &request.credentials, &progress).await?;
+        let pulled = self
+            .inner
+            .puller
+            .pull(reference, &request.credentials, &progress, Arc::clone(&lease))
+            .await?;
         let known = self.inner.index.read()?.find(&pulled.image.digest).is_some();
         let image =
             self.inner.index.change(|content| content.insert(pulled.image, index::now()))?;
@@ -159,16 +164,26 @@ impl ImageStore {
     }
 
     /// Brings every image of a `docker save` or OCI-layout archive in.
-    pub async fn import(&self, path: &Path) -> Result<Imported, Error> {
-        let (this, path) = (self.clone(), path.to_owned());
+    pub async fn import(
+        &self,
+        request: ImportRequest,
+        progress: Option<watch::Sender<Progress>>,
+    ) -> Result<Imported, Error> {
+        let this = self.clone();
         blocking(move || {
             let inner = &this.inner;
             let _lease = Lease::take(&inner.config.root)?;
             let scratch = inner.config.root.join("tmp");
-            let found = archive::import(&inner.layers, &scratch, &path)?;
+            let progress = progress.unwrap_or_else(|| watch::Sender::new(Progress::default()));
+            let limits = inner.config.limits;
+            let found = archive::import(&inner.layers, limits, &scratch, request, &progress)?;
             let images = inner.index.change(|content| {
-                let now = index::now();
-                found.into_iter().map(|image| content.insert(image, now)).collect()
+                let (mut images, now) = (Vec::new(), index::now());
+                for image in found {
+                    let own = image.tags.clone();
+                    images.push(ImageInfo { tags: own, ..content.insert(image, now) });
+                }
+                images
             })?;
             Ok(Imported { images })
         })
@@ -216,10 +231,26 @@ impl ImageStore {
     pub async fn mount(&self, image: &ImageInfo, dirs: &MountDirs) -> Result<Mounted, Error> {
         let (this, image, dirs) = (self.clone(), image.clone(), dirs.clone());
         blocking(move || {
+            // Layers that no image has any more must not go before the mount is known.
+            let _lease = Lease::take(&this.inner.config.root)?;
             let lower = this.lower(&image)?;
             mount::mount(&this.inner.config.root, &image, &lower, &dirs)?;
             this.touch(&image.digest)?;
             Ok(Mounted { rootfs: dirs.rootfs, image })
+        })
+        .await
+    }
+
+    /// The image's layers, lowest first, for a container that mounts them itself in a
+    /// namespace of its own. They stay until `unmount` is called for the same directory.
+    pub async fn lend(&self, image: &ImageInfo, dirs: &MountDirs) -> Result<Vec<PathBuf>, Error> {
+        let (this, image, dirs) = (self.clone(), image.clone(), dirs.clone());
+        blocking(move || {
+            let _lease = Lease::take(&this.inner.config.root)?;
+            let lower = this.lower(&image)?;
+            mount::prepare(&this.inner.config.root, &image, &lower, &dirs, true)?;
+            this.touch(&image.digest)?;
+            Ok(lower)
         })
         .await
     }
@@ -243,7 +274,12 @@ impl ImageStore {
                 let name = image.tags.first().unwrap_or(&image.digest);
                 return Err(Error::NotPresent { image: name.clone() });
             }
-            lower.push(self.inner.layers.fs(&layer.diff_id));
+            let files = self.inner.layers.fs(&layer.diff_id);
+            // Overlayfs heeds the mark on every directory but the root itself.
+            if unpack::is_opaque(&files) {
+                lower.clear();
+            }
+            lower.push(files);
         }
         Ok(lower)
     }
@@ -288,7 +324,7 @@ impl ImageStore {
             return Err(Error::NotPresent { image: name.to_owned() });
         };
         if image.builtin {
-            return Err(Error::InUse { image: name.to_owned() });
+            return Err(Error::Builtin { image: name.to_owned() });
         }
         let tag = match crate::reference::parse_digest(name) {
             Some(_) => None,

@@ -6,9 +6,10 @@
 
 mod header;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,13 @@ pub(crate) struct Bounds {
 /// Longest path in an archive, as the kernel has it.
 const PATH_BYTES_MAX: usize = 4096;
 
+/// Bytes of directories' names that are remembered until the end; a layer with more of
+/// them is refused. Images have a hundredth of it.
+const REMEMBERED_BYTES_MAX: usize = 256 << 20;
+
+/// What AUFS left in old images; means nothing here.
+const AUFS_MARK: &[u8] = b".wh..wh.";
+
 /// Unpacks the archive below `root`, an empty directory.
 pub(crate) fn unpack(
     archive: &mut impl Read,
@@ -58,7 +66,8 @@ pub(crate) fn unpack(
         root: root_fd,
         parent: None,
         is_root: rustix::process::geteuid().is_root(),
-        directories: Vec::new(),
+        directories: BTreeMap::new(),
+        remembered_bytes: 0,
         done: Unpacked::default(),
         bounds,
     };
@@ -72,10 +81,13 @@ struct Unpacker {
     parent: Option<(PathBuf, OwnedFd)>,
     is_root: bool,
     /// Modification times that come last: writing into a directory changes its own.
-    directories: Vec<(PathBuf, Timespec)>,
+    directories: BTreeMap<PathBuf, Timespec>,
+    remembered_bytes: usize,
     done: Unpacked,
     bounds: Bounds,
 }
+
+const NO_DIRECTORY: &str = "is used as a directory and is none";
 
 fn hostile(path: &Path, what: &str) -> UnpackError {
     UnpackError::Hostile(format!("{} {what}", path.display()))
@@ -121,6 +133,10 @@ impl Unpacker {
             return self.finish_entry(&path, member, None);
         };
         let dir = path.parent().unwrap_or(Path::new("")).to_owned();
+        if path.as_os_str().as_bytes().starts_with(AUFS_MARK) && name != ".wh..wh..opq" {
+            tracing::debug!(path = %path.display(), "left out: a note of AUFS");
+            return Ok(());
+        }
         self.enter(&dir)?;
         if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
             return self.whiteout(&path, hidden);
@@ -144,10 +160,8 @@ impl Unpacker {
         }
         let fd = match self.open_dir(dir) {
             Ok(fd) => fd,
-            Err(Errno::NOENT) => self.make_dirs(dir)?,
-            Err(Errno::NOTDIR | Errno::LOOP) => {
-                return Err(hostile(dir, "is used as a directory and is none"));
-            }
+            Err(Errno::NOENT | Errno::NOTDIR) => self.make_dirs(dir)?,
+            Err(Errno::LOOP) => return Err(hostile(dir, NO_DIRECTORY)),
             Err(error) => return Err(write_error(dir)(error)),
         };
         self.parent = Some((dir.to_owned(), fd));
@@ -167,59 +181,99 @@ impl Unpacker {
         for name in dir.components() {
             at.push(name);
             let opened = match self.open_dir(&at) {
-                Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&fd, name.as_os_str(), Mode::from_raw_mode(0o755))
-                        .map_err(write_error(&at))?;
+                Err(Errno::NOENT | Errno::NOTDIR) => {
+                    self.make_dir(&fd, &at, name.as_os_str())?;
                     self.open_dir(&at)
                 }
                 other => other,
             };
-            fd = opened.map_err(write_error(&at))?;
+            fd = opened.map_err(|error| match error {
+                Errno::NOENT | Errno::NOTDIR | Errno::LOOP => hostile(&at, NO_DIRECTORY),
+                error => write_error(&at)(error),
+            })?;
         }
         Ok(fd)
     }
 
+    /// A directory in place of nothing or of a deletion mark; what the mark hid stays
+    /// hidden.
+    fn make_dir(&self, parent: &OwnedFd, path: &Path, name: &OsStr) -> Result<(), UnpackError> {
+        let mode = Mode::from_raw_mode(0o755);
+        match rustix::fs::mkdirat(parent, name, mode) {
+            Err(Errno::EXIST) if self.found(parent, path, name)? == Found::Whiteout => {
+                rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(write_error(path))?;
+                rustix::fs::mkdirat(parent, name, mode).map_err(write_error(path))?;
+                self.set_opaque(parent, name, path)
+            }
+            // A symlink that leads nowhere, or a file.
+            Err(Errno::EXIST) => Ok(()),
+            other => other.map_err(write_error(path)),
+        }
+    }
+
+    fn found(&self, parent: &OwnedFd, path: &Path, name: &OsStr) -> Result<Found, UnpackError> {
+        let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Found::Nothing),
+            Err(error) => return Err(write_error(path)(error)),
+        };
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Found::Directory,
+            FileType::CharacterDevice if stat.st_rdev == 0 => Found::Whiteout,
+            _ => Found::File,
+        })
+    }
+
+    /// A deletion mark is about lower layers only: what this layer has itself stays,
+    /// wherever in the archive the mark stands.
     fn whiteout(&mut self, path: &Path, hidden: &[u8]) -> Result<(), UnpackError> {
         if hidden == b".wh..opq" {
-            return self.set_opaque(path);
+            return self.set_opaque(self.parent_fd(), OsStr::new("."), path);
         }
         if hidden.is_empty() || hidden.starts_with(b".wh.") || hidden == b"." || hidden == b".." {
             return Err(hostile(path, "is no valid deletion mark"));
         }
         let name = OsStr::from_bytes(hidden);
-        self.clear(path, name)?;
-        rustix::fs::mknodat(
-            self.parent_fd(),
-            name,
-            FileType::CharacterDevice,
-            Mode::empty(),
-            rustix::fs::makedev(0, 0),
-        )
-        .map_err(write_error(path))
+        match self.found(self.parent_fd(), path, name)? {
+            Found::Nothing => rustix::fs::mknodat(
+                self.parent_fd(),
+                name,
+                FileType::CharacterDevice,
+                Mode::empty(),
+                rustix::fs::makedev(0, 0),
+            )
+            .map_err(write_error(path)),
+            Found::Directory => self.set_opaque(self.parent_fd(), name, path),
+            Found::Whiteout | Found::File => Ok(()),
+        }
     }
 
     /// Nothing of the lower layers' directory shows.
-    fn set_opaque(&self, path: &Path) -> Result<(), UnpackError> {
-        let name = if self.is_root { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
-        let dir = rustix::fs::openat(
-            self.parent_fd(),
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(write_error(path))?;
-        rustix::fs::fsetxattr(&dir, name, b"y", XattrFlags::empty()).map_err(write_error(path))
+    fn set_opaque(&self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), UnpackError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir =
+            rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(write_error(path))?;
+        rustix::fs::fsetxattr(&dir, opaque_mark(), b"y", XattrFlags::empty())
+            .map_err(write_error(path))
     }
 
-    /// Makes room for an entry: a later one of the same name replaces the earlier.
+    /// Makes room for an entry: a later one of the same name replaces the earlier, with
+    /// all that is in it.
     fn clear(&self, path: &Path, name: &OsStr) -> Result<(), UnpackError> {
-        match rustix::fs::unlinkat(self.parent_fd(), name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => {
-                rustix::fs::unlinkat(self.parent_fd(), name, AtFlags::REMOVEDIR)
+        match self.found(self.parent_fd(), path, name)? {
+            Found::Nothing => Ok(()),
+            Found::Directory => {
+                // By descriptor: the library walks beneath it without following symlinks.
+                let at = Path::new("/proc/self/fd")
+                    .join(self.parent_fd().as_raw_fd().to_string())
+                    .join(name);
+                std::fs::remove_dir_all(at)
+                    .map_err(|source| UnpackError::Write { path: path.to_owned(), source })
+            }
+            Found::Whiteout | Found::File => {
+                rustix::fs::unlinkat(self.parent_fd(), name, AtFlags::empty())
                     .map_err(write_error(path))
             }
-            Err(error) => Err(write_error(path)(error)),
         }
     }
 
@@ -264,20 +318,10 @@ impl Unpacker {
     }
 
     fn create_dir(&self, path: &Path, name: &OsStr) -> Result<(), UnpackError> {
-        match rustix::fs::mkdirat(self.parent_fd(), name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => Ok(()),
-            Err(Errno::EXIST) => {
-                let stat = rustix::fs::statat(self.parent_fd(), name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(write_error(path))?;
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                    return Ok(());
-                }
-                self.clear(path, name)?;
-                rustix::fs::mkdirat(self.parent_fd(), name, Mode::from_raw_mode(0o755))
-                    .map_err(write_error(path))
-            }
-            Err(error) => Err(write_error(path)(error)),
+        if self.found(self.parent_fd(), path, name)? == Found::File {
+            self.clear(path, name)?;
         }
+        self.make_dir(self.parent_fd(), path, name)
     }
 
     fn create_file(
@@ -315,13 +359,19 @@ impl Unpacker {
         };
         let dir = clean_target.parent().unwrap_or(Path::new("."));
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        let dir = self.open_dir(dir).map_err(write_error(&clean_target))?;
-        match rustix::fs::linkat(&dir, target_name, self.parent_fd(), name, AtFlags::empty()) {
-            Ok(()) => Ok(()),
-            Err(Errno::NOENT) => Err(hostile(
+        let missing = || {
+            hostile(
                 path,
                 &format!("is a hard link to {}, which is not in the layer", target.display()),
-            )),
+            )
+        };
+        let dir = self.open_dir(dir).map_err(|error| match error {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => missing(),
+            error => write_error(&clean_target)(error),
+        })?;
+        match rustix::fs::linkat(&dir, target_name, self.parent_fd(), name, AtFlags::empty()) {
+            Ok(()) => Ok(()),
+            Err(Errno::NOENT) => Err(missing()),
             Err(error) => Err(write_error(path)(error)),
         }
     }
@@ -359,12 +409,22 @@ impl Unpacker {
                 .map_err(write_error(path))?;
         }
         if member.kind == EntryType::Directory {
-            self.directories.push((path.to_owned(), at));
-            return Ok(());
+            return self.remember(path, at);
         }
         let times = Timestamps { last_access: at, last_modification: at };
         rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(write_error(path))
+    }
+
+    fn remember(&mut self, path: &Path, at: Timespec) -> Result<(), UnpackError> {
+        if self.directories.insert(path.to_owned(), at).is_none() {
+            self.remembered_bytes += path.as_os_str().len();
+        }
+        if self.remembered_bytes > REMEMBERED_BYTES_MAX {
+            let reason = "its directories' names are longer than any image needs";
+            return Err(UnpackError::Hostile(reason.to_owned()));
+        }
+        Ok(())
     }
 
     fn finish(self) -> Result<Unpacked, UnpackError> {
@@ -381,6 +441,31 @@ impl Unpacker {
         }
         Ok(self.done)
     }
+}
+
+/// What stands at a name in this layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Directory,
+    /// Overlayfs' mark for a deleted file.
+    Whiteout,
+    File,
+}
+
+fn opaque_mark() -> &'static str {
+    if rustix::process::geteuid().is_root() {
+        "trusted.overlay.opaque"
+    } else {
+        "user.overlay.opaque"
+    }
+}
+
+/// Whether a directory hides all that lower layers have in it.
+pub(crate) fn is_opaque(dir: &Path) -> bool {
+    let mut value = [0u8; 1];
+    rustix::fs::getxattr(dir, opaque_mark(), &mut value).is_ok_and(|length| length == 1)
+        && value == *b"y"
 }
 
 /// Opens a path beneath `root`, where absolute symlinks begin at `root` too.
@@ -412,7 +497,7 @@ fn set_xattrs(
     for (key, value) in &member.xattrs {
         // Only what an image may carry; overlayfs' own marks would hide or show files at
         // will.
-        if !key.starts_with("security.capability") && !key.starts_with("user.") {
+        if key != "security.capability" && !key.starts_with("user.") {
             continue;
         }
         if key.starts_with("user.overlay.") {

@@ -47,9 +47,19 @@ fn parse(text: &str) -> Option<Challenge> {
     Some(Challenge::Bearer(parameters))
 }
 
+/// For the fuzzer: the header and body of a refusal.
+pub(crate) fn fuzz_refusal(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        parse(text);
+    }
+    first_message(bytes);
+    drop(serde_json::from_slice::<Token>(bytes));
+}
+
 /// Tries the credentials one after the other, and without any when there are none.
 pub(super) struct Authorizer {
     repository: String,
+    has_credentials: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -73,8 +83,14 @@ impl Authorizer {
         left.extend(credentials.iter().rev().cloned().map(Some));
         Authorizer {
             repository: repository.to_owned(),
+            has_credentials: !credentials.is_empty(),
             state: Arc::new(Mutex::new(State { left, header: None })),
         }
+    }
+
+    /// Whether there was anything but asking without a name.
+    pub(super) fn has_credentials(&self) -> bool {
+        self.has_credentials
     }
 
     pub(super) async fn header(&self) -> Option<HeaderValue> {

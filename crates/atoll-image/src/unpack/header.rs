@@ -56,7 +56,7 @@ pub(super) fn each(
     let mut extended = Extended::default();
     loop {
         let Some(header) = next_header(archive)? else { return Ok(()) };
-        let size = header.entry_size().map_err(damaged)?;
+        let size = number(header.entry_size(), &header.as_old().size)?;
         let kind = header.entry_type();
         match kind {
             EntryType::GNULongName => extended.name = Some(long_text(archive, size)?),
@@ -170,10 +170,10 @@ fn member(
     kind: EntryType,
 ) -> Result<Member, UnpackError> {
     let path_of = |bytes: Vec<u8>| PathBuf::from(std::ffi::OsString::from_vec(bytes));
-    let id = |id: io::Result<u64>| -> Result<u32, UnpackError> {
-        let id = id.map_err(damaged)?;
+    let id = |id: u64| -> Result<u32, UnpackError> {
         u32::try_from(id).map_err(|_large| broken("an owner's number is too large"))
     };
+    let raw = header.as_old();
     let mut member = Member {
         kind: if kind == EntryType::Regular && header.path_bytes().ends_with(b"/") {
             // Archives from before there was a kind for directories.
@@ -188,11 +188,11 @@ fn member(
                 .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
                 .unwrap_or_default(),
         ),
-        size: header.entry_size().map_err(damaged)?,
-        mode: header.mode().map_err(damaged)?,
-        uid: id(header.uid())?,
-        gid: id(header.gid())?,
-        mtime: header.mtime().map_err(damaged)?.try_into().unwrap_or(0),
+        size: number(header.entry_size(), &raw.size)?,
+        mode: number(header.mode(), &raw.mode)?,
+        uid: id(number(header.uid(), &raw.uid)?)?,
+        gid: id(number(header.gid(), &raw.gid)?)?,
+        mtime: number(header.mtime(), &raw.mtime)?.try_into().unwrap_or(0),
         device: (
             header.device_major().ok().flatten().unwrap_or(0),
             header.device_minor().ok().flatten().unwrap_or(0),
@@ -203,6 +203,14 @@ fn member(
         apply(&mut member, &key, value)?;
     }
     Ok(member)
+}
+
+/// A field that was left blank is zero, as every other reader has it.
+fn number<T: Default>(parsed: io::Result<T>, field: &[u8]) -> Result<T, UnpackError> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    parsed.map_err(damaged)
 }
 
 /// A PAX record overrules the header.

@@ -152,6 +152,88 @@ fn damage_is_told_from_harm() {
 }
 
 #[test]
+fn what_a_layer_has_itself_outlives_its_deletion_marks() {
+    for mark_first in [true, false] {
+        let bytes = layer(|b| {
+            let marks = |b: &mut tar::Builder<Vec<u8>>| {
+                for mark in [".wh.file", ".wh.dir", ".wh.made"] {
+                    entry(b, mark, tar::EntryType::Regular, b"");
+                }
+            };
+            if mark_first {
+                marks(b);
+            }
+            entry(b, "file", tar::EntryType::Regular, b"new");
+            entry(b, "dir/", tar::EntryType::Directory, b"");
+            // Nobody names this directory.
+            entry(b, "made/in", tar::EntryType::Regular, b"new");
+            if !mark_first {
+                marks(b);
+            }
+        });
+        let (dir, result) = unpacked(&bytes);
+        result.unwrap();
+        let root = dir.path().join("fs");
+        assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(root.join("made/in")).unwrap(), "new");
+        assert!(is_opaque(&root.join("dir")) && is_opaque(&root.join("made")), "{mark_first}");
+    }
+}
+
+#[test]
+fn a_later_entry_replaces_a_whole_directory() {
+    let bytes = layer(|b| {
+        entry(b, "a/b/file", tar::EntryType::Regular, b"old");
+        link(b, "a", tar::EntryType::Symlink, "c");
+        entry(b, "c/file", tar::EntryType::Regular, b"new");
+        entry(b, "a/more", tar::EntryType::Regular, b"through the link");
+    });
+    let (dir, result) = unpacked(&bytes);
+    result.unwrap();
+    let root = dir.path().join("fs");
+    assert_eq!(fs::read_link(root.join("a")).unwrap(), Path::new("c"));
+    assert!(root.join("c/file").exists() && root.join("c/more").exists());
+    assert!(!root.join("c/b").exists());
+}
+
+#[test]
+fn links_that_lead_nowhere_are_refused_with_their_name() {
+    let bytes = layer(|b| link(b, "h", tar::EntryType::Link, "../../etc/shadow"));
+    assert!(matches!(unpacked(&bytes).1, Err(UnpackError::Hostile(text)) if text.contains("..")));
+    let bytes = layer(|b| link(b, "h", tar::EntryType::Link, "/etc/shadow"));
+    let text = "h is a hard link to /etc/shadow, which is not in the layer";
+    assert!(matches!(unpacked(&bytes).1, Err(UnpackError::Hostile(said)) if said == text));
+    let bytes = layer(|b| {
+        link(b, "s", tar::EntryType::Symlink, "nowhere");
+        entry(b, "s/file", tar::EntryType::Regular, b"x");
+    });
+    assert!(
+        matches!(unpacked(&bytes).1, Err(UnpackError::Hostile(text)) if text.starts_with("s is"))
+    );
+}
+
+#[test]
+fn notes_of_aufs_and_blank_numbers_are_read_as_others_do() {
+    let bytes = layer(|b| {
+        entry(b, ".wh..wh.plnk", tar::EntryType::Directory, b"");
+        entry(b, ".wh..wh.plnk/12.34", tar::EntryType::Regular, b"");
+        let mut header = tar::Header::new_ustar();
+        header.as_old_mut().name[..1].copy_from_slice(b"f");
+        header.set_size(1);
+        header.set_mode(0o644);
+        header.as_old_mut().uid = [0; 8];
+        header.as_old_mut().gid = [b' '; 8];
+        header.as_old_mut().mtime = [0; 12];
+        header.set_cksum();
+        b.append(&header, &b"x"[..]).unwrap();
+    });
+    let (dir, result) = unpacked(&bytes);
+    result.unwrap();
+    let names: Vec<_> = fs::read_dir(dir.path().join("fs")).unwrap().collect();
+    assert_eq!(names.len(), 1);
+}
+
+#[test]
 fn deletions_become_overlay_marks() {
     if !rustix::process::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "CI must run this as root");

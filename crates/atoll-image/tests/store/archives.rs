@@ -20,7 +20,7 @@ async fn an_imported_image_resolves_and_mounts() {
     let fixture = Fixture::new().await;
     let layout = layout("example.com/app:1", &two_layers());
     let path = write_tar(&fixture.dir.path().join("app.tar"), &layout.files);
-    let imported = fixture.store.import(&path).await.unwrap();
+    let imported = fixture.import(&path).await.unwrap();
     assert_eq!(imported.images[0].tags, ["example.com/app:1"]);
     let image = fixture.store.resolve("example.com/app:1").unwrap().unwrap();
     assert_eq!(image.digest, layout.manifest_digest);
@@ -68,7 +68,7 @@ async fn what_docker_save_writes_is_read_too() {
     // Compressed as a whole, as people send it.
     let packed = fixture.dir.path().join("hello.tar.gz");
     fs::write(&packed, gzip(&fs::read(&path).unwrap())).unwrap();
-    let imported = fixture.store.import(&packed).await.unwrap();
+    let imported = fixture.import(&packed).await.unwrap();
     assert_eq!(
         imported.images[0].tags,
         ["docker.io/library/hello:1", "docker.io/library/hello:latest"]
@@ -114,7 +114,7 @@ async fn a_builtin_image_is_present_whatever_the_policy() {
     fs::write(mounted.rootfs.join("atoll"), "overwritten").unwrap();
     assert_eq!(fs::read_to_string(root.path().join("atoll")).unwrap(), "program");
     fixture.store.unmount(&mounted.rootfs).await.unwrap();
-    assert!(matches!(fixture.store.remove("atoll.local/hello").await, Err(Error::InUse { .. })));
+    assert!(matches!(fixture.store.remove("atoll.local/hello").await, Err(Error::Builtin { .. })));
 }
 
 #[tokio::test]
@@ -144,28 +144,65 @@ async fn bad_archives_are_refused_and_leave_nothing() {
     let bytes = fs::read(&whole).unwrap();
     let cut = dir.join("cut.tar");
     fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
-    assert!(matches!(fixture.store.import(&cut).await, Err(Error::Archive { .. })));
+    assert!(matches!(fixture.import(&cut).await, Err(Error::Archive { .. })));
 
     let text = dir.join("text.tar");
     fs::write(&text, "this is no archive at all").unwrap();
-    assert!(matches!(fixture.store.import(&text).await, Err(Error::Archive { .. })));
+    assert!(matches!(fixture.import(&text).await, Err(Error::Archive { .. })));
 
     // The archive's bytes are another layer's.
     let (one, other) = (layer(&[("a", "1")]), layer(&[("a", "2")]));
     let lying = layout("example.com/lie:1", &[(gzip(&one), other)]);
     let path = write_tar(&dir.join("lie.tar"), &lying.files);
-    let error = fixture.store.import(&path).await.unwrap_err();
+    let error = fixture.import(&path).await.unwrap_err();
     assert!(matches!(error, Error::WrongDigest { .. }), "{error}");
 
     let mut spoilt = good.files.clone();
     let manifest = format!("blobs/sha256/{}", &good.manifest_digest[7..]);
     spoilt.get_mut(&manifest).unwrap().push(b' ');
     let path = write_tar(&dir.join("spoilt.tar"), &spoilt);
-    let error = fixture.store.import(&path).await.unwrap_err();
+    let error = fixture.import(&path).await.unwrap_err();
     assert!(matches!(error, Error::WrongDigest { .. }), "{error}");
 
     assert!(fixture.store.list().unwrap().is_empty());
     assert_eq!(fs::read_dir(dir.join("images/tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_compressed_archive_and_a_name_of_ones_own_are_taken() {
+    let fixture = Fixture::new().await;
+    let layout = layout("v1", &two_layers());
+    let path = write_tar(&fixture.dir.path().join("app.tar"), &layout.files);
+    let packed = fixture.dir.path().join("app.tar.zst");
+    let bytes = zstd::encode_all(fs::read(&path).unwrap().as_slice(), 1).unwrap();
+    fs::write(&packed, &bytes).unwrap();
+    let imported = fixture.import(&packed).await.unwrap();
+    assert!(imported.images[0].tags.is_empty(), "a bare tag names nothing");
+    let imported = fixture.import_as(&packed, Some("app:v1")).await.unwrap();
+    assert_eq!(imported.images[0].tags, ["docker.io/library/app:v1"]);
+    assert!(fixture.store.resolve("app:v1").unwrap().is_some());
+
+    let cut = fixture.dir.path().join("cut.tar.zst");
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let error = fixture.import(&cut).await.unwrap_err();
+    assert!(matches!(&error, Error::Archive { .. }), "{error}");
+    assert!(error.to_string().contains("damaged or cut"), "{error}");
+}
+
+#[tokio::test]
+async fn an_image_for_other_machines_is_refused_with_both_named() {
+    let fixture = Fixture::new().await;
+    let mut image = layout("example.com/app:1", &two_layers());
+    let index = image.files["index.json"].clone();
+    let mut index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    index["manifests"][0]["platform"] = json!({ "os": "linux", "architecture": "s390x" });
+    image.files.insert("index.json".into(), index.to_string().into_bytes());
+    let path = write_tar(&fixture.dir.path().join("other.tar"), &image.files);
+    let error = fixture.import(&path).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("image {} has no variant for linux/amd64, only for linux/s390x", path.display())
+    );
 }
 
 #[tokio::test]
@@ -197,7 +234,7 @@ async fn hostile_layers_are_refused() {
     for (name, bytes) in [("escape", escape), ("bomb", bomb), ("crowd", crowd)] {
         let image = layout(&format!("example.com/{name}:1"), &[(gzip(&bytes), bytes)]);
         let path = write_tar(&fixture.dir.path().join(name), &image.files);
-        let error = fixture.store.import(&path).await.unwrap_err();
+        let error = fixture.import(&path).await.unwrap_err();
         assert!(matches!(error, Error::HostileLayer { .. }), "{name}: {error}");
     }
     assert!(!fixture.dir.path().join("images/tmp/evil").exists());
@@ -214,7 +251,7 @@ async fn collection_keeps_what_is_used_and_mounted() {
         let plain = layer(&[("name", name)]);
         let image = layout(&format!("example.com/{name}:1"), &[(plain.clone(), plain)]);
         let path = write_tar(&fixture.dir.path().join(name), &image.files);
-        images.push(fixture.store.import(&path).await.unwrap().images.remove(0));
+        images.push(fixture.import(&path).await.unwrap().images.remove(0));
     }
     let dirs = fixture.dirs("m");
     fixture.store.mount(&images[1], &dirs).await.unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use atoll_image::{Config, ImageStore, MountDirs};
+use atoll_image::{Config, Error, ImageStore, ImportRequest, Imported, MountDirs};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -23,6 +23,23 @@ impl Fixture {
         change(&mut config);
         let store = ImageStore::open(config).await.unwrap();
         Fixture { dir, store }
+    }
+
+    pub(crate) async fn import(&self, path: &Path) -> Result<Imported, Error> {
+        self.import_as(path, None).await
+    }
+
+    pub(crate) async fn import_as(
+        &self,
+        path: &Path,
+        name: Option<&str>,
+    ) -> Result<Imported, Error> {
+        let request = ImportRequest {
+            file: std::fs::File::open(path).unwrap(),
+            label: path.to_owned(),
+            name: name.map(ToOwned::to_owned),
+        };
+        self.store.import(request, None).await
     }
 
     pub(crate) fn dirs(&self, name: &str) -> MountDirs {

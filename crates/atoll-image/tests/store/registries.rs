@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use atoll_image::{Credentials, Error, PullPolicy, PullRequest};
+use atoll_image::{Config, Credentials, Error, ImageStore, Progress, PullPolicy, PullRequest};
 
 use crate::fixture::{Fixture, Layout, gzip, is_root, layer, layout, two_layers, write_tar};
 
@@ -186,8 +186,12 @@ struct Liar {
 
 #[derive(Clone, Copy)]
 enum Lie {
-    /// The first answers for layers stop half way.
+    /// The first answers for layers stop half way to what is left.
     Cut(usize),
+    /// The first answers for layers stop at the middle of it.
+    Stuck(usize),
+    /// Layers come in pieces with pauses.
+    Slow,
     /// Layers have other bytes.
     Forge,
     /// A token service stands before it.
@@ -200,16 +204,24 @@ impl Liar {
         let port = listener.local_addr().unwrap().port();
         let (blobs, ranges) = (Arc::new(AtomicUsize::new(0)), Arc::default());
         let liar = Liar { port, blobs: Arc::clone(&blobs), ranges: Arc::clone(&ranges) };
-        let (files, digest) = (image.files.clone(), image.manifest_digest.clone());
+        let cx = Cx {
+            files: Arc::new(image.files.clone()),
+            digest: image.manifest_digest.clone(),
+            lie,
+            port,
+            blobs,
+        };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let (path, headers) = head(&mut stream);
-                let cx = Cx { files: &files, digest: &digest, lie, port, blobs: &blobs };
-                if let Some(range) = headers.get("range") {
-                    ranges.lock().unwrap().push(range.clone());
-                }
-                cx.answer(&mut stream, &path, &headers);
+                let (cx, ranges) = (cx.clone(), Arc::clone(&ranges));
+                std::thread::spawn(move || {
+                    let mut stream = stream.unwrap();
+                    let (path, headers) = head(&mut stream);
+                    if let Some(range) = headers.get("range") {
+                        ranges.lock().unwrap().push(range.clone());
+                    }
+                    cx.answer(&mut stream, &path, &headers);
+                });
             }
         });
         liar
@@ -236,15 +248,16 @@ fn head(stream: &mut TcpStream) -> (String, BTreeMap<String, String>) {
     }
 }
 
-struct Cx<'a> {
-    files: &'a BTreeMap<String, Vec<u8>>,
-    digest: &'a str,
+#[derive(Clone)]
+struct Cx {
+    files: Arc<BTreeMap<String, Vec<u8>>>,
+    digest: String,
     lie: Lie,
     port: u16,
-    blobs: &'a AtomicUsize,
+    blobs: Arc<AtomicUsize>,
 }
 
-impl Cx<'_> {
+impl Cx {
     fn answer(&self, stream: &mut TcpStream, path: &str, headers: &BTreeMap<String, String>) {
         if path.starts_with("/token") {
             assert!(path.contains("scope=repository%3Aapp%3Apull"), "{path}");
@@ -259,7 +272,7 @@ impl Cx<'_> {
             return reply(stream, "401 Unauthorized", &challenge, b"");
         }
         if path.contains("/manifests/") {
-            return reply(stream, "200 OK", "", self.blob(self.digest));
+            return reply(stream, "200 OK", "", self.blob(&self.digest));
         }
         let digest = path.rsplit('/').next().unwrap();
         let bytes = self.blob(digest);
@@ -279,11 +292,26 @@ impl Cx<'_> {
         let extra = format!("Content-Range: bytes {from}-{}/{}\r\n", bytes.len() - 1, bytes.len());
         let extra = if from > 0 { extra } else { String::new() };
         match self.lie {
-            Lie::Cut(times) if number < times => {
+            Lie::Cut(times) | Lie::Stuck(times) if number < times => {
                 let head =
                     format!("HTTP/1.1 {status}\r\n{extra}Content-Length: {}\r\n\r\n", body.len());
                 stream.write_all(head.as_bytes()).unwrap();
-                stream.write_all(&body[..body.len() / 2]).unwrap();
+                let end = match self.lie {
+                    Lie::Stuck(_) => (bytes.len() / 2).saturating_sub(from),
+                    _ => body.len() / 2,
+                };
+                stream.write_all(&body[..end]).unwrap();
+            }
+            Lie::Slow => {
+                let head =
+                    format!("HTTP/1.1 {status}\r\n{extra}Content-Length: {}\r\n\r\n", body.len());
+                stream.write_all(head.as_bytes()).unwrap();
+                for piece in body.chunks(body.len() / 8 + 1) {
+                    std::thread::sleep(std::time::Duration::from_millis(30));
+                    if stream.write_all(piece).is_err() {
+                        return;
+                    }
+                }
             }
             _ => reply(stream, status, &extra, &body),
         }
@@ -316,19 +344,23 @@ fn one_layer() -> Layout {
 #[tokio::test]
 async fn a_blob_that_breaks_off_is_resumed_where_it_ended() {
     let fixture = Fixture::new().await;
-    let liar = Liar::start(&one_layer(), Lie::Cut(2));
-    let outcome = fixture.store.ensure(&request(&liar.name()), None).await.unwrap();
+    // As long as something more arrives it goes on, however often it breaks off.
+    let liar = Liar::start(&one_layer(), Lie::Cut(6));
+    let (sender, progress) = tokio::sync::watch::channel(Progress::default());
+    let outcome = fixture.store.ensure(&request(&liar.name()), Some(sender)).await.unwrap();
     assert!(outcome.pulled);
-    assert_eq!(liar.blobs.load(Ordering::SeqCst), 3);
+    assert_eq!(liar.blobs.load(Ordering::SeqCst), 7);
+    let shown = *progress.borrow();
+    assert_eq!(shown.fetched_bytes, shown.total_bytes, "nothing counts twice");
     let ranges = liar.ranges.lock().unwrap().clone();
-    assert_eq!(ranges.len(), 2, "{ranges:?}");
+    assert_eq!(ranges.len(), 6, "{ranges:?}");
     assert!(ranges.iter().all(|range| range != "bytes=0-"));
 }
 
 #[tokio::test]
 async fn a_blob_that_never_ends_whole_is_told_and_kept_for_the_next_try() {
     let fixture = Fixture::new().await;
-    let liar = Liar::start(&one_layer(), Lie::Cut(3));
+    let liar = Liar::start(&one_layer(), Lie::Stuck(4));
     let error = fixture.store.ensure(&request(&liar.name()), None).await.unwrap_err();
     assert!(matches!(error, Error::Truncated { .. }), "{error}");
     assert!(fixture.store.ensure(&request(&liar.name()), None).await.unwrap().pulled);
@@ -341,6 +373,48 @@ async fn a_blob_with_other_bytes_is_not_stored() {
     let error = fixture.store.ensure(&request(&liar.name()), None).await.unwrap_err();
     assert!(matches!(error, Error::WrongDigest { .. }), "{error}");
     assert!(fixture.store.list().unwrap().is_empty());
+}
+
+/// As two processes would: two stores on one folder, and names that share all layers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pulls_that_share_layers_fetch_each_once() {
+    let fixture = Fixture::new().await;
+    let other = ImageStore::open(Config::new(fixture.dir.path().join("images"))).await.unwrap();
+    let liar = Liar::start(&one_layer(), Lie::Slow);
+    let mut pulls = tokio::task::JoinSet::new();
+    for index in 0..6 {
+        let store = if index % 2 == 0 { fixture.store.clone() } else { other.clone() };
+        let wish = request(&format!("127.0.0.1:{}/app:{index}", liar.port));
+        pulls.spawn(async move { store.ensure(&wish, None).await });
+    }
+    while let Some(outcome) = pulls.join_next().await {
+        outcome.unwrap().unwrap();
+    }
+    assert_eq!(liar.blobs.load(Ordering::SeqCst), 1);
+    let left = fs::read_dir(fixture.dir.path().join("images/blobs/sha256")).unwrap().count();
+    assert_eq!(left, 0, "neither archives nor locks stay");
+}
+
+#[tokio::test]
+async fn an_image_may_have_a_layer_twice() {
+    let fixture = Fixture::new().await;
+    let plain = layer(&[("file", "text")]);
+    let both = vec![(gzip(&plain), plain.clone()), (gzip(&plain), plain)];
+    let liar = Liar::start(&layout("app:1", &both), Lie::Slow);
+    let outcome = fixture.store.ensure(&request(&liar.name()), None).await.unwrap();
+    assert_eq!(outcome.image.layers.len(), 2);
+    assert_eq!(liar.blobs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_pull_that_is_called_off_leaves_what_a_new_one_goes_on_with() {
+    let fixture = Fixture::new().await;
+    let liar = Liar::start(&one_layer(), Lie::Slow);
+    let wish = request(&liar.name());
+    let soon = std::time::Duration::from_millis(120);
+    assert!(tokio::time::timeout(soon, fixture.store.ensure(&wish, None)).await.is_err());
+    assert!(fixture.store.ensure(&wish, None).await.unwrap().pulled);
+    assert_eq!(liar.ranges.lock().unwrap().len(), 1, "it went on where the first one ended");
 }
 
 #[tokio::test]
@@ -356,7 +430,7 @@ async fn a_registry_that_is_not_there_is_told_with_the_remedy() {
     let name = format!("127.0.0.1:{}/app:1", free_port());
     let error = fixture.store.ensure(&request(&name), None).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
-    assert!(error.to_string().contains("atoll image import"), "{error}");
+    assert!(error.remedy().unwrap().contains("atoll image import"), "{error}");
     assert!(error.is_transient());
 }
 
