@@ -51,6 +51,9 @@ pub(crate) struct Surroundings<'a> {
     /// The sandbox's shared memory, when the container joins its IPC namespace.
     pub(crate) shm: Option<&'a Path>,
     pub(crate) oom_score_adj: Option<i32>,
+    /// Where a container sees the hierarchies of cgroup v1. libcontainer binds them
+    /// writable whatever their options say, and whoever writes there lifts its own limits.
+    pub(crate) hierarchies: &'a [PathBuf],
 }
 
 /// The runtime specification as JSON.
@@ -278,9 +281,13 @@ fn linux(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, Error
         "sysctl": spec.sysctls,
         "rootfsPropagation": root_propagation(spec),
     });
-    if !spec.security.privileged && !spec.security.unmasked_proc {
-        value["maskedPaths"] = json!(MASKED_PATHS);
-        value["readonlyPaths"] = json!(READONLY_PATHS);
+    if !spec.security.privileged {
+        let mut read_only: Vec<&Path> = around.hierarchies.iter().map(PathBuf::as_path).collect();
+        if !spec.security.unmasked_proc {
+            value["maskedPaths"] = json!(MASKED_PATHS);
+            read_only.extend(READONLY_PATHS.iter().map(Path::new));
+        }
+        value["readonlyPaths"] = json!(read_only);
     }
     match &spec.security.seccomp {
         _ if spec.security.privileged => {}

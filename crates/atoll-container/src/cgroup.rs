@@ -40,6 +40,18 @@ fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
 impl Cgroups {
     pub(crate) fn none() -> Cgroups {
         Cgroups { version: CgroupVersion::None, v1: Vec::new() }
+/// Every hierarchy of v1 that is mounted, those without a controller too.
+pub(crate) fn v1_mounts() -> Result<Vec<PathBuf>, Error> {
+    let path = Path::new("/proc/self/mountinfo");
+    let table = fs::read_to_string(path).map_err(failed(path, "reading the mount table"))?;
+    let mounts = table.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - cgroup ")?;
+        let mount = left.split(' ').nth(4)?;
+        (mount.starts_with(ROOT) && !right.is_empty()).then(|| PathBuf::from(mount))
+    });
+    Ok(mounts.collect())
+}
+
     }
 
     /// Reads the mount table.

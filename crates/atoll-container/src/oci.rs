@@ -1,13 +1,13 @@
 //! The OCI runtime: containers with namespaces, cgroups and their own root.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::bundle::{self, Surroundings};
-use crate::cgroup::Cgroups;
+use crate::cgroup::{self, Cgroups};
 use crate::error::Error;
 use crate::filters::Filters;
 use crate::runtime::{Capabilities, CgroupVersion, RuntimeConfig, Sandbox, Stats};
@@ -28,6 +28,8 @@ pub struct Oci {
     filters: Filters,
     /// The lowest OOM score that the host lets us give.
     oom_floor: i32,
+    /// Mount points of the hierarchies of cgroup v1, the named ones included.
+    hierarchies: Vec<PathBuf>,
 }
 
 impl OciRuntime {
@@ -66,7 +68,13 @@ impl OciRuntime {
         let sandboxes = Sandboxes::new(&config.run);
         let filters = Filters::new(&config.run);
         let supervisor = Supervisor::start_up(Kind::Oci, config, cgroups)?;
-        let backend = Oci { sandboxes, capabilities, filters, oom_floor: lowest_oom_score() };
+        let backend = Oci {
+            sandboxes,
+            capabilities,
+            filters,
+            oom_floor: lowest_oom_score(),
+            hierarchies: cgroup::v1_mounts()?,
+        };
         Ok(Shimmed { backend, supervisor })
     }
 }
@@ -132,6 +140,7 @@ impl Backend for Oci {
             cgroup: &cgroup,
             shm: shm.as_deref(),
             oom_score_adj: self.oom_score(spec.oom_score_adj),
+            hierarchies: &self.hierarchies,
         };
         let config = bundle::config(spec, &around)?;
         ensure_cwd(&spec.rootfs, &spec.process.cwd)?;

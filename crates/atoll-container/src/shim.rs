@@ -6,6 +6,7 @@
 //! dumpable flag, working directory) and its memory would stay in every shim.
 
 mod command;
+mod compress;
 mod descendants;
 mod enclosure;
 mod exec;

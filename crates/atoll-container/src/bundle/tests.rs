@@ -33,6 +33,7 @@ fn built(spec: &ContainerSpec) -> Value {
         cgroup: "/atoll/c",
         shm: None,
         oom_score_adj: None,
+        hierarchies: &["/sys/fs/cgroup/memory".into()],
     };
     config(spec, &around).unwrap()
 }
@@ -50,6 +51,15 @@ fn no_new_privileges_is_absent_unless_asked_for() {
     assert!(built(&spec)["process"].get("noNewPrivileges").is_none());
     spec.security.no_new_privileges = true;
     assert_eq!(built(&spec)["process"]["noNewPrivileges"], json!(true));
+}
+
+#[test]
+fn only_privileged_containers_write_to_cgroups() {
+    let mut spec = spec();
+    spec.security.unmasked_proc = true;
+    assert_eq!(built(&spec)["linux"]["readonlyPaths"], json!(["/sys/fs/cgroup/memory"]));
+    spec.security.privileged = true;
+    assert!(built(&spec)["linux"].get("readonlyPaths").is_none());
 }
 
 #[test]

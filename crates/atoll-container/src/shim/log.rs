@@ -1,7 +1,8 @@
 //! The container's log in CRI format, with rotation.
 //!
 //! `2026-01-02T03:04:05.000000006Z stdout F text`; a line longer than
-//! [`LINE_BYTES_MAX`] is cut, each piece but the last tagged `P`.
+//! [`LINE_BYTES_MAX`] is cut, each piece but the last tagged `P`. Of the files put aside
+//! all but the newest are compressed, by `compress`.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use super::compress::{Compressor, GZIP, UNFINISHED};
 use crate::spec::LogSpec;
 
 /// Longest piece of a line, and what is held back of an unfinished one per stream.
@@ -41,6 +43,7 @@ pub(crate) struct Log {
     out: Vec<u8>,
     /// Second of the last rotation, and how many fell into it: names must sort by age.
     rotated: (i64, u32),
+    compressor: Compressor,
     /// Bytes that could not be written (the disk is full).
     pub(crate) lost_bytes: u64,
 }
@@ -56,6 +59,7 @@ impl Log {
             stderr: Vec::new(),
             out: Vec::new(),
             rotated: (i64::MIN, 0),
+            compressor: Compressor::default(),
             lost_bytes: 0,
         })
     }
@@ -165,6 +169,12 @@ impl Log {
             self.file = None;
         }
         prune(&self.spec);
+        self.compressor.start(&self.spec);
+    }
+
+    /// Whether the child that has ended was one that compressed.
+    pub(crate) fn reaped(&mut self, pid: i32) -> bool {
+        self.compressor.reaped(pid)
     }
 }
 
@@ -187,29 +197,46 @@ fn aside(path: &Path, at: Timestamp, counter: u32) -> PathBuf {
     }
 }
 
-/// Keeps the newest files, the current one included.
-fn prune(spec: &LogSpec) {
-    let (Some(dir), Some(name)) = (spec.path.parent(), spec.path.file_name()) else { return };
+/// The files put aside, oldest first, without the ending that compressed ones have.
+pub(crate) fn put_aside(spec: &LogSpec) -> Vec<PathBuf> {
+    let (Some(dir), Some(name)) = (spec.path.parent(), spec.path.file_name()) else {
+        return Vec::new();
+    };
     let prefix = format!("{}.", name.to_string_lossy());
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut rotated: Vec<PathBuf> = entries
         .filter_map(Result::ok)
-        .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
-        .map(|e| e.path())
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with(&prefix) && !name.ends_with(UNFINISHED))
+        .map(|name| dir.join(name.trim_end_matches(GZIP)))
         .collect();
     // The stamp sorts by time.
     rotated.sort();
+    rotated.dedup();
+    rotated
+}
+
+/// Keeps the newest files, the current one included.
+fn prune(spec: &LogSpec) {
+    let mut rotated = put_aside(spec);
     let keep = usize::try_from(spec.max_files.saturating_sub(1)).unwrap_or(usize::MAX);
     let surplus = rotated.len().saturating_sub(keep);
-    for path in rotated.into_iter().take(surplus) {
-        if let Err(error) = fs::remove_file(&path) {
-            super::complain(&format!("atoll shim: removing {}: {error}", path.display()));
+    for path in rotated.drain(..surplus) {
+        let compressed = PathBuf::from(format!("{}{GZIP}", path.display()));
+        for path in [path, compressed] {
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                super::complain(&format!("atoll shim: removing {}: {error}", path.display()));
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn at() -> Timestamp {
@@ -258,16 +285,23 @@ mod tests {
         let (dir, mut log) = log(200, 3);
         for number in 0..40 {
             log.feed(Stream::Stdout, format!("line {number:02}\n").as_bytes(), at());
+            log.compressor.wait();
         }
         let mut names: Vec<String> = fs::read_dir(dir.path())
             .unwrap()
             .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
             .collect();
         names.sort();
-        assert_eq!(names.len(), 3, "{names:?}");
+        let compressed: Vec<bool> = names.iter().map(|name| name.ends_with(GZIP)).collect();
+        assert_eq!(compressed, [false, true, false], "all but the newest: {names:?}");
         let mut last = String::new();
         for name in names[1..].iter().chain(&names[..1]) {
-            last.push_str(&fs::read_to_string(dir.path().join(name)).unwrap());
+            let file = fs::File::open(dir.path().join(name)).unwrap();
+            if name.ends_with(GZIP) {
+                flate2::read::GzDecoder::new(file).read_to_string(&mut last).unwrap();
+            } else {
+                { file }.read_to_string(&mut last).unwrap();
+            }
         }
         let numbers: Vec<u32> =
             last.lines().map(|l| l.rsplit(' ').next().unwrap().parse().unwrap()).collect();

@@ -231,7 +231,7 @@ impl Server {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid == self.launched.pid {
                 self.end = Some(End { status, at: super::now(), deadline: monotonic() + DRAIN });
-            } else {
+            } else if !self.streams.log.reaped(pid.as_raw_nonzero().get()) {
                 self.exec_ended(pid.as_raw_nonzero().get(), code_of(status));
             }
         }

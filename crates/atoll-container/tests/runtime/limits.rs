@@ -137,3 +137,25 @@ async fn a_shim_is_small_and_sleeps() {
     assert_eq!(cpu_ticks(pid), before, "an idle shim uses the processor");
     tear_down(world, &["l4"]).await;
 }
+
+#[tokio::test]
+async fn a_container_cannot_lift_its_own_limits() {
+    if !is_root() {
+        return;
+    }
+    let world = World::oci().await;
+    let sandbox = world.sandbox("l9").await;
+    let script = "for f in $(find /sys/fs/cgroup -name 'memory.limit_in_bytes' -o -name memory.max); \
+                  do echo 1000000000 > $f && echo lifted; done 2>/dev/null; \
+                  find /sys/fs/cgroup -name cgroup.procs -writable; touch /tmp/done; sleep 1000";
+    let mut spec = world.spec(&sandbox, "c", &["sh", "-c", script]);
+    spec.resources.memory_limit_bytes = Some(64 * MIB);
+    let container = world.run(&spec).await;
+    let wait = ["sh", "-c", "while ! test -f /tmp/done; do sleep 0.1; done"];
+    let handle = world.runtime.exec(&container, crate::life::command(&wait)).await.unwrap();
+    assert_eq!(handle.into_parts().1.wait().await.unwrap(), 0);
+    assert_eq!(world.output("c", "stdout"), "");
+    let stats = world.runtime.stats(&container).await.unwrap();
+    assert_eq!(stats.memory_limit_bytes, Some(64 << 20));
+    tear_down(world, &["l9"]).await;
+}

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_container::{Signal, Stdio};
 
@@ -151,13 +151,23 @@ async fn a_log_flood_is_rotated_and_ends() {
     spec.log.max_files = 3;
     let container = world.run(&spec).await;
     assert_eq!(world.exit(&container).await.code, 0);
-    let mut files: Vec<(String, u64)> = std::fs::read_dir(world.dir.path().join("logs/c"))
-        .unwrap()
-        .map(|e| e.unwrap())
-        .map(|e| (e.file_name().to_string_lossy().into_owned(), e.metadata().unwrap().len()))
-        .collect();
-    files.sort();
-    assert_eq!(files.len(), 3, "{files:?}");
+    let logs = world.dir.path().join("logs/c");
+    let list = || {
+        let mut files: Vec<(String, u64)> = std::fs::read_dir(&logs)
+            .unwrap()
+            .map(|e| e.unwrap())
+            .map(|e| (e.file_name().to_string_lossy().into_owned(), e.metadata().unwrap().len()))
+            .collect();
+        files.sort();
+        files
+    };
+    let deadline = Instant::now() + DEADLINE;
+    let mut files = list();
+    while files.len() != 3 || !files[1].0.ends_with(".gz") {
+        assert!(Instant::now() < deadline, "the older one is not compressed: {files:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        files = list();
+    }
     assert!(files.iter().all(|(_, length)| *length <= 1 << 20), "{files:?}");
     assert!(world.output("c", "stdout").ends_with("\n200000\n"));
     tear_down(world, &["t6"]).await;
