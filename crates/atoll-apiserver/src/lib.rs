@@ -21,6 +21,8 @@ mod delete;
 mod discovery;
 mod expiry;
 pub mod extension;
+#[doc(hidden)]
+pub mod fuzz;
 mod health;
 pub mod heartbeat;
 mod initial;

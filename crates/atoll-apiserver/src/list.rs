@@ -200,6 +200,14 @@ fn token_after(call: &Call, key: &str, revision: Revision) -> String {
     Continue { revision, start }.encode()
 }
 
+/// For the fuzzer: a token that was read is written as one that is read the same.
+pub(crate) fn fuzz_continue(token: &str) {
+    if let Ok(read) = Continue::decode(token) {
+        let again = Continue::decode(&read.encode()).map(|again| (again.revision, again.start));
+        assert!(again.is_ok_and(|again| again == (read.revision, read.start)));
+    }
+}
+
 impl Continue {
     fn encode(&self) -> String {
         let token = json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": self.start});

@@ -109,7 +109,7 @@ async fn by_tcp(
     }
 }
 
-fn fitting(bytes: &[u8], asked: &Message) -> Option<Message> {
+pub(crate) fn fitting(bytes: &[u8], asked: &Message) -> Option<Message> {
     let message = Message::from_vec(bytes).ok()?;
     (message.id == asked.id && message.queries == asked.queries).then_some(message)
 }

@@ -9,6 +9,8 @@
 mod answer;
 mod cache;
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 mod listen;
 mod resolv;
 mod server;

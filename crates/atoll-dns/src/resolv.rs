@@ -25,7 +25,7 @@ fn read(path: &Path) -> std::io::Result<Vec<SocketAddr>> {
     Ok(parse(&std::fs::read_to_string(path)?))
 }
 
-fn parse(text: &str) -> Vec<SocketAddr> {
+pub(crate) fn parse(text: &str) -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .filter_map(|rest| rest.split_whitespace().next()?.parse::<IpAddr>().ok())

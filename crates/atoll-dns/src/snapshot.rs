@@ -120,20 +120,25 @@ impl Default for Snapshot {
 impl Snapshot {
     /// Reads a whole snapshot; the version is looked at before the rest.
     pub fn read(path: &Path) -> Result<Self, SnapshotError> {
+        let name = path.display().to_string();
+        match std::fs::read(path) {
+            Ok(bytes) => Self::decode(&name, &bytes),
+            Err(source) => Err(SnapshotError::Read { path: name, source }),
+        }
+    }
+
+    /// `name` is where the bytes are from, for errors.
+    pub(crate) fn decode(name: &str, bytes: &[u8]) -> Result<Self, SnapshotError> {
         #[derive(Deserialize)]
         struct Version {
             version: u32,
         }
-        let name = path.display().to_string();
-        let bytes = std::fs::read(path)
-            .map_err(|source| SnapshotError::Read { path: name.clone(), source })?;
-        let Version { version } = serde_json::from_slice(&bytes)
-            .map_err(|source| SnapshotError::Decode { path: name.clone(), source })?;
+        let invalid = |source| SnapshotError::Decode { path: name.to_owned(), source };
+        let Version { version } = serde_json::from_slice(bytes).map_err(invalid)?;
         if version != SNAPSHOT_VERSION {
-            return Err(SnapshotError::Version { path: name, version });
+            return Err(SnapshotError::Version { path: name.to_owned(), version });
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|source| SnapshotError::Decode { path: name, source })
+        serde_json::from_slice(bytes).map_err(invalid)
     }
 
     /// Writes beside the file, then renames: a reader sees the old or the new, whole.

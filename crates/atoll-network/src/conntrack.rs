@@ -20,7 +20,7 @@ const ID: u16 = 12;
 const UDP: u8 = 17;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tuple {
+pub(crate) struct Tuple {
     protocol: u8,
     source: SocketAddrV4,
     destination: SocketAddrV4,
@@ -84,7 +84,7 @@ fn delete_where(chosen: impl Fn(&Tuple, &Tuple) -> bool) -> Result<usize, Netlin
     Ok(doomed.len())
 }
 
-fn read(tuple: Attributes<'_>) -> Option<Tuple> {
+pub(crate) fn read(tuple: Attributes<'_>) -> Option<Tuple> {
     let ip = tuple.nested(1);
     let transport = tuple.nested(2);
     let address = |kind| {

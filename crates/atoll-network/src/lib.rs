@@ -15,6 +15,8 @@
 
 mod conntrack;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod ipam;
 mod netlink;
 pub mod netns;

@@ -8,7 +8,7 @@ mod socket;
 mod wire;
 
 pub(crate) use socket::{Family, Socket};
-pub(crate) use wire::{Attributes, Message, ne_u32};
+pub(crate) use wire::{Attributes, Message, messages, ne_u32};
 
 use std::io;
 

@@ -75,7 +75,7 @@ impl Meta {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
         if reader.u8()? != META_FORMAT {
             return Err(Malformed("the state has a format that this release does not read"));

@@ -14,6 +14,8 @@ mod core;
 pub mod disk;
 pub mod embedded;
 mod folder;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod kv;
 mod lease;
 mod mvcc;

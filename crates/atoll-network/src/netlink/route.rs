@@ -274,7 +274,7 @@ fn route_attributes(request: &mut Message, route: &Route) {
     }
 }
 
-fn read_link(body: &[u8]) -> Option<Link> {
+pub(crate) fn read_link(body: &[u8]) -> Option<Link> {
     let attributes = Attributes::after(body, 16);
     Some(Link {
         index: ne_u32(body, 4)?,
@@ -284,7 +284,7 @@ fn read_link(body: &[u8]) -> Option<Link> {
     })
 }
 
-fn read_address(body: &[u8]) -> Option<AssignedAddress> {
+pub(crate) fn read_address(body: &[u8]) -> Option<AssignedAddress> {
     let attributes = Attributes::after(body, 8);
     let address = attributes.get(LOCAL).or_else(|| attributes.get(ADDRESS))?;
     Some(AssignedAddress {
@@ -294,7 +294,7 @@ fn read_address(body: &[u8]) -> Option<AssignedAddress> {
     })
 }
 
-fn read_route(body: &[u8]) -> Option<(bool, Route)> {
+pub(crate) fn read_route(body: &[u8]) -> Option<(bool, Route)> {
     const MAIN_TABLE: u8 = 254;
     let attributes = Attributes::after(body, 12);
     if *body.first()? != IPV4 || *body.get(4)? != MAIN_TABLE {

@@ -1,0 +1,75 @@
+//! Entry points for the fuzzer: what reads a request before its sender may be trusted.
+
+use atoll_api::kinds;
+use atoll_identity::AccountKey;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, Uri};
+
+use crate::decode::{self, Expected};
+use crate::negotiate::{self, BodyFormat};
+use crate::query::{FieldValidation, Query};
+use crate::request::target;
+use crate::tokens::AccountTokens;
+
+/// The Accept and Content-Type headers, and which answer they ask for.
+pub fn headers(value: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(value) else { return };
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, value.clone());
+    headers.insert(CONTENT_TYPE, value);
+    drop(negotiate::accept(&headers, &Query::parse("")));
+    drop(negotiate::body_format(&headers));
+}
+
+/// Path and query of a request.
+pub fn request_line(line: &str) {
+    let Ok(uri) = line.parse::<Uri>() else { return };
+    let query = Query::parse(uri.query().unwrap_or(""));
+    for method in [Method::GET, Method::POST, Method::DELETE] {
+        target(&method, uri.path(), &query);
+    }
+    drop(query.write_options("PatchOptions"));
+    drop(query.number("limit"));
+    drop(negotiate::accept(&HeaderMap::new(), &query));
+}
+
+/// A continue token of a list.
+pub fn continue_token(token: &str) {
+    crate::list::fuzz_continue(token);
+}
+
+/// A body as the generic path takes it: decoded, pruned, defaulted and validated.
+pub fn body(row: usize, format: u8, body: &[u8]) {
+    let rows = kinds::builtin();
+    let Some(row) = rows.get(row % rows.len().max(1)) else { return };
+    let format = match format % 3 {
+        0 => BodyFormat::Json,
+        1 => BodyFormat::Yaml,
+        _ => BodyFormat::Protobuf,
+    };
+    let expected = Expected::of_row(row);
+    let Ok(incoming) = decode::object(&expected, body, format, FieldValidation::Warn) else {
+        return;
+    };
+    let mut object = incoming.object;
+    atoll_api::defaults::normalise(&mut object);
+    row.prepare_create(&mut object);
+    row.validate_create(&object);
+    let mut changed = object.clone();
+    row.prepare_update(&mut changed, &object);
+    row.validate_update(&changed, &object);
+}
+
+/// A bearer token that claims to be one of ours.
+pub struct Tokens(AccountTokens);
+
+impl Tokens {
+    pub fn new() -> Option<Self> {
+        let key = AccountKey::create().ok()?;
+        AccountTokens::new(&key, "https://kubernetes.default.svc".to_owned()).ok().map(Self)
+    }
+
+    pub fn verify(&self, token: &str) {
+        drop(self.0.verify(token, jiff::Timestamp::UNIX_EPOCH));
+    }
+}

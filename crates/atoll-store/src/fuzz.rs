@@ -1,0 +1,200 @@
+//! Entry points for the fuzzer: what is read from disk and from peers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backend::Meta;
+use crate::consensus::{EntryKind, LogEntry, Position};
+use crate::disk::{Disk, SimulatedDisk};
+use crate::kv::{Compare, CompareTarget, KeyRange, Op, PutRequest, RangeRequest, Relation, Txn};
+use crate::mvcc::{
+    Command, Origin, Record, RevKey, decode_batch, encode_batch_header, encode_command,
+};
+use crate::wal::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, FRAME_HEADER_BYTES, HardState};
+use crate::wal::{Identity, Wal};
+
+/// A log segment: whatever it holds, what is taken lies inside of it and in order.
+pub fn segment(bytes: &[u8]) {
+    let Ok(segment) = crate::wal::reader::read_segment(&Bytes::copy_from_slice(bytes)) else {
+        return;
+    };
+    assert!(segment.tail <= bytes.len() && segment.tail.is_multiple_of(BLOCK_BYTES));
+    assert!(segment.last_batch <= segment.tail);
+    if let Some(torn) = segment.torn {
+        assert!(torn.start == segment.tail && torn.end <= bytes.len());
+    }
+}
+
+/// A log entry: what is read is written as the same bytes' meaning.
+pub fn entry(bytes: &[u8]) {
+    let Ok((origin, commands)) = decode_batch(Bytes::copy_from_slice(bytes)) else { return };
+    let again = encode_entry(origin, &commands);
+    assert_eq!(decode_batch(Bytes::from(again)), Ok((origin, commands)));
+}
+
+/// A record of the state file with its key, and what the file says of itself.
+pub fn record(bytes: &[u8]) {
+    if let (Some((key, value)), true) = (bytes.split_at_checked(RevKey::BYTES), bytes.len() > 12)
+        && let (Ok(key), Ok(record)) =
+            (RevKey::decode(key), Record::decode(Bytes::copy_from_slice(value)))
+    {
+        assert_eq!(RevKey::decode(&key.encode()), Ok(key));
+        let (head, value_bytes) = Record::decode_head(value).unwrap_or((record.clone(), 0));
+        assert_eq!((head.key, value_bytes as usize), (record.key.clone(), record.value.len()));
+        let mut again = Vec::new();
+        record.encode(&mut again);
+        assert_eq!(Record::decode(Bytes::from(again)), Ok(record));
+    }
+    drop(Meta::decode(bytes));
+}
+
+/// `member.json`.
+pub fn member(bytes: &[u8]) {
+    if let Ok(member) = serde_json::from_slice::<crate::folder::Member>(bytes) {
+        member.cluster_bytes();
+    }
+}
+
+fn encode_entry(origin: Origin, commands: &[(u8, Command)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_batch_header(&mut out, origin);
+    for (keyspace, command) in commands {
+        encode_command(&mut out, *keyspace, command);
+    }
+    out
+}
+
+/// Makes every checksum of a segment right, so that what stands behind them is reached.
+pub fn with_checksums(bytes: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    if out.len() < BLOCK_BYTES {
+        return out;
+    }
+    let header = crc32c::crc32c(&out[..BLOCK_BYTES - 4]);
+    out[BLOCK_BYTES - 4..BLOCK_BYTES].copy_from_slice(&header.to_le_bytes());
+    let mut chain = u32_at(&out, 60);
+    let mut tail = BLOCK_BYTES;
+    while out.len() >= tail + BATCH_HEADER_BYTES {
+        let frames_bytes = u32_at(&out, tail + 4) as usize;
+        out[tail + 32..tail + 36].copy_from_slice(&chain.to_le_bytes());
+        let checksum = crc32c::crc32c(&out[tail..tail + BATCH_HEADER_BYTES - 4]);
+        out[tail + BATCH_HEADER_BYTES - 4..tail + BATCH_HEADER_BYTES]
+            .copy_from_slice(&checksum.to_le_bytes());
+        let frames = tail + BATCH_HEADER_BYTES;
+        let end = frames.saturating_add(frames_bytes).min(out.len());
+        chain = with_frame_checksums(&mut out[frames..end], chain);
+        tail = tail.saturating_add((BATCH_HEADER_BYTES + frames_bytes).next_multiple_of(BLOCK_BYTES));
+    }
+    out
+}
+
+fn with_frame_checksums(frames: &mut [u8], mut chain: u32) -> u32 {
+    let mut at = 0;
+    while frames.len() >= at + FRAME_HEADER_BYTES {
+        let payload = at + FRAME_HEADER_BYTES;
+        let end = payload.saturating_add(u32_at(frames, at) as usize);
+        if end > frames.len() {
+            break;
+        }
+        let start = crc32c::crc32c(&chain.to_le_bytes());
+        let head = crc32c::crc32c_append(start, &frames[at..at + 21]);
+        chain = crc32c::crc32c_append(head, &frames[payload..end]);
+        frames[at + 21..payload].copy_from_slice(&chain.to_le_bytes());
+        at = end;
+    }
+    chain
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut number = [0; 4];
+    number.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(number)
+}
+
+/// Seeds for [`segment`]: written by the log itself.
+pub fn segments() -> Vec<Vec<u8>> {
+    let disk = SimulatedDisk::new();
+    let identity = Identity { cluster_id: [7; 16], member_id: 5, epoch: 1 };
+    let written = Wal::open(Arc::new(disk.clone()), identity, 64 << 10, Position::default());
+    let Ok(mut wal) = written.map(|recovered| recovered.wal) else { return Vec::new() };
+    let entry = |index: u64, bytes: usize| LogEntry {
+        index,
+        term: 1,
+        kind: EntryKind::Normal,
+        payload: vec![b'p'; bytes].into(),
+    };
+    let state = HardState { term: 1, vote: 5, commit: 1 };
+    let mut seeds = Vec::new();
+    for (index, bytes) in [(1, 10), (2, 5000), (3, 0)] {
+        drop(wal.append(Some(state), &[entry(index, bytes)]));
+        seeds.extend(disk.list("wal").ok().and_then(|names| {
+            let mut content = disk.read(&format!("wal/{}", names.last()?)).ok()?;
+            let used = content.iter().rposition(|byte| *byte != 0)? + 1;
+            content.truncate(used.next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES);
+            Some(content)
+        }));
+    }
+    seeds
+}
+
+fn commands() -> Vec<(u8, Command)> {
+    let range = KeyRange::prefix("key/");
+    let put = PutRequest { key: "key/1".into(), value: "v".into(), lease: 3, prev_kv: true };
+    let inner = Txn { success: vec![Op::Put(put.clone())], ..Txn::default() };
+    let targets = [
+        CompareTarget::ModRevision(5),
+        CompareTarget::CreateRevision(-1),
+        CompareTarget::Version(i64::MAX),
+        CompareTarget::Lease(0),
+        CompareTarget::Value("x".into()),
+    ];
+    let compare = targets.map(|target| Compare {
+        range: range.clone(),
+        relation: Relation::Greater,
+        target,
+    });
+    let txn = Txn {
+        compare: compare.to_vec(),
+        success: vec![Op::Put(put), Op::Txn(Box::new(inner))],
+        failure: vec![
+            Op::Range(RangeRequest::new(range.clone())),
+            Op::Delete { range, prev_kv: false },
+        ],
+    };
+    vec![
+        (0, Command::Txn(txn)),
+        (1, Command::Compact { revision: 9 }),
+        (0, Command::LeaseGrant { id: 3, ttl: 60 }),
+        (1, Command::LeaseRevoke { id: 3 }),
+        (0, Command::LeaseCheckpoint { id: 3, remaining: 1 }),
+    ]
+}
+
+/// Seeds for [`entry`].
+pub fn entries() -> Vec<Vec<u8>> {
+    let origin = Origin { member_id: 1, epoch: 2, number: 3 };
+    let commands = commands();
+    let mut seeds = vec![encode_entry(origin, &commands)];
+    seeds.extend(commands.chunks(1).map(|one| encode_entry(origin, one)));
+    seeds
+}
+
+/// Seeds for [`record`].
+pub fn records() -> Vec<Vec<u8>> {
+    [(300, 20), (5, 700)]
+        .map(|(key, value)| {
+            let record = Record {
+                key: vec![b'k'; key].into(),
+                value: vec![b'v'; value].into(),
+                create_revision: 4,
+                version: 2,
+                lease: 0,
+                tombstone: false,
+            };
+            let mut out = RevKey { main: 7, sub: 1 }.encode().to_vec();
+            record.encode(&mut out);
+            out
+        })
+        .to_vec()
+}
