@@ -24,6 +24,8 @@ pub mod exit;
 mod file;
 mod filters;
 mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod kill;
 mod oci;
 mod process;
