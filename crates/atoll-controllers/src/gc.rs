@@ -27,6 +27,7 @@ use std::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
 pub(crate) use monitor::Kind;
 
@@ -100,7 +101,7 @@ impl Collector {
             let (sender, receiver) = mpsc::channel(OBSERVED_MAX);
             catalog.watch(&collector.client, &sender, &inner, &stop);
             drop(sender);
-            inner.spawn(collector.clone().observe(receiver, catalog.len(), stop.clone()));
+            inner.spawn(collector.clone().observe(receiver, catalog.clone(), stop.clone()));
             collector.synced().await;
             let queue = collector.queue.clone();
             run_workers(&inner, &stop, &queue, WORKERS, move |uid: String| {
@@ -117,7 +118,7 @@ impl Collector {
     async fn observe(
         self: Arc<Self>,
         mut observed: mpsc::Receiver<Observed>,
-        kinds: usize,
+        catalog: Arc<Catalog>,
         stop: CancellationToken,
     ) {
         let mut listed = BTreeSet::new();
@@ -129,7 +130,9 @@ impl Collector {
             match next {
                 None => return,
                 Some(Observed::Present(node)) => {
-                    let look_at = self.lock().insert(node);
+                    let look_at = self
+                        .lock()
+                        .insert(node, &|owner, known| catalog.is_kind(owner, known.kind));
                     look_at.into_iter().for_each(|uid| self.queue.add(uid));
                 }
                 Some(Observed::Gone(uid)) => self.forget(&uid),
@@ -137,7 +140,7 @@ impl Collector {
                     let gone = self.lock().missing(kind, &uids);
                     gone.iter().for_each(|uid| self.forget(uid));
                     listed.insert(kind);
-                    if listed.len() == kinds {
+                    if listed.len() == catalog.len() {
                         self.synced.send_replace(true);
                     }
                 }
@@ -194,11 +197,15 @@ impl Collector {
     ) -> Result<Vec<(Owner, OwnerState)>, Error> {
         let mut states = Vec::with_capacity(node.owners.len());
         for owner in &node.owners {
-            let known = self.lock().get(&owner.uid).cloned();
+            let known = self
+                .lock()
+                .owner(node, owner, &|owner, known| catalog.is_kind(owner, known.kind))
+                .cloned();
             let state = match known {
                 Some(known) if known.waits_for(FOREGROUND) && owner.blocks => OwnerState::Waiting,
                 Some(_) => OwnerState::Solid,
-                // Not in the graph: perhaps not seen yet, so only the API can say.
+                // Not in the graph: perhaps not seen yet, or not what the reference says, so
+                // only the API can tell.
                 None => self.look_up(catalog, owner, &node.namespace).await?,
             };
             states.push((owner.clone(), state));
@@ -216,6 +223,13 @@ impl Collector {
         let Some(kind) = catalog.find(&owner.api_version, &owner.kind) else {
             return Ok(OwnerState::Solid);
         };
+        if catalog.kind(kind).namespaced && namespace.is_empty() {
+            warn!(
+                owner = %owner.name, kind = %owner.kind,
+                "an object without namespace cannot be owned by one with; it is left alone"
+            );
+            return Ok(OwnerState::Solid);
+        }
         let api = catalog.api(&self.client, kind, namespace);
         let read = api.get_metadata_opt(&owner.name).await;
         let live = read.map_err(failed("reading", "owner", &owner.name))?;

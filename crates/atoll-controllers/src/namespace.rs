@@ -76,15 +76,19 @@ impl Controller {
         let mut census = self.collector.census(&key.name);
         // Pods go first, so that what they use outlives them.
         census.sort_by_key(|(kind, _)| kind.resource.plural != "pods");
-        for (kind, _) in &census {
-            self.empty(&key.name, kind).await?;
-            if kind.resource.plural == "pods" {
-                break;
+        let pods_left = census.first().is_some_and(|(kind, _)| kind.resource.plural == "pods");
+        let now = if pods_left { &census[..1] } else { &census[..] };
+        let mut failure = None;
+        for (kind, _) in now {
+            // One kind that refuses does not keep the others.
+            if let Err(error) = self.empty(&key.name, kind).await {
+                failure.get_or_insert(error);
             }
         }
         if !census.is_empty() {
-            self.report(&namespace, &census).await?;
-            return Ok(Outcome::Done);
+            let conditions = conditions(&census, self.collector.finalizers(&key.name), &failure);
+            self.report(&namespace, conditions).await?;
+            return failure.map_or(Ok(Outcome::Done), Err);
         }
         // The graph may lag behind the last creation, so the API has the last word.
         if self.is_empty(&key.name).await? {
@@ -99,11 +103,19 @@ impl Controller {
     }
 
     async fn empty(&self, namespace: &str, kind: &Kind) -> Result<(), Error> {
-        if !kind.namespaced || !kind.delete_collection {
+        if !kind.namespaced {
             return Ok(());
         }
         let params = DeleteParams::background();
         let api = self.api(namespace, kind);
+        if !kind.delete_collection {
+            let listed = api.list_metadata(&ListParams::default()).await;
+            for one in listed.map_err(failed("emptying", "namespace", namespace))?.items {
+                let deleted = gone_is_fine(api.delete(&one.name_any(), &params).await);
+                deleted.map_err(failed("emptying", "namespace", namespace))?;
+            }
+            return Ok(());
+        }
         let deleted = api.delete_collection(&params, &ListParams::default()).await;
         gone_is_fine(deleted).map_err(failed("emptying", "namespace", namespace))?;
         Ok(())
@@ -137,35 +149,98 @@ impl Controller {
     }
 
     /// Says in the namespace's conditions what it still waits for.
-    async fn report(&self, namespace: &Namespace, census: &[(Kind, usize)]) -> Result<(), Error> {
-        let left = census
-            .iter()
-            .map(|(kind, count)| format!("{} has {count} resource instances", qualified(kind)));
-        let left = format!("Some resources are remaining: {}", left.collect::<Vec<_>>().join(", "));
-        let held = self.collector.finalizers(&namespace.name_any());
-        let mut wanted = vec![condition("NamespaceContentRemaining", "SomeResourcesRemain", left)];
-        if !held.is_empty() {
-            let held = held
-                .iter()
-                .map(|(finalizer, count)| format!("{finalizer} in {count} resource instances"));
-            let text = held.collect::<Vec<_>>().join(", ");
-            let message = format!("Some content in the namespace has finalizers remaining: {text}");
-            wanted.push(condition("NamespaceFinalizersRemaining", "SomeFinalizersRemain", message));
-        }
+    async fn report(
+        &self,
+        namespace: &Namespace,
+        wanted: Vec<NamespaceCondition>,
+    ) -> Result<(), Error> {
         let known = namespace.status.as_ref().and_then(|status| status.conditions.as_ref());
         let said = |one: &NamespaceCondition| {
-            known.into_iter().flatten().any(|known| known.message == one.message)
+            known.into_iter().flatten().any(|known| {
+                known.type_ == one.type_
+                    && known.status == one.status
+                    && known.message == one.message
+            })
         };
-        if wanted.iter().all(said) {
+        let news: Vec<_> = wanted.into_iter().filter(|one| !said(one)).collect();
+        if news.is_empty() {
             return Ok(());
         }
         let name = namespace.name_any();
-        let patch = Patch::Strategic(serde_json::json!({ "status": { "conditions": wanted } }));
+        let patch = Patch::Strategic(serde_json::json!({ "status": { "conditions": news } }));
         let api: Api<Namespace> = Api::all(self.client.clone());
         let patched = api.patch_status(&name, &PatchParams::default(), &patch).await;
         gone_is_fine(patched).map_err(failed("writing the status of", "namespace", name))?;
         Ok(())
     }
+}
+
+/// kube-controller-manager's five conditions of a namespace that is being deleted.
+fn conditions(
+    census: &[(Kind, usize)],
+    finalizers: Vec<(String, usize)>,
+    failure: &Option<Error>,
+) -> Vec<NamespaceCondition> {
+    let counted = |items: Vec<String>| {
+        let mut items = items;
+        items.sort();
+        items.join(", ")
+    };
+    let left = counted(
+        census
+            .iter()
+            .map(|(kind, count)| format!("{} has {count} resource instances", qualified(kind)))
+            .collect(),
+    );
+    let held = counted(
+        finalizers
+            .iter()
+            .map(|(finalizer, count)| format!("{finalizer} in {count} resource instances"))
+            .collect(),
+    );
+    let content = match failure {
+        None => condition(
+            "NamespaceDeletionContentFailure",
+            "ContentDeleted",
+            None,
+            "All content successfully deleted, may be waiting on finalization",
+        ),
+        Some(error) => {
+            let cause = error.cause().unwrap_or_else(|| error.to_string());
+            let message = format!("Failed to delete all resource types, 1 remaining: {cause}");
+            let kind = "NamespaceDeletionContentFailure";
+            condition(kind, "ContentDeletionFailed", Some(message), "")
+        }
+    };
+    let finalizing = (!held.is_empty())
+        .then(|| format!("Some content in the namespace has finalizers remaining: {held}"));
+    vec![
+        condition(
+            "NamespaceDeletionDiscoveryFailure",
+            "ResourcesDiscovered",
+            None,
+            "All resources successfully discovered",
+        ),
+        condition(
+            "NamespaceDeletionGroupVersionParsingFailure",
+            "ParsedGroupVersions",
+            None,
+            "All legacy kube types successfully parsed",
+        ),
+        content,
+        condition(
+            "NamespaceContentRemaining",
+            "SomeResourcesRemain",
+            Some(format!("Some resources are remaining: {left}")),
+            "",
+        ),
+        condition(
+            "NamespaceFinalizersRemaining",
+            if finalizing.is_some() { "SomeFinalizersRemain" } else { "ContentHasNoFinalizers" },
+            finalizing,
+            "All content-preserving finalizers finished",
+        ),
+    ]
 }
 
 fn qualified(kind: &Kind) -> String {
@@ -175,12 +250,51 @@ fn qualified(kind: &Kind) -> String {
     }
 }
 
-fn condition(kind: &str, reason: &str, message: String) -> NamespaceCondition {
+/// A condition is true when there is a `problem` to tell of.
+fn condition(
+    kind: &str,
+    reason: &str,
+    problem: Option<String>,
+    otherwise: &str,
+) -> NamespaceCondition {
+    let now = Timestamp::now();
     NamespaceCondition {
         type_: kind.into(),
-        status: "True".into(),
+        status: if problem.is_some() { "True" } else { "False" }.into(),
         reason: Some(reason.into()),
-        message: Some(message),
-        last_transition_time: Some(Time(Timestamp::now())),
+        message: Some(problem.unwrap_or_else(|| otherwise.to_owned())),
+        last_transition_time: Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::{ApiResource, GroupVersionKind};
+
+    #[test]
+    fn conditions_name_what_remains_and_what_holds_it() {
+        let gvk = GroupVersionKind::gvk("", "v1", "ConfigMap");
+        let kind = Kind {
+            resource: ApiResource::from_gvk_with_plural(&gvk, "configmaps"),
+            namespaced: true,
+            delete_collection: true,
+        };
+        let said = |finalizers: Vec<(String, usize)>| -> Vec<String> {
+            conditions(&[(kind.clone(), 2)], finalizers, &None)
+                .into_iter()
+                .filter(|one| one.status == "True")
+                .filter_map(|one| one.message)
+                .collect()
+        };
+        let left = "Some resources are remaining: configmaps. has 2 resource instances";
+        assert_eq!(said(Vec::new()), [left]);
+        assert_eq!(
+            said(vec![("example.com/hold".into(), 1)]),
+            [
+                left,
+                "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
+            ]
+        );
     }
 }

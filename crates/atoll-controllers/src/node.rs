@@ -24,8 +24,13 @@ use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
+use plan::Evictions;
 use serde_json::json;
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 struct Controller {
@@ -33,7 +38,21 @@ struct Controller {
     shared: Arc<Shared>,
     recorder: Recorder,
     leases: Arc<lease::Leases>,
+    disruption: Mutex<Disruption>,
 }
+
+/// What is remembered of the cluster's nodes as a whole.
+#[derive(Default)]
+struct Disruption {
+    /// Nodes of a cluster that has just started have not been well before.
+    was_well: bool,
+    /// When all nodes were last unwell at once.
+    at: Option<Instant>,
+}
+
+/// After all nodes were unwell at once, none of them is evicted for this long once the
+/// first is back: the others are given time to come back too.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 pub(crate) fn start(
     clients: &ClientFor,
@@ -50,6 +69,7 @@ pub(crate) fn start(
         shared: shared.clone(),
         recorder: recorder.clone(),
         leases,
+        disruption: Mutex::default(),
     });
     let all = nodes.clone();
     let everyone = shared.clone();
@@ -79,17 +99,43 @@ impl Controller {
             self.mark_unknown(&node, now).await?;
             return Ok(Outcome::Done);
         }
-        let may_evict = plan::may_evict(&self.shared.nodes.list());
-        if let Some(taints) = plan::taints(&node, may_evict, now) {
+        let (evictions, held_for) = self.evictions();
+        if let Some(taints) = plan::taints(&node, evictions, now) {
             self.write_taints(&node, &taints).await?;
         }
         if plan::health(&node) != plan::Health::Ready {
             self.mark_pods_not_ready(&node, now).await?;
         }
-        Ok(match lease {
-            lease::Verdict::ExpiresIn(left) => Outcome::After(left),
-            _ => Outcome::Done,
+        let expires = match lease {
+            lease::Verdict::ExpiresIn(left) => Some(left),
+            _ => None,
+        };
+        Ok(match expires.into_iter().chain(held_for).min() {
+            Some(wait) => Outcome::After(wait),
+            None => Outcome::Done,
         })
+    }
+
+    /// Whether evictions may begin, and when to ask again if they are only held up.
+    fn evictions(&self) -> (Evictions, Option<Duration>) {
+        let mut disruption = self.disruption.lock().unwrap_or_else(PoisonError::into_inner);
+        match plan::evictions(&self.shared.nodes.list()) {
+            Evictions::CallOff => {
+                if disruption.was_well {
+                    disruption.at = Some(Instant::now());
+                }
+                (Evictions::CallOff, None)
+            }
+            Evictions::Go => {
+                disruption.was_well = true;
+                let left = disruption.at.and_then(|at| RECOVERY.checked_sub(at.elapsed()));
+                match left.filter(|left| !left.is_zero()) {
+                    Some(left) => (Evictions::Hold, Some(left)),
+                    None => (Evictions::Go, None),
+                }
+            }
+            Evictions::Hold => (Evictions::Hold, None),
+        }
     }
 
     async fn mark_unknown(&self, node: &Node, now: Timestamp) -> Result<(), Error> {

@@ -72,7 +72,7 @@ fn backend(
         return None;
     }
     let terminating = pod.metadata.deletion_timestamp.is_some();
-    let serving = pods::is_ready(pod) || publish_not_ready;
+    let serving = pods::is_ready(pod);
     let spec = pod.spec.as_ref();
     let hostname = spec
         .filter(|spec| spec.subdomain.as_deref() == Some(service.name_any().as_str()))

@@ -87,7 +87,13 @@ impl Graph {
     }
 
     /// Stores the newest state; returns the uids that need a look because of it.
-    pub(super) fn insert(&mut self, node: Node) -> Vec<String> {
+    ///
+    /// `same_kind` says whether an owner reference names the kind of a known object.
+    pub(super) fn insert(
+        &mut self,
+        node: Node,
+        same_kind: &dyn Fn(&Owner, &Node) -> bool,
+    ) -> Vec<String> {
         let uid = node.uid.clone();
         self.unlink(&uid);
         for owner in &node.owners {
@@ -95,19 +101,37 @@ impl Graph {
         }
         let held = node.waits_for(super::FOREGROUND) || node.waits_for(super::ORPHAN);
         let owner_is_leaving = node.owners.iter().any(|owner| {
-            let known = self.nodes.get(&owner.uid);
-            known.is_none_or(|known| known.waits_for(super::FOREGROUND))
+            self.owner(&node, owner, same_kind)
+                .is_none_or(|known| known.waits_for(super::FOREGROUND))
         });
         let mut look_at = Vec::new();
         if held || (owner_is_leaving && !node.deleting) {
             look_at.push(uid.clone());
         }
-        let unblocked = self.nodes.get(&uid).is_some_and(|before| before.owners != node.owners);
-        if unblocked {
-            look_at.extend(node.owners.iter().map(|owner| owner.uid.clone()));
-        }
+        // Owners that wait for this object in the foreground need not do so any longer.
+        let before = self.nodes.get(&uid).map(|before| before.owners.clone()).unwrap_or_default();
+        let blocks = |owner: &Owner| {
+            node.owners.iter().any(|now| now.uid == owner.uid && now.blocks == owner.blocks)
+        };
+        let unblocked = before.into_iter().filter(|owner| owner.blocks && !blocks(owner));
+        look_at.extend(unblocked.map(|owner| owner.uid));
         self.nodes.insert(uid, node);
         look_at
+    }
+
+    /// The object that `owner` names, as seen from its dependent `node`: an owner stands in
+    /// the same namespace or in none, and all that the reference says of it is true.
+    pub(super) fn owner(
+        &self,
+        node: &Node,
+        owner: &Owner,
+        same_kind: &dyn Fn(&Owner, &Node) -> bool,
+    ) -> Option<&Node> {
+        self.nodes.get(&owner.uid).filter(|known| {
+            known.name == owner.name
+                && (known.namespace.is_empty() || known.namespace == node.namespace)
+                && same_kind(owner, known)
+        })
     }
 
     /// Forgets an object; returns its namespace and the uids that need a look.
@@ -178,11 +202,13 @@ mod tests {
     fn node(uid: &str, owners: &[&str]) -> Node {
         let owners = owners.iter().map(|uid| Owner {
             uid: (*uid).to_owned(),
+            name: (*uid).to_owned(),
             blocks: true,
             ..Owner::default()
         });
         Node {
             uid: uid.into(),
+            name: uid.into(),
             namespace: "ns".into(),
             owners: owners.collect(),
             ..Node::default()
@@ -192,8 +218,8 @@ mod tests {
     #[test]
     fn an_owners_end_calls_for_a_look_at_its_dependents() {
         let mut graph = Graph::default();
-        graph.insert(node("owner", &[]));
-        assert!(graph.insert(node("pod", &["owner"])).is_empty());
+        graph.insert(node("owner", &[]), &|_, _| true);
+        assert!(graph.insert(node("pod", &["owner"]), &|_, _| true).is_empty());
         let (namespace, look_at) = graph.remove("owner");
         assert_eq!(
             (namespace.as_deref(), look_at.as_slice()),
@@ -204,7 +230,7 @@ mod tests {
     #[test]
     fn an_object_of_an_unknown_owner_is_looked_at() {
         let mut graph = Graph::default();
-        assert_eq!(graph.insert(node("pod", &["nobody"])), ["pod"]);
+        assert_eq!(graph.insert(node("pod", &["nobody"]), &|_, _| true), ["pod"]);
     }
 
     #[test]
@@ -213,18 +239,44 @@ mod tests {
         let mut owner = node("owner", &[]);
         owner.deleting = true;
         owner.finalizers = vec![super::super::FOREGROUND.into()];
-        graph.insert(node("pod", &["owner"]));
-        assert_eq!(graph.insert(owner), ["owner"]);
+        graph.insert(node("pod", &["owner"]), &|_, _| true);
+        assert_eq!(graph.insert(owner, &|_, _| true), ["owner"]);
         assert_eq!(graph.blocking_dependents("owner"), ["pod"]);
         assert_eq!(graph.remove("pod").1, ["owner"]);
         assert!(graph.blocking_dependents("owner").is_empty());
     }
 
     #[test]
+    fn a_dependent_that_disowns_itself_frees_the_waiting_owner() {
+        let mut graph = Graph::default();
+        graph.insert(node("pod", &["owner", "other"]), &|_, _| true);
+        let look_at = graph.insert(node("pod", &["other"]), &|_, _| true);
+        assert!(look_at.contains(&"owner".to_owned()), "{look_at:?}");
+        let mut willing = node("pod", &["other"]);
+        willing.owners[0].blocks = false;
+        assert!(graph.insert(willing, &|_, _| true).contains(&"other".to_owned()));
+    }
+
+    #[test]
+    fn an_owner_elsewhere_or_of_another_name_or_kind_is_none() {
+        let mut graph = Graph::default();
+        let mut elsewhere = node("owner", &[]);
+        elsewhere.namespace = "far".into();
+        graph.insert(elsewhere, &|_, _| true);
+        assert_eq!(graph.insert(node("pod", &["owner"]), &|_, _| true), ["pod"]);
+        graph.insert(node("owner", &[]), &|_, _| true);
+        assert!(graph.insert(node("pod", &["owner"]), &|_, _| true).is_empty());
+        assert_eq!(graph.insert(node("pod", &["owner"]), &|_, _| false), ["pod"]);
+        let mut misnamed = node("pod", &["owner"]);
+        misnamed.owners[0].name = "another".into();
+        assert_eq!(graph.insert(misnamed, &|_, _| true), ["pod"]);
+    }
+
+    #[test]
     fn a_list_shows_what_went_unseen() {
         let mut graph = Graph::default();
-        graph.insert(node("a", &[]));
-        graph.insert(node("b", &[]));
+        graph.insert(node("a", &[]), &|_, _| true);
+        graph.insert(node("b", &[]), &|_, _| true);
         assert_eq!(graph.missing(0, &BTreeSet::from(["a".to_owned()])), ["b"]);
     }
 }

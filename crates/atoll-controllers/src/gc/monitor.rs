@@ -1,6 +1,6 @@
 //! Watches the metadata of every kind that can be deleted.
 
-use super::graph::Node;
+use super::graph::{Node, Owner};
 use futures::StreamExt;
 use kube::{
     Api, Client, ResourceExt,
@@ -74,6 +74,13 @@ impl Catalog {
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
         let same = |one: &Kind| one.resource.kind == kind && one.resource.group == group;
         self.0.iter().position(same)
+    }
+
+    /// Whether `owner` names the kind at `index`, in whichever version.
+    pub(super) fn is_kind(&self, owner: &Owner, index: usize) -> bool {
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        let resource = &self.kind(index).resource;
+        resource.kind == owner.kind && resource.group == group
     }
 
     pub(super) fn api(&self, client: &Client, kind: usize, namespace: &str) -> Api<DynamicObject> {

@@ -46,18 +46,31 @@ fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a str> {
     conditions.iter().find(|one| one.type_ == kind).map(|one| one.status.as_str())
 }
 
+/// What may become of the pods of unwell nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evictions {
+    Go,
+    /// None begin; those that have begun go on.
+    Hold,
+    /// None begin, and those that have begun are called off.
+    CallOff,
+}
+
 /// Whether pods may be moved away from unwell nodes. When most nodes vanish at once the
 /// cause is more likely here than there, and moving everything would make it worse.
-pub(super) fn may_evict(nodes: &[Arc<Node>]) -> bool {
+pub(super) fn evictions(nodes: &[Arc<Node>]) -> Evictions {
     let unwell = nodes.iter().filter(|node| health(node) != Health::Ready).count();
     if unwell == nodes.len() {
-        return false;
+        return Evictions::CallOff;
     }
-    unwell <= 2 || unwell * 100 < UNHEALTHY_PERCENT_MAX * nodes.len()
+    if unwell <= 2 || unwell * 100 < UNHEALTHY_PERCENT_MAX * nodes.len() {
+        return Evictions::Go;
+    }
+    Evictions::Hold
 }
 
 /// The taints the node is to have, or `None` when it has them.
-pub(super) fn taints(node: &Node, may_evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
+pub(super) fn taints(node: &Node, evictions: Evictions, now: Timestamp) -> Option<Vec<Taint>> {
     let known = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let mut wanted: Vec<Taint> = known.iter().filter(|taint| !is_ours(taint)).cloned().collect();
     let keep = |key: &str, effect: &str| {
@@ -86,7 +99,7 @@ pub(super) fn taints(node: &Node, may_evict: bool, now: Timestamp) -> Option<Vec
     };
     if let Some(key) = evicting {
         let has_it = known.iter().any(|taint| taint.key == key && taint.effect == "NoExecute");
-        if may_evict || has_it {
+        if evictions == Evictions::Go || (evictions == Evictions::Hold && has_it) {
             wanted.push(keep(key, "NoExecute"));
         }
     }
@@ -199,7 +212,7 @@ mod tests {
     fn a_lost_node_is_tainted_twice_and_a_returned_one_not_at_all() {
         let lost = node("a", "Unknown", json!([]));
         let both = [format!("{UNREACHABLE}:NoSchedule"), format!("{UNREACHABLE}:NoExecute")];
-        assert_eq!(text(taints(&lost, true, now())), both);
+        assert_eq!(text(taints(&lost, Evictions::Go, now())), both);
         let back = node(
             "a",
             "True",
@@ -209,8 +222,8 @@ mod tests {
                 { "key": "mine", "effect": "NoSchedule" },
             ]),
         );
-        assert_eq!(text(taints(&back, true, now())), ["mine:NoSchedule"]);
-        assert_eq!(taints(&node("a", "True", json!([])), true, now()), None);
+        assert_eq!(text(taints(&back, Evictions::Go, now())), ["mine:NoSchedule"]);
+        assert_eq!(taints(&node("a", "True", json!([])), Evictions::Go, now()), None);
     }
 
     #[test]
@@ -220,12 +233,25 @@ mod tests {
                 .map(|index| node("n", if index < unwell { "Unknown" } else { "True" }, json!([])))
                 .collect()
         };
-        assert!(may_evict(&cluster(1, 3)));
-        assert!(may_evict(&cluster(2, 3)));
-        assert!(!may_evict(&cluster(3, 3)));
-        assert!(!may_evict(&cluster(3, 4)));
-        assert!(may_evict(&cluster(4, 10)));
-        assert_eq!(text(taints(&node("a", "Unknown", json!([])), false, now())).len(), 1);
+        assert_eq!(evictions(&cluster(1, 3)), Evictions::Go);
+        assert_eq!(evictions(&cluster(2, 3)), Evictions::Go);
+        assert_eq!(evictions(&cluster(3, 3)), Evictions::CallOff);
+        assert_eq!(evictions(&cluster(3, 4)), Evictions::Hold);
+        assert_eq!(evictions(&cluster(4, 10)), Evictions::Go);
+        let lost = node("a", "Unknown", json!([]));
+        assert_eq!(text(taints(&lost, Evictions::Hold, now())).len(), 1);
+    }
+
+    #[test]
+    fn evictions_that_began_before_the_last_node_vanished_are_called_off() {
+        let leaving = json!([
+            { "key": UNREACHABLE, "effect": "NoSchedule" },
+            { "key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:28Z" },
+        ]);
+        let lost = node("a", "Unknown", leaving);
+        let left = text(taints(&lost, Evictions::CallOff, now()));
+        assert_eq!(left, [format!("{UNREACHABLE}:NoSchedule")]);
+        assert_eq!(taints(&lost, Evictions::Hold, now()), None);
     }
 
     #[test]
