@@ -101,6 +101,7 @@ async fn agent(server: &str, dir: &Path, node_ip: IpAddr) -> Result<(), BoxError
         version: "trial".into(),
         max_pods: 110,
         containers: true,
+        rootless: atoll_node::rootless::Rootless::default(),
     };
     let leave = shutdown.leave.clone();
     let remove = shutdown.remove.clone();

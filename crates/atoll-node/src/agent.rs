@@ -23,13 +23,14 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::kubelet::{routes::Routes, server};
 use crate::machine::Machine;
-use crate::network::NetworkError;
 use crate::network::pods::NodePods;
 use crate::network::sync::Sync;
+use crate::network::{NetworkError, PodNetwork};
 use crate::node::object::Health;
 use crate::node::{heartbeat, register};
 use crate::objects::Objects;
 use crate::pods::{PodIndex, Pods};
+use crate::rootless::ports::NodePorts;
 use crate::volume::token::Tokens;
 use crate::{eviction, garbage, teardown};
 
@@ -155,6 +156,7 @@ async fn context(
     for dir in [config.pods_dir(), config.logs_dir(), config.root.join("dns"), config.run.clone()] {
         make_dir(&dir)?;
     }
+    protect(&config)?;
     let machine = Machine::read(&config.root, config.max_pods)?;
     let mut image_config = atoll_image::Config::new(config.root.join("images"));
     image_config.registry = config.registry.clone();
@@ -167,7 +169,7 @@ async fn context(
     Ok(Arc::new(Context {
         objects: Objects::new(client.clone(), tasks.clone()),
         tokens: Tokens::new(client.clone()),
-        network: Arc::new(NodePods::new(network)),
+        network: pod_network(&config, network),
         services: informers.services.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),
@@ -178,6 +180,27 @@ async fn context(
         client,
         config,
     }))
+}
+
+fn pod_network(
+    config: &Config,
+    network: watch::Receiver<Option<NodeNetwork>>,
+) -> Arc<dyn PodNetwork> {
+    if config.containers {
+        Arc::new(NodePods::new(network))
+    } else {
+        Arc::new(NodePorts::new(&config.pods_dir()))
+    }
+}
+
+/// Secrets stand on disk where none can be mounted: they are their owner's alone.
+fn protect(config: &Config) -> Result<(), Error> {
+    if config.containers {
+        return Ok(());
+    }
+    let path = config.pods_dir();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .map_err(|source| Error::Io { what: "protecting", path, source })
 }
 
 /// One agent a node: another that is still ending is waited for. Held until dropped.

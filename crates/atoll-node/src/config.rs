@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use atoll_image::{Builtin, RegistryConfig};
 
+use crate::rootless::Rootless;
 use crate::tls::KubeletTls;
 
 /// Everything that one agent needs.
@@ -47,6 +48,8 @@ pub struct Config {
     pub max_pods: i64,
     /// False without root: host processes instead of containers.
     pub containers: bool,
+    /// Used only then.
+    pub rootless: Rootless,
 }
 
 impl Config {

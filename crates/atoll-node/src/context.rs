@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::machine::Machine;
 use crate::network::PodNetwork;
 use crate::objects::Objects;
+use crate::rootless::{self, refuse::Allowed};
 use crate::volume::token::Tokens;
 
 /// Handles to the engines and the API. Held by every pod task.
@@ -46,6 +47,20 @@ impl Context {
 
     pub fn warning(&self, pod: &Pod, reason: &str, message: String) {
         self.recorder.record(pod, EventType::Warning, reason, message, None);
+    }
+
+    /// What a node without root can give its pods.
+    #[must_use]
+    pub fn allowed(&self) -> Allowed {
+        let (uid, gid) = rootless::root::own_ids();
+        let programs = self.config.builtin_images.iter();
+        let bare = |name: &str| name.split([':', '@']).next().unwrap_or(name).to_owned();
+        Allowed {
+            isolation: self.runtime.capabilities().isolation,
+            uid,
+            gid,
+            programs: programs.map(|builtin| bare(&builtin.reference)).collect(),
+        }
     }
 
     /// An event about one container of the pod.

@@ -32,7 +32,8 @@ pub async fn remove_run(cx: &Context, run: &Run, log: Option<PathBuf>) {
         return;
     }
     let message = spec::message_file(&cx.config.pods_dir(), key);
-    let mut removals = vec![tokio::fs::remove_dir_all(&dir).await];
+    let removed = tokio::task::spawn_blocking(move || atoll_image::remove_tree(&dir)).await;
+    let mut removals = vec![removed.unwrap_or_else(|error| Err(std::io::Error::other(error)))];
     removals.push(tokio::fs::remove_file(&message).await);
     for path in log.iter().flat_map(|log| log_files(log)) {
         removals.push(tokio::fs::remove_file(path).await);

@@ -27,6 +27,7 @@ pub mod objects;
 pub mod pod;
 pub mod pods;
 pub mod probe;
+pub mod rootless;
 pub mod teardown;
 pub mod tls;
 pub mod volume;

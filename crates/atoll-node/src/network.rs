@@ -9,6 +9,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::rootless::ports::PodPorts;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,6 +45,12 @@ pub trait PodNetwork: Send + Sync + 'static {
 
     /// Takes all of it back.
     async fn detach(&self, uid: &str) -> Result<(), NetworkError>;
+
+    /// Where the ports of a pod without a network of its own are on the node's.
+    async fn ports(&self, uid: &str, pod: &Pod) -> Result<PodPorts, NetworkError> {
+        tracing::trace!(uid, pod = pod.metadata.name, "its ports are the node's");
+        Ok(PodPorts::default())
+    }
 }
 
 /// A sandbox as containers join it.
@@ -52,4 +61,5 @@ pub struct PodSandbox {
     pub uts: Option<PathBuf>,
     /// The pod's address; the node's for pods on the host network.
     pub ip: String,
+    pub ports: PodPorts,
 }

@@ -20,6 +20,7 @@ use crate::pod::identity::{PodId, is_terminal};
 use crate::pod::messages;
 use crate::pod::refuse;
 use crate::pod::task::{self, Desired, PodHandle, Start};
+use crate::rootless;
 
 /// Changes of the desired pods within this time are written to disk together.
 const CHECKPOINT_DELAY: Duration = Duration::from_millis(200);
@@ -199,7 +200,13 @@ impl Pods {
     }
 
     fn refusal(&self, pod: &Arc<Pod>) -> Option<Refusal> {
-        let fields = refuse::unsupported_fields(pod);
+        let mut fields = refuse::unsupported_fields(pod);
+        if !self.cx.config.containers {
+            let more = rootless::refuse::unsupported_fields(pod, &self.cx.allowed());
+            fields.extend(
+                more.into_iter().filter(|field| !fields.contains(field)).collect::<Vec<_>>(),
+            );
+        }
         if !fields.is_empty() {
             let message = format!("this node does not support {}", fields.join(", "));
             let reason = messages::UNSUPPORTED_POD_SPEC.to_owned();
@@ -211,9 +218,23 @@ impl Pods {
             index.values().map(|handle| handle.shown.borrow().pod.clone()).collect();
         let others: Vec<&Pod> =
             others.iter().map(AsRef::as_ref).filter(|pod| !is_terminal(pod)).collect();
-        let refusal = admit::admit(pod, &others, &self.cx.machine.room())?;
+        let Some(refusal) = admit::admit(pod, &others, &self.cx.machine.room()) else {
+            self.tell_shortcomings(pod);
+            return None;
+        };
         self.cx.warning(pod, &refusal.reason, refusal.message.clone());
         Some(refusal)
+    }
+
+    /// What a pod that is welcome will have to do without.
+    fn tell_shortcomings(&self, pod: &Pod) {
+        if self.cx.config.containers {
+            return;
+        }
+        let isolation = self.cx.runtime.capabilities().isolation;
+        for (reason, message) in rootless::refuse::shortcomings(pod, isolation) {
+            self.cx.warning(pod, reason, message);
+        }
     }
 
     fn forget(&mut self, uid: &str) {

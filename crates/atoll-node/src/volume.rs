@@ -53,12 +53,14 @@ pub enum Plan {
 pub struct Dirs {
     /// `<root>/pods/<uid>/volumes`.
     pub volumes: PathBuf,
+    /// False without root: secrets stand on disk then, where only their owner reaches.
+    pub can_mount: bool,
 }
 
 impl Dirs {
     #[must_use]
     pub fn of(pod_dir: &Path) -> Dirs {
-        Dirs { volumes: pod_dir.join("volumes") }
+        Dirs { volumes: pod_dir.join("volumes"), can_mount: true }
     }
 
     #[must_use]
@@ -99,7 +101,7 @@ fn apply_one(dirs: &Dirs, name: &str, plan: &Plan, owner: &Ownership) -> Result<
         Plan::EmptyDir { in_memory, size_bytes } => {
             let fresh = !path.exists();
             std::fs::create_dir_all(&path).map_err(text)?;
-            if *in_memory {
+            if *in_memory && dirs.can_mount {
                 mount_tmpfs(&path, *size_bytes).map_err(text)?;
             }
             if fresh {
@@ -110,7 +112,7 @@ fn apply_one(dirs: &Dirs, name: &str, plan: &Plan, owner: &Ownership) -> Result<
         }
         Plan::Files { payload, in_memory } => {
             std::fs::create_dir_all(&path).map_err(text)?;
-            if *in_memory {
+            if *in_memory && dirs.can_mount {
                 mount_tmpfs(&path, 0).map_err(text)?;
             }
             atomic::write(&path, payload, owner).map_err(text)?;

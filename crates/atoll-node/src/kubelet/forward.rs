@@ -21,6 +21,7 @@ use crate::kubelet::routes::{Place, Query, Routes};
 use crate::kubelet::upgrade::{self, Protocol};
 use crate::kubelet::{Answer, spdy, text, websocket};
 use crate::pod::image::with_sources;
+use crate::rootless::ports::PodPorts;
 
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const WEBSOCKET_PROTOCOLS: &[&str] = &[TUNNEL, "v4.channel.k8s.io"];
@@ -61,10 +62,10 @@ pub(crate) fn answer(
         Ok(agreed) => agreed,
         Err(answer) => return *answer,
     };
-    let netns = place.shown.netns.clone();
+    let way = Way { netns: place.shown.netns.clone(), ports: place.shown.ports.clone() };
     let stop = routes.cx.stop.clone();
     routes.cx.tasks.spawn(async move {
-        let session = Box::pin(session(netns, ports, protocol, request));
+        let session = Box::pin(session(way, ports, protocol, request));
         tokio::select! {
             () = stop.cancelled() => {}
             () = session => {}
@@ -73,12 +74,7 @@ pub(crate) fn answer(
     answer
 }
 
-async fn session(
-    netns: Option<PathBuf>,
-    ports: Vec<u16>,
-    protocol: Protocol,
-    request: Request<Incoming>,
-) {
+async fn session(way: Way, ports: Vec<u16>, protocol: Protocol, request: Request<Incoming>) {
     let io = match hyper::upgrade::on(request).await {
         Ok(upgraded) => TokioIo::new(upgraded),
         Err(error) => {
@@ -92,14 +88,14 @@ async fn session(
             let (near, far) = tokio::io::duplex(TUNNEL_BYTES);
             tokio::select! {
                 () = tunnel(socket, far) => {}
-                () = serve_spdy(near, netns) => {}
+                () = serve_spdy(near, way) => {}
             }
         }
         Protocol::WebSocket(_) => {
             let socket = websocket::accept(io).await;
-            serve_channels(socket, &ports, netns).await;
+            serve_channels(socket, &ports, way).await;
         }
-        Protocol::Spdy(_) => serve_spdy(io, netns).await,
+        Protocol::Spdy(_) => serve_spdy(io, way).await,
     }
 }
 
@@ -135,12 +131,20 @@ where
     }
 }
 
+/// How the pod's ports are reached.
+#[derive(Clone, Default)]
+struct Way {
+    netns: Option<PathBuf>,
+    ports: PodPorts,
+}
+
 /// A port inside the pod.
-async fn connect(netns: Option<PathBuf>, port: u16) -> Result<TcpStream, String> {
+async fn connect(way: Way, port: u16) -> Result<TcpStream, String> {
+    let real = way.ports.node_port(port);
     let dial = |address: IpAddr| {
         atoll_network::netns::connect_tcp(
-            netns.as_deref(),
-            SocketAddr::new(address, port),
+            way.netns.as_deref(),
+            SocketAddr::new(address, real),
             CONNECT_TIMEOUT,
         )
     };
@@ -162,7 +166,7 @@ struct Pair {
     port: Option<u16>,
 }
 
-async fn serve_spdy<S>(io: S, netns: Option<PathBuf>)
+async fn serve_spdy<S>(io: S, way: Way)
 where
     S: AsyncRead + AsyncWrite,
 {
@@ -191,7 +195,7 @@ where
                     let (input, pieces) = mpsc::channel(PIECES_MAX);
                     inputs.insert(bytes_on, input);
                     let forward = Forward {
-                        netns: netns.clone(),
+                        way: way.clone(),
                         port,
                         data: bytes_on,
                         error,
@@ -246,7 +250,7 @@ fn open(pairs: &mut HashMap<String, Pair>, stream: u32, headers: &spdy::Headers)
 }
 
 struct Forward {
-    netns: Option<PathBuf>,
+    way: Way,
     port: u16,
     data: u32,
     error: u32,
@@ -255,7 +259,7 @@ struct Forward {
 
 impl Forward {
     async fn run(self, mut pieces: mpsc::Receiver<Bytes>) {
-        let words = match connect(self.netns.clone(), self.port).await {
+        let words = match connect(self.way.clone(), self.port).await {
             Ok(stream) => {
                 self.copy(stream, &mut pieces).await;
                 String::new()
@@ -300,7 +304,7 @@ impl Forward {
 
 /// Plain WebSocket: for each port two channels, data and errors, each beginning with the
 /// port's number.
-async fn serve_channels<S>(mut socket: WebSocketStream<S>, ports: &[u16], netns: Option<PathBuf>)
+async fn serve_channels<S>(mut socket: WebSocketStream<S>, ports: &[u16], way: Way)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -317,8 +321,8 @@ where
         }
         let (input, pieces) = mpsc::channel(PIECES_MAX);
         inputs.insert(channel_of_bytes, input);
-        let netns = netns.clone();
-        forwards.spawn(forward_channel(netns, *port, channel_of_bytes, out.clone(), pieces));
+        let way = way.clone();
+        forwards.spawn(forward_channel(way, *port, channel_of_bytes, out.clone(), pieces));
     }
     drop(out);
     loop {
@@ -350,13 +354,13 @@ where
 }
 
 async fn forward_channel(
-    netns: Option<PathBuf>,
+    way: Way,
     port: u16,
     channel: u8,
     out: mpsc::Sender<(u8, Bytes)>,
     mut pieces: mpsc::Receiver<Bytes>,
 ) {
-    let stream = match connect(netns, port).await {
+    let stream = match connect(way, port).await {
         Ok(stream) => stream,
         Err(reason) => {
             let words = format!("error forwarding port {port} to pod: {reason}");

@@ -90,6 +90,7 @@ impl PodTask {
             container: container.clone(),
             run,
             ip: self.sandbox.as_ref().map(|sandbox| sandbox.ip.clone()).unwrap_or_default(),
+            ports: self.sandbox.as_ref().map(|sandbox| sandbox.ports.clone()).unwrap_or_default(),
             message,
             deadline,
             not_before,

@@ -74,11 +74,11 @@ pub fn hosts(pod: &Pod, names: &Names, ip: Option<&str>, node_hosts: &str) -> St
     text
 }
 
-/// What the pod's resolver is told.
+/// What the pod's resolver is told; without cluster DNS, what the node's is told.
 #[must_use]
 pub fn resolv_conf(
     pod: &Pod,
-    cluster_dns: IpAddr,
+    cluster_dns: Option<IpAddr>,
     cluster_domain: &str,
     node_resolv_conf: &str,
 ) -> String {
@@ -91,7 +91,7 @@ pub fn resolv_conf(
         "ClusterFirst" => !uses_host_network(pod),
         _ => false,
     };
-    let mut conf = if cluster {
+    let mut conf = if let Some(cluster_dns) = cluster_dns.filter(|_| cluster) {
         let mut searches = vec![
             format!("{namespace}.svc.{cluster_domain}"),
             format!("svc.{cluster_domain}"),

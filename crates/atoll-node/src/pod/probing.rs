@@ -95,14 +95,15 @@ impl PodTask {
     fn worker(&self, container: &Container, probe: Probe, kind: Kind) -> Option<Worker> {
         let run = self.tracks.get(&container.name)?.current.as_ref()?;
         let RunState::Running { started_at } = run.state else { return None };
+        let sandbox = self.sandbox.as_ref()?;
         let running_for = self.cx.now().duration_since(started_at);
         Some(Worker {
             kind,
             container: container.name.clone(),
             id: run.id().to_owned(),
-            probe,
+            probe: sandbox.ports.probe(probe, container.ports.as_deref().unwrap_or_default()),
             ports: container.ports.clone().unwrap_or_default(),
-            ip: self.sandbox.as_ref()?.ip.clone(),
+            ip: sandbox.ip.clone(),
             running_for: running_for.max(jiff::SignedDuration::ZERO).unsigned_abs(),
             adopted: started_at < self.spawned_at,
             runtime: self.cx.runtime.clone(),

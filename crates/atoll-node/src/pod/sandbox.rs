@@ -12,6 +12,7 @@ use crate::pod::files::{self, PodFiles};
 use crate::pod::identity::{PodId, all_containers, uses_host_network};
 use crate::pod::image::with_sources;
 use crate::pod::qos::Qos;
+use crate::rootless::ports::PodPorts;
 use crate::volume;
 
 /// A sandbox, and whether this call made it.
@@ -30,16 +31,19 @@ pub async fn ensure(cx: &Context, pod: &Pod, id: &PodId) -> Result<Ensured, Stri
     let names = files::names(pod, &cx.config.node_name, &cx.config.cluster_domain);
     let spec = sandbox_spec(pod, id, names.hostname.clone());
     let made = cx.runtime.ensure_sandbox(&spec).await.map_err(|error| with_sources(&error))?;
-    let ip = match &made.net {
+    let (ip, ports) = match &made.net {
         Some(netns) => {
             let ports = host_ports(pod);
             let ip = cx.network.attach(&id.uid, netns, &ports).await;
-            ip.map_err(|error| with_sources(&error))?.to_string()
+            (ip.map_err(|error| with_sources(&error))?.to_string(), PodPorts::default())
         }
-        None => cx.config.node_ip.to_string(),
+        None => {
+            let ports = cx.network.ports(&id.uid, pod).await;
+            (cx.config.node_ip.to_string(), ports.map_err(|error| with_sources(&error))?)
+        }
     };
     write_files(cx, pod, &names, &ip, &PodFiles::of(&dir)).await?;
-    let sandbox = PodSandbox { net: made.net, ipc: made.ipc, uts: made.uts, ip };
+    let sandbox = PodSandbox { net: made.net, ipc: made.ipc, uts: made.uts, ip, ports };
     Ok(Ensured { sandbox, created: made.created })
 }
 
@@ -89,8 +93,8 @@ async fn write_files(
 ) -> Result<(), String> {
     let node_hosts = tokio::fs::read_to_string("/etc/hosts").await.unwrap_or_default();
     let node_resolv = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
-    let resolv =
-        files::resolv_conf(pod, cx.config.cluster_dns, &cx.config.cluster_domain, &node_resolv);
+    let dns = cx.config.containers.then_some(cx.config.cluster_dns);
+    let resolv = files::resolv_conf(pod, dns, &cx.config.cluster_domain, &node_resolv);
     let texts = [
         (&paths.hosts, files::hosts(pod, names, Some(ip), &node_hosts)),
         (&paths.resolv_conf, resolv),
@@ -118,11 +122,8 @@ pub async fn tear_down(cx: &Context, id: &PodId, logs: bool) -> Result<(), Strin
         volume::unmount_below(&dir)
             .map_err(|error| format!("unmounting below {}: {error}", dir.display()))?;
         for dir in std::iter::once(dir).chain(log_dir) {
-            match std::fs::remove_dir_all(&dir) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(format!("removing {}: {error}", dir.display())),
-            }
+            atoll_image::remove_tree(&dir)
+                .map_err(|error| format!("removing {}: {error}", dir.display()))?;
         }
         Ok(())
     })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use atoll_container::{
     ContainerKey, ContainerSpec, LogSpec, Mount, MountSource, NamespaceMode, Namespaces, Process,
-    Propagation, Root, Stdio, User,
+    Propagation, Resources, Root, Stdio, User,
 };
 use atoll_image::ImageInfo;
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
@@ -35,11 +35,14 @@ pub struct Parts<'a> {
     pub names: &'a Names,
     pub image: &'a ImageInfo,
     pub rootfs: PathBuf,
+    pub root: Root,
     pub user: User,
     /// The variables that the pod sets.
     pub env: Vec<(String, String)>,
     pub volumes: &'a BTreeMap<String, PathBuf>,
     pub memory_capacity: i64,
+    /// The container has files of its own.
+    pub isolation: bool,
 }
 
 /// The directories of one run's root file system.
@@ -93,25 +96,30 @@ pub fn build(parts: Parts<'_>) -> Result<ContainerSpec, String> {
         id: new_id(),
         labels: labels(&parts),
         rootfs: parts.rootfs.clone(),
-        root: Root::Mounted,
+        root: parts.root.clone(),
         process,
         stdio: Stdio {
             stdin: container.stdin.unwrap_or(false),
             stdin_once: container.stdin_once.unwrap_or(false),
         },
-        mounts: mounts(&parts)?,
+        mounts: if parts.isolation { mounts(&parts)? } else { Vec::new() },
         devices: Vec::new(),
         namespaces: Namespaces {
             net: mode(&parts.sandbox.net),
             ipc: mode(&parts.sandbox.ipc),
-            uts: mode(&parts.sandbox.uts),
+            uts: if config.containers { mode(&parts.sandbox.uts) } else { NamespaceMode::New },
             pid: if host_pid { NamespaceMode::Host } else { NamespaceMode::New },
         },
-        hostname: None,
+        // Without root there is no sandbox whose name it could share.
+        hostname: (!config.containers).then(|| parts.names.hostname.clone()),
         sysctls: BTreeMap::new(),
         security,
         cgroup,
-        resources: amount::cgroup_values(container),
+        resources: if config.containers {
+            amount::cgroup_values(container)
+        } else {
+            Resources::default()
+        },
         oom_score_adj: Some(oom_score_adj(pod, container, parts.memory_capacity)),
         log: LogSpec::new(log),
     })
@@ -237,7 +245,12 @@ fn volume_mount(parts: &Parts<'_>, index: usize, mount: &VolumeMount) -> Result<
         Some(sub) => {
             let dirs = Dirs::of(&parts.config.pod_dir(&parts.id.uid));
             let at = dirs.subpaths().join(format!("{}.{index}", parts.container.name));
-            subpath::pin(volume, &sub, &at).map_err(|error| {
+            let found = if parts.config.containers {
+                subpath::pin(volume, &sub, &at)
+            } else {
+                subpath::find(volume, &sub)
+            };
+            found.map_err(|error| {
                 format!(
                     "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
                     mount.name, parts.container.name

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::pod::lifecycle::run_hook;
 use crate::pod::track::Run;
+use crate::rootless::ports::PodPorts;
 
 /// Even a container that is to go at once gets this long to end.
 pub const GRACE_MIN: Duration = Duration::from_secs(2);
@@ -27,6 +28,7 @@ pub struct StopJob {
     pub container: Container,
     pub run: Run,
     pub ip: String,
+    pub ports: PodPorts,
     /// The Killing event's text.
     pub message: String,
     /// May move closer while the job runs (a second delete with a shorter grace).
@@ -63,6 +65,7 @@ async fn pre_stop(cx: &Context, job: &mut StopJob) {
         return;
     }
     let mut deadline = job.deadline.clone();
+    let hook = job.ports.hook(hook, job.container.ports.as_deref().unwrap_or_default());
     let run = run_hook(cx, &hook, &job.container, &job.run.reference, &job.ip);
     let result = tokio::select! {
         result = run => result,

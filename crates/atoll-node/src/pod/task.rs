@@ -26,6 +26,7 @@ use crate::pod::start::StartEnd;
 use crate::pod::status_writer::StatusWriter;
 use crate::pod::track::{Run, Track, Tracks};
 use crate::probe::{Kind, Report};
+use crate::rootless::ports::PodPorts;
 
 /// Even when nothing happens, everything is looked at this often: volumes, tokens.
 pub(crate) const RESYNC: Duration = Duration::from_secs(60);
@@ -50,6 +51,7 @@ pub struct Shown {
     pub status: PodStatus,
     pub containers: BTreeMap<String, ShownContainer>,
     pub netns: Option<PathBuf>,
+    pub ports: PodPorts,
     pub ip: Option<String>,
 }
 
@@ -156,6 +158,7 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
         status: status.clone().unwrap_or_default(),
         containers: BTreeMap::new(),
         netns: None,
+        ports: PodPorts::default(),
         ip: None,
     };
     let (shown_sender, shown_receiver) = watch::channel(Arc::new(shown));

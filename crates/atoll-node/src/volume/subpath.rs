@@ -51,6 +51,12 @@ pub fn pin(volume: &Path, relative: &str, at: &Path) -> io::Result<PathBuf> {
     Ok(at.to_path_buf())
 }
 
+/// Where `volume/relative` really is, for who mounts it himself.
+pub fn find(volume: &Path, relative: &str) -> io::Result<PathBuf> {
+    let found = open_beneath(volume, relative)?;
+    std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +72,7 @@ mod tests {
         std::os::unix::fs::symlink("..", volume.join("up")).unwrap();
         open_beneath(&volume, "fine").unwrap();
         open_beneath(&volume, "new/deep").unwrap();
+        assert_eq!(find(&volume, "fine").unwrap(), volume.canonicalize().unwrap().join("in"));
         assert!(volume.join("new/deep").is_dir());
         for path in ["out", "up/x", "../x", "/etc"] {
             assert!(open_beneath(&volume, path).is_err(), "{path}");

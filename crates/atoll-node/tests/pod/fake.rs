@@ -129,6 +129,7 @@ fn config(root: &Path, client: kube::Client) -> Config {
         version: "test".into(),
         max_pods: 110,
         containers: true,
+        rootless: atoll_node::rootless::Rootless::default(),
     }
 }
 

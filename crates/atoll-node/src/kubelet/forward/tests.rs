@@ -54,7 +54,7 @@ async fn forward(port: u16) -> (Vec<u8>, String) {
     };
     tokio::select! {
         result = client => result,
-        () = serve_spdy(near, None) => panic!("the server ended first"),
+        () = serve_spdy(near, Way::default()) => panic!("the server ended first"),
     }
 }
 

@@ -11,7 +11,7 @@ fn pod(spec: serde_json::Value) -> Pod {
 
 fn resolv(spec: serde_json::Value) -> String {
     let node = "search corp.example\nnameserver 192.0.2.1\noptions edns0\n";
-    resolv_conf(&pod(spec), "10.43.0.10".parse().unwrap(), "cluster.local", node)
+    resolv_conf(&pod(spec), "10.43.0.10".parse().ok(), "cluster.local", node)
 }
 
 #[test]
