@@ -151,7 +151,7 @@ impl Processes {
             };
             return Confinement { programs, oom_score_adj, ..Confinement::default() };
         }
-        let granted = bundle::granted(&spec.security, CgroupVersion::None);
+        let granted = bundle::granted(&spec.security);
         let bits = granted
             .iter()
             .filter_map(|name| bundle::number(name))
@@ -199,7 +199,7 @@ impl Backend for Processes {
         if !self.capabilities.isolation {
             check_open(spec)?;
         }
-        let plan = bundle::filter_plan(spec, CgroupVersion::None);
+        let plan = bundle::filter_plan(spec);
         let filter = plan.as_ref().map(|p| self.filters.get(&p.capabilities)).transpose()?;
         // A user may confine himself only when he can gain nothing by it.
         let no_new_privileges = spec.security.no_new_privileges || !self.capabilities.isolation;

@@ -273,6 +273,7 @@ fn create(
         .as_sibling(true)
         .build()
         .map_err(chain)?;
+    super::unified::complete(config, dir)?;
     let pid = container.pid().ok_or("the container has no pid")?.as_raw();
     let terminal = console.map(Console::receive).transpose()?;
     Ok((pid, terminal))
@@ -281,7 +282,10 @@ fn create(
 /// libcontainer wraps what a process could not do into three layers that say nothing.
 fn plain(reason: String) -> String {
     match reason.split_once("error in executing process : ") {
-        Some((_, inner)) => format!("unable to start container process: {inner}"),
+        Some((_, inner)) => {
+            let inner = inner.split(": failed to initialize container process").next();
+            format!("unable to start container process: {}", inner.unwrap_or_default())
+        }
         None => reason,
     }
 }
@@ -296,7 +300,7 @@ pub(crate) fn read_filter(config: &ShimConfig) -> Result<Option<Vec<u8>>, String
 }
 
 /// An error with all its causes, in one line.
-fn chain(error: impl std::error::Error) -> String {
+pub(crate) fn chain(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -506,7 +510,9 @@ impl Inside<'_> {
         }
         let env =
             command::with_home(crate::bundle::environment(self.process), self.process.user.uid);
-        command::check(&self.config.located(&self.process.args), &env)?;
+        // libcontainer's words, by which a command's fault is told from the node's.
+        command::check(&self.config.located(&self.process.args), &env)
+            .map_err(|reason| format!("unable to start container process: {reason}"))?;
         Ok((env, rights))
     }
 
