@@ -44,6 +44,8 @@ pub struct Cluster {
     pub dir: PathBuf,
     pub port: u16,
     nodes: u32,
+    /// A command that runs the program in surroundings of its own.
+    wrapper: Vec<String>,
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -72,12 +74,19 @@ pub fn free_port() -> u16 {
 impl Cluster {
     /// A new cluster in a folder that goes with it.
     pub fn start(nodes: u32) -> Self {
+        Self::start_under(&[], nodes)
+    }
+
+    /// The same, by a command that takes the program's command line as its last arguments
+    /// and ends by becoming it.
+    pub fn start_under(wrapper: &[&str], nodes: u32) -> Self {
         let folder = tempfile::Builder::new().prefix("atoll-e2e-").tempdir().unwrap();
         let mut cluster = Self {
             child: None,
             dir: folder.path().join("data"),
             port: free_port(),
             nodes,
+            wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
             _folder: Some(folder),
         };
         cluster.launch();
@@ -87,7 +96,10 @@ impl Cluster {
     /// Starts it (again) on its folder, and waits until it says that it is ready.
     pub fn launch(&mut self) {
         let log = File::create(self.dir.with_extension("log")).unwrap();
-        let mut child = Command::new(binary())
+        let program = [binary().display().to_string()];
+        let mut words = self.wrapper.iter().chain(&program);
+        let mut child = Command::new(words.next().unwrap())
+            .args(words)
             .args(["dev", "--nodes", &self.nodes.to_string()])
             .args(["--port", &self.port.to_string()])
             .arg("--data-dir")

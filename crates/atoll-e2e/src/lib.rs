@@ -12,6 +12,7 @@
 pub mod cluster;
 pub mod console;
 pub mod http;
+pub mod system;
 pub mod wait;
 
 pub use cluster::{Cluster, Output};

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::IdentityError;
 use crate::leaf::{self, Issued, Leaf};
-use crate::peer::certificates_from_pem;
+use crate::peer::{PeerIdentity, certificates_from_pem};
 use crate::request::SigningRequest;
 
 /// Life of an authority. Leaves are renewed online; an authority is replaced by a person.
@@ -109,6 +109,21 @@ impl Authority {
             der,
             issuer,
         })
+    }
+
+    /// Whether the clock can be right: outside of the authority's life nobody would accept
+    /// anything that it signs.
+    pub fn check_clock(&self, now: Timestamp) -> Result<(), IdentityError> {
+        let life = PeerIdentity::from_der(&self.der)?;
+        if now < life.not_before {
+            let authority = self.kind.name();
+            return Err(IdentityError::ClockBehind { authority, now, begins: life.not_before });
+        }
+        if now >= life.not_after {
+            let authority = self.kind.name();
+            return Err(IdentityError::AuthorityEnded { authority, now, ended: life.not_after });
+        }
+        Ok(())
     }
 
     #[must_use]

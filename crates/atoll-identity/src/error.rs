@@ -26,6 +26,16 @@ pub enum IdentityError {
     )]
     KeyMismatch { authority: &'static str },
 
+    #[error(
+        "this machine's clock says {now}, which is before the {authority} authority was made ({begins}); set the clock"
+    )]
+    ClockBehind { authority: &'static str, now: jiff::Timestamp, begins: jiff::Timestamp },
+
+    #[error(
+        "the {authority} authority ended at {ended}, and this machine's clock says {now}; set the clock if it is wrong, else replace the authority"
+    )]
+    AuthorityEnded { authority: &'static str, now: jiff::Timestamp, ended: jiff::Timestamp },
+
     #[error("signing the certificate of {subject}")]
     Sign { subject: String, source: rcgen::Error },
 

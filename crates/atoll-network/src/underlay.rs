@@ -6,8 +6,8 @@
 //! ```
 //!
 //! All calls are repeatable: what exists is kept. Everything is named by the cluster's
-//! id and recorded in `<run>/<cluster>/underlay.json`, from which [`sweep`] removes what
-//! a killed cluster left behind once its folder is gone.
+//! id and recorded in `<run>/<cluster>/underlay.json`, from which [`remove`] undoes it even
+//! when whoever made it is gone.
 
 mod host;
 mod ranges;
@@ -21,14 +21,15 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::settings::Ipv4Net;
 
-pub use host::{create, cut, heal, sweep, teardown};
+pub use host::{create, cut, heal, recorded, remove};
+pub use record::FILE as RECORD;
 
 /// A cluster whose nodes share this machine.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Short and unique on the machine; letters and digits.
     pub cluster_id: String,
-    /// The cluster's own folder: once it is gone, [`sweep`] removes the cluster's network.
+    /// The cluster's own folder, for [`recorded`].
     pub data_dir: PathBuf,
     /// Where namespaces and records of all clusters stand, for instance `/run/atoll`.
     pub run_dir: PathBuf,
@@ -51,6 +52,13 @@ pub struct Ranges {
     pub pods: Ipv4Net,
     /// A /16.
     pub services: Ipv4Net,
+}
+
+/// A cluster that has an underlay on this machine, whether or not it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    pub cluster_id: String,
+    pub data_dir: PathBuf,
 }
 
 /// The made underlay.

@@ -2,6 +2,7 @@
 
 mod identity;
 mod join;
+mod names;
 
 use crate::{
     dev::{data_dir, folder::write_atomically},
@@ -10,13 +11,15 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use atoll_image::{Builtin, ImageConfig, RegistryConfig};
 use identity::Identity;
+use jiff::Timestamp;
+use names::NameServer;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -83,6 +86,16 @@ pub struct Agent {
     pub supervised: bool,
 }
 
+/// `https://host:port`, as the server is named on the command line.
+fn server_url(text: &str) -> Result<http::Uri> {
+    let wrong = || format!("--join {text:?} is not a URL such as https://10.0.0.1:6443");
+    let url: http::Uri = text.parse().with_context(wrong)?;
+    if url.scheme_str() != Some("https") || url.host().is_none() {
+        bail!("{}", wrong());
+    }
+    Ok(url)
+}
+
 fn label(text: &str) -> Result<(String, String)> {
     let (key, value) =
         text.split_once('=').with_context(|| format!("{text:?} is not KEY=VALUE"))?;
@@ -123,7 +136,7 @@ impl Agent {
         if let Some(ip) = self.node_ip {
             return Ok(ip);
         }
-        let url: http::Uri = self.join.parse().context("reading --join")?;
+        let url = server_url(&self.join)?;
         let host = url.host().context("the URL of --join has no host")?;
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("making a socket")?;
         // Connecting a datagram socket sends nothing; it only chooses the route.
@@ -150,9 +163,32 @@ pub async fn run(agent: Agent) -> Result<()> {
         Some(identity) => identity,
         None => join_cluster(&agent, &name, node_ip, &folder).await?,
     };
+    identity.check_clock(&name, Timestamp::now())?;
     let client = identity.client(&agent.join).await?;
     let renewed = identity::until_renewed(folder.clone(), name.clone(), client.clone());
     let config = configure(&agent, &root, &name, node_ip, client, &identity)?;
+    let names = name_server(&agent, &config)?;
+    let (tasks, stop_names) = (TaskTracker::new(), CancellationToken::new());
+    if let Some(names) = names {
+        tasks.spawn(names.keep(stop_names.clone()));
+    }
+    let ended = run_node(&agent, &name, config, renewed).await;
+    if matches!(ended, Ok(End::StartAgain)) {
+        return start_again();
+    }
+    stop_names.cancel();
+    tasks.close();
+    tasks.wait().await;
+    ended.map(|_end| ())
+}
+
+/// Until somebody ends it, or its certificates are new.
+async fn run_node(
+    agent: &Agent,
+    name: &str,
+    config: atoll_node::Config,
+    renewed: impl Future<Output = ()>,
+) -> Result<End> {
     let (leave, remove) = (CancellationToken::new(), CancellationToken::new());
     let shutdown = atoll_node::Shutdown { leave: leave.clone(), remove: remove.clone() };
     let running = atoll_node::Agent::run(config, shutdown);
@@ -161,22 +197,34 @@ pub async fn run(agent: Agent) -> Result<()> {
         say_ready();
     }
     let end = tokio::select! {
-        result = &mut running => return result.context("running the node"),
+        result = &mut running => {
+            result.context("running the node")?;
+            return Ok(End::Leave);
+        }
         teardown = told_to_end(agent.supervised) => {
             if teardown? { End::Teardown } else { End::Leave }
         }
         () = renewed => End::StartAgain,
     };
-    info!(node = %name, ?end, "ending");
+    info!(node = name, ?end, "ending");
     match end {
         End::Teardown => remove.cancel(),
         End::Leave | End::StartAgain => leave.cancel(),
     }
     running.await.context("stopping the node")?;
-    if end == End::StartAgain {
-        return start_again();
+    Ok(end)
+}
+
+/// The node's DNS, unless somebody else runs it or the node has no addresses of its own.
+fn name_server(agent: &Agent, config: &atoll_node::Config) -> Result<Option<NameServer>> {
+    if agent.no_dns || !config.containers {
+        return Ok(None);
     }
-    Ok(())
+    Ok(Some(NameServer {
+        program: std::env::current_exe().context("finding this program")?,
+        listen: format!("{}:53", agent.cluster_dns),
+        snapshot: config.dns_snapshot(),
+    }))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,8 +286,7 @@ fn configure(
     let is_root = rustix::process::geteuid().is_root();
     let shim = match &agent.program {
         Some(program) => program.clone(),
-        None if is_root => crate::dev::program::copy_to(&original, &root.join("program"))?,
-        None => original,
+        None => crate::dev::program::copy_to(&original, &root.join("program"))?,
     };
     Ok(atoll_node::Config {
         node_name: name.to_owned(),

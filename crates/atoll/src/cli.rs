@@ -48,7 +48,7 @@ pub enum Command {
     Server(server::Server),
     /// A node without the store
     Agent(agent::Agent),
-    /// The cluster's DNS on a node, from what the node's agent writes; `atoll dev` starts it
+    /// The cluster's DNS on a node, from what the node's agent writes; the agent starts it
     Dns(dns::Dns),
     /// Join tokens for new nodes
     Token(token::Token),

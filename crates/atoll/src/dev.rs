@@ -6,9 +6,11 @@
 
 pub mod chaos;
 pub mod folder;
+mod leftovers;
 mod nodes;
 pub mod program;
 mod rootless;
+mod signals;
 
 use crate::{
     client::connect::connect,
@@ -24,18 +26,16 @@ use kube::{
     Api, Client, ResourceExt as _,
     runtime::{WatchStreamExt as _, watcher},
 };
+use leftovers::RunLock;
 use nodes::Nodes;
+use signals::Signals;
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -45,8 +45,8 @@ const RUN_DIR: &str = "/run/atoll";
 const READY_MAX: Duration = Duration::from_secs(60);
 /// A server that is being started again is asked for this often.
 const HANDOFF_RETRY: Duration = Duration::from_millis(20);
-/// Connections that wait while the server is away. More are closed.
-const WAITING_MAX: usize = 1_024;
+/// Without descriptors nothing can be accepted until some are closed.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Dev {
@@ -82,32 +82,78 @@ pub fn data_dir(named: Option<&Path>) -> Result<PathBuf> {
 
 pub async fn run(dev: Dev) -> Result<()> {
     let started = Instant::now();
-    let folder = Folder::take(&dev.data_dir()?)?;
+    let mut signals = Signals::watch()?;
+    let folder = Folder::take(&dev.data_dir()?).await?;
     let cluster = folder.cluster(dev.nodes)?;
     let listener = listen(dev.port).await?;
     if !rustix::process::geteuid().is_root() {
         return rootless::run(&dev, &folder, &cluster, listener, started).await;
     }
-    let underlay = make_underlay(&folder, &cluster)?;
-    let program = program::copy(&folder)?;
-    let mut nodes = Nodes::new(&folder, &cluster, &underlay, &program, dev.port)?;
-    let stop = CancellationToken::new();
+    let run_dir = Path::new(RUN_DIR);
+    let lock = take_run_folder(&folder, &cluster)?;
+    if let Err(error) = leftovers::sweep(run_dir, folder.root()).await {
+        warn!("clearing up after former clusters: {error:#}");
+    }
+    let result = run_nodes(&dev, &folder, &cluster, listener, &mut signals, started).await;
+    folder.stopping();
+    let cleared = leftovers::clear(&cluster.id, &[folder.root()], run_dir, lock).await;
+    result.and(cleared.context("clearing up"))
+}
+
+/// A copied folder has the id of the original, whose names it would use in the system.
+fn take_run_folder(folder: &Folder, cluster: &Cluster) -> Result<RunLock> {
+    let id = &cluster.id;
+    let run_dir = Path::new(RUN_DIR);
+    let all = underlay::recorded(run_dir).context("looking for former clusters")?;
+    let other = all.into_iter().find(|one| one.cluster_id == *id && one.data_dir != folder.root());
+    let other = other.map(|one| one.data_dir);
+    let is_there = |other: &PathBuf| folder::cluster_in(other).as_ref() == Some(id);
+    if let Some(other) = other.filter(is_there) {
+        bail!(
+            "{} is a copy of {}, whose cluster has not been stopped; start it there and stop it with Ctrl-C, or delete that folder",
+            folder.root().display(),
+            other.display()
+        );
+    }
+    RunLock::take(&run_dir.join(id))?.with_context(|| {
+        format!(
+            "the cluster {id} of {} still runs elsewhere; stop it first",
+            folder.root().display()
+        )
+    })
+}
+
+/// Everything between the first namespace and the last.
+async fn run_nodes(
+    dev: &Dev,
+    folder: &Folder,
+    cluster: &Cluster,
+    listener: TcpListener,
+    signals: &mut Signals,
+    started: Instant,
+) -> Result<()> {
+    let underlay = make_underlay(folder, cluster)?;
+    let program = program::copy(folder)?;
+    let mut nodes = Nodes::new(folder, cluster, &underlay, &program, dev.port)?;
     let handoff = nodes.handoff();
     #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
     let accepting = tokio::spawn(accept(listener, handoff));
-
-    let result = serve(&dev, &folder, &mut nodes, started, &stop).await;
+    let result = serve(dev, folder, &mut nodes, started, signals).await;
     accepting.abort();
+    folder.stopping();
     info!("stopping: pods first, then what was made in the system");
-    nodes.teardown().await;
-    let removed = underlay::teardown(&underlay).context("removing the network");
-    remove_if_there(&folder.control());
-    // A node that chaos killed has no agent left that would unmount what it mounted.
-    unmount_below(folder.root());
-    unmount_below(&Path::new(RUN_DIR).join(&cluster.id));
-    remove_run_folder(&Path::new(RUN_DIR).join(&cluster.id));
+    let hurry = nodes.hurry();
+    let mut teardown = std::pin::pin!(nodes.teardown());
+    tokio::select! {
+        () = &mut teardown => {}
+        () = signals.next() => {
+            info!("told again to stop: pods do not get the rest of their grace periods");
+            hurry.cancel();
+            teardown.await;
+        }
+    }
     program::remove(&program);
-    result.and(removed)
+    result
 }
 
 async fn listen(port: u16) -> Result<TcpListener> {
@@ -120,10 +166,6 @@ async fn listen(port: u16) -> Result<TcpListener> {
 }
 
 fn make_underlay(folder: &Folder, cluster: &Cluster) -> Result<Underlay> {
-    let run_dir = PathBuf::from(RUN_DIR);
-    if let Err(error) = underlay::sweep(&run_dir) {
-        warn!("sweeping what killed clusters left behind: {error}");
-    }
     let names = (1..=cluster.nodes).map(|index| format!("node-{index}")).collect();
     let ranges_file = folder.root().join("ranges.json");
     let ranges = match std::fs::read(&ranges_file) {
@@ -136,7 +178,7 @@ fn make_underlay(folder: &Folder, cluster: &Cluster) -> Result<Underlay> {
     let config = underlay::Config {
         cluster_id: cluster.id.clone(),
         data_dir: folder.root().to_owned(),
-        run_dir,
+        run_dir: PathBuf::from(RUN_DIR),
         nodes: names,
         ranges,
     };
@@ -146,16 +188,15 @@ fn make_underlay(folder: &Folder, cluster: &Cluster) -> Result<Underlay> {
     Ok(made)
 }
 
+/// Until somebody ends it.
 async fn serve(
     dev: &Dev,
     folder: &Folder,
     nodes: &mut Nodes,
     started: Instant,
-    stop: &CancellationToken,
+    signals: &mut Signals,
 ) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
-    let control = chaos::Control::bind(&folder.control())?;
+    let control = chaos::Control::bind(&nodes.control())?;
     let ready = async {
         tokio::time::timeout(READY_MAX, bring_up(dev, folder, nodes)).await.map_err(|_elapsed| {
             anyhow::anyhow!(
@@ -166,30 +207,26 @@ async fn serve(
         })?
     };
     tokio::select! {
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        () = signals.next() => return Ok(()),
         result = ready => result?,
     }
     greet(folder, dev.nodes, started.elapsed());
     loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            request = control.next() => {
-                if let Some(request) = request {
-                    let answer = nodes.chaos(&request.order).await;
-                    request.answer(answer).await;
-                }
+        let order = async {
+            if let Some(request) = control.next().await {
+                let answer = nodes.chaos(&request.order).await;
+                request.answer(answer).await;
             }
+        };
+        tokio::select! {
+            () = signals.next() => return Ok(()),
+            () = order => {}
         }
     }
-    stop.cancel();
-    Ok(())
 }
 
 async fn bring_up(dev: &Dev, folder: &Folder, nodes: &mut Nodes) -> Result<()> {
     nodes.start_server().await?;
-    own_like_the_user(&folder.kubeconfig())?;
     let client = connect(&folder.kubeconfig(), None).await?.client;
     nodes.start_agents(&client).await?;
     nodes_ready(client, dev.nodes).await
@@ -221,36 +258,43 @@ fn is_ready(node: &Node) -> bool {
     conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
-/// Under sudo the files that are for the user belong to the user.
-fn own_like_the_user(path: &Path) -> Result<()> {
-    let id = |name: &str| crate::variable(name).and_then(|text| text.parse::<u32>().ok());
-    let (Some(user), Some(group)) = (id("SUDO_UID"), id("SUDO_GID")) else { return Ok(()) };
-    std::os::unix::fs::chown(path, Some(user), Some(group))
-        .with_context(|| format!("giving {} to its user", path.display()))
+/// Says what to do next. Whoever does not read it has a cluster all the same.
+fn greet(folder: &Folder, nodes: u32, took: Duration) {
+    use std::io::Write as _;
+    let plural = if nodes == 1 { "node" } else { "nodes" };
+    let text = format!(
+        "Ready: {nodes} {plural}, in {:.1} s.\n\n  \
+         export KUBECONFIG={}\n  \
+         kubectl apply -f examples/hello.yaml\n  \
+         kubectl get pods -o wide\n\n\
+         Ctrl-C stops the cluster and removes what it made; its objects stay in the folder.\n",
+        took.as_secs_f64(),
+        shell_word(&folder.kubeconfig()),
+    );
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
 }
 
-#[allow(clippy::print_stdout, reason = "what to do next is the point of this command")]
-fn greet(folder: &Folder, nodes: u32, took: Duration) {
-    let kubeconfig = folder.kubeconfig();
-    let plural = if nodes == 1 { "node" } else { "nodes" };
-    println!("Ready: {nodes} {plural}, in {:.1} s.", took.as_secs_f64());
-    println!();
-    println!("  export KUBECONFIG={}", kubeconfig.display());
-    println!("  kubectl apply -f examples/hello.yaml");
-    println!("  kubectl get pods -o wide");
-    println!();
-    println!("Ctrl-C stops the cluster and removes what it made; its objects stay in the folder.");
+/// A path as it can be pasted into a shell.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@%:,".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// Accepts on the host's loopback and hands each connection to the server. While that is
-/// being started again connections wait here.
+/// being started again one connection waits here, and the others in the kernel's queue.
 async fn accept(listener: TcpListener, path: PathBuf) {
-    let waiting = Arc::new(tokio::sync::Semaphore::new(WAITING_MAX));
     let mut sender: Option<handoff::Sender> = None;
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        let Ok(_permit) = waiting.clone().try_acquire_owned() else { continue };
-        let Ok(stream) = stream.into_std() else { continue };
+        let stream = match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => stream,
+            Err(error) => {
+                warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
         loop {
             let connected = match sender.take() {
                 Some(sender) => Ok(sender),
@@ -264,34 +308,6 @@ async fn accept(listener: TcpListener, path: PathBuf) {
             }
             tokio::time::sleep(HANDOFF_RETRY).await;
         }
-    }
-}
-
-/// Detaches everything that is mounted below `root`, the innermost first.
-fn unmount_below(root: &Path) {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
-    let below: Vec<&Path> = points.filter(|point| point.starts_with(root)).collect();
-    for point in below.into_iter().rev() {
-        if let Err(error) = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH) {
-            warn!(path = %point.display(), %error, "not unmounted");
-        }
-    }
-}
-
-fn remove_run_folder(path: &Path) {
-    if path.exists()
-        && let Err(error) = std::fs::remove_dir_all(path)
-    {
-        warn!(path = %path.display(), %error, "not removed");
-    }
-}
-
-fn remove_if_there(path: &Path) {
-    if path.exists()
-        && let Err(error) = std::fs::remove_file(path)
-    {
-        warn!(path = %path.display(), %error, "not removed");
     }
 }
 
@@ -322,8 +338,13 @@ fn recipe(
 
 /// Starts it and waits until it is ready.
 async fn start(recipe: Recipe) -> Result<Process> {
+    start_under(recipe, &CancellationToken::new()).await
+}
+
+/// The same for a process that `hurry` ends at once.
+async fn start_under(recipe: Recipe, hurry: &CancellationToken) -> Result<Process> {
     let name = recipe.name.clone();
-    let mut process = Process::start(recipe);
+    let mut process = Process::start(recipe, hurry);
     process.ready().await.with_context(|| format!("starting {name}"))?;
     Ok(process)
 }

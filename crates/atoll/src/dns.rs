@@ -5,7 +5,12 @@
 use crate::process::{say_ready, supervised};
 use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, flock};
-use std::{fs::File, net::SocketAddr, path::PathBuf};
+use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -27,16 +32,31 @@ pub struct Dns {
     pub supervised: bool,
 }
 
+/// Locked by the server that runs, whose number it holds.
+pub fn holder_file(snapshot: &Path) -> PathBuf {
+    snapshot.with_file_name("lock")
+}
+
 pub async fn run(dns: Dns) -> Result<()> {
     let folder = dns.snapshot.parent().context("the snapshot has no folder")?.to_owned();
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let lock = File::create(folder.join("lock")).context("opening the lock")?;
-    let _held = tokio::task::spawn_blocking(move || {
+    // Not emptied: it names the holder for whom we may have to wait.
+    let path = holder_file(&dns.snapshot);
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    let mut held = tokio::task::spawn_blocking(move || {
         flock(&lock, FlockOperation::LockExclusive).map(|()| lock)
     })
     .await
     .context("waiting for the lock")?
     .context("taking the lock")?;
+    held.set_len(0)
+        .and_then(|()| writeln!(held, "{}", std::process::id()))
+        .with_context(|| format!("writing {}", path.display()))?;
 
     let upstream =
         if dns.upstream.is_empty() { crate::agent::upstream_dns() } else { dns.upstream.clone() };

@@ -34,8 +34,10 @@ impl Keys {
         match (certificate.exists(), key.exists()) {
             (true, true) => {
                 let certificate = read(&certificate)?;
-                Authority::load(kind, &certificate, &read_secret(&key)?)
-                    .with_context(|| format!("taking up the {} authority", kind.name()))
+                let authority = Authority::load(kind, &certificate, &read_secret(&key)?)
+                    .with_context(|| format!("taking up the {} authority", kind.name()))?;
+                authority.check_clock(now)?;
+                Ok(authority)
             }
             (false, false) => {
                 let authority = Authority::create(kind, &self.cluster, now)
@@ -102,6 +104,15 @@ mod tests {
         assert_eq!(keys.authority(AuthorityKind::Client, now).unwrap().fingerprint(), first);
         let path = folder.path().join("keys/client-ca.key");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+        // The clock an hour back or ahead between two starts; a clock that was never set.
+        for seconds in [-3_600, 3_600] {
+            let off = Timestamp::from_second(now.as_second() + seconds).unwrap();
+            assert_eq!(keys.authority(AuthorityKind::Client, off).unwrap().fingerprint(), first);
+        }
+        let never_set = Timestamp::from_second(100).unwrap();
+        let refused = keys.authority(AuthorityKind::Client, never_set).err().unwrap();
+        assert!(refused.to_string().contains("set the clock"), "{refused}");
 
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         let refused = keys.authority(AuthorityKind::Client, now).err().unwrap();

@@ -70,7 +70,22 @@ fn sentence(error: &anyhow::Error) -> String {
             return format!("Error from server ({reason}): {}", status.message);
         }
     }
-    format!("error: {error:#}")
+    format!("error: {}", causes(error))
+}
+
+/// The chain of causes. Libraries that print their source and also hand it out would have
+/// it said twice.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
@@ -135,6 +150,8 @@ fn start_logging(filter: &str) -> Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(colours)
+        // Whoever closed standard error wants to hear nothing, not a panic.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }
@@ -164,4 +181,32 @@ async fn with_cluster(command: Command, target: Target) -> Result<ExitCode> {
         other => anyhow::bail!("{other:?} needs no cluster"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Talkative(std::io::Error);
+
+    impl std::fmt::Display for Talkative {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "failed to read: {}", self.0)
+        }
+    }
+
+    impl std::error::Error for Talkative {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::Error::new(Talkative(std::io::Error::other("no such file")));
+        let error = error.context("reading the kubeconfig /nope");
+        let said = sentence(&error);
+        assert_eq!(said, "error: reading the kubeconfig /nope: failed to read: no such file");
+    }
 }

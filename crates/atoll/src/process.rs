@@ -4,7 +4,7 @@
 //! supervisor; a line on that pipe asks it to stop for good. It says that it is ready by a
 //! line on its standard output.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// What a process prints when it does its work.
 pub const READY: &str = "ready";
@@ -31,6 +31,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// How long a process may take to tear down, pods' grace periods included.
 const TEARDOWN_MAX: Duration = Duration::from_secs(45);
+/// A process that has never been ready and has ended this often will not get better by
+/// itself: the start fails with what it said last.
+const FIRST_ATTEMPTS_MAX: u32 = 3;
 
 /// How to start it.
 #[derive(Debug, Clone)]
@@ -43,10 +46,12 @@ pub struct Recipe {
     pub log: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
     Starting,
     Ready,
+    /// It was never ready; why it ended the last time.
+    Failed(String),
     Stopped,
 }
 
@@ -59,9 +64,10 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn start(recipe: Recipe) -> Self {
+    /// `hurry` ends it at once, even while it tears down.
+    pub fn start(recipe: Recipe, hurry: &CancellationToken) -> Self {
         let (sender, state) = watch::channel(State::Starting);
-        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        let (stop, kill) = (CancellationToken::new(), hurry.child_token());
         let keeper = Keeper { recipe, state: sender, stop: stop.clone(), kill: kill.clone() };
         #[allow(clippy::disallowed_methods, reason = "the handle is awaited by stop and kill")]
         let task = tokio::spawn(keeper.run());
@@ -70,11 +76,12 @@ impl Process {
 
     /// Waits until the process has said that it is ready.
     pub async fn ready(&mut self) -> Result<()> {
-        self.state
-            .wait_for(|state| *state == State::Ready)
-            .await
-            .context("the process was stopped before it was ready")?;
-        Ok(())
+        let state = self.state.wait_for(|state| *state != State::Starting).await;
+        match &*state.context("the process was stopped before it was ready")? {
+            State::Failed(why) => bail!("{why}"),
+            State::Stopped => bail!("it was stopped before it was ready"),
+            State::Starting | State::Ready => Ok(()),
+        }
     }
 
     /// Lets it undo what it made, and waits for its end.
@@ -99,31 +106,46 @@ struct Keeper {
 
 enum Ended {
     ForGood,
-    ByItself,
+    /// And how, in words.
+    ByItself(String),
 }
 
 impl Keeper {
     async fn run(self) {
+        let end = self.keep().await;
+        self.state.send_replace(end);
+    }
+
+    /// Starts it again and again until it is stopped, or until it is clear that it cannot
+    /// start.
+    async fn keep(&self) -> State {
         let mut backoff = BACKOFF_FIRST;
+        let mut failures: u32 = 0;
+        let mut was_ready = false;
         loop {
             let started = Instant::now();
-            match self.once().await {
-                Ok(Ended::ForGood) => break,
-                Ok(Ended::ByItself) => {}
-                Err(error) => warn!(process = %self.recipe.name, "{error:#}"),
+            let why = match self.once().await {
+                Ok(Ended::ForGood) => return State::Stopped,
+                Ok(Ended::ByItself(why)) => why,
+                Err(error) => format!("{error:#}"),
+            };
+            was_ready |= *self.state.borrow() == State::Ready;
+            failures = failures.saturating_add(1);
+            if !was_ready && failures >= FIRST_ATTEMPTS_MAX {
+                return State::Failed(why);
             }
+            warn!(process = %self.recipe.name, "ended, starting it again: {why}");
             self.state.send_replace(State::Starting);
             if started.elapsed() > STABLE_AFTER {
                 backoff = BACKOFF_FIRST;
             }
             tokio::select! {
-                () = self.stop.cancelled() => break,
-                () = self.kill.cancelled() => break,
+                () = self.stop.cancelled() => return State::Stopped,
+                () = self.kill.cancelled() => return State::Stopped,
                 () = tokio::time::sleep(backoff) => {}
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
-        self.state.send_replace(State::Stopped);
     }
 
     async fn once(&self) -> Result<Ended> {
@@ -137,7 +159,7 @@ impl Keeper {
                     return Ok(Ended::ForGood);
                 }
                 () = self.stop.cancelled() => {
-                    return stop(child, input).await.map(|()| Ended::ForGood);
+                    return stop(child, input, &self.kill).await.map(|()| Ended::ForGood);
                 }
                 line = lines.next_line() => match line {
                     Ok(Some(line)) if line == READY => {
@@ -150,29 +172,33 @@ impl Keeper {
         }
         // Its output has ended, so it has, or is about to.
         let status = child.wait().await.context("waiting for the process")?;
-        self.report(status);
-        Ok(Ended::ByItself)
+        Ok(Ended::ByItself(self.describe(status)))
     }
 
-    fn report(&self, status: ExitStatus) {
-        let Recipe { name, log, .. } = &self.recipe;
-        if status.success() {
-            info!(process = %name, "ended; starting it again");
-        } else {
-            let last = last_line(log).unwrap_or_default();
-            warn!(process = %name, %status, log = %log.display(), last, "ended; starting it again");
+    fn describe(&self, status: ExitStatus) -> String {
+        let log = &self.recipe.log;
+        match last_line(log).filter(|_| !status.success()) {
+            Some(last) => format!("{last} ({status}; its log is {})", log.display()),
+            None => format!("{status}; its log is {}", log.display()),
         }
     }
 }
 
-async fn stop(mut child: Child, input: Option<ChildStdin>) -> Result<()> {
+async fn stop(
+    mut child: Child,
+    input: Option<ChildStdin>,
+    hurry: &CancellationToken,
+) -> Result<()> {
     if let Some(mut input) = input {
         // A process that has just ended needs no telling.
         input.write_all(format!("{TEARDOWN}\n").as_bytes()).await.ok();
         input.flush().await.ok();
-        let waited = tokio::time::timeout(TEARDOWN_MAX, child.wait()).await;
+        let waited = tokio::select! {
+            () = hurry.cancelled() => None,
+            waited = tokio::time::timeout(TEARDOWN_MAX, child.wait()) => waited.ok(),
+        };
         drop(input);
-        if waited.is_ok() {
+        if waited.is_some() {
             return Ok(());
         }
     }
@@ -230,41 +256,6 @@ fn last_line(log: &Path) -> Option<String> {
     text.lines().rev().find(|line| !line.trim().is_empty()).map(ToOwned::to_owned)
 }
 
-/// Kills the containers and shims of a node that run on without its agent. Containers are
-/// told by `cgroup`, a folder of cgroups that only this node has; shims by running from
-/// `program` for a folder below `root`. Returns how many processes were killed.
-pub fn kill_node(cgroup: &str, program: &Path, root: &Path) -> Result<usize> {
-    let mut killed = 0;
-    for entry in std::fs::read_dir("/proc").context("listing processes")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        if !(is_in_cgroup(pid, cgroup) || is_shim(pid, program, root)) {
-            continue;
-        }
-        let Some(pid) = rustix::process::Pid::from_raw(pid) else { continue };
-        // One that has just ended is as dead as it was to be.
-        if rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok() {
-            killed += 1;
-        }
-    }
-    Ok(killed)
-}
-
-fn is_in_cgroup(pid: i32, cgroup: &str) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let prefix = format!("{cgroup}/");
-    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| path.contains(&prefix))
-}
-
-fn is_shim(pid: i32, program: &Path, root: &Path) -> bool {
-    let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut words = text.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-    let is_ours = words.next().is_some_and(|word| Path::new(word.as_ref()) == program)
-        && words.next().is_some_and(|word| word == "shim");
-    is_ours && words.any(|word| Path::new(word.as_ref()).starts_with(root))
-}
-
 /// For the process itself: reads its standard input until the supervisor has gone or asks
 /// for a teardown. Returns whether it asked.
 pub async fn supervised() -> bool {
@@ -278,7 +269,64 @@ pub async fn supervised() -> bool {
 }
 
 /// For the process itself: tells the supervisor that the work has begun.
-#[allow(clippy::print_stdout, reason = "standard output is the channel to the supervisor")]
 pub fn say_ready() {
-    println!("{READY}");
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    // A supervisor that has gone is noticed by the end of standard input.
+    writeln!(out, "{READY}").and_then(|()| out.flush()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(folder: &Path, script: &str) -> Recipe {
+        Recipe {
+            name: "test".to_owned(),
+            program: PathBuf::from("/bin/sh"),
+            arguments: ["-c", script].map(OsString::from).to_vec(),
+            netns: None,
+            log: folder.join("log"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_cannot_start_is_given_up_with_its_last_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = shell(folder.path(), "echo error: no such thing >&2; exit 3");
+        let mut process = Process::start(recipe, &CancellationToken::new());
+        let refused = process.ready().await.unwrap_err().to_string();
+        assert!(refused.contains("error: no such thing (exit status: 3"), "{refused}");
+        assert!(refused.contains("log"), "{refused}");
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert_eq!(log.lines().count(), 3, "{log}");
+    }
+
+    #[tokio::test]
+    async fn one_that_was_ready_is_started_again_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let counter = folder.path().join("count");
+        let script = format!("echo x >> {0}; echo ready; exit 1", counter.display());
+        let process = Process::start(shell(folder.path(), &script), &CancellationToken::new());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::fs::read_to_string(&counter).unwrap_or_default().lines().count() < 5 {
+            assert!(Instant::now() < deadline, "it was not started five times");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        process.kill().await;
+    }
+
+    #[tokio::test]
+    async fn a_teardown_can_be_hurried() {
+        let folder = tempfile::tempdir().unwrap();
+        let hurry = CancellationToken::new();
+        let recipe = shell(folder.path(), "echo ready; exec sleep 100");
+        let mut process = Process::start(recipe, &hurry);
+        process.ready().await.unwrap();
+        let started = Instant::now();
+        let ending = process.teardown();
+        hurry.cancel();
+        ending.await;
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
 }

@@ -1,7 +1,7 @@
 //! `atoll server`: the store, the API over it, controllers and scheduler, in one process.
 
 use crate::{
-    dev::folder::write_atomically,
+    dev::folder::{write_atomically, write_for_the_user},
     handoff,
     keys::Keys,
     process::{say_ready, supervised},
@@ -14,7 +14,7 @@ use atoll_apiserver::{
     user::UserInfo,
 };
 use atoll_identity::AuthorityKind;
-use atoll_store::{EmbeddedStore, Keyspace, StoreConfig};
+use atoll_store::{EmbeddedStore, Keyspace, OpenError, StoreConfig};
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use kube::Client;
@@ -27,12 +27,16 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 /// Controllers and requests get this long to end.
 const STOP_MAX: Duration = Duration::from_secs(10);
+/// A former server that is ending needs no longer than that, and a little.
+const FORMER_MAX: Duration = Duration::from_secs(15);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Server {
@@ -106,7 +110,9 @@ pub async fn run(server: Server) -> Result<()> {
     if server.supervised {
         say_ready();
     }
-    wait_for_end(server.supervised).await?;
+    tokio::select! {
+        end = wait_for_end(server.supervised) => end?,
+    }
 
     stop.cancel();
     tasks.close();
@@ -120,10 +126,26 @@ pub async fn run(server: Server) -> Result<()> {
 
 async fn open_store(server: &Server) -> Result<EmbeddedStore> {
     let dir = server.data_dir.join("store");
-    let config = StoreConfig { dir: dir.clone(), ..StoreConfig::default() };
-    EmbeddedStore::open(config)
-        .await
-        .with_context(|| format!("opening the store {}", dir.display()))
+    let deadline = Instant::now() + FORMER_MAX;
+    let mut said = false;
+    loop {
+        let config = StoreConfig { dir: dir.clone(), ..StoreConfig::default() };
+        match EmbeddedStore::open(config).await {
+            // The server of a killed supervisor is about to end.
+            Err(OpenError::Locked { holder, .. })
+                if server.supervised && Instant::now() < deadline =>
+            {
+                if !said {
+                    info!(holder, "waiting for the former server to end");
+                    said = true;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            opened => {
+                return opened.with_context(|| format!("opening the store {}", dir.display()));
+            }
+        }
+    }
 }
 
 fn trust(server: &Server, cluster: &str, now: Timestamp) -> Result<Arc<Trust>> {
@@ -259,6 +281,9 @@ fn write_kubeconfig(server: &Server, trust: &Trust, now: Timestamp) -> Result<()
     let text = trust
         .admin_kubeconfig("atoll", &url, now)
         .context("making the administrator's kubeconfig")?;
+    if server.supervised {
+        return write_for_the_user(&path, text.as_bytes(), 0o600);
+    }
     write_atomically(&path, text.as_bytes(), 0o600)
 }
 

@@ -1,10 +1,24 @@
-//! `atoll token create`: what a new node needs to join.
+//! `atoll token`: what new nodes need to join.
+//!
+//! The server keeps of each token a hash, in a Secret; the token itself is seen once.
 
-use crate::client::{connect::Connection, output};
-use anyhow::{Context as _, Result};
+use crate::client::{connect::Connection, output, table::Table};
+use anyhow::{Context as _, Result, bail};
 use http::Request;
-use kube::Client;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, ListParams},
+};
 use serde::Deserialize;
+
+/// Where the records of tokens stand, and how they are told from other Secrets.
+const NAMESPACE: &str = "kube-system";
+const PREFIX: &str = "atoll-join-token-";
+const KIND: &str = "atoll.dev/join-token";
+/// What a token begins with; its third part is its id.
+const VERSION: &str = "atoll1";
 
 #[derive(Debug, clap::Args)]
 pub struct Token {
@@ -14,15 +28,45 @@ pub struct Token {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a token with which one node can join
+    /// Make a token with which one node can join, and print it
+    ///
+    /// The node is started with it: atoll agent --join https://SERVER:6443 --token TOKEN
     Create {
-        /// How long it can be used, in seconds
-        #[arg(long, default_value_t = 24 * 3_600, value_name = "SECONDS")]
+        /// How long it can be used, such as 30m, 24h or 7d; at most 30d
+        #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = seconds)]
         ttl: i64,
         /// How to print it
         #[arg(short, long)]
         output: Option<crate::cli::Output>,
     },
+    /// Show the tokens that there are; they themselves cannot be shown again
+    List {
+        /// How to print them
+        #[arg(short, long)]
+        output: Option<crate::cli::Output>,
+    },
+    /// Make tokens useless; nodes that have joined with them stay
+    #[command(visible_alias = "delete")]
+    Revoke {
+        /// Ids, as `atoll token list` shows them, or whole tokens
+        #[arg(required = true, value_name = "TOKEN")]
+        tokens: Vec<String>,
+    },
+}
+
+/// Reads 90, 90s, 30m, 24h or 7d.
+fn seconds(text: &str) -> Result<i64> {
+    let wrong = || format!("{text:?} is not a duration such as 30m, 24h or 7d");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text.get(digits.len()..).unwrap_or_default() {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => bail!("{}", wrong()),
+    };
+    let count: i64 = digits.parse().with_context(wrong)?;
+    count.checked_mul(unit).filter(|seconds| *seconds > 0).with_context(wrong)
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,19 +77,111 @@ pub struct Created {
 }
 
 pub async fn run(connection: &Connection, token: &Token) -> Result<()> {
-    let Action::Create { ttl, output: format } = &token.action;
-    let created = create(&connection.client, *ttl).await?;
+    let client = &connection.client;
+    match &token.action {
+        Action::Create { ttl, output } => print_new(&create(client, *ttl).await?, *output),
+        Action::List { output } => list(client, *output).await,
+        Action::Revoke { tokens } => revoke(client, tokens).await,
+    }
+}
+
+fn print_new(created: &Created, format: Option<crate::cli::Output>) -> Result<()> {
     match format {
         Some(format) => {
             let document =
                 serde_json::json!({ "token": created.token, "expiresAt": created.expires_at });
-            crate::client::get::print_document(&document, *format == crate::cli::Output::Yaml)
+            crate::client::get::print_document(&document, format == crate::cli::Output::Yaml)
         }
         None => {
             output::line(&created.token);
             Ok(())
         }
     }
+}
+
+/// What is known of a token.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    id: String,
+    expires: String,
+    used_by: Option<String>,
+}
+
+impl Known {
+    /// `None` for a Secret that is something else.
+    fn of(secret: &Secret) -> Option<Self> {
+        let id = secret.metadata.name.as_deref()?.strip_prefix(PREFIX)?.to_owned();
+        if secret.type_.as_deref() != Some(KIND) {
+            return None;
+        }
+        let field = |name: &str| {
+            let bytes = secret.data.as_ref()?.get(name)?;
+            String::from_utf8(bytes.0.clone()).ok()
+        };
+        Some(Self { id, expires: field("expiration")?, used_by: field("used-by-node") })
+    }
+
+    fn state(&self, now: Timestamp) -> String {
+        let expired = self.expires.parse::<Timestamp>().is_ok_and(|at| at <= now);
+        match &self.used_by {
+            Some(node) => format!("used by {node}"),
+            None if expired => "expired".to_owned(),
+            None => "can be used".to_owned(),
+        }
+    }
+}
+
+async fn list(client: &Client, format: Option<crate::cli::Output>) -> Result<()> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    let chosen = ListParams::default().fields(&format!("type={KIND}"));
+    let secrets = api.list(&chosen).await.context("listing join tokens")?;
+    let known: Vec<Known> = secrets.items.iter().filter_map(Known::of).collect();
+    if let Some(format) = format {
+        let items = known.iter().map(|one| {
+            serde_json::json!({ "id": one.id, "expiresAt": one.expires, "usedBy": one.used_by })
+        });
+        let document = serde_json::Value::Array(items.collect());
+        return crate::client::get::print_document(&document, format == crate::cli::Output::Yaml);
+    }
+    if known.is_empty() {
+        output::remark("No join tokens; `atoll token create` makes one.");
+        return Ok(());
+    }
+    let now = Timestamp::now();
+    let rows = known.iter().map(|one| vec![one.id.clone(), one.expires.clone(), one.state(now)]);
+    let columns = ["ID", "EXPIRES", "STATE"].map(ToOwned::to_owned).to_vec();
+    output::write(&Table { columns, rows: rows.collect() }.render(true));
+    Ok(())
+}
+
+/// The id of a token that was typed as a whole, or as its id.
+fn id_of(text: &str) -> Option<&str> {
+    let id = match text.split('.').collect::<Vec<_>>()[..] {
+        [VERSION, _hash, id, _secret] => id,
+        [id] => id,
+        _ => return None,
+    };
+    (!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
+}
+
+async fn revoke(client: &Client, tokens: &[String]) -> Result<()> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    for text in tokens {
+        // What was typed may be a secret: it is not repeated.
+        let id = id_of(text).context(
+            "that is neither a join token nor the id of one; `atoll token list` shows the ids",
+        )?;
+        let name = format!("{PREFIX}{id}");
+        let there = api.get_opt(&name).await.with_context(|| format!("looking for token {id}"))?;
+        let Some(secret) = there.filter(|secret| Known::of(secret).is_some()) else {
+            bail!("there is no join token {id}; `atoll token list` shows those that there are");
+        };
+        api.delete(&secret.name_any(), &DeleteParams::default())
+            .await
+            .with_context(|| format!("revoking token {id}"))?;
+        output::line(&format!("join token {id} revoked"));
+    }
+    Ok(())
 }
 
 pub async fn create(client: &Client, ttl_seconds: i64) -> Result<Created> {
@@ -55,4 +191,29 @@ pub async fn create(client: &Client, ttl_seconds: i64) -> Result<Created> {
         .body(body.into_bytes())
         .context("building a request")?;
     client.request(request).await.context("making a join token")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(seconds("90").unwrap(), 90);
+        assert_eq!(seconds("30m").unwrap(), 1_800);
+        assert_eq!(seconds("24h").unwrap(), 86_400);
+        assert_eq!(seconds("7d").unwrap(), 604_800);
+        for wrong in ["", "h", "0", "-5", "5w", "1h30m", "99999999999999999d"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_revoked_by_its_id_or_as_a_whole() {
+        assert_eq!(id_of("0a1b"), Some("0a1b"));
+        assert_eq!(id_of("atoll1.aa.0a1b.cc"), Some("0a1b"));
+        for wrong in ["", "atoll1.aa.0a1b", "../x", "kube-root-ca.crt", "atoll2.aa.0a.cc"] {
+            assert_eq!(id_of(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::leaf::Usage;
-use crate::peer::PeerIdentity;
 use crate::request::new_request;
 use crate::signers::{self, SignerError, SignerRequest};
 use crate::{IdentityError, renewal_of};
@@ -17,6 +16,29 @@ fn now() -> Timestamp {
 
 fn authority(kind: AuthorityKind) -> Authority {
     Authority::create(kind, "c1", now()).unwrap()
+}
+
+#[test]
+fn a_clock_that_cannot_be_right_is_told() {
+    let authority = authority(AuthorityKind::Serving);
+    for hours in [-47, -1, 0, 1, 24 * 365] {
+        authority.check_clock(now() + SignedDuration::from_hours(hours)).unwrap();
+    }
+    let behind = authority.check_clock(now() - SignedDuration::from_hours(49)).unwrap_err();
+    assert!(matches!(behind, IdentityError::ClockBehind { .. }), "{behind}");
+    assert!(behind.to_string().contains("2026-11-23T15:00:00Z"), "{behind}");
+    assert!(behind.to_string().contains("set the clock"), "{behind}");
+    let ahead = authority.check_clock(now() + AUTHORITY_LIFE).unwrap_err();
+    assert!(matches!(ahead, IdentityError::AuthorityEnded { .. }), "{ahead}");
+}
+
+#[test]
+fn leaves_are_accepted_by_clocks_an_hour_off() {
+    let leaf = Leaf::client("jane", &["dev"], DAY);
+    let issued = authority(AuthorityKind::Client).issue(&leaf, now()).unwrap();
+    let hour = SignedDuration::from_hours(1);
+    assert!(issued.not_before <= now() - hour);
+    assert!(issued.not_after >= now() + hour);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::ranges::{self, Taken};
 use super::record::{Lock, Record};
-use super::{Config, NODES_MAX, Ranges, Underlay, UnderlayNode};
+use super::{Config, NODES_MAX, Ranges, Recorded, Underlay, UnderlayNode};
 use crate::error::{NetlinkContext as _, NetnsContext as _};
 use crate::netlink::NetlinkError;
 use crate::netlink::route::{Link, Route, Routing, Scope};
@@ -60,23 +60,19 @@ pub fn heal(underlay: &Underlay, node: &str) -> Result<(), Error> {
 
 /// Removes all that the cluster's underlay made. One that is not there is no error.
 /// Processes inside keep a namespace alive, without links.
-pub fn teardown(underlay: &Underlay) -> Result<(), Error> {
-    let _lock = Lock::take(&underlay.run_dir)?;
-    remove(&underlay.run_dir, &underlay.cluster_id)
+pub fn remove(run_dir: &Path, cluster_id: &str) -> Result<(), Error> {
+    let _lock = Lock::take(run_dir)?;
+    remove_locked(run_dir, cluster_id)
 }
 
-/// Removes the underlays of clusters whose folder is gone; returns their ids.
-pub fn sweep(run_dir: &Path) -> Result<Vec<String>, Error> {
+/// The clusters that have an underlay on this machine.
+pub fn recorded(run_dir: &Path) -> Result<Vec<Recorded>, Error> {
     let _lock = Lock::take(run_dir)?;
-    let mut swept = Vec::new();
-    for record in Record::all(run_dir)? {
-        if !record.data_dir.exists() {
-            remove(run_dir, &record.underlay.cluster_id)?;
-            info!(cluster = %record.underlay.cluster_id, "leftover underlay removed");
-            swept.push(record.underlay.cluster_id);
-        }
-    }
-    Ok(swept)
+    let recorded = |record: Record| Recorded {
+        cluster_id: record.underlay.cluster_id,
+        data_dir: record.data_dir,
+    };
+    Ok(Record::all(run_dir)?.into_iter().map(recorded).collect())
 }
 
 fn check(config: &Config) -> Result<(), Error> {
@@ -325,7 +321,7 @@ fn switch_port(underlay: &Underlay, node: &str, up: bool) -> Result<(), Error> {
     route_services(underlay, &mut host, &mut switch)
 }
 
-fn remove(run_dir: &Path, cluster_id: &str) -> Result<(), Error> {
+fn remove_locked(run_dir: &Path, cluster_id: &str) -> Result<(), Error> {
     let what = || format!("removing the underlay of cluster {cluster_id}");
     let record = Record::read(run_dir, cluster_id)?;
     let mut host = Routing::open().when(what)?;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::Underlay;
 use crate::Error;
 
-const FILE: &str = "underlay.json";
+/// The file in a cluster's run folder that tells what was made.
+pub const FILE: &str = "underlay.json";
 const LOCK: &str = "underlay.lock";
 
 /// The format of the record.

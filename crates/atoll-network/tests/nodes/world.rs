@@ -52,7 +52,11 @@ pub(crate) struct Sandbox {
 
 impl World {
     pub(crate) async fn with_nodes(count: usize) -> Self {
-        underlay::sweep(Path::new(RUN_DIR)).unwrap();
+        for former in underlay::recorded(Path::new(RUN_DIR)).unwrap() {
+            if !former.data_dir.exists() {
+                underlay::remove(Path::new(RUN_DIR), &former.cluster_id).unwrap();
+            }
+        }
         let folder = tempfile::tempdir().unwrap();
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let cluster = underlay::create(&underlay::Config {
@@ -192,7 +196,7 @@ impl World {
             Path::new(RUN_DIR).join(&self.cluster.cluster_id).join("sandboxes"),
         )
         .ok();
-        underlay::teardown(&self.cluster).unwrap();
+        underlay::remove(Path::new(RUN_DIR), &self.cluster.cluster_id).unwrap();
     }
 }
 

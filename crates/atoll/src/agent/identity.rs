@@ -73,6 +73,25 @@ impl Identity {
         Ok(Some(identity))
     }
 
+    /// A certificate that has ended, or has not begun, opens nothing: better said at once.
+    pub fn check_clock(&self, name: &str, now: Timestamp) -> Result<()> {
+        let life = atoll_identity::PeerIdentity::from_pem(&self.client_certificate)
+            .context("reading the node's certificate")?;
+        if now < life.not_before {
+            bail!(
+                "this machine's clock says {now}, which is before the certificate of {name} begins ({}); set the clock",
+                life.not_before
+            );
+        }
+        if now >= life.not_after {
+            bail!(
+                "the certificate of {name} ended at {}, and this machine's clock says {now}; set the clock if it is wrong, else delete the node (kubectl delete node {name}) and its folder agent, and let it join with a new token",
+                life.not_after
+            );
+        }
+        Ok(())
+    }
+
     pub fn store(&self, folder: &Path) -> Result<()> {
         DirBuilder::new()
             .recursive(true)
@@ -228,4 +247,39 @@ async fn ask(client: &Client, pair: Pair, request: String) -> Result<String> {
     let certificate = signed.and_then(|signed| signed.status).and_then(|status| status.certificate);
     let bytes = certificate.context("the signed request has no certificate")?.0;
     String::from_utf8(bytes).context("the certificate is not PEM text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_identity::{Authority, AuthorityKind, SigningRequest, new_request, node_client_leaf};
+    use jiff::SignedDuration;
+
+    #[test]
+    fn a_wrong_clock_is_named_and_an_hour_is_forgiven() {
+        let now: Timestamp = "2026-11-25T16:00:00Z".parse().unwrap();
+        let leaf = node_client_leaf("node-9");
+        let (request, client_key) = new_request(&leaf).unwrap();
+        let request = SigningRequest::from_pem(&request).unwrap();
+        let authority = Authority::create(AuthorityKind::Client, "c", now).unwrap();
+        let issued = authority.issue_for(&request, &leaf, now).unwrap();
+        let identity = Identity {
+            client_key,
+            client_certificate: issued.certificate_pem,
+            kubelet_key: String::new(),
+            kubelet_certificate: String::new(),
+            serving_authority: String::new(),
+            kubelet_authority: String::new(),
+        };
+        for hours in [-1, 0, 1] {
+            identity.check_clock("node-9", now + SignedDuration::from_hours(hours)).unwrap();
+        }
+        let behind = identity.check_clock("node-9", now - SignedDuration::from_hours(24));
+        let behind = behind.unwrap_err().to_string();
+        assert!(behind.contains("2026-11-24T16:00:00Z") && behind.contains("set the clock"));
+        let ahead = identity.check_clock("node-9", now + SignedDuration::from_hours(24 * 3_650));
+        let ahead = ahead.unwrap_err().to_string();
+        assert!(ahead.contains("certificate of node-9 ended at"), "{ahead}");
+        assert!(ahead.contains("kubectl delete node node-9"), "{ahead}");
+    }
 }

@@ -42,7 +42,12 @@ pub async fn join(server: &str, token: &str, node: &str, ip: IpAddr) -> Result<I
     let call = post(server, &token, body.to_string());
     let answer = tokio::time::timeout(ANSWER_MAX, call)
         .await
-        .map_err(|_elapsed| anyhow::anyhow!("{server} did not answer in {ANSWER_MAX:?}"))?
+        .map_err(|_elapsed| {
+            anyhow::anyhow!(
+                "{server} did not answer within {} s; check that the server runs there, and that nothing between filters its port",
+                ANSWER_MAX.as_secs()
+            )
+        })?
         .with_context(|| format!("joining the cluster at {server}"))?;
     Ok(Identity {
         client_key,
@@ -55,16 +60,24 @@ pub async fn join(server: &str, token: &str, node: &str, ip: IpAddr) -> Result<I
 }
 
 async fn post(server: &str, token: &JoinToken, body: String) -> Result<Answer> {
-    let url: http::Uri = server.parse().context("reading the server's URL")?;
-    let host = url.host().context("the server's URL has no host")?.to_owned();
+    let url = super::server_url(server)?;
+    let host = url.host().context("the URL of --join has no host")?.to_owned();
     let port = url.port_u16().unwrap_or(6443);
-    let stream = TcpStream::connect((host.as_str(), port))
-        .await
-        .with_context(|| format!("connecting to {host}:{port}"))?;
-    let stream = tls(token)?
-        .connect(ServerName::try_from(host.clone()).context("the server's name")?, stream)
-        .await
-        .context("the server is not the one that the token was made for, or speaks no TLS")?;
+    let stream = TcpStream::connect((host.as_str(), port)).await.with_context(|| {
+        format!("{host}:{port} is not reached; check that the server runs there, and --join")
+    })?;
+    let name = ServerName::try_from(host.clone())
+        .with_context(|| format!("{host:?} is not a host's name or address"))?;
+    let stream = tls(token)?.connect(name, stream).await.map_err(|error| {
+        // TLS prints the refusal of our own check in its raw form.
+        match PinnedServer::refusal(&error) {
+            Some(refusal) => anyhow::anyhow!(
+                "{refusal}; take a token of that cluster, or the address of the token's"
+            ),
+            None => anyhow::Error::new(error)
+                .context(format!("{host}:{port} does not answer as an Atoll server does")),
+        }
+    })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .context("speaking HTTP")?;

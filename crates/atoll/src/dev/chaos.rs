@@ -1,7 +1,6 @@
 //! `atoll chaos`: breaks a node of a `dev` cluster on purpose, and mends it.
 //!
-//! The command asks the cluster's supervisor over the socket in its folder: one line of
-//! JSON each way.
+//! The command asks the cluster's supervisor over a socket: one line of JSON each way.
 
 use crate::client::output;
 use anyhow::{Context as _, Result, bail};
@@ -56,13 +55,15 @@ struct Answer {
 
 pub async fn run(chaos: Chaos) -> Result<std::process::ExitCode> {
     let folder = super::data_dir(chaos.data_dir.as_deref())?;
-    let path = folder.join("control");
-    let stream = UnixStream::connect(&path).await.with_context(|| {
+    let nothing_runs = || {
         format!(
-            "no `atoll dev` cluster runs on {} (start one, or name its folder with --data-dir)",
+            "no `atoll dev` cluster runs on {} (start one as root, or name its folder with --data-dir)",
             folder.display()
         )
-    })?;
+    };
+    let id = super::folder::cluster_in(&folder).with_context(nothing_runs)?;
+    let path = super::nodes::control_of(&id);
+    let stream = UnixStream::connect(&path).await.with_context(nothing_runs)?;
     let order = Order { action: chaos.action, node: chaos.node };
     let mut stream = BufReader::new(stream);
     let mut line = serde_json::to_string(&order).context("writing the order")?;
@@ -70,6 +71,9 @@ pub async fn run(chaos: Chaos) -> Result<std::process::ExitCode> {
     stream.write_all(line.as_bytes()).await.context("sending the order")?;
     let mut answer = String::new();
     stream.read_line(&mut answer).await.context("reading the answer")?;
+    if answer.is_empty() {
+        bail!("the cluster stopped before it had done that");
+    }
     let answer: Answer = serde_json::from_str(&answer).context("reading the answer")?;
     if !answer.ok {
         bail!("{}", answer.message);

@@ -4,7 +4,6 @@
 //! DIR/lock           held while a supervisor runs
 //! DIR/cluster.json   id and address ranges of the cluster
 //! DIR/kubeconfig     for kubectl; belongs to the user who called sudo
-//! DIR/control        socket for `atoll chaos`
 //! DIR/server/        store and keys of the server
 //! DIR/node-N/        everything of one node
 //! ```
@@ -16,8 +15,18 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
+use tokio::time::Instant;
+use tracing::{debug, info};
 
+/// What the lock says beside the pid once its holder has begun to stop.
+const STOPPING: &str = "stopping";
+/// Pods may use up their grace periods.
+const STOPPING_MAX: Duration = Duration::from_secs(90);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Digits of a cluster's id.
+pub const ID_LENGTH: usize = 8;
 /// Format of `cluster.json`.
 const VERSION: u32 = 1;
 
@@ -33,15 +42,15 @@ pub struct Cluster {
 
 pub struct Folder {
     root: PathBuf,
-    // Held, not read: the lock goes with the file.
-    _lock: File,
+    // The lock goes with the file.
+    lock: File,
 }
 
 impl Folder {
-    /// Takes the folder for this process; makes it if it is not there.
-    pub fn take(root: &Path) -> Result<Self> {
-        std::fs::create_dir_all(root)
-            .with_context(|| format!("making the data folder {}", root.display()))?;
+    /// Takes the folder for this process; makes it if it is not there. One whose supervisor
+    /// is about to end is waited for.
+    pub async fn take(root: &Path) -> Result<Self> {
+        make_for_the_user(root)?;
         let root = root
             .canonicalize()
             .with_context(|| format!("finding the data folder {}", root.display()))?;
@@ -52,19 +61,43 @@ impl Folder {
             .create(true)
             .truncate(false)
             .open(&path)
-            .with_context(|| format!("opening {}", path.display()))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            .with_context(|| cannot_use(&root))?;
+        let deadline = Instant::now() + STOPPING_MAX;
+        let mut said = false;
+        while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut holder = String::new();
-            lock.read_to_string(&mut holder).ok();
-            bail!(
-                "the data folder {} is in use by another `atoll dev` (pid {}); stop that one, or choose another folder with --data-dir",
-                root.display(),
-                holder.trim()
-            );
+            lock.rewind().context("reading the lock")?;
+            lock.read_to_string(&mut holder).context("reading the lock")?;
+            let (pid, state) = holder.trim().split_once(' ').unwrap_or((holder.trim(), ""));
+            if state != STOPPING || Instant::now() > deadline {
+                bail!(
+                    "the data folder {} is in use by another `atoll dev` (pid {pid}); stop that one, or choose another folder with --data-dir",
+                    root.display(),
+                );
+            }
+            if !said {
+                info!(pid, "waiting for the former `atoll dev` on this folder, which is stopping");
+                said = true;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        lock.set_len(0).and_then(|()| lock.rewind()).context("writing the lock")?;
-        writeln!(lock, "{}", std::process::id()).context("writing the lock")?;
-        Ok(Self { root, _lock: lock })
+        let folder = Self { root, lock };
+        folder.mark("").with_context(|| cannot_use(&folder.root))?;
+        Ok(folder)
+    }
+
+    /// From here on a successor waits instead of being refused.
+    pub fn stopping(&self) {
+        if let Err(error) = self.mark(STOPPING) {
+            debug!(%error, "a successor will be refused instead of waiting");
+        }
+    }
+
+    fn mark(&self, state: &str) -> std::io::Result<()> {
+        let mut lock = &self.lock;
+        lock.rewind()?;
+        lock.set_len(0)?;
+        writeln!(lock, "{} {state}", std::process::id())
     }
 
     pub fn root(&self) -> &Path {
@@ -73,10 +106,6 @@ impl Folder {
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.root.join("kubeconfig")
-    }
-
-    pub fn control(&self) -> PathBuf {
-        self.root.join("control")
     }
 
     pub fn server(&self) -> PathBuf {
@@ -101,9 +130,55 @@ impl Folder {
         };
         cluster.nodes = nodes;
         let text = serde_json::to_vec_pretty(&cluster).context("writing cluster.json")?;
-        write_atomically(&path, &text, 0o644)?;
+        write_atomically(&path, &text, 0o644).with_context(|| cannot_use(&self.root))?;
         Ok(cluster)
     }
+}
+
+/// The cluster that a folder holds, if it can be read.
+pub fn cluster_in(root: &Path) -> Option<String> {
+    let text = std::fs::read(root.join("cluster.json")).ok()?;
+    serde_json::from_slice::<Cluster>(&text).ok().map(|cluster| cluster.id)
+}
+
+fn cannot_use(root: &Path) -> String {
+    format!(
+        "writing to the data folder {}; make it writable, or choose another with --data-dir",
+        root.display()
+    )
+}
+
+/// The ids of whoever called sudo.
+fn sudo_user() -> Option<(u32, u32)> {
+    let id = |name: &str| crate::variable(name).and_then(|text| text.parse::<u32>().ok());
+    id("SUDO_UID").zip(id("SUDO_GID"))
+}
+
+/// Makes the folder. Under sudo the folders above it that were missing belong to the user,
+/// whose home they may be in.
+fn make_for_the_user(root: &Path) -> Result<()> {
+    let missing: Vec<&Path> = root.ancestors().skip(1).take_while(|path| !path.exists()).collect();
+    std::fs::create_dir_all(root).with_context(|| {
+        format!("making the data folder {}; choose another with --data-dir", root.display())
+    })?;
+    let Some((user, group)) = sudo_user() else { return Ok(()) };
+    for path in missing.into_iter().filter(|path| !path.as_os_str().is_empty()) {
+        std::os::unix::fs::chown(path, Some(user), Some(group))
+            .with_context(|| format!("giving {} to its user", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Under sudo the files that are for the user belong to the user.
+pub fn write_for_the_user(path: &Path, text: &[u8], mode: u32) -> Result<()> {
+    let name = path.display();
+    let beside = path.with_extension("user");
+    write_atomically(&beside, text, mode)?;
+    if let Some((user, group)) = sudo_user() {
+        std::os::unix::fs::chown(&beside, Some(user), Some(group))
+            .with_context(|| format!("giving {name} to its user"))?;
+    }
+    std::fs::rename(&beside, path).with_context(|| format!("writing {name}"))
 }
 
 fn read_cluster(text: &[u8], path: &Path) -> Result<Cluster> {
@@ -143,21 +218,37 @@ pub fn write_atomically(path: &Path, text: &[u8], mode: u32) -> Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_folder_is_taken_once() {
+    #[tokio::test]
+    async fn a_folder_is_taken_once() {
         let parent = tempfile::tempdir().unwrap();
-        let first = Folder::take(parent.path()).unwrap();
-        let refused = Folder::take(parent.path()).err().unwrap().to_string();
-        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        let first = Folder::take(parent.path()).await.unwrap();
+        let refused = Folder::take(parent.path()).await.err().unwrap().to_string();
+        assert!(refused.contains(&format!("(pid {})", std::process::id())), "{refused}");
         drop(first);
-        Folder::take(parent.path()).unwrap();
+        Folder::take(parent.path()).await.unwrap();
     }
 
-    #[test]
-    fn a_cluster_keeps_its_id() {
+    #[tokio::test]
+    async fn one_that_is_stopping_is_waited_for() {
         let parent = tempfile::tempdir().unwrap();
-        let folder = Folder::take(parent.path()).unwrap();
+        let first = Folder::take(parent.path()).await.unwrap();
+        first.stopping();
+        let second = Folder::take(parent.path());
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(first);
+        };
+        let (second, ()) = tokio::join!(second, release);
+        second.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cluster_keeps_its_id() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::take(parent.path()).await.unwrap();
         let id = folder.cluster(3).unwrap().id;
         assert_eq!(folder.cluster(1).unwrap().id, id);
+        assert_eq!(cluster_in(parent.path()), Some(id));
+        assert_eq!(cluster_in(&parent.path().join("elsewhere")), None);
     }
 }

@@ -4,7 +4,7 @@ use super::{
     RUN_DIR,
     chaos::{Action, Order},
     folder::{Cluster, Folder},
-    recipe, start,
+    leftovers, recipe, start_under,
 };
 use crate::process::Process;
 use anyhow::{Context as _, Result, bail};
@@ -14,10 +14,17 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 /// The server's port in its own namespace.
 const API_PORT: u16 = 6443;
+
+/// Where the supervisor of a cluster takes orders. Not in its folder, whose path may be
+/// longer than the 108 bytes of a socket's.
+pub fn control_of(id: &str) -> PathBuf {
+    Path::new(RUN_DIR).join(id).join("control")
+}
 
 pub struct Nodes {
     root: PathBuf,
@@ -27,6 +34,7 @@ pub struct Nodes {
     port: u16,
     server: Option<Process>,
     agents: BTreeMap<String, Vec<Process>>,
+    hurry: CancellationToken,
 }
 
 impl Nodes {
@@ -52,6 +60,7 @@ impl Nodes {
             port,
             server: None,
             agents: BTreeMap::new(),
+            hurry: CancellationToken::new(),
         })
     }
 
@@ -62,6 +71,15 @@ impl Nodes {
 
     pub fn handoff(&self) -> PathBuf {
         self.run_dir().join("api.sock")
+    }
+
+    pub fn control(&self) -> PathBuf {
+        control_of(&self.cluster.id)
+    }
+
+    /// Ends every process at once, however far its teardown is.
+    pub fn hurry(&self) -> CancellationToken {
+        self.hurry.clone()
     }
 
     fn dns_address(&self) -> Result<String> {
@@ -85,7 +103,7 @@ impl Nodes {
         ];
         let log = self.root.join("server/server.log");
         let recipe = recipe("server", &self.program, Some(&node.netns), &log, &arguments);
-        self.server = Some(start(recipe).await?);
+        self.server = Some(start_under(recipe, &self.hurry).await?);
         Ok(())
     }
 
@@ -130,7 +148,7 @@ impl Nodes {
         let name = format!("agent/{}", node.name);
         let log = root.join("agent.log");
         let agent = recipe(&name, &self.program, Some(&node.netns), &log, &arguments);
-        let agent = start(agent).await?;
+        let agent = start_under(agent, &self.hurry).await?;
         let dns = self.start_dns(node, &root)?;
         Ok(vec![agent, dns])
     }
@@ -144,7 +162,7 @@ impl Nodes {
         let name = format!("dns/{}", node.name);
         let log = root.join("dns.log");
         let dns = recipe(&name, &self.program, Some(&node.netns), &log, &arguments);
-        Ok(Process::start(dns))
+        Ok(Process::start(dns, &self.hurry))
     }
 
     pub async fn chaos(&mut self, order: &Order) -> Result<String> {
@@ -165,7 +183,7 @@ impl Nodes {
                 for process in self.agents.remove(&node.name).unwrap_or_default() {
                     process.kill().await;
                 }
-                let killed = self.kill_containers(&node.name)?;
+                let killed = leftovers::kill_node(&self.cluster.id, &node.name).await?;
                 info!(node = %node.name, processes = killed, "killed");
                 Ok(format!("{} is dead", node.name))
             }
@@ -180,11 +198,6 @@ impl Nodes {
                 Ok(format!("{} is back", node.name))
             }
         }
-    }
-
-    fn kill_containers(&self, node: &str) -> Result<usize> {
-        let cgroup = format!("/atoll/{}-{node}", self.cluster.id);
-        crate::process::kill_node(&cgroup, &self.program, &self.root.join(node))
     }
 
     pub async fn teardown(&mut self) {
