@@ -5,12 +5,17 @@
 mod primitive;
 mod strategic;
 
+use json_patch::PatchOperation;
+use json_patch::jsonptr::Resolve as _;
 use serde_json::Value;
 
 pub use strategic::strategic;
 
 /// Operations of one JSON patch; more are refused.
 pub const OPERATIONS_MAX: usize = 10_000;
+
+/// What the copies of one JSON patch may add, as upstream has it: each may double the object.
+pub const COPIED_BYTES_MAX: usize = 3 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
@@ -25,6 +30,10 @@ pub enum PatchError {
         #[source]
         source: json_patch::PatchError,
     },
+    #[error(
+        "Unable to complete the copy, the accumulated size increase of copy is {0}, exceeding the limit {COPIED_BYTES_MAX}"
+    )]
+    CopiesTooLarge(usize),
     #[error("map: {map} does not contain declared merge key: {key}")]
     NoMergeKey { map: Value, key: String },
     #[error("unknown patch type: {directive} in map: {map}")]
@@ -37,7 +46,7 @@ impl PatchError {
     /// Whether the patch is wrong in itself, whatever the object.
     #[must_use]
     pub fn is_malformed(&self) -> bool {
-        !matches!(self, Self::DoesNotApply { .. })
+        !matches!(self, Self::DoesNotApply { .. } | Self::CopiesTooLarge(_))
     }
 }
 
@@ -54,7 +63,44 @@ pub fn json(document: &mut Value, patch: &Value) -> Result<(), PatchError> {
     }
     let operations: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|error| PatchError::Malformed(error.to_string()))?;
-    json_patch::patch(document, &operations).map_err(|source| PatchError::DoesNotApply { source })
+    if !operations.iter().any(|operation| matches!(operation, PatchOperation::Copy(_))) {
+        return json_patch::patch(document, &operations)
+            .map_err(|source| PatchError::DoesNotApply { source });
+    }
+    let mut patched = document.clone();
+    let mut copied = 0_usize;
+    for operation in operations.iter() {
+        if let PatchOperation::Copy(copy) = operation {
+            copied = patched.resolve(&copy.from).map_or(copied, |value| {
+                copied.saturating_add(written_bytes(value))
+            });
+            if copied > COPIED_BYTES_MAX {
+                return Err(PatchError::CopiesTooLarge(copied));
+            }
+        }
+        json_patch::patch(&mut patched, std::slice::from_ref(operation))
+            .map_err(|source| PatchError::DoesNotApply { source })?;
+    }
+    *document = patched;
+    Ok(())
+}
+
+/// The length of a value's text, without making it.
+fn written_bytes(value: &Value) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Counting does not fail; were it to, the value would count as too large.
+    if serde_json::to_writer(&mut count, value).is_err() { usize::MAX } else { count.0 }
 }
 
 /// Applies a merge patch (RFC 7386).

@@ -75,3 +75,14 @@ fn tells_a_malformed_json_patch_from_one_that_does_not_apply() {
     assert!(!json(&mut object, &failing).unwrap_err().is_malformed());
     assert_eq!(object, tree!({"a": 1}));
 }
+
+#[test]
+fn copies_that_double_the_object_are_refused_before_they_fill_the_memory() {
+    let copy = tree!({"op": "copy", "from": "", "path": "/a/0"});
+    let mut object = tree!({"a": [1]});
+    let before = object.clone();
+    let error = json(&mut object, &Value::Array(vec![copy; 60])).unwrap_err();
+    assert!(matches!(error, PatchError::CopiesTooLarge(_)) && !error.is_malformed(), "{error}");
+    assert!(error.to_string().ends_with("exceeding the limit 3145728"), "{error}");
+    assert_eq!(object, before);
+}
