@@ -126,7 +126,7 @@ pub(crate) fn environment(process: &Process) -> Vec<String> {
 
 fn process(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
     let process = &spec.process;
-    let capabilities = granted(&spec.security, around.cgroup_version);
+    let capabilities = granted(&spec.security);
     let mut early = capabilities.clone();
     if lends_admin(spec, &capabilities) {
         early.push(FILTER_CAPABILITY);
@@ -185,8 +185,8 @@ pub(crate) struct FilterPlan {
 }
 
 /// `None` when the container has no filter, or brings its own.
-pub(crate) fn filter_plan(spec: &ContainerSpec, cgroups: CgroupVersion) -> Option<FilterPlan> {
-    let capabilities = granted(&spec.security, cgroups);
+pub(crate) fn filter_plan(spec: &ContainerSpec) -> Option<FilterPlan> {
+    let capabilities = granted(&spec.security);
     let lent_admin = lends_admin(spec, &capabilities);
     has_default_filter(spec).then_some(FilterPlan { capabilities, lent_admin })
 }

@@ -2,6 +2,8 @@
 //!
 //! Containers are put into their group by libcontainer; this is everything else.
 
+mod unified;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,10 +14,9 @@ use crate::error::Error;
 use crate::runtime::{CgroupVersion, Stats};
 use crate::spec::Resources;
 
-const ROOT: &str = "/sys/fs/cgroup";
+pub use unified::give_back;
 
-/// Files that a container's limits are written to on v2.
-const V2_CONTROLLERS: &str = "+cpu +cpuset +io +memory +pids";
+const ROOT: &str = "/sys/fs/cgroup";
 
 /// The hierarchies of this machine. Serialised into the shim's configuration, so that no
 /// shim has to read the mount table.
@@ -37,9 +38,6 @@ fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Cgroup { path, what, source }
 }
 
-impl Cgroups {
-    pub(crate) fn none() -> Cgroups {
-        Cgroups { version: CgroupVersion::None, v1: Vec::new() }
 /// Every hierarchy of v1 that is mounted, those without a controller too.
 pub(crate) fn v1_mounts() -> Result<Vec<PathBuf>, Error> {
     let path = Path::new("/proc/self/mountinfo");
@@ -52,6 +50,9 @@ pub(crate) fn v1_mounts() -> Result<Vec<PathBuf>, Error> {
     Ok(mounts.collect())
 }
 
+impl Cgroups {
+    pub(crate) fn none() -> Cgroups {
+        Cgroups { version: CgroupVersion::None, v1: Vec::new() }
     }
 
     /// Reads the mount table.
@@ -151,17 +152,14 @@ pub(crate) fn v1_mounts() -> Result<Vec<PathBuf>, Error> {
     fn ensure_v2(&self, cgroup: &str) -> Result<(), Error> {
         let mut dir = PathBuf::from(ROOT);
         for component in cgroup.trim_matches('/').split('/') {
-            let control = dir.join("cgroup.subtree_control");
-            for controller in V2_CONTROLLERS.split(' ') {
-                if let Err(source) = fs::write(&control, controller) {
-                    // A controller that this machine lacks, or that is not delegated.
-                    tracing::debug!(path = %control.display(), %source, controller, "not enabled");
-                }
-            }
+            unified::open(&dir)?;
             dir.push(component);
             match fs::create_dir(&dir) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) if unified::is_forbidden(&source) => {
+                    return Err(unified::not_ours(&dir, &source));
+                }
                 Err(source) => return Err(failed(&dir, "creating it")(source)),
             }
         }
@@ -178,12 +176,38 @@ pub(crate) fn v1_mounts() -> Result<Vec<PathBuf>, Error> {
         }
     }
 
-    /// Moves the calling process (all its threads) into the group.
-    pub(crate) fn join(&self, cgroup: &str) -> io::Result<()> {
+    /// Moves the calling process (all its threads) into the group of a container whose
+    /// first process is `init`. On v2 a container that divides its group further has moved
+    /// its processes down, and the kernel takes no others into the group itself.
+    pub(crate) fn join(&self, cgroup: &str, init: i32) -> io::Result<()> {
         for dir in self.dirs(cgroup) {
-            fs::write(dir.join("cgroup.procs"), "0")?;
+            match fs::write(dir.join("cgroup.procs"), "0") {
+                Err(e) if self.is_v2() && e.kind() == io::ErrorKind::ResourceBusy => {
+                    let below = unified::path_of(init)?;
+                    let dir = Path::new(ROOT).join(below.trim_start_matches('/'));
+                    fs::write(dir.join("cgroup.procs"), "0")?;
+                }
+                other => other?,
+            }
         }
         Ok(())
+    }
+
+    /// Has a container on v2 die as a whole when its memory is not enough, as Kubernetes
+    /// wants it, and keeps a limited one out of swap; v1 knows only the second, and
+    /// libcontainer does it there.
+    pub(crate) fn die_as_one(&self, cgroup: &str, limited: bool) -> Result<(), Error> {
+        let Some(dir) = self.memory_dir(cgroup).filter(|_| self.is_v2()) else { return Ok(()) };
+        let put = |file: &str, value: &str| {
+            let path = dir.join(file);
+            match fs::write(&path, value) {
+                // Neither memory nor swap need be counted on a machine.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other.map_err(failed(&path, "setting it")),
+            }
+        };
+        put("memory.oom.group", "1")?;
+        if limited { put("memory.swap.max", "0") } else { Ok(()) }
     }
 
     /// Writes limits; what is `None` is left as it is.

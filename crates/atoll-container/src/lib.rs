@@ -19,6 +19,7 @@ mod beneath;
 mod bundle;
 mod cgroup;
 mod connection;
+mod device_filter;
 pub mod error;
 pub mod exit;
 mod file;
@@ -39,11 +40,12 @@ pub mod spec;
 mod supervisor;
 mod usage;
 
+pub use cgroup::give_back as give_back_cgroup;
 pub use connection::register as register_stream;
 pub use error::Error;
 pub use exit::Exit;
 pub use oci::OciRuntime;
-pub use process::ProcessRuntime;
+pub use process::{ProcessRuntime, obstacle};
 pub use runtime::{
     Capabilities, CgroupVersion, ContainerKey, ContainerRef, Event, ExecExit, ExecHandle, Observed,
     Resizer, Runtime, RuntimeConfig, Sandbox, State, Stats, Streams, TermSize,

@@ -144,7 +144,7 @@ impl Backend for Oci {
         };
         let config = bundle::config(spec, &around)?;
         ensure_cwd(&spec.rootfs, &spec.process.cwd)?;
-        let plan = bundle::filter_plan(spec, self.capabilities.cgroup);
+        let plan = bundle::filter_plan(spec);
         let filter = plan.as_ref().map(|p| self.filters.get(&p.capabilities)).transpose()?;
         let lent_admin = plan.is_some_and(|p| p.lent_admin);
         Ok(Bundle { config: Some(config), filter, lent_admin, ..Bundle::default() })

@@ -71,7 +71,7 @@ impl ProcessRuntime {
 
 /// Why commands cannot be shut in here; `None` when they can. `dir` is a folder of the
 /// node: some file systems cannot be the upper layer of an image.
-async fn obstacle(shim: &Path, dir: &Path) -> Option<String> {
+pub async fn obstacle(shim: &Path, dir: &Path) -> Option<String> {
     let mut command = tokio::process::Command::new(shim);
     command.arg("shim").arg(PROBE_FLAG).arg(dir).env_clear();
     command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);

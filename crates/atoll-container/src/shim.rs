@@ -17,6 +17,7 @@ mod probe;
 mod rights;
 mod serve;
 mod streams;
+mod unified;
 mod words;
 
 use std::ffi::OsString;

@@ -17,6 +17,9 @@ pub fn remove_node(config: &Config) {
         // Shared by all clusters of the machine: the last one to go takes it along.
         remove_dir(&hierarchy.join("atoll"));
     }
+    if let Err(error) = atoll_container::give_back_cgroup("atoll") {
+        tracing::warn!(%error, "this cgroup is not as it was");
+    }
     for folder in RUN_FOLDERS {
         let path = config.run.join(folder);
         if let Err(error) = std::fs::remove_dir_all(&path)

@@ -1,6 +1,5 @@
 //! Which capabilities a container has.
 
-use crate::runtime::CgroupVersion;
 use crate::spec::Security;
 
 /// What containerd grants when nothing is asked for.
@@ -73,10 +72,7 @@ pub(crate) fn all() -> &'static [&'static str] {
 
 /// The capabilities of a container: the default set, less what is dropped, plus what is
 /// added; never more than the node itself has.
-///
-/// On cgroup v2 nothing guards device nodes yet (that takes a BPF program), so nobody but
-/// a privileged container may make one.
-pub(crate) fn granted(security: &Security, cgroups: CgroupVersion) -> Vec<&'static str> {
+pub(crate) fn granted(security: &Security) -> Vec<&'static str> {
     let ours = own_bounding_set();
     let held = |name: &str| number(name).is_some_and(|n| ours & (1 << n) != 0);
     if security.privileged {
@@ -93,7 +89,6 @@ pub(crate) fn granted(security: &Security, cgroups: CgroupVersion) -> Vec<&'stat
             let added_all = has(&added, name) && !dropped.iter().any(|c| c == name);
             by_default || added.iter().any(|c| c == name) || added_all
         })
-        .filter(|name| cgroups != CgroupVersion::V2 || *name != "CAP_MKNOD")
         .filter(|name| held(name))
         .collect()
 }
@@ -132,14 +127,13 @@ mod tests {
 
     #[test]
     fn dropping_all_leaves_what_is_added() {
-        let granted = granted(&security(&["chown"], &["ALL"]), CgroupVersion::V1);
+        let granted = granted(&security(&["chown"], &["ALL"]));
         assert_eq!(granted, ["CAP_CHOWN"]);
     }
 
     #[test]
-    fn device_nodes_cannot_be_made_where_no_cgroup_guards_them() {
-        let v1 = granted(&security(&[], &[]), CgroupVersion::V1);
-        let v2 = granted(&security(&["MKNOD"], &[]), CgroupVersion::V2);
-        assert!(v1.contains(&"CAP_MKNOD") && !v2.contains(&"CAP_MKNOD"));
+    fn device_nodes_can_be_made_since_the_cgroup_guards_their_use() {
+        assert!(granted(&security(&[], &[])).contains(&"CAP_MKNOD"));
+        assert!(!granted(&security(&[], &["MKNOD"])).contains(&"CAP_MKNOD"));
     }
 }

@@ -110,7 +110,7 @@ fn enter(config: &ShimConfig, init: Pid) -> Result<(), String> {
     if config.kind == Kind::Oci {
         config
             .cgroups
-            .join(&config.cgroup)
+            .join(&config.cgroup, init.as_raw_nonzero().get())
             .map_err(|e| format!("joining the container's cgroup: {e}"))?;
         kinds |= ThreadNameSpaceType::CONTROL_GROUP | ThreadNameSpaceType::NETWORK;
     } else {

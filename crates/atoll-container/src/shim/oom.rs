@@ -12,6 +12,8 @@ pub(crate) struct Watch {
     fd: Option<OwnedFd>,
     before: u64,
     told: u64,
+    /// Somebody has been told of a kill.
+    announced: bool,
     /// v1 wants the watched file to stay open.
     _file: Option<fs::File>,
 }
@@ -30,7 +32,7 @@ impl Watch {
             }
             None => (None, None),
         };
-        Watch { fd, before, told: before, _file: file }
+        Watch { fd, before, told: before, announced: false, _file: file }
     }
 
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -55,7 +57,17 @@ impl Watch {
         let more = count > self.told;
         self.told = self.told.max(count);
         // v1 tells before the kernel has killed and counted.
-        more || (!cgroups.is_v2() && self.fd.is_some())
+        let happened = more || (!cgroups.is_v2() && self.fd.is_some());
+        self.announced |= happened;
+        happened
+    }
+
+    /// Whether there was a kill that nobody has been told of. The kernel notifies in its
+    /// own time: on v2 usually after the first process has ended.
+    pub(crate) fn is_untold(&mut self, cgroups: &Cgroups, cgroup: &str) -> bool {
+        let untold = !self.announced && self.count(cgroups, cgroup) > 0;
+        self.announced |= untold;
+        untold
     }
 
     /// Kills since the container began.

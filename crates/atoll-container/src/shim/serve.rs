@@ -493,6 +493,9 @@ impl Server {
             return false;
         }
         self.streams.close_all();
+        if self.oom.is_untold(&self.config.cgroups, &self.config.cgroup) {
+            self.tell_watchers(&Body::Oom);
+        }
         let exit = self.exit();
         super::release(&self.config, &self.dir);
         self.save(exit)

@@ -7,10 +7,9 @@ use atoll_container::{Mount, MountSource, Propagation, Seccomp, User};
 use crate::life::{command, read_all};
 use crate::world::{World, is_root, tear_down};
 
-/// As `/proc/<pid>/status` writes the default set: without `CAP_MKNOD` on cgroup v2.
+/// As `/proc/<pid>/status` writes the default set.
 pub(crate) fn default_capabilities() -> &'static str {
-    let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    if v2 { "00000000a00425fb" } else { "00000000a80425fb" }
+    "00000000a80425fb"
 }
 
 async fn inside(world: &World, container: &atoll_container::ContainerRef, script: &str) -> String {

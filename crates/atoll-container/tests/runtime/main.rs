@@ -9,9 +9,11 @@
 
 mod adoption;
 mod cycles;
+mod devices;
 mod isolation;
 mod life;
 mod limits;
 mod processes;
 mod streams;
+mod unified;
 mod world;
