@@ -93,6 +93,20 @@ impl Cluster {
         cluster
     }
 
+    /// A cluster in a folder of the caller's.
+    pub fn start_in(dir: &Path, nodes: u32) -> Self {
+        let mut cluster = Self {
+            child: None,
+            dir: dir.to_owned(),
+            port: free_port(),
+            nodes,
+            wrapper: Vec::new(),
+            _folder: None,
+        };
+        cluster.launch();
+        cluster
+    }
+
     /// Starts it (again) on its folder, and waits until it says that it is ready.
     pub fn launch(&mut self) {
         let log = File::create(self.dir.with_extension("log")).unwrap();
