@@ -211,7 +211,7 @@ impl Pods {
             let message = format!("this node does not support {}", fields.join(", "));
             let reason = messages::UNSUPPORTED_POD_SPEC.to_owned();
             self.cx.warning(pod, &reason, message.clone());
-            return Some(Refusal { reason, message });
+            return Some(Refusal { reason, message }.rejected());
         }
         let index = self.index.borrow().clone();
         let others: Vec<Arc<Pod>> =
@@ -223,7 +223,7 @@ impl Pods {
             return None;
         };
         self.cx.warning(pod, &refusal.reason, refusal.message.clone());
-        Some(refusal)
+        Some(refusal.rejected())
     }
 
     /// What a pod that is welcome will have to do without.

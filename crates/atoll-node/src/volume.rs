@@ -111,9 +111,15 @@ fn apply_one(dirs: &Dirs, name: &str, plan: &Plan, owner: &Ownership) -> Result<
             }
         }
         Plan::Files { payload, in_memory } => {
+            let fresh = !path.exists();
             std::fs::create_dir_all(&path).map_err(text)?;
             if *in_memory && dirs.can_mount {
                 mount_tmpfs(&path, 0).map_err(text)?;
+            }
+            if fresh {
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
+                    .map_err(text)?;
+                owner.apply_read_only_dir(&path).map_err(text)?;
             }
             atomic::write(&path, payload, owner).map_err(text)?;
         }

@@ -177,7 +177,9 @@ async fn run(
             run_attach(cx, reference, wanted, Pipes { stdin, resize, output, closed }).await
         }
     };
-    let status = status.unwrap_or_else(|reason| remote::internal_error(&reason));
+    let status = status.unwrap_or_else(|reason| {
+        remote::internal_error(&format!("Internal error occurred: {reason}"))
+    });
     if end.send(status).is_err() {
         tracing::trace!("the client went before the end");
     }
@@ -211,7 +213,10 @@ async fn run_exec(
         privileged: false,
     };
     let handle = cx.runtime.exec(reference, spec).await;
-    let handle = handle.map_err(|error| crate::pod::image::with_sources(&error))?;
+    let handle = handle.map_err(|error| {
+        let reason = crate::pod::image::with_sources(&error);
+        format!("error executing command in container: failed to exec in container: {reason}")
+    })?;
     let (streams, exit) = handle.into_parts();
     let copied =
         remote::copy(streams, pipes.stdin, pipes.resize, pipes.output, &pipes.closed).await;
@@ -233,7 +238,8 @@ async fn run_attach(
     pipes: Pipes,
 ) -> Result<serde_json::Value, String> {
     let streams = cx.runtime.attach(reference, wanted.stdin).await;
-    let mut streams = streams.map_err(|error| error.to_string())?;
+    let mut streams =
+        streams.map_err(|error| format!("error attaching to container: {error}"))?;
     if !wanted.stdout {
         streams.stdout = None;
     }

@@ -60,61 +60,124 @@ impl Entry<'_> {
     }
 }
 
-/// The files of one run, oldest first; the last is the one being written.
+/// What was put aside is compressed under this ending.
+const GZIP: &str = ".gz";
+/// A compressed file that is not complete yet.
+const UNFINISHED: &str = ".tmp";
+
+/// The files of one run, oldest first, without the ending that compressed ones have; the
+/// last is the one being written.
 #[must_use]
 pub fn files(log: &Path) -> Vec<PathBuf> {
     let (Some(dir), Some(name)) = (log.parent(), log.file_name()) else { return Vec::new() };
     let prefix = format!("{}.", name.to_string_lossy());
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(&prefix) && !name.ends_with(".tmp")
-        })
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with(&prefix) && !name.ends_with(UNFINISHED))
+        .map(|name| dir.join(name.trim_end_matches(GZIP)))
         .collect();
     found.sort();
+    // While it is being compressed a file is there twice.
+    found.dedup();
     found.push(log.to_path_buf());
     found
 }
 
-/// Opens a file of a log, gunzipping one that was put aside.
-pub fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
-    let file = File::open(path)?;
-    if path.extension().is_some_and(|extension| extension == "gz") {
-        Ok(Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))))
-    } else {
-        Ok(Box::new(BufReader::new(file)))
+/// Opens a file of a log, gunzipping one that was compressed meanwhile or before. `None`
+/// when it was removed as the oldest.
+pub fn open(path: &Path) -> io::Result<Option<Box<dyn BufRead + Send>>> {
+    let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    match File::open(path) {
+        Ok(file) => return Ok(Some(Box::new(BufReader::new(file)))),
+        Err(error) if missing(&error) => {}
+        Err(error) => return Err(error),
+    }
+    match File::open(format!("{}{GZIP}", path.display())) {
+        Ok(file) => Ok(Some(Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))))),
+        Err(error) if missing(&error) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-/// The last `count` lines of a run, in order, as raw entries; complete ones only.
-pub fn tail(log: &Path, count: usize) -> io::Result<VecDeque<Vec<u8>>> {
-    let mut kept: VecDeque<Vec<u8>> = VecDeque::new();
-    let mut lines = 0;
-    for path in files(log).into_iter().rev() {
+/// The files put aside of a run, opened, oldest first: what is put aside from now on
+/// changes nothing. `newest` is the inode of the file that was being written before.
+pub fn open_older(log: &Path, newest: u64) -> io::Result<Vec<Lines>> {
+    let mut all = Vec::new();
+    let mut paths = files(log);
+    paths.pop();
+    for path in paths {
+        // Put aside meanwhile: the caller has it already.
+        let is_newest = path.metadata().is_ok_and(|meta| inode(&meta) == newest);
+        if !is_newest && let Some(file) = open(&path)? {
+            all.push(Lines(file));
+        }
+    }
+    Ok(all)
+}
+
+/// Where lines come from.
+pub trait Source: Send {
+    /// The next complete line; `None` when there is none, or none yet.
+    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>>;
+}
+
+/// A file that was put aside.
+pub struct Lines(Box<dyn BufRead + Send>);
+
+impl Source for Lines {
+    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        self.0.read_until(b'\n', &mut line)?;
+        Ok(line.ends_with(b"\n").then_some(line))
+    }
+}
+
+/// The last `count` lines, in order, as raw entries; complete ones only. The follower
+/// stands behind them afterwards.
+pub fn tail(follower: &mut Follower, count: usize) -> io::Result<VecDeque<Vec<u8>>> {
+    let mut newest = Newest(follower);
+    let mut kept = last_lines(&mut newest, count)?;
+    let mut lines = kept.iter().filter(|line| ends_line(line)).count();
+    if lines >= count {
+        return Ok(kept);
+    }
+    let (path, inode) = (follower.path.clone(), follower.inode);
+    for mut older in open_older(&path, inode)?.into_iter().rev() {
+        let mut own = last_lines(&mut older, count - lines)?;
+        lines += own.iter().filter(|line| ends_line(line)).count();
+        own.append(&mut kept);
+        kept = own;
         if lines >= count {
             break;
         }
-        let mut reader = match open(&path) {
-            Ok(reader) => reader,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let mut own: VecDeque<Vec<u8>> = VecDeque::new();
-        let mut own_lines = 0;
-        while let Some(line) = read_line(&mut reader)? {
-            own_lines += usize::from(ends_line(&line));
-            own.push_back(line);
-            while own_lines > count - lines
-                && let Some(dropped) = own.pop_front()
-            {
-                own_lines -= usize::from(ends_line(&dropped));
-            }
+    }
+    Ok(kept)
+}
+
+/// A follower that does not go on to the next file.
+struct Newest<'a>(&'a mut Follower);
+
+impl Source for Newest<'_> {
+    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.0.line()
+    }
+}
+
+fn last_lines(source: &mut dyn Source, count: usize) -> io::Result<VecDeque<Vec<u8>>> {
+    let mut kept: VecDeque<Vec<u8>> = VecDeque::new();
+    let mut lines = 0;
+    while let Some(line) = source.next_line()? {
+        lines += usize::from(ends_line(&line));
+        kept.push_back(line);
+        while lines > count
+            && let Some(dropped) = kept.pop_front()
+        {
+            lines -= usize::from(ends_line(&dropped));
         }
-        lines += own_lines;
-        own.append(&mut kept);
-        kept = own;
+    }
+    if count == 0 {
+        kept.clear();
     }
     Ok(kept)
 }
@@ -123,17 +186,10 @@ fn ends_line(line: &[u8]) -> bool {
     parse(line).is_none_or(|entry| entry.full)
 }
 
-/// `None` at the end, and for a line that is still being written.
-pub fn read_line(reader: &mut dyn BufRead) -> io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    reader.read_until(b'\n', &mut line)?;
-    Ok(line.ends_with(b"\n").then_some(line))
-}
-
 /// The end of a log as a termination message.
 #[must_use]
 pub fn last_words(log: &Path) -> Option<String> {
-    let lines = tail(log, LAST_WORDS_LINES_MAX).ok()?;
+    let lines = tail(&mut Follower::open(log).ok()?, LAST_WORDS_LINES_MAX).ok()?;
     let mut text = Vec::new();
     for line in &lines {
         text.extend(parse(line)?.render(false));
@@ -150,19 +206,8 @@ pub struct Follower {
     inode: u64,
 }
 
-impl Follower {
-    /// Begins at the start, or where the file ends now.
-    pub fn open(path: &Path, from_end: bool) -> io::Result<Follower> {
-        let mut file = File::open(path)?;
-        let inode = inode(&file.metadata()?);
-        if from_end {
-            file.seek(SeekFrom::End(0))?;
-        }
-        Ok(Follower { path: path.to_path_buf(), file: BufReader::new(file), inode })
-    }
-
-    /// The next complete line; `None` when there is none yet.
-    pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+impl Source for Follower {
+    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         if let Some(line) = self.line()? {
             return Ok(Some(line));
         }
@@ -174,8 +219,29 @@ impl Follower {
         if let Some(line) = self.line()? {
             return Ok(Some(line));
         }
-        *self = Follower::open(&self.path, false)?;
+        *self = Follower::open(&self.path)?;
         self.line()
+    }
+}
+
+impl Follower {
+    /// Begins at the file's start.
+    pub fn open(path: &Path) -> io::Result<Follower> {
+        let file = File::open(path)?;
+        let inode = inode(&file.metadata()?);
+        Ok(Follower { path: path.to_path_buf(), file: BufReader::new(file), inode })
+    }
+
+    /// What this file still has, but not those that come after it.
+    #[must_use]
+    pub fn rest(self) -> Lines {
+        Lines(Box::new(self.file))
+    }
+
+    /// Names the file that is followed now, wherever it is moved.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
     }
 
     fn line(&mut self) -> io::Result<Option<Vec<u8>>> {

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::kubelet::log_file::{self, Follower};
+use crate::kubelet::log_file::{self, Follower, Source};
 use crate::kubelet::routes::{Place, Query, Routes};
 use crate::kubelet::{Answer, text};
 use crate::pod::spec;
@@ -22,6 +22,9 @@ use crate::pod::task::Shown;
 
 /// Pieces of a log on their way to a client; the reader waits when it is full.
 const PIECES_MAX: usize = 64;
+
+/// Read at a time.
+const BATCH_BYTES: usize = 64 << 10;
 
 /// What of the log is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -165,49 +168,52 @@ impl Reader {
     }
 
     async fn read(&mut self) -> io::Result<()> {
-        // The position is taken before the tail is read, so that no line is lost between.
-        let from_end = self.options.tail_lines.is_some();
-        let mut follower =
-            if self.options.follow { Some(Follower::open(&self.log, from_end)?) } else { None };
+        let log = self.log.clone();
+        let mut follower = blocking(move || Follower::open(&log)).await?;
         if let Some(count) = self.options.tail_lines {
-            let log = self.log.clone();
-            let lines = tokio::task::spawn_blocking(move || log_file::tail(&log, count))
-                .await
-                .map_err(io::Error::other)??;
+            let tail = blocking(move || {
+                let lines = log_file::tail(&mut follower, count)?;
+                Ok((follower, lines))
+            });
+            let lines;
+            (follower, lines) = tail.await?;
             for line in lines {
                 if !self.send(&line).await {
                     return Ok(());
                 }
             }
         } else {
-            let mut files = log_file::files(&self.log);
-            if follower.is_some() {
-                files.pop();
-            }
-            for path in files {
-                if !self.send_file(&path).await? {
+            let (log, newest) = (self.log.clone(), follower.inode());
+            for older in blocking(move || log_file::open_older(&log, newest)).await? {
+                if self.pass_on(older).await?.is_none() {
                     return Ok(());
                 }
             }
         }
-        match &mut follower {
-            Some(follower) => self.follow(follower).await,
-            None => Ok(()),
+        if self.options.follow {
+            return self.follow(follower).await;
         }
+        self.pass_on(follower.rest()).await.map(|_| ())
     }
 
-    async fn send_file(&mut self, path: &Path) -> io::Result<bool> {
-        let mut reader = match log_file::open(path) {
-            Ok(reader) => reader,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(error) => return Err(error),
-        };
-        while let Some(line) = log_file::read_line(&mut reader)? {
-            if !self.send(&line).await {
-                return Ok(false);
+    /// Everything that the source has now. `None` when no more is wanted.
+    async fn pass_on<S: Source + 'static>(&mut self, mut source: S) -> io::Result<Option<S>> {
+        loop {
+            let lines;
+            (source, lines) = blocking(move || {
+                let lines = batch(&mut source)?;
+                Ok((source, lines))
+            })
+            .await?;
+            if lines.is_empty() {
+                return Ok(Some(source));
+            }
+            for line in lines {
+                if !self.send(&line).await {
+                    return Ok(None);
+                }
             }
         }
-        Ok(true)
     }
 
     /// Returns whether more is wanted.
@@ -225,20 +231,17 @@ impl Reader {
         sent && self.left != Some(0)
     }
 
-    async fn follow(&mut self, follower: &mut Follower) -> io::Result<()> {
+    async fn follow(&mut self, mut follower: Follower) -> io::Result<()> {
         let inotify = Inotify::init()?;
         let dir = self.log.parent().unwrap_or(Path::new("/"));
         let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
         inotify.watches().add(dir, mask)?;
         let mut changes = inotify.into_event_stream(vec![0; 4096])?;
         loop {
-            let ended = self.has_ended();
-            while let Some(line) = follower.next_line()? {
-                if !self.send(&line).await {
-                    return Ok(());
-                }
-            }
             // Looked at before reading, so that what it wrote last has been read.
+            let ended = self.has_ended();
+            let Some(going_on) = self.pass_on(follower).await? else { return Ok(()) };
+            follower = going_on;
             if ended {
                 return Ok(());
             }
@@ -265,6 +268,24 @@ impl Reader {
         let own = self.log.file_name() == Some(format!("{}.log", run.attempt()).as_ref());
         !own || run.exit().is_some()
     }
+}
+
+/// Reads files without holding up those who wait for the network.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+}
+
+fn batch(source: &mut dyn Source) -> io::Result<Vec<Vec<u8>>> {
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH_BYTES
+        && let Some(line) = source.next_line()?
+    {
+        bytes += line.len();
+        lines.push(line);
+    }
+    Ok(lines)
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! The channel protocol over WebSocket: the first byte of a message names its channel.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::{SinkExt, Stream, StreamExt};
+use futures::{Sink, SinkExt, Stream, StreamExt};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
@@ -27,6 +30,8 @@ const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
+/// How long the other side may take to end its side too.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Version 5: the next byte names a channel that the client closes.
 const CLOSE: u8 = 255;
 
@@ -101,46 +106,70 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let form = Form::of(protocol);
-    let (mut sink, messages) = socket.split();
-    let Far { stdin, resize, mut output, end, closed } = far;
-    let write = async {
-        // Tells the client which channels there are before anything is written.
-        sink.send(form.encode(STDOUT, &[])).await?;
-        while let Some((channel, bytes)) = output.recv().await {
-            let channel = match channel {
-                Channel::Stdout => STDOUT,
-                Channel::Stderr => STDERR,
-            };
-            sink.send(form.encode(channel, &bytes)).await?;
+    let (mut sink, mut messages) = socket.split();
+    let Far { stdin, resize, output, end, closed } = far;
+    let result = {
+        let write = write(form, &mut sink, output, end);
+        let read = read(form, &mut messages, stdin, resize);
+        tokio::pin!(read);
+        tokio::select! {
+            result = write => match result {
+                // Whatever the client still sends is taken in: an end with bytes unread
+                // would reset the connection, and what was last written would be lost.
+                Ok(()) => {
+                    tokio::time::timeout(GOODBYE_TIMEOUT, &mut read).await.unwrap_or(Ok(()))
+                }
+                Err(error) => Err(error),
+            },
+            result = &mut read => result,
         }
-        if let Ok(status) = end.await
-            && let Some(message) = form.end(&status)
-        {
-            sink.send(message).await?;
-        }
-        sink.send(goodbye()).await
     };
-    let read = read(form, messages, stdin, resize);
-    let result = tokio::select! {
-        result = write => result,
-        result = async {
-            let result = read.await;
-            closed.cancel();
-            result
-        } => result,
-    };
+    closed.cancel();
     if let Err(error) = result {
         tracing::debug!(%error, "stream client");
     }
-    closed.cancel();
+    if let Ok(mut socket) = sink.reunite(messages) {
+        hang_up(socket.get_mut()).await;
+    }
+}
+
+/// The output, then how it ended.
+async fn write(
+    form: Form,
+    sink: &mut (impl Sink<Message, Error = Error> + Unpin),
+    mut output: mpsc::Receiver<(Channel, Bytes)>,
+    end: oneshot::Receiver<Value>,
+) -> Result<(), Error> {
+    // Tells the client which channels there are before anything is written.
+    sink.send(form.encode(STDOUT, &[])).await?;
+    while let Some((channel, bytes)) = output.recv().await {
+        let channel = match channel {
+            Channel::Stdout => STDOUT,
+            Channel::Stderr => STDERR,
+        };
+        sink.send(form.encode(channel, &bytes)).await?;
+    }
+    if let Ok(status) = end.await
+        && let Some(message) = form.end(&status)
+    {
+        sink.send(message).await?;
+    }
+    sink.send(goodbye()).await
+}
+
+/// Says goodbye on the transport too: whoever passes the bytes on takes an end without it
+/// for a failure, and drops what it has not passed on yet.
+pub async fn hang_up(stream: &mut (impl AsyncWrite + Unpin)) {
+    let ended = tokio::time::timeout(GOODBYE_TIMEOUT, stream.shutdown()).await;
+    tracing::trace!(clean = matches!(ended, Ok(Ok(()))), "stream ended");
 }
 
 /// Until the client closes the connection.
 async fn read(
     form: Form,
     mut messages: impl Stream<Item = Result<Message, Error>> + Unpin,
-    stdin: tokio::sync::mpsc::Sender<Bytes>,
-    resize: tokio::sync::mpsc::Sender<(u16, u16)>,
+    stdin: mpsc::Sender<Bytes>,
+    resize: mpsc::Sender<(u16, u16)>,
 ) -> Result<(), Error> {
     let mut stdin = Some(stdin);
     while let Some(message) = messages.next().await {

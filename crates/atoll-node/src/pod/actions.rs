@@ -337,15 +337,17 @@ impl PodTask {
         match end {
             StartEnd::Started | StartEnd::HookFailed(_) => {
                 if let StartEnd::HookFailed(message) = end {
+                let hooked = end == StartEnd::Started;
                     track.waiting = Some(Waiting::new(messages::POST_START_HOOK_ERROR, message));
                     let message = "FailedPostStartHook".to_owned();
                     track.condemned = Some(Condemned { message, grace_seconds: None });
                 } else {
                     track.waiting = None;
                 }
-                track.hooked = true;
-                track.started = !has_startup;
-                track.ready = !has_readiness;
+                // Without its hook it never comes up, and nobody probes it.
+                track.hooked = hooked;
+                track.started = hooked && !has_startup;
+                track.ready = hooked && !has_readiness;
                 track.failed_at = None;
                 let image = self.container(name).and_then(|c| c.image.clone());
                 if let Some(backoff) = image.and_then(|image| self.pulls.get_mut(&image)) {

@@ -20,6 +20,15 @@ pub struct Refusal {
     pub message: String,
 }
 
+impl Refusal {
+    /// As the pod's status says it; the event does without the first words.
+    #[must_use]
+    pub fn rejected(self) -> Refusal {
+        let message = format!("Pod was rejected: {}", self.message);
+        Refusal { message, ..self }
+    }
+}
+
 /// `others` are the pods that hold resources here already.
 #[must_use]
 pub fn admit(pod: &Pod, others: &[&Pod], room: &Room) -> Option<Refusal> {
@@ -43,8 +52,8 @@ pub fn admit(pod: &Pod, others: &[&Pod], room: &Room) -> Option<Refusal> {
     Some(Refusal {
         reason: format!("OutOf{name}"),
         message: format!(
-            "Pod was rejected: Node didn't have enough resource: {name}, requested: {requested}, \
-             used: {used}, capacity: {capacity}"
+            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, \
+             capacity: {capacity}"
         ),
     })
 }
@@ -68,8 +77,7 @@ mod tests {
         assert_eq!(refusal.reason, "OutOfcpu");
         assert_eq!(
             refusal.message,
-            "Pod was rejected: Node didn't have enough resource: cpu, requested: 500, used: 600, \
-             capacity: 1000"
+            "Node didn't have enough resource: cpu, requested: 500, used: 600, capacity: 1000"
         );
         let tiny = pod("1m");
         assert_eq!(admit(&tiny, &[&tiny, &tiny], &room).unwrap().reason, "OutOfpods");

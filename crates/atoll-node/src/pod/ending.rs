@@ -87,6 +87,7 @@ impl PodTask {
         let run = track.current.clone().filter(|run| run.exit().is_none())?;
         Some(StopJob {
             pod: self.pod.clone(),
+            id: self.id.clone(),
             container: container.clone(),
             run,
             ip: self.sandbox.as_ref().map(|sandbox| sandbox.ip.clone()).unwrap_or_default(),

@@ -191,8 +191,32 @@ pub fn field_value(path: &str, around: &Surroundings<'_>) -> Result<String, EnvE
 }
 
 fn quoted_lines(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines = map.into_iter().flatten().map(|(k, v)| format!("{k}={v:?}"));
+    let lines = map.into_iter().flatten().map(|(k, v)| format!("{k}={}", go_quote(v)));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// As Go's `%q` writes a text.
+#[must_use]
+pub fn go_quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\u{7}' => quoted.push_str("\\a"),
+            '\u{8}' => quoted.push_str("\\b"),
+            '\u{b}' => quoted.push_str("\\v"),
+            '\u{c}' => quoted.push_str("\\f"),
+            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// The value behind a `resourceFieldRef`, divided and rounded up.

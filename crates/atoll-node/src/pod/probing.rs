@@ -119,7 +119,8 @@ fn probes_of<'a>(
     track: &Track,
     stopping: bool,
 ) -> impl Iterator<Item = (&'a Probe, Kind)> {
-    let startup = container.startup_probe.as_ref().filter(|_| !track.started && !stopping);
+    let startup =
+        container.startup_probe.as_ref().filter(|_| track.hooked && !track.started && !stopping);
     let later = track.started;
     let liveness = container.liveness_probe.as_ref().filter(|_| later && !stopping);
     let readiness = container.readiness_probe.as_ref().filter(|_| later);
@@ -141,7 +142,7 @@ mod tests {
             "startupProbe": probe, "livenessProbe": probe, "readinessProbe": probe}))
         .unwrap();
         let kinds = |started, stopping| -> Vec<Kind> {
-            let track = Track { started, ..Track::default() };
+            let track = Track { started, hooked: true, ..Track::default() };
             probes_of(&container, &track, stopping).map(|(_, kind)| kind).collect()
         };
         assert_eq!(kinds(false, false), [Kind::Startup]);

@@ -37,7 +37,7 @@ pub struct StartJob {
 }
 
 /// How it went.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum StartEnd {
     Started,
     /// It runs, but its postStart hook failed: it is to be killed.
@@ -178,7 +178,9 @@ fn resolve_user(
 async fn post_start(cx: &Context, job: &StartJob, reference: &ContainerRef) -> StartEnd {
     let hook = job.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
     let Some(hook) = hook else { return StartEnd::Started };
-    let run = run_hook(cx, hook, &job.container, reference, &job.sandbox.ip);
+    let ports = job.container.ports.as_deref().unwrap_or_default();
+    let hook = job.sandbox.ports.hook(hook.clone(), ports);
+    let run = run_hook(cx, &hook, &job.container, reference, (&job.id, &job.sandbox.ip));
     let result = tokio::select! {
         () = job.cancel.cancelled() => return StartEnd::Started,
         result = run => result,
@@ -186,15 +188,15 @@ async fn post_start(cx: &Context, job: &StartJob, reference: &ContainerRef) -> S
     match result {
         Ok(()) => StartEnd::Started,
         Err(reason) => {
-            let text = format!("PostStartHook failed: {reason}");
             cx.container_event(
                 &job.pod,
                 &job.container.name,
                 EventType::Warning,
                 "FailedPostStartHook",
-                text.clone(),
+                "PostStartHook failed".to_owned(),
             );
-            StartEnd::HookFailed(text)
+            tracing::info!(pod = %job.id, reason, "postStart hook failed");
+            StartEnd::HookFailed(reason)
         }
     }
 }

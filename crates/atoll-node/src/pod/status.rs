@@ -40,9 +40,14 @@ pub fn derive(view: &View<'_>, old: Option<&PodStatus>) -> PodStatus {
     let Some(spec) = &view.pod.spec else { return PodStatus::default() };
     let phase = phase(spec, view);
     let initialized = is_initialized(spec, view.tracks);
-    let status_of = |c: &Container, init: bool| container_status(c, init, initialized, view);
-    let init: Vec<_> = spec.init_containers.iter().flatten().map(|c| status_of(c, true)).collect();
-    let apps: Vec<_> = spec.containers.iter().map(|c| status_of(c, false)).collect();
+    let begun = begun_init(spec, view.tracks);
+    let look = |c: &Container, init: bool, lost: bool| {
+        container_status(c, &Look { init, initialized, lost: lost && view.ended }, view)
+    };
+    let init = spec.init_containers.iter().flatten().enumerate();
+    let mut init: Vec<_> = init.map(|(i, c)| look(c, true, i < begun)).collect();
+    let mut apps: Vec<_> = spec.containers.iter().map(|c| look(c, false, initialized)).collect();
+    clip_messages(&mut init, &mut apps);
     let refused = view.failed.is_some() && view.tracks.is_empty();
     let mut status = PodStatus {
         phase: Some(phase.to_owned()),
@@ -61,6 +66,38 @@ pub fn derive(view: &View<'_>, old: Option<&PodStatus>) -> PodStatus {
     };
     status.conditions = Some(conditions(view, &status, phase, initialized, old));
     status
+}
+
+/// How a container's status is looked at.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    init: bool,
+    /// The pod's init containers are done.
+    initialized: bool,
+    /// It should have run by now, and will not run again.
+    lost: bool,
+}
+
+/// How many init containers have had their turn: all up to the last that has run.
+fn begun_init(spec: &PodSpec, tracks: &Tracks) -> usize {
+    let ran = |c: &Container| tracks.get(&c.name).is_some_and(|track| track.current.is_some());
+    let all: Vec<&Container> = spec.init_containers.iter().flatten().collect();
+    all.iter().rposition(|c| ran(c)).map_or(0, |last| last + 1)
+}
+
+/// Last words of all containers of a pod share this room.
+const MESSAGES_BYTES_MAX: usize = 12 << 10;
+
+fn clip_messages(init: &mut [ContainerStatus], apps: &mut [ContainerStatus]) {
+    let each = MESSAGES_BYTES_MAX / (init.len() + apps.len()).max(1);
+    for status in init.iter_mut().chain(apps) {
+        let states = [&mut status.state, &mut status.last_state].into_iter().flatten();
+        for ended in states.filter_map(|state| state.terminated.as_mut()) {
+            if let Some(message) = &mut ended.message {
+                message.truncate(message.floor_char_boundary(each));
+            }
+        }
+    }
 }
 
 /// Times in the API have whole seconds.
@@ -155,12 +192,8 @@ fn uninitialized(spec: &PodSpec, tracks: &Tracks) -> Vec<String> {
     spec.init_containers.iter().flatten().filter(|c| !done(c)).map(|c| c.name.clone()).collect()
 }
 
-fn container_status(
-    container: &Container,
-    init: bool,
-    initialized: bool,
-    view: &View<'_>,
-) -> ContainerStatus {
+fn container_status(container: &Container, look: &Look, view: &View<'_>) -> ContainerStatus {
+    let Look { init, initialized, lost } = *look;
     let missing = Track::default();
     let track = view.tracks.get(&container.name).unwrap_or(&missing);
     let has_init =
@@ -170,7 +203,7 @@ fn container_status(
     } else {
         messages::CONTAINER_CREATING
     };
-    let (state, last_state) = states(track, default_reason, view);
+    let (state, last_state) = states(track, default_reason, view, lost);
     let sidecar = init && is_sidecar(container);
     let completed = track.exit().is_some_and(|exit| exit.code == 0);
     let running = track.is_running();
@@ -201,6 +234,7 @@ fn states(
     track: &Track,
     default_reason: &str,
     view: &View<'_>,
+    lost: bool,
 ) -> (ContainerState, ContainerState) {
     let previous = track.previous.as_ref().and_then(terminated);
     let current = track.current.as_ref();
@@ -224,7 +258,7 @@ fn states(
             (Some(wait), false) => (waiting(Some(wait)), of(terminated(run))),
             _ => (of(terminated(run)), of(previous)),
         },
-        Some((RunState::Created, _)) | None if view.ended && view.failed.is_none() => {
+        Some((RunState::Created, _)) | None if lost && view.failed.is_none() => {
             (of(Some(unknown_end())), of(previous))
         }
         Some((RunState::Created, _)) | None => (waiting(track.waiting.as_ref()), of(previous)),

@@ -194,6 +194,9 @@ fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Option<Value> {
             new_fields.insert(name.to_owned(), Value::Null);
         }
     }
+    if let Some(Value::Array(conditions)) = new_fields.get_mut("conditions") {
+        conditions.iter_mut().for_each(whole_condition);
+    }
     let same_fields = new_fields
         .iter()
         .filter(|(name, _)| *name != "conditions")
@@ -202,6 +205,16 @@ fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Option<Value> {
         return None;
     }
     Some(json!({ "metadata": { "uid": id.uid }, "status": new_fields }))
+}
+
+/// The API merges a condition into the one of its type: what is not there any more has to
+/// be taken back by name.
+fn whole_condition(condition: &mut Value) {
+    if let Value::Object(fields) = condition {
+        for name in ["reason", "message"] {
+            fields.entry(name).or_insert(Value::Null);
+        }
+    }
 }
 
 /// The pod as it would be with this status, for those who look at it on the node.
@@ -243,6 +256,16 @@ mod tests {
             (&patch["status"]["phase"], &patch["metadata"]["uid"]),
             (&json!("Failed"), &json!("u"))
         );
+    }
+
+    #[test]
+    fn a_condition_takes_back_its_reason() {
+        let old = status(json!({"conditions": [{"type": "Ready", "status": "False",
+            "reason": "ContainersNotReady", "message": "containers with unready status: [c]"}]}));
+        let new = status(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
+        let condition = &patch(&id(), &old, &new).unwrap()["status"]["conditions"][0];
+        let null = Some(&Value::Null);
+        assert_eq!((condition.get("reason"), condition.get("message")), (null, null));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use crate::context::Context;
+use crate::pod::identity::PodId;
 use crate::pod::lifecycle::run_hook;
 use crate::pod::track::Run;
 use crate::rootless::ports::PodPorts;
@@ -25,6 +26,7 @@ pub const ENDPOINT_LEAD: Duration = Duration::from_millis(500);
 /// One stop.
 pub struct StopJob {
     pub pod: Arc<Pod>,
+    pub id: PodId,
     pub container: Container,
     pub run: Run,
     pub ip: String,
@@ -66,14 +68,15 @@ async fn pre_stop(cx: &Context, job: &mut StopJob) {
     }
     let mut deadline = job.deadline.clone();
     let hook = job.ports.hook(hook, job.container.ports.as_deref().unwrap_or_default());
-    let run = run_hook(cx, &hook, &job.container, &job.run.reference, &job.ip);
+    let run = run_hook(cx, &hook, &job.container, &job.run.reference, (&job.id, &job.ip));
     let result = tokio::select! {
         result = run => result,
         () = passed(&mut deadline) => Err("grace period exceeded".to_owned()),
     };
     if let Err(reason) = result {
-        let text = format!("PreStopHook failed: {reason}");
+        let text = "PreStopHook failed".to_owned();
         let name = &job.container.name;
+        tracing::info!(pod = %job.id, reason, "preStop hook failed");
         cx.container_event(&job.pod, name, EventType::Warning, "FailedPreStopHook", text);
     }
     // A hook that used up the grace period still leaves the least for the signal.

@@ -14,7 +14,16 @@ const OUTPUT_BYTES_MAX: usize = 10 << 10;
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,
+    /// Standard output, then standard error.
     pub output: String,
+    stdout_bytes: usize,
+}
+
+impl Ran {
+    #[must_use]
+    pub fn stderr(&self) -> &str {
+        self.output.get(self.stdout_bytes..).unwrap_or_default()
+    }
 }
 
 pub async fn probe(
@@ -53,10 +62,11 @@ pub async fn run(
     let (out, err) =
         tokio::join!(read_capped(stdout, OUTPUT_BYTES_MAX), read_capped(stderr, OUTPUT_BYTES_MAX));
     let mut output = out.map_err(|error| error.to_string())?;
+    let stdout_bytes = output.len();
     output.extend(err.map_err(|error| error.to_string())?);
     output.truncate(OUTPUT_BYTES_MAX);
     let code = exit.wait().await.map_err(|error| error.to_string())?;
-    Ok(Ran { code, output: String::from_utf8_lossy(&output).into_owned() })
+    Ok(Ran { code, output: String::from_utf8_lossy(&output).into_owned(), stdout_bytes })
 }
 
 /// The container's own process, as it was made: exec inherits none of it by itself.

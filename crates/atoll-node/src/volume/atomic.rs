@@ -66,16 +66,16 @@ fn count_files(dir: &Path) -> usize {
 fn write_version(version: &Path, payload: &Payload, owner: &Ownership) -> io::Result<()> {
     std::fs::create_dir_all(version)?;
     std::fs::set_permissions(version, std::fs::Permissions::from_mode(0o755))?;
-    owner.apply_dir(version)?;
+    owner.apply_read_only_dir(version)?;
     for (path, file) in payload {
         let path = version.join(path);
         if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
             std::fs::create_dir_all(parent)?;
-            owner.apply_dir(parent)?;
+            owner.apply_read_only_dir(parent)?;
         }
         std::fs::write(&path, &file.bytes)?;
         let mode = owner.file_mode(file.mode);
-        owner.apply_file(&path)?;
+        owner.apply_file(&path, file.user)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
     }
     Ok(())
@@ -123,7 +123,7 @@ mod tests {
         files
             .iter()
             .map(|(path, text)| {
-                ((*path).to_owned(), File { bytes: text.as_bytes().to_vec(), mode: 0o640 })
+                ((*path).to_owned(), File { bytes: text.as_bytes().to_vec(), mode: 0o640, user: None })
             })
             .collect()
     }

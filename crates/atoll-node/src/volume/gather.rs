@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, Volume};
 use crate::amount;
 use crate::objects::Found;
 use crate::pod::env::Surroundings;
-use crate::pod::identity::PodId;
+use crate::pod::identity::{PodId, all_containers};
+use crate::pod::security::run_as;
 use crate::volume::payload::{self, File, Payload, Selection};
 use crate::volume::token::{Tokens, Wanted};
 use crate::volume::{Plan, VolumeError};
@@ -139,8 +140,9 @@ async fn projected(
                 .await
                 .map_err(|error| format!("failed to fetch token: {error}"))?;
             let path = payload::checked(&source.path).map_err(text)?;
-            let mode = token_mode(pod, default_mode);
-            all.insert(path, File { bytes: token.into_bytes(), mode });
+            let user = only_user(pod);
+            let mode = token_mode(pod, user, default_mode);
+            all.insert(path, File { user, ..File::new(token, mode) });
         }
     }
     Ok(all)
@@ -152,10 +154,18 @@ fn account(pod: &Pod) -> String {
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned())
 }
 
+/// The user that all containers of the pod run as, where the pod says so.
+fn only_user(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let mut users = all_containers(spec).map(|(_, container)| run_as(pod, container).user);
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then_some(first)
+}
+
 /// A token is for its user only, where the pod says which user or group that is.
-fn token_mode(pod: &Pod, default_mode: Option<i32>) -> u32 {
+fn token_mode(pod: &Pod, user: Option<u32>, default_mode: Option<i32>) -> u32 {
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-    if context.is_some_and(|context| context.fs_group.is_some()) {
+    if user.is_some() || context.is_some_and(|context| context.fs_group.is_some()) {
         0o600
     } else {
         payload::mode(default_mode, payload::DEFAULT_MODE)

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 
-/// The pod's `fsGroup` and, for tokens, its user.
+/// The pod's `fsGroup`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ownership {
     pub group: Option<u32>,
@@ -17,19 +17,29 @@ impl Ownership {
         if self.group.is_some() { mode | 0o440 } else { mode }
     }
 
-    pub fn apply_file(&self, path: &Path) -> io::Result<()> {
-        match self.group {
-            Some(group) => lchown(path, None, Some(group)),
-            None => Ok(()),
+    /// `user` is whom a token is for.
+    pub fn apply_file(&self, path: &Path, user: Option<u32>) -> io::Result<()> {
+        if self.group.is_none() && user.is_none() {
+            return Ok(());
         }
+        lchown(path, user, self.group)
     }
 
     /// A directory of the group: new files inherit it.
     pub fn apply_dir(&self, path: &Path) -> io::Result<()> {
+        self.give_dir(path, 0o2770)
+    }
+
+    /// A directory whose files only we write.
+    pub fn apply_read_only_dir(&self, path: &Path) -> io::Result<()> {
+        self.give_dir(path, 0o2550)
+    }
+
+    fn give_dir(&self, path: &Path, bits: u32) -> io::Result<()> {
         let Some(group) = self.group else { return Ok(()) };
         lchown(path, None, Some(group))?;
         let mode = path.metadata()?.permissions().mode() & 0o7777;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | 0o2770))
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | bits))
     }
 
     /// Everything below a writable volume, unless its root shows that it was done before

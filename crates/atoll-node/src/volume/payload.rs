@@ -14,6 +14,15 @@ pub const DEFAULT_MODE: u32 = 0o644;
 pub struct File {
     pub bytes: Vec<u8>,
     pub mode: u32,
+    /// Whose it is; the node's root by default.
+    pub user: Option<u32>,
+}
+
+impl File {
+    #[must_use]
+    pub fn new(bytes: impl Into<Vec<u8>>, mode: u32) -> File {
+        File { bytes: bytes.into(), mode, user: None }
+    }
 }
 
 /// Files by relative path.
@@ -88,14 +97,14 @@ fn select(
     let mut payload = Payload::new();
     let Some(items) = selection.items.filter(|items| !items.is_empty()) else {
         for (key, bytes) in entries {
-            payload.insert((*key).to_owned(), File { bytes: bytes.to_vec(), mode: default_mode });
+            payload.insert((*key).to_owned(), File::new(*bytes, default_mode));
         }
         return Ok(payload);
     };
     for item in items {
         match entries.get(item.key.as_str()) {
             Some(bytes) => {
-                let file = File { bytes: bytes.to_vec(), mode: mode(item.mode, default_mode) };
+                let file = File::new(*bytes, mode(item.mode, default_mode));
                 payload.insert(checked(&item.path)?, file);
             }
             None if selection.optional => {}
@@ -118,7 +127,7 @@ pub fn downward(
             (_, Some(resource)) => resource_value(resource, None, around)?,
             (None, None) => continue,
         };
-        let file = File { bytes: text.into_bytes(), mode: mode(item.mode, default_mode) };
+        let file = File::new(text, mode(item.mode, default_mode));
         payload.insert(checked(&item.path)?, file);
     }
     Ok(payload)

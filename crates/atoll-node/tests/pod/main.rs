@@ -67,7 +67,7 @@ async fn a_job_ends_with_its_exit_code_and_leaves_nothing() {
     let status = node.api.last_status().unwrap();
     assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
     assert!(!node.api.was_deleted(), "a finished pod's object stays");
-    assert!(!node.cx.config.pod_dir("u").exists());
+    eventually("no folder", || !node.cx.config.pod_dir("u").exists()).await;
 }
 
 #[tokio::test]

@@ -102,6 +102,11 @@ fn what_is_missing_is_named_as_the_kubelet_does() {
 }
 
 #[test]
+fn texts_are_quoted_as_go_does() {
+    assert_eq!(go_quote("a\"b\\c\n\u{1}\u{e9}'"), "\"a\\\"b\\\\c\\n\\x01\u{e9}'\"");
+}
+
+#[test]
 fn expansion_leaves_what_it_does_not_know() {
     let lookup = |name: &str| (name == "A").then(|| "x".to_owned());
     for (text, expected) in
