@@ -1,11 +1,14 @@
 //! `atoll agent`: one node. It joins once with a token, and is known by its key from then on.
 
+mod api_client;
 mod identity;
 mod join;
 mod names;
+mod rootless;
 
 use crate::{
     dev::{data_dir, folder::write_atomically},
+    memory,
     process::{say_ready, supervised},
 };
 use anyhow::{Context as _, Result, bail};
@@ -205,6 +208,7 @@ async fn run_node(
             if teardown? { End::Teardown } else { End::Leave }
         }
         () = renewed => End::StartAgain,
+        never = memory::give_back() => match never {},
     };
     info!(node = name, ?end, "ending");
     match end {
@@ -288,6 +292,10 @@ fn configure(
         Some(program) => program.clone(),
         None => crate::dev::program::copy_to(&original, &root.join("program"))?,
     };
+    let mut builtin_images = vec![hello_image(&shim)];
+    if !is_root {
+        builtin_images.push(rootless::node_image());
+    }
     Ok(atoll_node::Config {
         node_name: name.to_owned(),
         cluster_id: agent.cluster_id.clone(),
@@ -304,7 +312,7 @@ fn configure(
         pod_cidr: agent.pod_cidr.clone(),
         own_pod_cidr: agent.node_pod_cidr.clone(),
         upstream_dns: upstream_dns(),
-        builtin_images: vec![hello_image(&shim)],
+        builtin_images,
         registry: RegistryConfig {
             plain_http: agent.plain_http.clone(),
             mirrors: mirrors(&agent.mirrors),
@@ -315,6 +323,7 @@ fn configure(
         version: format!("v{}", env!("CARGO_PKG_VERSION")),
         max_pods: 110,
         containers: is_root,
+        rootless: if is_root { atoll_node::rootless::Rootless::default() } else { rootless::configure(agent, root)? },
     })
 }
 

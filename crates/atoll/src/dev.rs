@@ -87,7 +87,7 @@ pub async fn run(dev: Dev) -> Result<()> {
     let cluster = folder.cluster(dev.nodes)?;
     let listener = listen(dev.port).await?;
     if !rustix::process::geteuid().is_root() {
-        return rootless::run(&dev, &folder, &cluster, listener, started).await;
+        return rootless::run(&dev, &folder, &cluster, listener, &mut signals, started).await;
     }
     let run_dir = Path::new(RUN_DIR);
     let lock = take_run_folder(&folder, &cluster)?;
