@@ -15,6 +15,7 @@ mod handoff;
 mod hello;
 mod image;
 mod keys;
+mod memory;
 mod process;
 mod server;
 mod token;
@@ -118,6 +119,7 @@ fn service(log: Option<String>, part: impl Future<Output = Result<()>>) -> Resul
     start_logging(log.as_deref().unwrap_or(SERVICE_LOG))?;
     // Two cores carry a whole cluster; more threads than that only cost memory.
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
+    memory::limit_heaps(threads);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .max_blocking_threads(64)

@@ -4,6 +4,7 @@ use crate::{
     dev::folder::{write_atomically, write_for_the_user},
     handoff,
     keys::Keys,
+    memory,
     process::{say_ready, supervised},
 };
 use anyhow::{Context as _, Result};
@@ -112,6 +113,7 @@ pub async fn run(server: Server) -> Result<()> {
     }
     tokio::select! {
         end = wait_for_end(server.supervised) => end?,
+        never = memory::give_back() => match never {},
     }
 
     stop.cancel();

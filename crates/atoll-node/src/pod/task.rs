@@ -255,7 +255,7 @@ impl PodTask {
         loop {
             let wake_at = Box::pin(self.look()).await;
             if self.stage == Stage::Cleared && (self.gone || self.is_deleted()) {
-                self.finish().await;
+                Box::pin(self.finish()).await;
                 return;
             }
             tokio::select! {

@@ -92,7 +92,8 @@ impl Worker {
         let mut next = Instant::now() + self.first_delay(period);
         loop {
             tokio::time::sleep_until(next).await;
-            let outcome = self.attempt().await;
+            // Boxed: between attempts nothing of it takes room.
+            let outcome = Box::pin(self.attempt()).await;
             let wait = eager.filter(|delay| *delay < period).unwrap_or(period);
             next = (next + wait).max(Instant::now());
             eager = eager.map(|delay| delay * 2);

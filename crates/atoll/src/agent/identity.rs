@@ -129,7 +129,7 @@ impl Identity {
             .context("setting up the node's client")?;
         // A server that has gone without a word is noticed by the pings.
         config.connect_timeout = Some(CONNECT_MAX);
-        Client::try_from(config).context("setting up the node's client")
+        super::api_client::new(&config)
     }
 
     pub fn kubelet_tls(&self) -> KubeletTls {
