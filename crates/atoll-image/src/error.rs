@@ -127,6 +127,33 @@ impl Error {
         })
     }
 
+    /// The error, its causes, and what to do, in one line.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let mut text = self.causes();
+        if let Some(remedy) = self.remedy() {
+            text.push_str("; ");
+            text.push_str(remedy);
+        }
+        text
+    }
+
+    /// The error and its causes in one line.
+    #[must_use]
+    pub fn causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            let said = cause.to_string();
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            source = cause.source();
+        }
+        text
+    }
+
     /// The registry or the network may answer differently later.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -16,12 +16,14 @@ pub struct Reference {
     pub digest: Option<String>,
 }
 
-/// The name breaks the rules.
+/// The name breaks the rules. The text is upstream's; `reason` says more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("couldn't parse image name {name:?}: invalid reference format: {reason}")]
+#[error("couldn't parse image name {name:?}: invalid reference format{detail}")]
 pub struct InvalidReference {
     pub name: String,
     pub reason: &'static str,
+    /// What upstream adds, if anything.
+    detail: String,
 }
 
 /// Longest path of a name, as Docker's grammar has it.
@@ -52,22 +54,27 @@ impl FromStr for Reference {
     type Err = InvalidReference;
 
     fn from_str(name: &str) -> Result<Reference, InvalidReference> {
-        let fail = |reason| InvalidReference { name: name.to_owned(), reason };
+        let fail =
+            |reason| InvalidReference { name: name.to_owned(), reason, detail: String::new() };
         let (rest, digest) = match name.split_once('@') {
-            Some((rest, digest)) => {
-                (rest, Some(parse_digest(digest).ok_or_else(|| fail("digest"))?))
-            }
+            Some((rest, digest)) => (
+                rest,
+                Some(
+                    parse_digest(digest)
+                        .ok_or_else(|| fail("its digest is not sha256: and 64 hex digits"))?,
+                ),
+            ),
             None => (name, None),
         };
         let (rest, tag) = split_tag(rest);
         if let Some(tag) = tag
             && !is_tag(tag)
         {
-            return Err(fail("tag"));
+            return Err(fail("its tag is not one"));
         }
         let (registry, path) = split_registry(rest);
         if !is_host(registry) {
-            return Err(fail("registry"));
+            return Err(fail("its registry is no host name"));
         }
         let repository = if registry == "docker.io" && !path.contains('/') {
             format!("library/{path}")
@@ -75,13 +82,14 @@ impl FromStr for Reference {
             path.to_owned()
         };
         if path.is_empty() {
-            return Err(fail("empty name"));
+            return Err(fail("it has no name"));
         }
         if path.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(fail("repository name must be lowercase"));
+            let detail = format!(": repository name ({repository}) must be lowercase");
+            return Err(InvalidReference { detail, ..fail("its name has capital letters") });
         }
         if repository.len() > NAME_BYTES_MAX || !repository.split('/').all(is_component) {
-            return Err(fail("repository"));
+            return Err(fail("its name has parts that are not allowed"));
         }
         let tag = match (tag, &digest) {
             (Some(tag), _) => Some(tag.to_owned()),
@@ -110,7 +118,10 @@ fn split_tag(rest: &str) -> (&str, Option<&str>) {
 fn split_registry(rest: &str) -> (&str, &str) {
     match rest.split_once('/') {
         Some((first, path))
-            if first.contains('.') || first.contains(':') || first == "localhost" =>
+            // A registry may have capital letters, a repository may not.
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
         {
             let canonical = matches!(first, "index.docker.io" | "registry-1.docker.io");
             (if canonical { "docker.io" } else { first }, path)
@@ -219,6 +230,17 @@ mod tests {
         let digest = format!("sha256:{}", "a".repeat(64));
         let reference: Reference = format!("node@{digest}").parse().unwrap();
         assert_eq!((reference.tag, reference.digest), (None, Some(digest)));
+    }
+
+    #[test]
+    fn says_what_is_wrong_in_upstreams_words() {
+        let said = |name: &str| name.parse::<Reference>().unwrap_err().to_string();
+        assert_eq!(said("a:"), r#"couldn't parse image name "a:": invalid reference format"#);
+        assert_eq!(
+            said("Node:18"),
+            r#"couldn't parse image name "Node:18": invalid reference format: repository name (library/Node) must be lowercase"#
+        );
+        assert_eq!("REGISTRY/a".parse::<Reference>().unwrap().registry, "REGISTRY");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub enum Command {
     Token(token::Token),
     /// Print the settings in effect, and where each came from
     Config(config::Show),
-    /// Images on this node
+    /// Images on this node or on the nodes of a dev cluster
     Image(image::Image),
     /// Show objects
     Get(client::get::Get),

@@ -1,8 +1,9 @@
 //! `atoll why KIND/NAME`: one sentence from the real cause, and what to do about it.
 //!
-//! [`pod`], [`workload`], [`service`] and [`node`] say why one object is not well, from
+//! [`pod`] (with [`image`]), [`workload`], [`service`] and [`node`] say why one object is not well, from
 //! objects alone; this file fetches them.
 
+mod image;
 mod node;
 mod pod;
 mod service;

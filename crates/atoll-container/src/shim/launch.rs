@@ -200,7 +200,7 @@ fn launch_oci(
         Some((Report::Failed { reason }, _)) => {
             let reason = plain(reason);
             return Err(match words::cause(&dir.join(SHIM_LOG_FILE)) {
-                Some(cause) if !reason.contains(&cause) => format!("{reason}: {cause}"),
+                Some(cause) if !reason.contains(bare(&cause)) => format!("{reason}: {cause}"),
                 _ => reason,
             });
         }
@@ -288,6 +288,11 @@ fn plain(reason: String) -> String {
         }
         None => reason,
     }
+}
+
+/// What the log adds, without what every such line begins with.
+fn bare(cause: &str) -> &str {
+    cause.trim_start_matches("failed to initialize container process: ")
 }
 
 /// The compiled filter; it must be there when it is named.

@@ -209,7 +209,8 @@ impl PodTask {
         let plans = gather::plans(&self.pod, &self.id, &found, &around, tokens, now)
             .await
             .map_err(|error| error.to_string())?;
-        let dirs = Dirs::of(&self.cx.config.pod_dir(&self.id.uid));
+        let mut dirs = Dirs::of(&self.cx.config.pod_dir(&self.id.uid));
+        dirs.can_mount = self.cx.config.containers;
         let context = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
         let group = context.and_then(|context| context.fs_group);
         let owner = Ownership { group: group.and_then(|group| u32::try_from(group).ok()) };
@@ -336,8 +337,8 @@ impl PodTask {
         track.starting = false;
         match end {
             StartEnd::Started | StartEnd::HookFailed(_) => {
-                if let StartEnd::HookFailed(message) = end {
                 let hooked = end == StartEnd::Started;
+                if let StartEnd::HookFailed(message) = end {
                     track.waiting = Some(Waiting::new(messages::POST_START_HOOK_ERROR, message));
                     let message = "FailedPostStartHook".to_owned();
                     track.condemned = Some(Condemned { message, grace_seconds: None });
@@ -361,6 +362,10 @@ impl PodTask {
                 }
                 self.on_start_failed(name, reason, message);
             }
+            StartEnd::NeverStarted { run, message } => {
+                self.adopt_run(name, *run);
+                self.on_start_failed(name, messages::RUN_CONTAINER_ERROR, message);
+            }
             StartEnd::Cancelled => {}
         }
     }
@@ -376,10 +381,13 @@ impl PodTask {
             name: name.to_owned(),
             attempt,
         };
-        let old = track.current.take();
-        let dropped = track.previous.take();
-        track.previous = old;
-        track.current = Some(Run::expected(key, image));
+        self.adopt_run(name, Run::expected(key, image));
+    }
+
+    fn adopt_run(&mut self, name: &str, run: Run) {
+        let Some(track) = self.tracks.get_mut(name) else { return };
+        let old = track.current.replace(run);
+        let dropped = std::mem::replace(&mut track.previous, old);
         if let Some(run) = dropped {
             self.remove_run(run);
         }
@@ -476,6 +484,7 @@ impl PodTask {
             status: status.clone(),
             containers: containers.collect(),
             netns: self.sandbox.as_ref().and_then(|sandbox| sandbox.net.clone()),
+            ports: self.sandbox.as_ref().map(|sandbox| sandbox.ports.clone()).unwrap_or_default(),
             ip: self.sandbox.as_ref().map(|sandbox| sandbox.ip.clone()),
         };
         self.shown.send_replace(Arc::new(shown));

@@ -50,6 +50,7 @@ pub async fn ensure(
     let event = |kind, reason: &str, message| {
         cx.container_event(pod, &container.name, kind, reason, message);
     };
+    tell_of_secrets(cx, pod, secrets);
     let policy = policy(container);
     let here = match cx.images.resolve(&image) {
         Ok(found) => found,
@@ -90,7 +91,11 @@ fn fail(
     let event = |reason: &str, message| {
         cx.container_event(pod, &container.name, EventType::Warning, reason, message);
     };
-    let text = with_sources(error);
+    let text = match error {
+        // These two are upstream's, word for word.
+        ImageError::InvalidName(_) | ImageError::NeverPull { .. } => error.to_string(),
+        _ => error.in_full(),
+    };
     let (reason, message) = match error {
         ImageError::InvalidName(_) => {
             let message = messages::invalid_image_name(image, &text);
@@ -125,6 +130,19 @@ pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A pull secret that is not there, or holds nothing that can be read, is told of: the
+/// pull goes on without it.
+fn tell_of_secrets(cx: &Context, pod: &Pod, secrets: &BTreeMap<String, Secret>) {
+    let unusable: Vec<String> = pull_secrets(pod)
+        .into_iter()
+        .filter(|name| secrets.get(name).is_none_or(|secret| auths(secret).is_none()))
+        .collect();
+    if !unusable.is_empty() {
+        let text = messages::pull_secrets_missing(&unusable);
+        cx.warning(pod, "FailedToRetrieveImagePullSecret", text);
+    }
+}
+
 /// Names of the pod's pull secrets.
 #[must_use]
 pub fn pull_secrets(pod: &Pod) -> Vec<String> {
@@ -154,10 +172,11 @@ pub fn credentials(image: &str, secrets: &BTreeMap<String, Secret>) -> Vec<Crede
     let full = name.name();
     let mut found = Vec::new();
     for secret in secrets.values() {
-        for (registry, auth) in auths(secret) {
+        for (registry, auth) in auths(secret).unwrap_or_default() {
             let prefix = canonical(&registry);
-            let fits = full == prefix || full.starts_with(&format!("{prefix}/"));
-            if fits && let Some(credentials) = read_auth(auth) {
+            if is_prefix(&prefix, &full)
+                && let Some(credentials) = read_auth(auth)
+            {
                 found.push((prefix.len(), credentials));
             }
         }
@@ -166,16 +185,35 @@ pub fn credentials(image: &str, secrets: &BTreeMap<String, Secret>) -> Vec<Crede
     found.into_iter().map(|(_, credentials)| credentials).collect()
 }
 
-fn auths(secret: &Secret) -> BTreeMap<String, DockerAuth> {
+/// `None` when the secret holds no such thing.
+fn auths(secret: &Secret) -> Option<BTreeMap<String, DockerAuth>> {
     let entry = |name: &str| secret.data.as_ref().and_then(|entries| entries.get(name));
     if let Some(text) = entry(".dockerconfigjson") {
-        return serde_json::from_slice::<DockerConfig>(&text.0)
-            .map(|c| c.auths)
-            .unwrap_or_default();
+        return serde_json::from_slice::<DockerConfig>(&text.0).map(|c| c.auths).ok();
     }
-    match entry(".dockercfg") {
-        Some(text) => serde_json::from_slice(&text.0).unwrap_or_default(),
-        None => BTreeMap::new(),
+    serde_json::from_slice(&entry(".dockercfg")?.0).ok()
+}
+
+/// `*` stands for any letters within one part of the registry's name, as in `*.example.com`.
+fn is_prefix(prefix: &str, full: &str) -> bool {
+    let split = |text: &str| -> (String, String) {
+        let (host, path) = text.split_once('/').unwrap_or((text, ""));
+        (host.to_owned(), path.to_owned())
+    };
+    let ((own, own_path), (host, path)) = (split(prefix), split(full));
+    let (own, host): (Vec<&str>, Vec<&str>) = (own.split('.').collect(), host.split('.').collect());
+    let hosts = own.len() == host.len() && own.iter().zip(&host).all(|(own, part)| glob(own, part));
+    let paths =
+        own_path.is_empty() || path == own_path || path.starts_with(&format!("{own_path}/"));
+    hosts && paths
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            (0..=rest.len()).any(|at| rest.is_char_boundary(at) && glob(after, &rest[at..]))
+        }),
     }
 }
 
@@ -231,5 +269,19 @@ mod tests {
         assert_eq!(names("registry.example/teams/app"), ["wide"]);
         assert_eq!(names("node:18"), ["hub"]);
         assert!(names("other.example/a").is_empty());
+    }
+
+    #[test]
+    fn a_star_stands_within_one_part_of_a_registrys_name() {
+        for (prefix, image, fits) in [
+            ("*.example.com", "eu.example.com/app", true),
+            ("*.example.com", "example.com/app", false),
+            ("*.example.com", "a.b.example.com/app", false),
+            ("r*y.example.com/team", "registry.example.com/team/app", true),
+            ("localhost:5000", "localhost:5000/app", true),
+            ("localhost", "localhost:5000/app", false),
+        ] {
+            assert_eq!(is_prefix(prefix, image), fits, "{prefix} {image}");
+        }
     }
 }

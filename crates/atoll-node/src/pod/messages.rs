@@ -20,7 +20,7 @@ pub const CRASH_LOOP_BACK_OFF: &str = "CrashLoopBackOff";
 pub const COMPLETED: &str = "Completed";
 pub const ERROR: &str = "Error";
 pub const OOM_KILLED: &str = "OOMKilled";
-pub const CONTAINER_CANNOT_RUN: &str = "ContainerCannotRun";
+pub const START_ERROR: &str = "StartError";
 pub const CONTAINER_STATUS_UNKNOWN: &str = "ContainerStatusUnknown";
 
 pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
@@ -67,6 +67,15 @@ pub fn pull_failed(image: &str, error: &str) -> String {
 #[must_use]
 pub fn pull_back_off(image: &str) -> String {
     format!("Back-off pulling image \"{image}\"")
+}
+
+#[must_use]
+pub fn pull_secrets_missing(names: &[String]) -> String {
+    let names = names.join(", ");
+    format!(
+        "Unable to retrieve some image pull secrets ({names}); attempting to pull the image may \
+         not succeed."
+    )
 }
 
 #[must_use]

@@ -7,7 +7,7 @@ use atoll_container::{
     ContainerKey, ContainerSpec, LogSpec, Mount, MountSource, NamespaceMode, Namespaces, Process,
     Propagation, Resources, Root, Stdio, User,
 };
-use atoll_image::ImageInfo;
+use atoll_image::{ImageInfo, Reference};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use rand::RngCore;
 
@@ -133,7 +133,15 @@ fn new_id() -> String {
 
 fn labels(parts: &Parts<'_>) -> BTreeMap<String, String> {
     let container = parts.container;
-    let image_id = parts.image.repo_digests.first().unwrap_or(&parts.image.digest);
+    // An image may come from several registries: the one that the pod names counts.
+    let name = container.image.as_deref().and_then(|image| image.parse::<Reference>().ok());
+    let own = name.map(|name| format!("{}@", name.name())).unwrap_or_default();
+    let digests = &parts.image.repo_digests;
+    let image_id = digests
+        .iter()
+        .find(|digest| !own.is_empty() && digest.starts_with(&own))
+        .or(digests.first())
+        .unwrap_or(&parts.image.digest);
     let mut labels = BTreeMap::from([
         (label::IMAGE.to_owned(), container.image.clone().unwrap_or_default()),
         (label::IMAGE_ID.to_owned(), image_id.clone()),

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll_container::{ContainerKey, ContainerRef, User};
+use atoll_container::{ContainerKey, ContainerRef, ContainerSpec, Root, User};
 use atoll_image::{ImageInfo, MountDirs};
 use atoll_informer::EventType;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,8 @@ use crate::pod::lifecycle::run_hook;
 use crate::pod::messages;
 use crate::pod::security::{RunAs, run_as, verify_non_root};
 use crate::pod::spec::{self, Parts};
+use crate::pod::track::Run;
+use crate::rootless;
 
 /// One start.
 pub struct StartJob {
@@ -47,6 +50,11 @@ pub enum StartEnd {
         reason: &'static str,
         message: String,
     },
+    /// Its command could not be run: a run that ended as it began.
+    NeverStarted {
+        run: Box<Run>,
+        message: String,
+    },
     Cancelled,
 }
 
@@ -63,10 +71,14 @@ pub async fn start(cx: &Context, job: &StartJob) -> StartEnd {
     };
     let reference = match create(cx, job, &image).await {
         Ok(reference) => reference,
-        Err((reason, message)) => {
+        Err(failure) => {
+            let (Failure::Waits(_, message) | Failure::NeverStarted(_, message)) = &failure;
             let text = format!("Error: {message}");
             cx.container_event(&job.pod, &job.container.name, EventType::Warning, "Failed", text);
-            return StartEnd::Failed { reason, message };
+            return match failure {
+                Failure::Waits(reason, message) => StartEnd::Failed { reason, message },
+                Failure::NeverStarted(run, message) => StartEnd::NeverStarted { run, message },
+            };
         }
     };
     cx.container_event(
@@ -79,11 +91,32 @@ pub async fn start(cx: &Context, job: &StartJob) -> StartEnd {
     post_start(cx, job, &reference).await
 }
 
-type Failure = (&'static str, String);
+/// Why there is no running container.
+enum Failure {
+    /// It waits with this reason and message.
+    Waits(&'static str, String),
+    /// Its command could not be run, which counts as a run that ended.
+    NeverStarted(Box<Run>, String),
+}
+
+/// A command that does not exist or may not be run is the container's fault, and counts as
+/// a crash; whatever else goes wrong is the node's, and the same run is tried again.
+fn not_created(error: &atoll_container::Error, spec: &ContainerSpec, now: Timestamp) -> Failure {
+    match error {
+        atoll_container::Error::Create { reason, .. }
+            if reason.starts_with("unable to start container process") =>
+        {
+            let message = format!("OCI runtime create failed: {reason}");
+            Failure::NeverStarted(Box::new(Run::never_started(spec, message.clone(), now)), message)
+        }
+        _ => Failure::Waits(messages::CREATE_CONTAINER_ERROR, with_sources(error)),
+    }
+}
 
 async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<ContainerRef, Failure> {
-    let config_error = |message: String| (messages::CREATE_CONTAINER_CONFIG_ERROR, message);
-    let create_error = |message: String| (messages::CREATE_CONTAINER_ERROR, message);
+    let config_error =
+        |message: String| Failure::Waits(messages::CREATE_CONTAINER_CONFIG_ERROR, message);
+    let create_error = |message: String| Failure::Waits(messages::CREATE_CONTAINER_ERROR, message);
     let run_as = run_as(&job.pod, &job.container);
     verify_non_root(&run_as, &image.config.user, &job.id, &job.container.name)
         .map_err(config_error)?;
@@ -97,9 +130,8 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
     let dir = spec::rootfs_dir(&cx.config, &key);
     let dirs =
         MountDirs { rootfs: dir.join("rootfs"), upper: dir.join("upper"), work: dir.join("work") };
-    let mounted =
-        cx.images.mount(image, &dirs).await.map_err(|error| create_error(with_sources(&error)))?;
-    let user = resolve_user(&mounted.rootfs, &image.config.user, &run_as).map_err(config_error)?;
+    let root = root(cx, image, &dirs).await.map_err(create_error)?;
+    let user = user(cx, &root, &dirs.rootfs, image, &run_as).map_err(config_error)?;
     let names = files::names(&job.pod, &cx.config.node_name, &cx.config.cluster_domain);
     let parts = Parts {
         config: &cx.config,
@@ -110,15 +142,17 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
         sandbox: &job.sandbox,
         names: &names,
         image,
-        rootfs: mounted.rootfs,
+        rootfs: dirs.rootfs,
+        root,
         user,
         env,
         volumes: &job.volumes,
         memory_capacity: cx.machine.memory_bytes,
+        isolation: cx.config.containers || cx.runtime.capabilities().isolation,
     };
     let spec = spec::build(parts).map_err(config_error)?;
     let created = cx.runtime.create(&spec).await;
-    let reference = created.map_err(|error| create_error(with_sources(&error)))?;
+    let reference = created.map_err(|error| not_created(&error, &spec, cx.now()))?;
     cx.container_event(
         &job.pod,
         &job.container.name,
@@ -128,7 +162,7 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
     );
     match cx.runtime.start(&reference).await {
         Ok(()) => Ok(reference),
-        Err(error) => Err((messages::RUN_CONTAINER_ERROR, with_sources(&error))),
+        Err(error) => Err(Failure::Waits(messages::RUN_CONTAINER_ERROR, with_sources(&error))),
     }
 }
 
@@ -145,7 +179,8 @@ async fn prepare_files(cx: &Context, key: &ContainerKey) -> Result<(), String> {
 }
 
 fn variables(cx: &Context, job: &StartJob) -> Result<Vec<(String, String)>, String> {
-    let services = cx.services.list();
+    // Without root no Service address leads anywhere.
+    let services = if cx.config.containers { cx.services.list() } else { Vec::new() };
     let around = Surroundings {
         pod: &job.pod,
         pod_ip: Some(&job.sandbox.ip),
@@ -157,7 +192,33 @@ fn variables(cx: &Context, job: &StartJob) -> Result<Vec<(String, String)>, Stri
         secrets: &job.found.secrets,
         services: &services,
     };
-    env::environment(&job.container, &around).map_err(|error| error.to_string())
+    let mut all = cx.config.rootless.api_variables();
+    all.extend(job.sandbox.ports.variables(&job.container.name));
+    // The pod's own word comes last, and wins.
+    all.extend(env::environment(&job.container, &around).map_err(|error| error.to_string())?);
+    Ok(all)
+}
+
+async fn root(cx: &Context, image: &ImageInfo, dirs: &MountDirs) -> Result<Root, String> {
+    if !cx.config.containers {
+        return rootless::root::root(cx, image, dirs).await;
+    }
+    cx.images.mount(image, dirs).await.map_err(|error| with_sources(&error))?;
+    Ok(Root::Mounted)
+}
+
+fn user(
+    cx: &Context,
+    root: &Root,
+    rootfs: &std::path::Path,
+    image: &ImageInfo,
+    run_as: &RunAs,
+) -> Result<User, String> {
+    if cx.config.containers {
+        resolve_user(rootfs, &image.config.user, run_as)
+    } else {
+        rootless::root::user(cx, root, &image.config.user, run_as)
+    }
 }
 
 /// Numbers for the user: the pod's word first, then the image's.

@@ -279,7 +279,7 @@ fn terminated(run: &Run) -> Option<ContainerStateTerminated> {
     let reason = if exit.unknown {
         messages::CONTAINER_STATUS_UNKNOWN
     } else if exit.start_error.is_some() {
-        messages::CONTAINER_CANNOT_RUN
+        messages::START_ERROR
     } else if exit.oom_killed {
         messages::OOM_KILLED
     } else if exit.code == 0 {
@@ -287,12 +287,14 @@ fn terminated(run: &Run) -> Option<ContainerStateTerminated> {
     } else {
         messages::ERROR
     };
+    // What never began did so in 1970, as upstream's runtimes say.
+    let began = exit.started_at.or(exit.start_error.as_ref().map(|_| Timestamp::UNIX_EPOCH));
     Some(ContainerStateTerminated {
         exit_code: exit.code,
         signal: None,
         reason: Some(reason.to_owned()),
         message: run.message.clone().or_else(|| exit.start_error.clone()),
-        started_at: exit.started_at.map(|at| Time(seconds(at))),
+        started_at: began.map(|at| Time(seconds(at))),
         finished_at: Some(Time(seconds(exit.finished_at))),
         container_id: Some(container_id(run.id())),
     })

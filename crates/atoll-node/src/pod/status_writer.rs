@@ -97,7 +97,8 @@ impl Writer {
         let mut delay = RETRY_FIRST;
         loop {
             let now = wanted.borrow_and_update().clone();
-            match self.write(&now).await {
+            // Boxed: while nothing is to be written nothing of it takes room.
+            match Box::pin(self.write(&now)).await {
                 Ok(going_on) => {
                     delay = RETRY_FIRST;
                     written.send_replace(now.version);
@@ -204,7 +205,26 @@ fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     if same_fields && same_conditions {
         return None;
     }
+    for name in ["podIPs", "hostIPs"] {
+        take_back(name, &old_fields, &mut new_fields);
+    }
     Some(json!({ "metadata": { "uid": id.uid }, "status": new_fields }))
+}
+
+/// The API merges addresses by themselves: one that is no more has to be taken back, or a
+/// pod whose sandbox is new would have two, which is refused.
+fn take_back(
+    name: &str,
+    old: &serde_json::Map<String, Value>,
+    new: &mut serde_json::Map<String, Value>,
+) {
+    let Some(Value::Array(now)) = new.get_mut(name) else { return };
+    let known: Vec<Value> = now.iter().map(|address| address["ip"].clone()).collect();
+    for address in old.get(name).and_then(Value::as_array).into_iter().flatten() {
+        if !known.contains(&address["ip"]) {
+            now.push(json!({ "$patch": "delete", "ip": address["ip"] }));
+        }
+    }
 }
 
 /// The API merges a condition into the one of its type: what is not there any more has to
@@ -235,6 +255,16 @@ mod tests {
 
     fn id() -> PodId {
         PodId { namespace: "ns".into(), name: "p".into(), uid: "u".into() }
+    }
+
+    #[test]
+    fn an_address_that_is_no_more_is_taken_back() {
+        let of = |ip: &str| status(json!({ "podIP": ip, "podIPs": [{ "ip": ip }] }));
+        let patch = patch(&id(), &of("10.0.0.1"), &of("10.0.0.2")).unwrap();
+        assert_eq!(
+            patch["status"]["podIPs"],
+            json!([{ "ip": "10.0.0.2" }, { "$patch": "delete", "ip": "10.0.0.1" }])
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use atoll_container::{ContainerKey, ContainerRef, Exit, Observed, State};
+use atoll_container::{ContainerKey, ContainerRef, ContainerSpec, Exit, Observed, State};
 use jiff::Timestamp;
 
 use crate::pod::backoff::Backoff;
@@ -18,6 +18,9 @@ pub mod label {
     pub const MESSAGE_POLICY: &str = "message-policy";
     pub const STOP_SIGNAL: &str = "stop-signal";
 }
+
+/// The exit code of what could not be run, as upstream's runtimes have it.
+const CODE_NEVER_STARTED: i32 = 128;
 
 /// The policy under which a log's end becomes the message.
 const LOGS_ON_ERROR: &str = "FallbackToLogsOnError";
@@ -82,6 +85,34 @@ impl Run {
             message: None,
             stop_signal: None,
             log: PathBuf::new(),
+            log_is_message: false,
+        }
+    }
+
+    /// A run whose command could not be run.
+    #[must_use]
+    pub fn never_started(spec: &ContainerSpec, reason: String, now: Timestamp) -> Run {
+        let note = |name: &str| spec.labels.get(name).cloned();
+        let key = ContainerKey {
+            sandbox: spec.sandbox.clone(),
+            name: spec.name.clone(),
+            attempt: spec.attempt,
+        };
+        let exit = Exit {
+            code: CODE_NEVER_STARTED,
+            unknown: false,
+            start_error: Some(reason),
+            ..Exit::unknown(None, now)
+        };
+        Run {
+            reference: ContainerRef { key, id: spec.id.clone(), dir: PathBuf::new() },
+            image: note(label::IMAGE).unwrap_or_default(),
+            image_id: note(label::IMAGE_ID).unwrap_or_default(),
+            image_digest: note(label::IMAGE_DIGEST).unwrap_or_default(),
+            state: RunState::Exited(exit),
+            message: None,
+            stop_signal: None,
+            log: spec.log.path.clone(),
             log_is_message: false,
         }
     }

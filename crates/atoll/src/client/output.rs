@@ -1,6 +1,6 @@
 //! Standard output, in one place: a reader that goes away ends the command quietly.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 /// Writes `text` as it is.
 pub fn write(text: &str) {
@@ -24,11 +24,6 @@ pub fn bytes(bytes: &[u8]) {
 #[allow(clippy::print_stderr, reason = "remarks go to standard error, so that output can be piped")]
 pub fn remark(text: &str) {
     eprintln!("{text}");
-}
-
-/// Whether colours and progress make sense.
-pub fn is_terminal() -> bool {
-    io::stdout().is_terminal()
 }
 
 #[allow(clippy::exit, reason = "the reader of our output is gone: there is nobody to tell")]

@@ -1,6 +1,6 @@
 //! Why a pod is not running and ready.
 
-use super::Cause;
+use super::{Cause, image};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Event, Pod, PodCondition};
 use kube::ResourceExt as _;
 
@@ -136,13 +136,11 @@ fn container(pod: &Pod, status: &ContainerStatus, events: &[Event]) -> Option<Ca
     let message = waiting.and_then(|waiting| waiting.message.clone()).unwrap_or_default();
     match reason {
         "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => {
-            Some(image(pod, status, reason, &message, events))
+            Some(image::cause(pod, status, reason, &message, events))
         }
         "CrashLoopBackOff" => Some(crash(pod, status)),
-        "CreateContainerConfigError"
-        | "CreateContainerError"
-        | "RunContainerError"
-        | "PostStartHookError" => {
+        "RunContainerError" => Some(image::cannot_run(pod, status, reason, &message)),
+        "CreateContainerConfigError" | "CreateContainerError" | "PostStartHookError" => {
             let sentence = format!("container {} cannot be made: {message}", status.name);
             Some(Cause::new(reason, sentence))
         }
@@ -154,33 +152,7 @@ fn container(pod: &Pod, status: &ContainerStatus, events: &[Event]) -> Option<Ca
     }
 }
 
-fn image(
-    pod: &Pod,
-    status: &ContainerStatus,
-    reason: &str,
-    message: &str,
-    events: &[Event],
-) -> Cause {
-    let spec = spec_of(pod, &status.name);
-    let image = spec.and_then(|one| one.image.clone()).unwrap_or_else(|| status.image.clone());
-    // While backing off the status repeats only that; the event has the registry's words.
-    let failure = events.iter().rev().find(|event| {
-        event.reason.as_deref() == Some("Failed")
-            && event.message.as_deref().is_some_and(|text| text.contains("pull"))
-    });
-    let detail = failure.and_then(|event| event.message.clone()).unwrap_or_else(|| message.into());
-    let sentence =
-        format!("the image {image} of container {} is not to be had: {detail}", status.name);
-    let remedy = match reason {
-        "InvalidImageName" => "Correct the image's name in the manifest.".to_owned(),
-        _ => format!(
-            "Check the name; or bring the image without a registry: `atoll image import FILE` takes what `docker save {image}` writes."
-        ),
-    };
-    Cause::new(reason, sentence).remedy(remedy)
-}
-
-fn spec_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+pub(super) fn spec_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
     let spec = pod.spec.as_ref()?;
     let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     all.find(|container| container.name == name)
@@ -197,6 +169,10 @@ fn crash(pod: &Pod, status: &ContainerStatus) -> Cause {
     let Some(last) = last else {
         return Cause::new(STATE, format!("container {name} keeps ending."));
     };
+    if last.reason.as_deref() == Some("StartError") {
+        let message = last.message.clone().unwrap_or_default();
+        return image::cannot_run(pod, status, STATE, &message);
+    }
     let spec = spec_of(pod, name);
     let no_command = spec.is_some_and(|one| one.command.is_none() && one.args.is_none());
     let image = spec.and_then(|one| one.image.clone()).unwrap_or_else(|| status.image.clone());
@@ -211,18 +187,14 @@ fn crash(pod: &Pod, status: &ContainerStatus) -> Cause {
         (_, 0) if no_command => {
             let place = container_path(pod, name);
             Cause::new(STATE, format!(
-                "container {name} does nothing: the manifest gives no command, and the default command of {image} ends at once with code 0, as an interactive program does without a terminal."
+                "container {name} does nothing: the manifest gives it no command, and the default command of {image} ends at once with code 0, as interactive programs (a shell, node, python) do without a terminal."
             ))
-            .remedy(format!("Add under {place} what it is to run, such as `command: [\"node\", \"server.js\"]`."))
+            .remedy(format!("Add to {place} the line with what it is to run, such as: command: [\"node\", \"server.js\"]"))
         }
         (_, 0) => Cause::new(STATE, format!(
             "container {name} ends by itself with code 0, and restartPolicy Always starts it again."
         ))
         .remedy("Run a program that stays, or use a Job for work that ends."),
-        (Some("ContainerCannotRun" | "StartError"), code) => {
-            let message = last.message.clone().unwrap_or_default();
-            Cause::new(STATE, format!("container {name} cannot run (code {code}): {message}"))
-        }
         (_, code) => {
             let said = last.message.as_deref().map(str::trim).filter(|text| !text.is_empty());
             let said = said.map(|text| format!(" It said: {text}")).unwrap_or_default();
@@ -238,11 +210,18 @@ fn crash(pod: &Pod, status: &ContainerStatus) -> Cause {
 }
 
 /// Where in the manifest the container stands, for a pod of a workload or one of its own.
-fn container_path(pod: &Pod, name: &str) -> String {
+pub(super) fn container_path(pod: &Pod, name: &str) -> String {
     let spec = pod.spec.as_ref();
-    let index = spec.and_then(|spec| spec.containers.iter().position(|one| one.name == name));
+    let position = |list: &[Container]| list.iter().position(|one| one.name == name);
     let root = if pod.owner_references().is_empty() { "spec" } else { "spec.template.spec" };
-    format!("{root}.containers[{}]", index.unwrap_or(0))
+    let init = spec.and_then(|spec| position(spec.init_containers.as_deref()?));
+    match init {
+        Some(index) => format!("{root}.initContainers[{index}]"),
+        None => {
+            let index = spec.and_then(|spec| position(&spec.containers));
+            format!("{root}.containers[{}]", index.unwrap_or(0))
+        }
+    }
 }
 
 fn is_start_failure(event: &Event) -> bool {
