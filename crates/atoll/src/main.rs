@@ -95,7 +95,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         .map_err(|_installed| anyhow::anyhow!("TLS was set up twice"))?;
     let Cli { command, target, log } = cli;
     match command {
-        Command::Dev(dev) => service(log, dev::run(dev)),
+        Command::Dev(dev) => service(log.or_else(|| Some(DEV_LOG.to_owned())), dev::run(dev)),
         Command::Server(server) => service(log, server::run(server)),
         Command::Agent(agent) => service(log, agent::run(agent)),
         Command::Dns(dns) => service(log, dns::run(dns)),
@@ -113,6 +113,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 /// The client library logs each failed request; whoever made it says so better.
 const SERVICE_LOG: &str = "info,kube_client=off,kube_runtime=off";
+
+/// A person reads what the supervisor says; its processes have logs of their own.
+const DEV_LOG: &str = "warn,atoll::dev=info,kube_client=off,kube_runtime=off";
 
 /// A long-running part: logs go to standard error.
 fn service(log: Option<String>, part: impl Future<Output = Result<()>>) -> Result<ExitCode> {
