@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::launch::exit_now;
 use crate::beneath;
-use crate::spec::{Mount, MountSource, Root, User};
+use crate::spec::{Mount, MountSource, Propagation, Root, User};
 
 /// Entries of a directory of the node that is rebuilt for a mount point's sake.
 const GRAFT_MAX: usize = 4096;
@@ -108,6 +108,10 @@ pub(crate) fn enter(enclosure: &Enclosure, user: &User, owner: Owner) -> Step<()
         Root::Node { hidden, .. } => {
             let root = node_root(&enclosure.rootfs, enclosure.read_only)?;
             place(&proc()?, &root, Path::new("/proc"))?;
+            let pts = terminals()?;
+            place(&pts, &root, Path::new("/dev/pts"))?;
+            let ptmx = clone_tree(&pts, Path::new("ptmx")).map_err(failed("taking ptmx"))?;
+            place(&ptmx, &root, Path::new("/dev/ptmx"))?;
             for path in hidden {
                 hide(&root, path)?;
             }
@@ -119,7 +123,7 @@ pub(crate) fn enter(enclosure: &Enclosure, user: &User, owner: Owner) -> Step<()
         place(source, &root, &mount.destination)?;
     }
     pivot(&root)?;
-    if enclosure.read_only && matches!(enclosure.root, Root::Layers { .. }) {
+    if enclosure.read_only {
         let top = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(failed("opening /"))?;
         restrict(top.as_fd(), MOUNT_ATTR_RDONLY, false).map_err(failed("making / read-only"))?;
@@ -163,6 +167,16 @@ fn source(mount: &Mount) -> Step<OwnedFd> {
     }
     restrict(tree.as_fd(), attributes, true)
         .map_err(failed(format!("restricting {}", mount.destination.display())))?;
+    // What the node mounts later shows only where it was asked for.
+    if !matches!(&mount.source, MountSource::Bind { propagation: Propagation::HostToContainer, .. })
+    {
+        change(
+            tree.as_fd(),
+            &MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() },
+            true,
+        )
+        .map_err(failed(format!("parting {}", mount.destination.display())))?;
+    }
     Ok(tree)
 }
 
@@ -188,6 +202,12 @@ fn new_mount(kind: &str, options: &[(&str, &str)], more: MountAttrFlags) -> Step
         rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
     };
     make().map_err(failed(format!("mounting {kind}")))
+}
+
+/// Terminals of its own: those of the node belong to others.
+fn terminals() -> Step<OwnedFd> {
+    let options = [("newinstance", ""), ("mode", "620"), ("ptmxmode", "666")];
+    new_mount("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOEXEC)
 }
 
 fn proc() -> Step<OwnedFd> {
@@ -220,16 +240,25 @@ fn overlay(rootfs: &Path, lower: &[PathBuf], upper: &Path, work: &Path) -> Step<
     open(rootfs)
 }
 
+/// A root of our own that shows what the node's shows: in it mount points can be made.
 fn node_root(rootfs: &Path, read_only: bool) -> Step<OwnedFd> {
-    let tree = clone_tree(CWD, Path::new("/")).map_err(failed("taking the node's root"))?;
+    let wrong = |error: Errno| format!("taking the node's root: {}", io::Error::from(error));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let real = rustix::fs::open("/", flags, Mode::empty()).map_err(wrong)?;
+    let entries = entries(&real, Path::new("/"))?;
     if read_only {
-        restrict(tree.as_fd(), MOUNT_ATTR_RDONLY, true)
-            .map_err(failed("making the node's files read-only"))?;
+        for (_, entry) in &entries {
+            if let Entry::Tree { tree, .. } = entry {
+                restrict(tree.as_fd(), MOUNT_ATTR_RDONLY, true)
+                    .map_err(failed("making the node's files read-only"))?;
+            }
+        }
     }
+    let root = new_mount("tmpfs", &[("mode", "755")], MountAttrFlags::empty())?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(&tree, "", CWD, rootfs, flags)
-        .map_err(failed("mounting the node's root"))?;
-    Ok(tree)
+    rustix::mount::move_mount(&root, "", CWD, rootfs, flags).map_err(wrong)?;
+    fill(&root, entries).map_err(wrong)?;
+    Ok(root)
 }
 
 /// What an image does not bring: `/proc`, `/dev` and `/sys`.
@@ -247,9 +276,7 @@ fn furnish(root: &OwnedFd) -> Step<()> {
     for (name, target) in DEV_LINKS {
         rustix::fs::symlinkat(*target, &dev, *name).map_err(failed(format!("making {name}")))?;
     }
-    let pts =
-        new_mount("devpts", &[("newinstance", ""), ("mode", "620"), ("ptmxmode", "666")], quiet)?;
-    place(&pts, root, Path::new("/dev/pts"))?;
+    place(&terminals()?, root, Path::new("/dev/pts"))?;
     place(&new_mount("mqueue", &[], quiet)?, root, Path::new("/dev/mqueue"))?;
     let shm = new_mount("tmpfs", &[("mode", "1777"), ("size", "65536k")], quiet)?;
     place(&shm, root, Path::new("/dev/shm"))?;
@@ -337,10 +364,19 @@ fn graft(root: &OwnedFd, path: &Path) -> Step<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let dir = beneath::open(root, path, flags).map_err(wrong)?;
     let mode = rustix::fs::fstat(&dir).map_err(wrong)?.st_mode & 0o7777;
+    let entries = entries(&dir, &shown)?;
+    let mode = format!("{mode:o}");
+    let fresh = new_mount("tmpfs", &[("mode", mode.as_str())], MountAttrFlags::empty())?;
+    let over = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(&fresh, "", &dir, "", over).map_err(wrong)?;
+    fill(&fresh, entries).map_err(wrong)
+}
+
+fn entries(dir: &OwnedFd, shown: &Path) -> Step<Vec<(CString, Entry)>> {
+    let wrong = |error: Errno| format!("reading {}: {}", shown.display(), io::Error::from(error));
     let mut entries = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&dir).map_err(wrong)? {
-        let entry = entry.map_err(wrong)?;
-        let name = entry.file_name().to_owned();
+    for entry in rustix::fs::Dir::read_from(dir).map_err(wrong)? {
+        let name = entry.map_err(wrong)?.file_name().to_owned();
         if name.as_bytes() == b"." || name.as_bytes() == b".." {
             continue;
         }
@@ -351,25 +387,22 @@ fn graft(root: &OwnedFd, path: &Path) -> Step<()> {
             ));
         }
         // One that has just gone is not missed.
-        if let Some(taken) = take(&dir, &name).map_err(wrong)? {
+        if let Some(taken) = take(dir, &name).map_err(wrong)? {
             entries.push((name, taken));
         }
     }
-    let mode = format!("{mode:o}");
-    let fresh = new_mount("tmpfs", &[("mode", mode.as_str())], MountAttrFlags::empty())?;
-    let over = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(&fresh, "", &dir, "", over).map_err(wrong)?;
+    Ok(entries)
+}
+
+fn fill(fresh: &OwnedFd, entries: Vec<(CString, Entry)>) -> Result<(), Errno> {
     for (name, entry) in entries {
         match entry {
-            Entry::Link(target) => {
-                rustix::fs::symlinkat(&target, &fresh, &name).map_err(wrong)?;
-            }
+            Entry::Link(target) => rustix::fs::symlinkat(&target, fresh, &name)?,
             Entry::Tree { tree, is_dir } => {
                 let name = name.to_string_lossy();
-                make_entry(&fresh, Path::new(name.as_ref()), is_dir).map_err(wrong)?;
+                make_entry(fresh, Path::new(name.as_ref()), is_dir)?;
                 let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-                rustix::mount::move_mount(&tree, "", &fresh, name.as_ref(), flags)
-                    .map_err(wrong)?;
+                rustix::mount::move_mount(&tree, "", fresh, name.as_ref(), flags)?;
             }
         }
     }
@@ -406,6 +439,7 @@ const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
 
 /// The kernel's `mount_attr`.
+#[derive(Default)]
 #[repr(C)]
 struct MountAttr {
     set: u64,
@@ -416,9 +450,12 @@ struct MountAttr {
 
 /// Adds attributes to a mount; those that it has stay (the old call would have to repeat
 /// them, and may not drop what the node has locked).
-#[allow(unsafe_code, reason = "mount_setattr has no safe wrapper")]
 fn restrict(mount: BorrowedFd<'_>, attributes: u64, whole: bool) -> io::Result<()> {
-    let attr = MountAttr { set: attributes, clear: 0, propagation: 0, userns: 0 };
+    change(mount, &MountAttr { set: attributes, ..MountAttr::default() }, whole)
+}
+
+#[allow(unsafe_code, reason = "mount_setattr has no safe wrapper")]
+fn change(mount: BorrowedFd<'_>, attr: &MountAttr, whole: bool) -> io::Result<()> {
     let recursive = if whole { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the kernel reads the structure, whose size it is told, and an empty string.
     let result = unsafe {
@@ -427,7 +464,7 @@ fn restrict(mount: BorrowedFd<'_>, attributes: u64, whole: bool) -> io::Result<(
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | recursive,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };
