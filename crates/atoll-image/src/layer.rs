@@ -142,7 +142,7 @@ impl Layers {
         let aside = self.root.join("tmp").join(format!("gone-{:016x}", rand::random::<u64>()));
         let path = self.path(diff_id);
         match fs::rename(&path, &aside) {
-            Ok(()) => fs::remove_dir_all(&aside).map_err(io_error("removing", &aside)),
+            Ok(()) => crate::tree::remove_tree(&aside).map_err(io_error("removing", &aside)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(io_error("removing", &path)(error)),
         }

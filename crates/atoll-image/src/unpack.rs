@@ -59,13 +59,22 @@ pub(crate) fn unpack(
     root: &Path,
     bounds: Bounds,
 ) -> Result<Unpacked, UnpackError> {
+    unpack_as(rustix::process::geteuid().is_root(), archive, root, bounds)
+}
+
+fn unpack_as(
+    is_root: bool,
+    archive: &mut impl Read,
+    root: &Path,
+    bounds: Bounds,
+) -> Result<Unpacked, UnpackError> {
     let root_fd =
         rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| UnpackError::Write { path: root.to_owned(), source: e.into() })?;
     let mut layer = Unpacker {
         root: root_fd,
         parent: None,
-        is_root: rustix::process::geteuid().is_root(),
+        is_root,
         directories: BTreeMap::new(),
         remembered_bytes: 0,
         done: Unpacked::default(),
@@ -140,6 +149,11 @@ impl Unpacker {
         self.enter(&dir)?;
         if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
             return self.whiteout(&path, hidden);
+        }
+        if !self.is_root && matches!(member.kind, tar::EntryType::Char | tar::EntryType::Block) {
+            // Only root may make it; mounted images have no devices anyway.
+            tracing::debug!(path = %path.display(), "left out: a device");
+            return self.clear(&path, &name);
         }
         self.create(&path, &name, member, content)?;
         self.finish_entry(&path, member, Some(&name))
@@ -404,7 +418,10 @@ impl Unpacker {
         let at = Timespec { tv_sec: member.mtime, tv_nsec: 0 };
         if member.kind != EntryType::Symlink {
             set_xattrs(dir, name, member, path)?;
-            let bits = member.mode & 0o7777;
+            // Who is not root could neither fill nor remove a directory that is closed to him.
+            let is_dir = member.kind == EntryType::Directory;
+            let open = if is_dir && !self.is_root { 0o700 } else { 0 };
+            let bits = member.mode & 0o7777 | open;
             rustix::fs::chmodat(dir, name, Mode::from_raw_mode(bits), AtFlags::empty())
                 .map_err(write_error(path))?;
         }

@@ -255,3 +255,26 @@ fn deletions_become_overlay_marks() {
     let length = rustix::fs::getxattr(&opaque, "trusted.overlay.opaque", &mut value).unwrap();
     assert_eq!(&value[..length], b"y");
 }
+
+#[test]
+fn without_root_closed_directories_are_filled_and_devices_are_left_out() {
+    let bytes = layer(|b| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o555);
+        header.set_size(0);
+        b.append_data(&mut header, "closed/", &b""[..]).unwrap();
+        entry(b, "closed/file", tar::EntryType::Regular, b"in");
+        let mut device = tar::Header::new_gnu();
+        device.set_entry_type(tar::EntryType::Char);
+        device.set_size(0);
+        device.set_device_major(1).unwrap();
+        device.set_device_minor(3).unwrap();
+        b.append_data(&mut device, "null", &b""[..]).unwrap();
+    });
+    let dir = tempfile::tempdir().unwrap();
+    unpack_as(false, &mut &bytes[..], dir.path(), BOUNDS).unwrap();
+    assert_eq!(fs::read_to_string(dir.path().join("closed/file")).unwrap(), "in");
+    assert_eq!(fs::metadata(dir.path().join("closed")).unwrap().mode() & 0o777, 0o755);
+    assert!(!dir.path().join("null").exists());
+}
