@@ -16,6 +16,7 @@ use crate::consensus::Position;
 use crate::disk::Disk;
 use crate::kv::Revision;
 use crate::mvcc::{Pending, ReadFault, Record, RevKey, State, Version};
+use crate::wal::Released;
 
 mod file;
 
@@ -157,6 +158,8 @@ pub(crate) struct Loaded {
 pub(crate) struct FlushJob {
     pub(crate) meta: Meta,
     pub(crate) pending: [Arc<Pending>; KEYSPACES],
+    /// What the log no longer needs to keep once this is durable.
+    pub(crate) released: Released,
 }
 
 impl Backend {
@@ -274,6 +277,9 @@ impl Backend {
     /// Writes a job durably; the views show the state with it.
     pub(crate) fn flush(&self, job: &FlushJob) -> Result<[View; KEYSPACES], BackendError> {
         self.write(job)?;
+        if let Err(error) = job.released.remove() {
+            tracing::warn!(%error, "an old log segment could not be removed");
+        }
         let reads = self.database.begin_read().map_err(|e| self.failed("reading failed", e))?;
         let view = |code: usize| {
             reads

@@ -58,7 +58,7 @@ impl Proposal {
         self.added_bytes > 0
     }
 
-    fn refuse(self, error: Error) {
+    pub(crate) fn refuse(self, error: Error) {
         if let Some(reply) = self.reply {
             reply.send(Err(error));
         }
@@ -93,8 +93,8 @@ pub(crate) struct Core {
     written_at: Option<Duration>,
     /// When the oldest change came that the state file does not have.
     dirty_since: Option<Duration>,
-    /// How far the flush that is under way goes.
-    flushing: Option<u64>,
+    /// A flush is under way.
+    flushing: bool,
 }
 
 impl Core {
@@ -221,6 +221,15 @@ impl Core {
                 reply.send(Err(Error::Timeout { maybe_applied: true }));
             }
         }
+    }
+
+    /// For bugs planted in the simulation.
+    #[cfg(test)]
+    pub(crate) fn with_consensus(
+        self,
+        wrap: impl FnOnce(Box<dyn Consensus>) -> Box<dyn Consensus>,
+    ) -> Self {
+        Self { consensus: wrap(self.consensus), ..self }
     }
 
     fn failed(&self) -> bool {

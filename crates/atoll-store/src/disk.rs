@@ -11,7 +11,7 @@ mod real;
 mod simulated;
 
 pub use real::RealDisk;
-pub use simulated::{Crash, SimulatedDisk};
+pub use simulated::{Crash, Lie, SimulatedDisk};
 
 pub trait Disk: Send + Sync + Debug {
     /// Where this is, for messages to people.

@@ -221,11 +221,17 @@ fn make_folder(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
+    let existing = dir.ancestors().skip(1).find(|ancestor| ancestor.is_dir());
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
+    // Each folder that was made has its name in the one above.
+    for parent in dir.ancestors().skip(1) {
+        let path = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(path)?.sync_all()?;
+        if existing == Some(parent) {
+            break;
+        }
     }
+    Ok(())
 }
 
 fn open_error(dir: &str, error: CoreOpenError) -> OpenError {

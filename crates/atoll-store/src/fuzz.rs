@@ -84,7 +84,8 @@ pub fn with_checksums(bytes: &[u8]) -> Vec<u8> {
         let frames = tail + BATCH_HEADER_BYTES;
         let end = frames.saturating_add(frames_bytes).min(out.len());
         chain = with_frame_checksums(&mut out[frames..end], chain);
-        tail = tail.saturating_add((BATCH_HEADER_BYTES + frames_bytes).next_multiple_of(BLOCK_BYTES));
+        tail =
+            tail.saturating_add((BATCH_HEADER_BYTES + frames_bytes).next_multiple_of(BLOCK_BYTES));
     }
     out
 }
@@ -149,11 +150,8 @@ fn commands() -> Vec<(u8, Command)> {
         CompareTarget::Lease(0),
         CompareTarget::Value("x".into()),
     ];
-    let compare = targets.map(|target| Compare {
-        range: range.clone(),
-        relation: Relation::Greater,
-        target,
-    });
+    let compare =
+        targets.map(|target| Compare { range: range.clone(), relation: Relation::Greater, target });
     let txn = Txn {
         compare: compare.to_vec(),
         success: vec![Op::Put(put), Op::Txn(Box::new(inner))],

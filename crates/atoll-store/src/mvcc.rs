@@ -220,9 +220,10 @@ impl State {
         pending
     }
 
-    pub(crate) fn end_flush(&mut self, view: View) {
-        self.flushing = None;
+    /// What was flushed is handed out, to be freed when nobody waits for the state.
+    pub(crate) fn end_flush(&mut self, view: View) -> Option<Arc<Pending>> {
         self.view = Some(Arc::new(view));
+        self.flushing.take()
     }
 
     fn record_bytes(key: &[u8], value_bytes: usize) -> u64 {

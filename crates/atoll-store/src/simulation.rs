@@ -17,13 +17,15 @@ use tokio::sync::oneshot;
 use crate::backend::FlushJob;
 use crate::clock::Clock;
 use crate::core::{Answer, Core, CoreOpenError, Proposal, Reply};
-use crate::disk::{Crash, Disk, SimulatedDisk};
+use crate::disk::{Crash, Disk, Lie, SimulatedDisk};
 use crate::embedded::StoreConfig;
 use crate::kv::{Error, KeyRange, Op, PutRequest, RangeRequest, Txn};
 use crate::mvcc::{Command, Response};
 use crate::sync::{lock, read};
 
 mod model;
+#[cfg(test)]
+mod planted;
 mod workload;
 
 use model::{Change, Model};
@@ -64,6 +66,8 @@ pub enum Fault {
     CrashAt(u64, Crash),
     /// This disk operation fails; then the process is started again, and then power is lost.
     FailAt(u64),
+    /// At this step, after some quiet, a bit of the log is changed behind the store's back.
+    DamageAt(usize),
     /// At this step the disk has only so many blocks left, and later room again.
     FullAt {
         step: usize,
@@ -88,9 +92,20 @@ pub struct Report {
     pub restarts: u64,
 }
 
+/// Something is wrong with the store, on purpose.
+#[derive(Clone, Copy, Default)]
+struct Planted {
+    lie: Option<Lie>,
+    core: Option<fn(Core) -> Core>,
+}
+
 /// Runs one plan; the text says what was violated.
 pub fn run(plan: Plan) -> Result<Report, String> {
-    let mut run = Run::start(plan)?;
+    run_planted(plan, Planted::default())
+}
+
+fn run_planted(plan: Plan, planted: Planted) -> Result<Report, String> {
+    let mut run = Run::start(plan, planted)?;
     run.disk.crash_at(match plan.fault {
         Fault::CrashAt(operation, _) => Some(operation),
         _ => None,
@@ -101,6 +116,9 @@ pub fn run(plan: Plan) -> Result<Report, String> {
     });
     for step in 0..plan.steps {
         run.set_space(step);
+        if plan.fault == Fault::DamageAt(step) {
+            run.damage()?;
+        }
         run.step()?;
     }
     run.restart(Crash::PowerLossAll)?;
@@ -110,6 +128,7 @@ pub fn run(plan: Plan) -> Result<Report, String> {
 
 struct Run {
     plan: Plan,
+    planted: Planted,
     random: StdRng,
     disk: SimulatedDisk,
     clock: Arc<SimulatedClock>,
@@ -121,10 +140,10 @@ struct Run {
     report: Report,
 }
 
-fn config() -> StoreConfig {
+fn config(seed: u64) -> StoreConfig {
     StoreConfig {
-        // Small, so that segments end and old ones go within a run.
-        segment_bytes: 256 << 10,
+        // Small, so that segments end and old ones go within a run, also within a short one.
+        segment_bytes: if seed.is_multiple_of(7) { 256 << 10 } else { 48 << 10 },
         cache_bytes: 1 << 20,
         quota_bytes: 64 << 20,
         ..StoreConfig::default()
@@ -132,9 +151,10 @@ fn config() -> StoreConfig {
 }
 
 impl Run {
-    fn start(plan: Plan) -> Result<Self, String> {
+    fn start(plan: Plan, planted: Planted) -> Result<Self, String> {
         let mut run = Self {
             plan,
+            planted,
             random: StdRng::seed_from_u64(plan.seed),
             disk: SimulatedDisk::new(),
             clock: Arc::new(SimulatedClock::default()),
@@ -144,6 +164,7 @@ impl Run {
             watched: 1,
             report: Report::default(),
         };
+        run.disk.plant(planted.lie);
         run.disk.crash_at(match plan.fault {
             Fault::CrashAt(operation, _) => Some(operation),
             _ => None,
@@ -158,10 +179,11 @@ impl Run {
         for _ in 0..12 {
             let mut random = StdRng::seed_from_u64(self.plan.seed);
             let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-            match Core::open(disk, self.clock.clone(), config(), &mut random) {
+            match Core::open(disk, self.clock.clone(), config(self.plan.seed), &mut random) {
                 Ok(opened) => {
                     self.flush = None;
-                    self.core = Some(opened.core);
+                    let change = self.planted.core.unwrap_or(|core| core);
+                    self.core = Some(change(opened.core));
                     return Ok(());
                 }
                 Err(_) if self.disk.crashed() => self.restart_disk(),
@@ -287,7 +309,7 @@ impl Run {
 
     /// What the threads do beside the requests.
     fn background(&mut self) {
-        let flush = self.random.random_bool(0.1);
+        let flush = self.random.random_bool(0.3);
         let Some(core) = &mut self.core else { return };
         core.on_timer();
         if let Some(job) = core.take_fill_job() {
@@ -352,6 +374,38 @@ impl Run {
             self.watched = state.revision;
         }
         Ok(())
+    }
+
+    /// What was written before some quiet is never taken for torn, whichever bit is changed.
+    fn damage(&mut self) -> Result<(), String> {
+        self.clock.advance(Duration::from_secs(1));
+        if let Some(core) = &mut self.core {
+            core.on_timer();
+        }
+        self.core = None;
+        self.disk.restart(Crash::Kill, 0);
+        let names = self.disk.list("wal").map_err(|error| error.to_string())?;
+        let name = format!("wal/{}", names[self.random.random_range(0..names.len())]);
+        let content = self.disk.read(&name).map_err(|error| error.to_string())?;
+        let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+        // The last segment matters most, and in it the end.
+        let offset = match self.random.random_bool(0.5) {
+            true => self.random.random_range(used.saturating_sub(16 << 10)..used),
+            false => self.random.random_range(0..used),
+        };
+        let mask = 1 << self.random.random_range(0..8);
+        self.disk.damage(&name, offset, mask);
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let seed = self.plan.seed;
+        let mut random = StdRng::seed_from_u64(seed);
+        match Core::open(disk, self.clock.clone(), config(seed), &mut random) {
+            Err(error) if is_damage(&error) && chain(&error).contains(&name) => {}
+            Err(error) => return Err(format!("{name} changed at {offset}: {}", chain(&error))),
+            Ok(_) => return Err(format!("{name} changed at {offset} of {used}: it opens")),
+        }
+        self.disk.damage(&name, offset, mask);
+        self.report.restarts += 1;
+        self.reopen()
     }
 
     fn restart_machine(&mut self) -> Result<(), String> {

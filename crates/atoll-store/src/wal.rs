@@ -283,12 +283,29 @@ impl Wal {
         WalError::Failed { file: self.disk.describe(&self.active.name), action, source }
     }
 
-    /// Segments whose entries the state has durably applied go.
-    pub(crate) fn release(&mut self, applied_index: u64) -> io::Result<()> {
+    /// Takes out the segments that are of no use once the state has durably applied this index.
+    pub(crate) fn take_released(&mut self, applied_index: u64) -> Released {
         let gone =
             self.closed.iter().take_while(|segment| segment.last_index <= applied_index).count();
-        for segment in self.closed.drain(..gone) {
-            self.disk.remove(&segment.name)?;
+        let names = self.closed.drain(..gone).map(|segment| segment.name).collect();
+        Released { disk: self.disk.clone(), names }
+    }
+}
+
+/// Segments that go. Removing a large file takes tens of milliseconds, so whoever waits for the
+/// log does not do it.
+#[derive(Debug)]
+pub(crate) struct Released {
+    disk: Arc<dyn Disk>,
+    names: Vec<String>,
+}
+
+impl Released {
+    /// Only after the state is durable. What fails here is tried again by no one: the next start
+    /// reads the segment in vain and releases it then.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        for name in &self.names {
+            self.disk.remove(name)?;
             // One after the other: a power cut must not bring back an older one than it takes.
             self.disk.sync_folder(WAL_FOLDER)?;
         }

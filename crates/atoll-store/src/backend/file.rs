@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ use crate::clock::Clock;
 use crate::disk::{DiskFile, is_full};
 use crate::sync::lock;
 
+/// Written to the file at most before it is synced: the log's syncs beside it wait for the same
+/// disk, and would wait for all of a flush.
+const UNSYNCED_MAX_BYTES: usize = 512 << 10;
 /// How often a full disk is tried again; nothing tells when it has room.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -35,6 +38,7 @@ pub(super) struct PatientFile {
     kept: Mutex<Kept>,
     /// Read before the lock is taken: nearly always nothing is kept.
     any_kept: AtomicBool,
+    unsynced_bytes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +55,18 @@ impl PatientFile {
         patience: Arc<Patience>,
     ) -> Self {
         let any_kept = AtomicBool::new(false);
-        Self { file, clock, patience, kept: Mutex::default(), any_kept }
+        let unsynced_bytes = AtomicUsize::new(0);
+        Self { file, clock, patience, kept: Mutex::default(), any_kept, unsynced_bytes }
+    }
+
+    fn write_paced(&self, offset: u64, content: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, content)?;
+        let unsynced = self.unsynced_bytes.fetch_add(content.len(), Ordering::Relaxed);
+        if unsynced + content.len() < UNSYNCED_MAX_BYTES {
+            return Ok(());
+        }
+        self.unsynced_bytes.store(0, Ordering::Relaxed);
+        self.file.sync()
     }
 
     fn keep(&self, change: impl FnOnce(&mut Kept)) {
@@ -67,7 +82,7 @@ impl PatientFile {
             kept.length = None;
         }
         while let Some(page) = kept.pages.first_entry() {
-            self.file.write_at(*page.key(), page.get())?;
+            self.write_paced(*page.key(), page.get())?;
             page.remove();
         }
         self.any_kept.store(false, Ordering::Release);
@@ -156,7 +171,7 @@ impl StorageBackend for PatientFile {
     fn write(&self, offset: u64, content: &[u8]) -> io::Result<()> {
         // Once something is kept, newer content of the same place must not be overwritten by it.
         let keep_order = self.any_kept.load(Ordering::Acquire);
-        let written = if keep_order { Err(full()) } else { self.file.write_at(offset, content) };
+        let written = if keep_order { Err(full()) } else { self.write_paced(offset, content) };
         match written {
             Err(error) if is_full(&error) => {
                 self.keep(|kept| kept.insert(offset, content));

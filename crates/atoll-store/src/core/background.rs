@@ -46,7 +46,7 @@ impl Core {
         let seal = self.written_at.map(|at| at + SEAL_AFTER);
         let flush = self
             .dirty_since
-            .filter(|_| self.flushing.is_none())
+            .filter(|_| !self.flushing)
             .map(|since| since + self.config.flush_every);
         let leases = (0..KEYSPACES)
             .filter_map(|code| self.shared.with_leases(code, |leases| leases.next_due()).flatten());
@@ -105,7 +105,7 @@ impl Core {
     /// A job for the background thread when enough has gathered, or anything if `force`.
     pub(crate) fn start_flush(&mut self, force: bool) -> Option<FlushJob> {
         let since = self.dirty_since?;
-        if self.flushing.is_some() || self.failed() {
+        if self.flushing || self.failed() {
             return None;
         }
         let mut bytes = 0;
@@ -122,7 +122,7 @@ impl Core {
             return None;
         }
         self.dirty_since = None;
-        self.flushing = Some(self.applied.index);
+        self.flushing = true;
         let [cluster, applications] = &self.shared.keyspaces;
         let mut revisions = [(0, 0); KEYSPACES];
         let pending = [cluster, applications].map(|keyspace| write(&keyspace.state).begin_flush());
@@ -136,22 +136,24 @@ impl Core {
             voters: self.voters.clone(),
             keyspaces: revisions,
         };
-        Some(FlushJob { meta, pending })
+        let released = self.wal.take_released(self.applied.index);
+        Some(FlushJob { meta, pending, released })
     }
 
     pub(crate) fn is_flushing(&self) -> bool {
-        self.flushing.is_some()
+        self.flushing
     }
 
     pub(crate) fn finish_flush(&mut self, result: Result<[View; KEYSPACES], BackendError>) {
-        let Some(applied_index) = self.flushing.take() else { return };
+        if !std::mem::take(&mut self.flushing) {
+            return;
+        }
         match result {
             Ok(views) => {
                 for (keyspace, view) in self.shared.keyspaces.iter().zip(views) {
-                    write(&keyspace.state).end_flush(view);
-                }
-                if let Err(error) = self.wal.release(applied_index) {
-                    tracing::warn!(%error, "an old log segment could not be removed");
+                    let flushed = write(&keyspace.state).end_flush(view);
+                    // Thousands of records: freed when readers no longer wait.
+                    drop(flushed);
                 }
             }
             Err(error) => self.fail(&error),

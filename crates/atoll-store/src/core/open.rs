@@ -55,6 +55,7 @@ impl Core {
         let backend = Backend::open(&*disk, clock.clone(), config.cache_bytes)
             .map_err(CoreOpenError::Backend)?;
         let loaded = backend.load().map_err(CoreOpenError::Backend)?;
+        let is_new = loaded.meta.is_none();
         let (applied, chain, voters) = match loaded.meta {
             Some(meta) => (meta.applied, meta.chain, meta.voters),
             None => (Position::default(), 0, vec![member.member_id]),
@@ -96,9 +97,13 @@ impl Core {
             unwritten_hard_state: None,
             written_at: None,
             dirty_since: None,
-            flushing: None,
+            flushing: false,
         };
         core.replay()?;
+        if is_new {
+            // Once the state says how far it came, a log that is gone is missed.
+            core.dirty_since = Some(core.clock.now());
+        }
         Ok(Opened { core, cluster_id: member.cluster_id, member_id: member.member_id })
     }
 

@@ -49,9 +49,7 @@ impl Core {
 
     /// Whether proposals should wait for the flush that is under way.
     pub(crate) fn must_wait_for_flush(&self) -> bool {
-        self.flushing.is_some()
-            && !self.backend.waits_for_room()
-            && self.backlog_bytes() > BACKLOG_MAX_BYTES
+        self.flushing && !self.backend.waits_for_room() && self.backlog_bytes() > BACKLOG_MAX_BYTES
     }
 
     /// Takes room in the log before anything is proposed: what Raft has accepted can no longer

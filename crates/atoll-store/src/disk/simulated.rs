@@ -28,6 +28,24 @@ pub enum Crash {
     Kill,
 }
 
+/// A disk that breaks its promises as a wrong store would break its own: planted to see that the
+/// simulation notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// Syncs of files whose names begin so do nothing.
+    SkipsSync(&'static str),
+    /// A sync makes durable only what was written before the sync before it.
+    SyncsLate(&'static str),
+    /// Syncs of this folder do nothing.
+    SkipsFolderSync(&'static str),
+    /// Zeros over something in the log are not written: a torn tail stays.
+    KeepsTornTail,
+    /// Batches without frames are not written.
+    LosesSeals,
+    /// What was damaged last in the log is cut with all behind it, as if it had been torn.
+    CutsDamage,
+}
+
 #[derive(Debug, Clone)]
 pub struct SimulatedDisk {
     inner: Arc<Mutex<Inner>>,
@@ -46,6 +64,9 @@ struct Inner {
     fail_at: Option<u64>,
     crashed: bool,
     capacity_blocks: Option<usize>,
+    lie: Option<Lie>,
+    /// The file whose write the crash cut off; the change is its last unsynced one.
+    cut_off: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +80,8 @@ struct FileState {
     current: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Change>,
+    /// Of these, the first that the last sync has already heard of; only for a planted lie.
+    asked: usize,
     allocated: BTreeSet<u64>,
 }
 
@@ -86,6 +109,8 @@ impl SimulatedDisk {
             fail_at: None,
             crashed: false,
             capacity_blocks: None,
+            lie: None,
+            cut_off: None,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -106,6 +131,10 @@ impl SimulatedDisk {
         lock(&self.inner).fail_at = operation;
     }
 
+    pub fn plant(&self, lie: Option<Lie>) {
+        lock(&self.inner).lie = lie;
+    }
+
     pub fn crashed(&self) -> bool {
         lock(&self.inner).crashed
     }
@@ -122,10 +151,14 @@ impl SimulatedDisk {
         inner.crashed = false;
         inner.crash_at = None;
         inner.fail_at = None;
+        let mut random = StdRng::seed_from_u64(seed);
+        let cut_off = inner.cut_off.take();
         if crash == Crash::Kill {
+            if let Some(id) = cut_off {
+                inner.files[id].cut_last_write(&mut random);
+            }
             return;
         }
-        let mut random = StdRng::seed_from_u64(seed);
         let changes = std::mem::take(&mut inner.name_changes);
         let kept =
             if crash == Crash::PowerLoss { random.random_range(0..=changes.len()) } else { 0 };
@@ -142,10 +175,15 @@ impl SimulatedDisk {
     pub fn damage(&self, name: &str, offset: usize, mask: u8) {
         let mut inner = lock(&self.inner);
         let Some(id) = inner.names.get(name).copied() else { return };
+        let lies = inner.lie == Some(Lie::CutsDamage);
         let file = &mut inner.files[id];
+        let from = if lies { offset - offset % to_usize(BLOCK_BYTES) } else { offset };
         for content in [&mut file.current, &mut file.durable] {
             if let Some(byte) = content.get_mut(offset) {
                 *byte ^= mask;
+            }
+            if let Some(rest) = content.get_mut(from..).filter(|_| lies) {
+                rest.fill(0);
             }
         }
     }
@@ -192,7 +230,21 @@ fn overwrite(content: &mut Vec<u8>, offset: u64, new: &[u8]) {
 }
 
 impl FileState {
+    /// A process that is killed in the middle of a write leaves the first pages of it.
+    fn cut_last_write(&mut self, random: &mut StdRng) {
+        if let Some(Change::Write(offset, content)) = self.unsynced.last_mut() {
+            let pages = (*offset + content.len() as u64) / BLOCK_BYTES - *offset / BLOCK_BYTES;
+            let end = (*offset / BLOCK_BYTES + random.random_range(0..=pages)) * BLOCK_BYTES;
+            content.truncate(to_usize(end.saturating_sub(*offset)));
+        }
+        self.current.clone_from(&self.durable);
+        for change in &self.unsynced {
+            change.apply(&mut self.current);
+        }
+    }
+
     fn lose(&mut self, crash: Crash, random: &mut StdRng) {
+        self.asked = 0;
         for change in std::mem::take(&mut self.unsynced) {
             if crash == Crash::PowerLossAll {
                 continue;
@@ -239,6 +291,26 @@ impl Inner {
             return Err(io::Error::other("simulated I/O error"));
         }
         Ok(())
+    }
+
+    fn is_named(&self, id: usize, prefix: &str) -> bool {
+        self.names.iter().any(|(name, named)| *named == id && name.starts_with(prefix))
+    }
+
+    /// Whether a planted lie swallows this write.
+    fn swallows(&self, id: usize, offset: u64, content: &[u8]) -> bool {
+        let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        match self.lie {
+            Some(Lie::KeepsTornTail) => {
+                let start = to_usize(offset);
+                let old = self.files[id].current.get(start..start + content.len());
+                self.is_named(id, "wal/") && zeros(content) && old.is_some_and(|old| !zeros(old))
+            }
+            Some(Lie::LosesSeals) => {
+                self.is_named(id, "wal/") && content.starts_with(b"ALBT\0\0\0\0")
+            }
+            _ => false,
+        }
     }
 
     fn name(&mut self, change: NameChange) {
@@ -311,6 +383,9 @@ impl Disk for SimulatedDisk {
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         let mut inner = lock(&self.inner);
         inner.operate()?;
+        if inner.lie.is_some_and(|lie| matches!(lie, Lie::SkipsFolderSync(one) if one == folder)) {
+            return Ok(());
+        }
         let (synced, others): (Vec<_>, Vec<_>) = std::mem::take(&mut inner.name_changes)
             .into_iter()
             .partition(|change| change.folder() == folder);
@@ -339,6 +414,9 @@ impl SimulatedFile {
         // A write that is cut off by the crash may have reached the disk in part.
         change.apply(&mut file.current);
         file.unsynced.push(change);
+        if outcome.is_err() && inner.crashed {
+            inner.cut_off = Some(self.id);
+        }
         outcome
     }
 }
@@ -362,6 +440,9 @@ impl DiskFile for SimulatedFile {
             let mut inner = lock(&self.inner);
             if inner.crashed {
                 return Err(crashed());
+            }
+            if inner.swallows(self.id, offset, content) {
+                return Ok(());
             }
             let end = offset + content.len() as u64;
             let blocks = offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
@@ -388,6 +469,12 @@ impl DiskFile for SimulatedFile {
         let mut inner = lock(&self.inner);
         let outcome = inner.operate();
         let crashed = inner.crashed;
+        let (mut skips, mut late) = (false, false);
+        match inner.lie {
+            Some(Lie::SkipsSync(prefix)) => skips = inner.is_named(self.id, prefix),
+            Some(Lie::SyncsLate(prefix)) => late = inner.is_named(self.id, prefix),
+            _ => {}
+        }
         let file = &mut inner.files[self.id];
         if outcome.is_err() {
             if !crashed {
@@ -396,9 +483,15 @@ impl DiskFile for SimulatedFile {
             }
             return outcome;
         }
-        for change in std::mem::take(&mut file.unsynced) {
+        let count = match (skips, late) {
+            (true, _) => 0,
+            (false, true) => file.asked,
+            (false, false) => file.unsynced.len(),
+        };
+        for change in file.unsynced.drain(..count) {
             change.apply(&mut file.durable);
         }
+        file.asked = file.unsynced.len();
         Ok(())
     }
 }

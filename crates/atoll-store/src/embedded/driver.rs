@@ -89,7 +89,7 @@ impl Drop for LogGuard {
             self.shared.fail("the thread that writes the log has ended".to_owned());
             self.queue.stop();
         }
-        self.queue.drop_rest();
+        self.queue.refuse_rest();
     }
 }
 

@@ -12,13 +12,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::StoreConfig;
-use super::queue::{Queue, stopped};
+use super::queue::Queue;
 use crate::clock::Clock;
 use crate::core::{Proposal, Reply};
 use crate::disk::Disk;
 use crate::kv::{
-    Error, KvStore, LeaseId, LeaseInfo, Op, RangeRequest, RangeResult, Result, Revision, Status,
-    Txn, TxnResult, WatchBatch, WatchRequest,
+    CompareTarget, Error, KeyRange, KvStore, LeaseId, LeaseInfo, Op, RangeRequest, RangeResult,
+    Result, Revision, Status, Txn, TxnResult, WatchBatch, WatchRequest,
 };
 use crate::mvcc::{Command, Response, check_txn, is_read_only};
 use crate::shared::{KeyspaceShared, Shared};
@@ -74,7 +74,8 @@ impl KeyspaceHandle {
         self.queue.push(Proposal { keyspace: self.code, command, added_bytes, reply })?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_dropped)) => Err(stopped()),
+            // Taken from the queue and never answered: the thread has ended in the middle.
+            Ok(Err(_dropped)) => Err(Error::Timeout { maybe_applied: true }),
             Err(_elapsed) => Err(Error::Timeout { maybe_applied: true }),
         }
     }
@@ -215,11 +216,25 @@ fn request_bytes(txn: &Txn) -> u64 {
     let in_ops: u64 = ops
         .map(|op| match op {
             Op::Put(put) => (put.key.len() + put.value.len()) as u64,
-            Op::Range(request) => request.range.key.len() as u64,
-            Op::Delete { range, .. } => range.key.len() as u64,
+            Op::Range(request) => range_bytes(&request.range),
+            Op::Delete { range, .. } => range_bytes(range),
             Op::Txn(inner) => request_bytes(inner),
         })
         .sum();
-    let compares: usize = txn.compare.iter().map(|compare| compare.range.key.len()).sum();
-    in_ops + compares as u64
+    let in_compares: u64 = txn
+        .compare
+        .iter()
+        .map(|compare| {
+            let value = match &compare.target {
+                CompareTarget::Value(value) => value.len() as u64,
+                _ => 0,
+            };
+            range_bytes(&compare.range) + value
+        })
+        .sum();
+    in_ops + in_compares
+}
+
+fn range_bytes(range: &KeyRange) -> u64 {
+    (range.key.len() + range.end.as_ref().map_or(0, Bytes::len)) as u64
 }

@@ -79,9 +79,12 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// The thread has ended: whoever still waits learns that nothing was done.
-    pub(super) fn drop_rest(&self) {
-        lock(&self.inner).proposals.clear();
+    /// The thread has ended: whoever still waits here learns that nothing was done.
+    pub(super) fn refuse_rest(&self) {
+        let rest = std::mem::take(&mut lock(&self.inner).proposals);
+        for proposal in rest {
+            proposal.refuse(stopped());
+        }
     }
 
     /// Waits for something to do, at most `timeout`. With `only_flush` proposals stay queued.

@@ -49,6 +49,8 @@ pub(crate) struct PlannedEvents {
 impl State {
     pub(crate) fn check_revision(&self, revision: Option<Revision>) -> Result<(), Error> {
         match revision {
+            // As in etcd, zero and below are the present.
+            Some(..=0) => Ok(()),
             Some(requested) if requested > self.revision => {
                 Err(Error::Future { requested, current: self.revision })
             }
@@ -61,7 +63,7 @@ impl State {
 
     /// `current` is the revision to report: within a transaction it has moved already.
     pub(crate) fn plan(&self, request: &RangeRequest, current: Revision) -> Plan {
-        let at = request.revision.unwrap_or(Revision::MAX);
+        let at = request.revision.filter(|at| *at > 0).unwrap_or(Revision::MAX);
         let limit = if request.limit == 0 { usize::MAX } else { request.limit };
         let mut result = RangeResult { revision: current, ..RangeResult::default() };
         let mut missing = Vec::new();

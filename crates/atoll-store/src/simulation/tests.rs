@@ -10,6 +10,9 @@ fn check(plan: Plan) -> Report {
     }
 }
 
+/// Enough for segments to end and go, and for flushes; a fault at every operation of it.
+const SHORT_STEPS: usize = 24;
+
 fn operations(seed: u64, steps: usize) -> u64 {
     check(Plan { seed, steps, fault: Fault::None }).disk_operations
 }
@@ -31,8 +34,8 @@ fn without_faults_everything_is_acknowledged_as_the_model_says() {
 
 #[test]
 fn a_power_cut_at_every_write_and_sync_loses_nothing_acknowledged() {
-    for seed in 0..2 {
-        let steps = 20;
+    for seed in 1..3 {
+        let steps = SHORT_STEPS;
         for operation in 1..=operations(seed, steps) {
             check(Plan { seed, steps, fault: Fault::CrashAt(operation, Crash::PowerLoss) });
         }
@@ -41,7 +44,7 @@ fn a_power_cut_at_every_write_and_sync_loses_nothing_acknowledged() {
 
 #[test]
 fn a_power_cut_that_keeps_nothing_unsynced_loses_nothing_acknowledged() {
-    let steps = 20;
+    let steps = SHORT_STEPS;
     for operation in 1..=operations(3, steps) {
         check(Plan { seed: 3, steps, fault: Fault::CrashAt(operation, Crash::PowerLossAll) });
     }
@@ -49,7 +52,7 @@ fn a_power_cut_that_keeps_nothing_unsynced_loses_nothing_acknowledged() {
 
 #[test]
 fn a_kill_at_every_write_and_sync_loses_nothing_acknowledged() {
-    let steps = 20;
+    let steps = SHORT_STEPS;
     for operation in 1..=operations(4, steps) {
         check(Plan { seed: 4, steps, fault: Fault::CrashAt(operation, Crash::Kill) });
     }
@@ -57,7 +60,7 @@ fn a_kill_at_every_write_and_sync_loses_nothing_acknowledged() {
 
 #[test]
 fn a_failed_write_or_sync_is_never_taken_for_durable() {
-    let steps = 20;
+    let steps = SHORT_STEPS;
     for operation in 1..=operations(5, steps) {
         check(Plan { seed: 5, steps, fault: Fault::FailAt(operation) });
     }
@@ -75,6 +78,29 @@ fn a_full_disk_refuses_writes_and_recovers() {
 }
 
 #[test]
+fn a_bit_changed_anywhere_in_a_log_that_was_quiet_is_refused() {
+    for seed in 0..80 {
+        let step = 5 + usize::try_from(seed).unwrap_or(0) % 30;
+        check(Plan { seed, steps: 40, fault: Fault::DamageAt(step) });
+    }
+}
+
+#[test]
+fn short_runs_end_segments_release_them_and_flush() {
+    for seed in 1..6 {
+        let plan = Plan { seed, steps: 0, fault: Fault::None };
+        let mut run = Run::start(plan, Planted::default()).unwrap();
+        let mut names = std::collections::BTreeSet::new();
+        for _ in 0..SHORT_STEPS {
+            run.step().unwrap();
+            names.extend(run.disk.list("wal").unwrap());
+        }
+        let left = run.disk.list("wal").unwrap().len();
+        assert!(names.len() >= 3 && left < names.len(), "{seed}: {left} of {names:?}");
+    }
+}
+
+#[test]
 fn crashes_at_random_in_long_runs() {
     for seed in 100..130 {
         let operation = 30 + seed * 7;
@@ -84,7 +110,8 @@ fn crashes_at_random_in_long_runs() {
 
 #[test]
 fn a_store_that_nobody_asks_never_wakes() {
-    let mut run = Run::start(Plan { seed: 1, steps: 0, fault: Fault::None }).unwrap();
+    let mut run =
+        Run::start(Plan { seed: 1, steps: 0, fault: Fault::None }, Planted::default()).unwrap();
     let put = PutRequest { key: "a".into(), value: "1".into(), lease: 0, prev_kv: false };
     let txn = Txn { success: vec![Op::Put(put)], ..Txn::default() };
     run.submit(&[(0, Command::Txn(txn)), (0, Command::Compact { revision: 2 })]);
@@ -103,12 +130,13 @@ fn a_store_that_nobody_asks_never_wakes() {
     }
     // The seal and the state file.
     assert_eq!(wakes, 2);
-    assert!(run.clock.now() >= config().flush_every);
+    assert!(run.clock.now() >= config(1).flush_every);
 }
 
 #[test]
 fn a_lease_that_nobody_keeps_alive_ends_by_itself_and_through_the_log() {
-    let mut run = Run::start(Plan { seed: 2, steps: 0, fault: Fault::None }).unwrap();
+    let mut run =
+        Run::start(Plan { seed: 2, steps: 0, fault: Fault::None }, Planted::default()).unwrap();
     let put = PutRequest { key: "a".into(), value: "1".into(), lease: 5, prev_kv: false };
     let txn = Txn { success: vec![Op::Put(put)], ..Txn::default() };
     run.submit(&[(0, Command::LeaseGrant { id: 5, ttl: 30 }), (0, Command::Txn(txn))]);
@@ -151,7 +179,8 @@ fn write_some(run: &mut Run) {
 #[test]
 fn a_state_file_whose_sync_failed_is_not_built_upon() {
     for (seed, operation) in (0..3).flat_map(|seed| (1..40).map(move |one| (seed, one))) {
-        let mut run = Run::start(Plan { seed, steps: 0, fault: Fault::None }).unwrap();
+        let mut run =
+            Run::start(Plan { seed, steps: 0, fault: Fault::None }, Planted::default()).unwrap();
         write_some(&mut run);
         flush(&mut run);
         write_some(&mut run);

@@ -47,13 +47,25 @@ pub(crate) struct FillJob {
 
 impl FillJob {
     pub(crate) fn run(self) {
-        let result = match write_zeros(&*self.file, self.from, self.filling.to) {
-            Ok(()) => self.file.sync().map_err(FillError::Failed),
-            Err(error) if is_full(&error) => Err(FillError::Full),
-            Err(error) => Err(FillError::Failed(error)),
-        };
+        let result = self.write_paced().map_err(|error| match error {
+            error if is_full(&error) => FillError::Full,
+            error => FillError::Failed(error),
+        });
         *lock(&self.filling.outcome) = Some(result);
         self.filling.changed.notify_all();
+    }
+
+    /// In short stretches, each synced: a sync of the log waits for what stands unsynced in its
+    /// file.
+    fn write_paced(&self) -> io::Result<()> {
+        let mut from = self.from;
+        while from < self.filling.to {
+            let to = (from + ZEROS_BYTES).min(self.filling.to);
+            write_zeros(&*self.file, from, to)?;
+            self.file.sync()?;
+            from = to;
+        }
+        Ok(())
     }
 }
 

@@ -187,7 +187,12 @@ fn replay(disk: &dyn Disk, reads: &[Read], applied: Position) -> Result<Replay, 
                     }
                 }
                 FrameKind::HardState => {
-                    hard_state = decode_hard_state(&frame.payload).unwrap_or(hard_state);
+                    let decoded = decode_hard_state(&frame.payload);
+                    hard_state = decoded.ok_or_else(|| WalOpenError::Corrupt {
+                        file: disk.describe(&read.name),
+                        offset: 0,
+                        reason: "a hard state has another length than this release writes",
+                    })?;
                 }
                 FrameKind::SegmentEnd => {}
             }

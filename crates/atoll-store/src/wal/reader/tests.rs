@@ -216,7 +216,7 @@ fn segments_below_the_state_go() {
         wal.reserve(Wal::frame_bytes(50_000), Room::Ordinary).unwrap();
         wal.append(None, &[entry(index, 50_000)]).unwrap();
     }
-    wal.release(60).unwrap();
+    wal.take_released(60).remove().unwrap();
     assert_eq!(disk.list("wal").unwrap().len(), 1);
     let again = Wal::open(Arc::new(disk), IDENTITY, SEGMENT_BYTES, Position { index: 60, term: 1 });
     assert!(again.unwrap().entries.is_empty());
