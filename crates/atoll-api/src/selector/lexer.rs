@@ -40,15 +40,20 @@ pub(super) fn scan(text: &str) -> Vec<Scanned> {
 }
 
 fn next(characters: &mut Peekable<Chars<'_>>) -> Scanned {
-    while characters.next_if(|one| matches!(one, ' ' | '\t' | '\r' | '\n')).is_some() {}
+    while characters.next_if(|one| is_space(*one)).is_some() {}
     let Some(first) = characters.peek().copied() else { return (Token::End, String::new()) };
     if SYMBOLS.contains(first) { symbol(characters) } else { word(characters) }
+}
+
+/// What upstream takes for one; whatever is none belongs to a word.
+fn is_space(one: char) -> bool {
+    matches!(one, ' ' | '\t' | '\r' | '\n')
 }
 
 fn word(characters: &mut Peekable<Chars<'_>>) -> Scanned {
     let mut text = String::new();
     while let Some(one) =
-        characters.next_if(|one| !SYMBOLS.contains(*one) && !one.is_ascii_whitespace())
+        characters.next_if(|one| !SYMBOLS.contains(*one) && !is_space(*one))
     {
         text.push(one);
     }

@@ -91,3 +91,11 @@ proptest::proptest! {
         drop(FieldSelector::parse(&text));
     }
 }
+
+/// A form feed was neither skipped nor read, and the scan never ended.
+#[test]
+fn a_space_that_upstream_does_not_know_ends_the_scan_with_an_error() {
+    for text in ["\u{c}", "a in (b,\u{c})", "\u{b}=x", "\u{a0}"] {
+        assert!(LabelSelector::parse(text).is_err(), "{text:?}");
+    }
+}
