@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
@@ -15,6 +16,10 @@ use crate::config::MountDirs;
 use crate::error::Error;
 use crate::image::ImageInfo;
 use crate::index::write_atomic;
+
+/// Kernels before 6.5 take the layers as one long string only. They log each refusal, so
+/// that one is enough.
+static TAKES_A_LIST: AtomicBool = AtomicBool::new(true);
 
 /// A page: what the old mount call takes as options.
 const OPTIONS_BYTES_MAX: usize = 4095;
@@ -68,11 +73,16 @@ pub(crate) fn mount(
         return Ok(());
     }
     prepare(store_root, image, lower, dirs, false)?;
+    let by_options = || mount_by_options(lower, dirs).map_err(failed("overlayfs refused it"));
+    if !TAKES_A_LIST.load(Ordering::Relaxed) {
+        return by_options();
+    }
     match mount_by_descriptors(lower, dirs) {
         Ok(()) => Ok(()),
-        // Kernels before 6.5 take one long string.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            mount_by_options(lower, dirs).map_err(failed("overlayfs refused it"))
+            by_options()?;
+            TAKES_A_LIST.store(false, Ordering::Relaxed);
+            Ok(())
         }
         Err(rustix::io::Errno::NODEV) => Err(failed(
             "this kernel has no overlayfs; load it with `modprobe overlay`",

@@ -10,11 +10,11 @@ use std::{fs, path::Path, process::Command};
 
 const SCRIPT: &str = include_str!("suite.sh");
 
-/// Containers, pods and images with a real kernel, the network, and a whole cluster.
+/// Containers, pods, mounts of images, the network, and a whole cluster.
 const NODE_SUITE: &str = "(package(atoll-container) & kind(test)) | \
                           (package(atoll-network) & kind(test)) | \
                           (package(atoll-node) & kind(test)) | \
-                          (package(atoll-image) & kind(test)) | \
+                          (package(atoll-image) & test(archives::)) | \
                           (package(atoll-e2e) & binary(cgroup_v2) - test(the_node_suite))";
 
 /// These move tens of thousands of packets or make hundreds of namespaces, and nothing in

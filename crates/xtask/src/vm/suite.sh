@@ -13,7 +13,8 @@ mount -t tmpfs run /run
 mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 mkdir -p /lib/modules /scratch
 mount --bind "$modules" /lib/modules
-mkfs.ext4 -q -F /dev/vda && mount /dev/vda /scratch
+# Not empty, as no disk in use is.
+mkfs.ext4 -q -F /dev/vda && mount /dev/vda /scratch && fallocate -l 512M /scratch/.ballast
 ip link set lo up
 echo 1 >/proc/sys/kernel/panic_on_oops
 
