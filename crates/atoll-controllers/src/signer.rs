@@ -3,8 +3,10 @@
 //! What a signer may sign is `atoll-identity`'s to say; who may have it without asking a
 //! person is decided here: a node, for its own name and addresses.
 
+mod keep;
+
 use crate::{
-    error::{Error, failed},
+    error::{Error, failed, gone_is_fine},
     launch::launch,
     shared::{ClientFor, MANAGER, Shared},
 };
@@ -25,7 +27,11 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::{Api, Client, ResourceExt, api::PostParams, runtime::watcher};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, PostParams, Preconditions},
+    runtime::watcher,
+};
 use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
@@ -126,20 +132,37 @@ fn is_own_request(
 impl Controller {
     async fn reconcile(&self, key: &Key) -> Result<Outcome, Error> {
         let Some(request) = self.requests.get(key) else { return Ok(Outcome::Done) };
+        let left = keep::kept_for(&request, Timestamp::now());
+        if left.is_zero() {
+            return self.remove(&request).await;
+        }
+        self.answer(&request).await?;
+        Ok(Outcome::After(left))
+    }
+
+    async fn answer(&self, request: &CertificateSigningRequest) -> Result<(), Error> {
         let ours = [KUBELET_CLIENT_SIGNER, KUBELET_SERVING_SIGNER, KUBE_APISERVER_CLIENT_SIGNER];
-        if !ours.contains(&request.spec.signer_name.as_str()) || stage(&request) == Stage::Settled {
-            return Ok(Outcome::Done);
+        if !ours.contains(&request.spec.signer_name.as_str()) || stage(request) == Stage::Settled {
+            return Ok(());
         }
         let text = String::from_utf8_lossy(&request.spec.request.0).into_owned();
         let parsed = SigningRequest::from_pem(&text);
-        match (stage(&request), parsed) {
-            (Stage::Pending, Ok(parsed)) => self.approve(&request, &parsed).await?,
-            (Stage::Approved, Ok(parsed)) => self.sign(&request, &parsed).await?,
-            (Stage::Approved, Err(error)) => {
-                self.fail(&request, &error.to_string()).await?;
-            }
-            _ => {}
+        match (stage(request), parsed) {
+            (Stage::Pending, Ok(parsed)) => self.approve(request, &parsed).await,
+            (Stage::Approved, Ok(parsed)) => self.sign(request, &parsed).await,
+            (Stage::Approved, Err(error)) => self.fail(request, &error.to_string()).await,
+            _ => Ok(()),
         }
+    }
+
+    async fn remove(&self, request: &CertificateSigningRequest) -> Result<Outcome, Error> {
+        let api: Api<CertificateSigningRequest> = Api::all(self.signer.clone());
+        let preconditions =
+            Preconditions { uid: request.uid(), resource_version: request.resource_version() };
+        let params = DeleteParams::default().preconditions(preconditions);
+        let name = request.name_any();
+        let deleted = gone_is_fine(api.delete(&name, &params).await);
+        deleted.map_err(failed("removing", "certificatesigningrequest", name))?;
         Ok(Outcome::Done)
     }
 

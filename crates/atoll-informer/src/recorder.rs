@@ -131,8 +131,14 @@ impl Writer {
                 next = queue.recv() => next,
             };
             let Some((remark, at)) = next else { return };
-            if let Err(error) = self.write(remark, at).await {
-                warn!(%error, "event not written");
+            let (object, reason) = (remark.subject.name.clone(), remark.reason.clone());
+            match self.write(remark, at).await {
+                Ok(()) => {}
+                // A namespace that is going takes no events, and nobody would read them.
+                Err(kube::Error::Api(status)) if is_namespace_going(&status) => {
+                    debug!(%object, reason, message = status.message, "event refused");
+                }
+                Err(error) => warn!(%object, reason, %error, "event not written"),
             }
         }
     }
@@ -192,6 +198,11 @@ impl Writer {
         let created = events(&self.client, subject).create(&PostParams::default(), &event).await?;
         Ok(created.name_any())
     }
+}
+
+fn is_namespace_going(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 fn events(client: &Client, subject: &Subject) -> Api<Event> {

@@ -4,6 +4,7 @@
 
 use crate::{
     cluster::NodeState,
+    filter::{Refusal, never, taken},
     selector::{Labels, label_selector},
 };
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
@@ -69,7 +70,7 @@ impl AffinityState {
         state
     }
 
-    pub(crate) fn reason(&self, node: &NodeState) -> Option<String> {
+    pub(crate) fn refusal(&self, node: &NodeState) -> Option<Refusal> {
         let labels = node.node.labels();
         let near = self.affinity.iter().all(|(key, domains)| match labels.get(key) {
             None => false,
@@ -78,16 +79,15 @@ impl AffinityState {
         let hit = |domains: &HashSet<Domain>| {
             domains.iter().any(|(key, value)| labels.get(key) == Some(value))
         };
-        let reason = if !near {
-            "node(s) didn't match pod affinity rules"
+        if !near {
+            never("node(s) didn't match pod affinity rules")
         } else if hit(&self.anti_affinity) {
-            "node(s) didn't match pod anti-affinity rules"
+            taken("node(s) didn't match pod anti-affinity rules")
         } else if hit(&self.closed) {
-            "node(s) didn't satisfy existing pods anti-affinity rules"
+            taken("node(s) didn't satisfy existing pods anti-affinity rules")
         } else {
-            return None;
-        };
-        Some(reason.to_owned())
+            None
+        }
     }
 }
 

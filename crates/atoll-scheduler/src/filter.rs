@@ -34,31 +34,41 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Why a node cannot run a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reasons: Vec<String>,
+    /// Whether it would refuse even if no other pod were there.
+    pub(crate) is_final: bool,
+}
+
 /// The reasons why `node` cannot run the pod: of the first filter that refuses, all that
 /// it has to say (as kube-scheduler counts them).
-pub(crate) fn reasons(request: &Request<'_>, node: &NodeState) -> Vec<String> {
-    const FILTERS: &[fn(&Request<'_>, &NodeState) -> Vec<String>] = &[
+pub(crate) fn refusal(request: &Request<'_>, node: &NodeState) -> Option<Refusal> {
+    const FILTERS: &[fn(&Request<'_>, &NodeState) -> Option<Refusal>] = &[
         unschedulable,
         name,
         taints,
         node_affinity,
         host_ports,
         fits,
-        |request, node| request.spread.reason(request.pod, node).into_iter().collect(),
-        |request, node| request.affinity.reason(node).into_iter().collect(),
+        |request, node| request.spread.refusal(node),
+        |request, node| request.affinity.refusal(node),
     ];
-    FILTERS
-        .iter()
-        .map(|filter| filter(request, node))
-        .find(|found| !found.is_empty())
-        .unwrap_or_default()
+    FILTERS.iter().find_map(|filter| filter(request, node))
 }
 
-fn one(reason: &str) -> Vec<String> {
-    vec![reason.to_owned()]
+/// Nothing that happens to other pods changes it.
+pub(crate) fn never(reason: &str) -> Option<Refusal> {
+    Some(Refusal { reasons: vec![reason.to_owned()], is_final: true })
 }
 
-fn unschedulable(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+/// Other pods stand in the way.
+pub(crate) fn taken(reason: &str) -> Option<Refusal> {
+    Some(Refusal { reasons: vec![reason.to_owned()], is_final: false })
+}
+
+fn unschedulable(request: &Request<'_>, node: &NodeState) -> Option<Refusal> {
     let cordoned = node.node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
     let taint = Taint {
         key: "node.kubernetes.io/unschedulable".into(),
@@ -66,28 +76,28 @@ fn unschedulable(request: &Request<'_>, node: &NodeState) -> Vec<String> {
         ..Taint::default()
     };
     if cordoned && !tolerated(request.pod, &taint) {
-        return one("node(s) were unschedulable");
+        return never("node(s) were unschedulable");
     }
-    Vec::new()
+    None
 }
 
-fn name(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+fn name(request: &Request<'_>, node: &NodeState) -> Option<Refusal> {
     let wanted = request.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     match wanted {
         Some(wanted) if !wanted.is_empty() && wanted != node.node.name_any() => {
-            one("node(s) didn't match the requested node name")
+            never("node(s) didn't match the requested node name")
         }
-        _ => Vec::new(),
+        _ => None,
     }
 }
 
-fn taints(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+fn taints(request: &Request<'_>, node: &NodeState) -> Option<Refusal> {
     let taints = node.node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     let mut hard = taints.into_iter().filter(|taint| taint.effect != "PreferNoSchedule");
     if hard.any(|taint| !tolerated(request.pod, taint)) {
-        return one("node(s) had untolerated taint(s)");
+        return never("node(s) had untolerated taint(s)");
     }
-    Vec::new()
+    None
 }
 
 pub(crate) fn tolerated(pod: &Pod, taint: &Taint) -> bool {
@@ -108,11 +118,11 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         }
 }
 
-fn node_affinity(request: &Request<'_>, node: &NodeState) -> Vec<String> {
+fn node_affinity(request: &Request<'_>, node: &NodeState) -> Option<Refusal> {
     if matches_node(request.pod, node.node.labels(), &node.node.name_any()) {
-        Vec::new()
+        None
     } else {
-        one("node(s) didn't match Pod's node affinity/selector")
+        never("node(s) didn't match Pod's node affinity/selector")
     }
 }
 
@@ -133,28 +143,29 @@ pub(crate) fn matches_node(pod: &Pod, labels: &Labels, name: &str) -> bool {
     })
 }
 
-fn host_ports(request: &Request<'_>, node: &NodeState) -> Vec<String> {
-    let taken = |port: &HostPort| node.host_ports.iter().any(|known| known.conflicts(port));
-    if request.ports.iter().any(taken) {
-        return one("node(s) didn't have free ports for the requested pod ports");
+fn host_ports(request: &Request<'_>, node: &NodeState) -> Option<Refusal> {
+    let in_use = |port: &HostPort| node.host_ports.iter().any(|known| known.conflicts(port));
+    if request.ports.iter().any(in_use) {
+        return taken("node(s) didn't have free ports for the requested pod ports");
     }
-    Vec::new()
+    None
 }
 
-fn fits(request: &Request<'_>, node: &NodeState) -> Vec<String> {
-    let mut reasons = Vec::new();
+fn fits(request: &Request<'_>, node: &NodeState) -> Option<Refusal> {
+    let mut refusal = Refusal::default();
     let room = node.allocatable.get("pods").copied().unwrap_or(0);
     if i64::try_from(node.pods.len()).unwrap_or(i64::MAX) >= room {
-        reasons.push("Too many pods".to_owned());
+        refusal.reasons.push("Too many pods".to_owned());
     }
     for (name, amount) in request.requested.iter().filter(|(_, amount)| **amount > 0) {
         let total = node.allocatable.get(name).copied().unwrap_or(0);
         let used = node.requested.get(name).copied().unwrap_or(0);
         if *amount > total.saturating_sub(used) {
-            reasons.push(format!("Insufficient {name}"));
+            refusal.reasons.push(format!("Insufficient {name}"));
+            refusal.is_final |= *amount > total;
         }
     }
-    reasons
+    (!refusal.reasons.is_empty()).then_some(refusal)
 }
 
 #[cfg(test)]

@@ -76,13 +76,18 @@ impl Queue {
         }
     }
 
-    /// Something changed that may let waiting pods run; `priority` looks a pod's up.
-    pub(crate) fn retry_parked(&self, priority: impl Fn(&Key) -> i32) {
+    /// Something changed that may let waiting pods run; `wakes` gives the priority of a pod
+    /// that it concerns.
+    pub(crate) fn retry_parked(&self, wakes: impl Fn(&Key) -> Option<i32>) {
         let mut state = self.lock();
         state.moves += 1;
         for key in std::mem::take(&mut state.unschedulable) {
-            let priority = priority(&key);
-            state.activate(key, priority);
+            match wakes(&key) {
+                Some(priority) => state.activate(key, priority),
+                None => {
+                    state.unschedulable.insert(key);
+                }
+            }
         }
         drop(state);
         self.wake.notify_one();
@@ -126,8 +131,21 @@ mod tests {
         let (taken, moves) = queue.next().await;
         queue.park(taken, 0, moves);
         assert!(queue.lock().active.is_empty());
-        queue.retry_parked(|_| 0);
+        queue.retry_parked(|_| Some(0));
         assert_eq!(queue.next().await.0, key("a"));
+    }
+
+    #[tokio::test]
+    async fn a_change_wakes_only_whom_it_concerns() {
+        let queue = Queue::default();
+        for name in ["a", "b"] {
+            queue.add(key(name), 0);
+            let (taken, moves) = queue.next().await;
+            queue.park(taken, 0, moves);
+        }
+        queue.retry_parked(|one| (one.name == "b").then_some(0));
+        assert_eq!(queue.next().await.0, key("b"));
+        assert!(queue.lock().unschedulable.contains(&key("a")));
     }
 
     #[tokio::test]
@@ -135,7 +153,7 @@ mod tests {
         let queue = Queue::default();
         queue.add(key("a"), 0);
         let (taken, moves) = queue.next().await;
-        queue.retry_parked(|_| 0);
+        queue.retry_parked(|_| Some(0));
         queue.park(taken, 0, moves);
         assert_eq!(queue.next().await.0, key("a"));
     }

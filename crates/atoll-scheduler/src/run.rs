@@ -4,7 +4,7 @@ use crate::{
     DEFAULT_SCHEDULER,
     affinity::Topology,
     cluster::{Cluster, NodeState},
-    explain,
+    explain::{self, Refused},
     filter::{self, Request},
     queue::Queue,
     score,
@@ -30,11 +30,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-/// A failed binding is tried again after this time.
-const BIND_RETRY: Duration = Duration::from_secs(1);
+/// A failed write is tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
+/// Bindings under way at once; decisions wait when there are more.
+const BINDS_MAX: usize = 64;
 
 #[derive(Clone)]
 pub struct Config {
@@ -69,6 +72,12 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     let handler = scheduler.clone();
     scheduler.pods.on_change(move |change: &Change<'_, Pod>| handler.on_pod(change));
     let handler = scheduler.clone();
+    scheduler.namespaces.on_change(move |change: &Change<'_, Namespace>| {
+        if change.old.map(|one| one.labels()) != change.new.map(|one| one.labels()) {
+            handler.retry_parked(|pod| minds_others(pod));
+        }
+    });
+    let handler = scheduler.clone();
     scheduler.nodes.on_change(move |change: &Change<'_, Node>| handler.on_node(change));
 
     // Pods that have ended take no room.
@@ -100,14 +109,14 @@ impl Scheduler {
         if change.new.is_none() {
             self.queue.remove(&key);
             if self.cluster().remove_pod(&uid) {
-                self.retry_parked();
+                self.retry_parked(|_| true);
             }
         } else if !node.is_empty() {
             self.queue.remove(&key);
             self.cluster().set_pod(pod.clone(), &node);
-            // Its labels may be what another pod's affinity waits for.
-            if change.old.is_none_or(|old| old.labels() != pod.labels()) {
-                self.retry_parked();
+            // It may be what another pod's affinity waits for.
+            if change.old.is_none_or(|old| stands(old) != stands(pod)) {
+                self.retry_parked(minds_others);
             }
         } else if is_ours(pod) && !self.cluster().is_assumed(&uid) && is_news(change) {
             self.queue.add(key, priority(pod));
@@ -125,12 +134,16 @@ impl Scheduler {
             (None, None) => false,
         };
         if opened {
-            self.retry_parked();
+            self.retry_parked(|_| true);
         }
     }
 
-    fn retry_parked(&self) {
-        self.queue.retry_parked(|key| self.pods.get(key).map_or(0, |pod| priority(&pod)));
+    fn retry_parked(&self, concerns: impl Fn(&Pod) -> bool) {
+        self.queue.retry_parked(|key| {
+            let pod = self.pods.get(key);
+            pod.is_none_or(|pod| concerns(&pod))
+                .then(|| self.pods.get(key).map_or(0, |pod| priority(&pod)))
+        });
     }
 
     async fn run(self: Arc<Self>, tasks: TaskTracker, stop: CancellationToken) {
@@ -144,6 +157,7 @@ impl Scheduler {
             () = stop.cancelled() => return,
             () = synced => {}
         }
+        let binds = Arc::new(Semaphore::new(BINDS_MAX));
         loop {
             let (key, moves) = tokio::select! {
                 () = stop.cancelled() => return,
@@ -153,18 +167,38 @@ impl Scheduler {
             match self.decide(&pod) {
                 Decision::Bind(node) => {
                     self.cluster().assume(pod.clone(), &node);
-                    tasks.spawn(self.clone().bind(pod, node));
+                    // The semaphore is never closed.
+                    let Ok(permit) = binds.clone().acquire_owned().await else { return };
+                    let scheduler = self.clone();
+                    tasks.spawn(async move {
+                        scheduler.bind(pod, node).await;
+                        drop(permit);
+                    });
                 }
                 Decision::Wait(why) => {
-                    self.queue.park(key, priority(&pod), moves);
-                    self.explain(&pod, "Unschedulable", &why).await;
+                    self.queue.park(key.clone(), priority(&pod), moves);
+                    let said = self.explain(&pod, "Unschedulable", &why).await;
+                    self.retry_unless(said, key, &pod, &tasks);
                 }
                 Decision::Gated => {
                     let why = "Scheduling is blocked due to non-empty scheduling gates";
-                    self.explain(&pod, "SchedulingGated", why).await;
+                    let said = self.explain(&pod, "SchedulingGated", why).await;
+                    self.retry_unless(said, key, &pod, &tasks);
                 }
             }
         }
+    }
+
+    /// What could not be said is said later.
+    fn retry_unless(self: &Arc<Self>, said: bool, key: Key, pod: &Pod, tasks: &TaskTracker) {
+        if said {
+            return;
+        }
+        let (scheduler, priority) = (self.clone(), priority(pod));
+        tasks.spawn(async move {
+            tokio::time::sleep(RETRY).await;
+            scheduler.queue.add(key, priority);
+        });
     }
 
     fn decide(&self, pod: &Pod) -> Decision {
@@ -183,19 +217,21 @@ impl Scheduler {
         let cluster = self.cluster();
         let nodes: Vec<&NodeState> = cluster.nodes().collect();
         let request = Request::new(pod, &nodes, &topology);
-        let mut reasons = Vec::with_capacity(cluster.node_count());
+        let mut refused = Vec::with_capacity(cluster.node_count());
         let mut feasible = Vec::new();
         for node in nodes {
-            let why_not = filter::reasons(&request, node);
-            if why_not.is_empty() {
-                feasible.push(node);
-            } else {
-                reasons.push(why_not);
+            match filter::refusal(&request, node) {
+                None => feasible.push(node),
+                Some(refusal) => {
+                    let lesser = |other: &Arc<Pod>| priority(other) < priority(pod);
+                    let has_lesser_pods = node.pods.values().any(lesser);
+                    refused.push(Refused { refusal, has_lesser_pods });
+                }
             }
         }
         match score::best(pod, &feasible, &topology, owner_labels.as_ref()) {
             Some(node) => Decision::Bind(node.node.name_any()),
-            None => Decision::Wait(explain::sentence(&reasons)),
+            None => Decision::Wait(explain::sentence(&refused, never_preempts(pod))),
         }
     }
 
@@ -207,7 +243,7 @@ impl Scheduler {
         set.spec.as_ref()?.selector.match_labels.clone()
     }
 
-    async fn bind(self: Arc<Self>, pod: Arc<Pod>, node: String) {
+    async fn bind(&self, pod: Arc<Pod>, node: String) {
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         let uid = pod.uid().unwrap_or_default();
         let binding = Binding {
@@ -247,12 +283,13 @@ impl Scheduler {
         }
         warn!(pod = %pod.name_any(), %node, %error, "binding failed; retrying");
         self.recorder.warning(pod, "FailedScheduling", format!("binding rejected: {error}"));
-        tokio::time::sleep(BIND_RETRY).await;
+        tokio::time::sleep(RETRY).await;
         self.queue.add(Key::of(pod), priority(pod));
     }
 
     /// Says in the pod's condition and in an event why it waits, once for each new reason.
-    async fn explain(&self, pod: &Pod, reason: &str, message: &str) {
+    /// Returns whether it is said, or whether nobody is left to read it.
+    async fn explain(&self, pod: &Pod, reason: &str, message: &str) -> bool {
         let known = pod
             .status
             .iter()
@@ -262,7 +299,7 @@ impl Scheduler {
             known.reason.as_deref() == Some(reason) && known.message.as_deref() == Some(message)
         });
         if said {
-            return;
+            return true;
         }
         if reason == "Unschedulable" {
             self.recorder.warning(pod, "FailedScheduling", message.to_owned());
@@ -282,10 +319,35 @@ impl Scheduler {
         let api: Api<Pod> =
             Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let patched = api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
-        if let Err(error) = patched {
-            debug!(pod = %pod.name_any(), %error, "condition not written");
+        match patched {
+            Ok(_) => true,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+            Err(error) => {
+                warn!(pod = %pod.name_any(), %error, "condition not written; retrying");
+                false
+            }
         }
     }
+}
+
+/// What other pods' affinity and spreading can see of a bound pod.
+fn stands(pod: &Pod) -> impl PartialEq + '_ {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    (pod.labels(), node.unwrap_or_default(), pod.metadata.deletion_timestamp.is_some())
+}
+
+/// Whether where a pod may go depends on where others stand.
+fn minds_others(pod: &Pod) -> bool {
+    let Some(spec) = pod.spec.as_ref() else { return false };
+    let has_constraints =
+        spec.topology_spread_constraints.as_ref().is_some_and(|list| !list.is_empty());
+    let affinity = spec.affinity.as_ref();
+    has_constraints
+        || affinity.is_some_and(|one| one.pod_affinity.is_some() || one.pod_anti_affinity.is_some())
+}
+
+fn never_preempts(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.preemption_policy.as_deref()) == Some("Never")
 }
 
 /// Waits for a node, and for this scheduler to find it.

@@ -2,7 +2,7 @@
 
 use crate::{
     cluster::NodeState,
-    filter::{matches_node, tolerated},
+    filter::{Refusal, matches_node, never, taken, tolerated},
     selector::{Labels, label_selector},
 };
 use k8s_openapi::{
@@ -35,18 +35,17 @@ impl State {
         Self(constraints.into_iter().map(|one| Counted::new(pod, one, &nodes)).collect())
     }
 
-    pub(crate) fn reason(&self, _pod: &Pod, node: &NodeState) -> Option<String> {
+    pub(crate) fn refusal(&self, node: &NodeState) -> Option<Refusal> {
         for counted in &self.0 {
             let Some(domain) = node.node.labels().get(&counted.constraint.topology_key) else {
-                return Some(
-                    "node(s) didn't match pod topology spread constraints (missing required label)"
-                        .into(),
+                return never(
+                    "node(s) didn't match pod topology spread constraints (missing required label)",
                 );
             };
             let here = counted.by_domain.get(domain).copied().unwrap_or(0);
             let skew = here + i64::from(counted.counts_itself) - counted.minimum;
             if skew > i64::from(counted.constraint.max_skew) {
-                return Some("node(s) didn't match pod topology spread constraints".into());
+                return taken("node(s) didn't match pod topology spread constraints");
             }
         }
         None
@@ -59,7 +58,7 @@ impl Counted {
         let mut by_domain: HashMap<String, i64> = HashMap::new();
         for node in nodes.iter().filter(|node| counts(pod, &constraint, node)) {
             let Some(domain) = node.node.labels().get(&constraint.topology_key) else { continue };
-            let matching = matching(pod, &selector, node);
+            let matching = matching(pod, selector.as_ref(), node);
             *by_domain.entry(domain.clone()).or_insert(0) += matching;
         }
         let domains = i32::try_from(by_domain.len()).unwrap_or(i32::MAX);
@@ -68,7 +67,7 @@ impl Counted {
         } else {
             by_domain.values().min().copied().unwrap_or(0)
         };
-        let counts_itself = label_selector(Some(&selector), pod.labels());
+        let counts_itself = label_selector(selector.as_ref(), pod.labels());
         Self { constraint, by_domain, minimum, counts_itself }
     }
 }
@@ -85,23 +84,24 @@ fn counts(pod: &Pod, constraint: &TopologySpreadConstraint, node: &NodeState) ->
     affine && clean
 }
 
-fn matching(pod: &Pod, selector: &LabelSelector, node: &NodeState) -> i64 {
+fn matching(pod: &Pod, selector: Option<&LabelSelector>, node: &NodeState) -> i64 {
     let matching = node.pods.values().filter(|other| {
         other.metadata.deletion_timestamp.is_none()
             && other.namespace() == pod.namespace()
-            && label_selector(Some(selector), other.labels())
+            && label_selector(selector, other.labels())
     });
     i64::try_from(matching.count()).unwrap_or(i64::MAX)
 }
 
-fn effective_selector(pod: &Pod, constraint: &TopologySpreadConstraint) -> LabelSelector {
-    let mut selector = constraint.label_selector.clone().unwrap_or_default();
+/// `None`, which selects nobody, when the constraint has no selector.
+fn effective_selector(pod: &Pod, constraint: &TopologySpreadConstraint) -> Option<LabelSelector> {
+    let mut selector = constraint.label_selector.clone()?;
     for key in constraint.match_label_keys.iter().flatten() {
         if let Some(value) = pod.labels().get(key) {
             selector.match_labels.get_or_insert_default().insert(key.clone(), value.clone());
         }
     }
-    selector
+    Some(selector)
 }
 
 fn constraints(pod: &Pod, when: &str) -> Vec<TopologySpreadConstraint> {

@@ -46,7 +46,8 @@ fn why(cluster: &Cluster, pod: &Pod) -> Vec<String> {
     let topology = Topology { namespace_labels: &labels };
     let nodes: Vec<&NodeState> = cluster.nodes().collect();
     let request = Request::new(pod, &nodes, &topology);
-    nodes.iter().map(|node| reasons(&request, node).join("; ")).collect()
+    let refused = nodes.iter().map(|node| refusal(&request, node).unwrap_or_default());
+    refused.map(|one| one.reasons.join("; ")).collect()
 }
 
 fn cpu(amount: &str) -> Value {
@@ -145,4 +146,30 @@ fn hard_spread_keeps_the_skew() {
     let cluster = cluster(nodes, vec![("a", pod("1", spread()))]);
     let expected = ["node(s) didn't match pod topology spread constraints", ""];
     assert_eq!(why(&cluster, &pod("2", spread())), expected);
+}
+
+#[test]
+fn only_what_other_pods_take_can_be_freed() {
+    let cluster = cluster(vec![node("a", json!({}))], vec![("a", pod("1", cpu("1500m")))]);
+    let is_final = |spec: Value| {
+        let labels = BTreeMap::new();
+        let topology = Topology { namespace_labels: &labels };
+        let nodes: Vec<&NodeState> = cluster.nodes().collect();
+        let pod = pod("2", spec);
+        let request = Request::new(&pod, &nodes, &topology);
+        refusal(&request, nodes[0]).unwrap().is_final
+    };
+    assert!(!is_final(cpu("1")));
+    assert!(is_final(cpu("3")));
+    assert!(is_final(json!({ "nodeSelector": { "disk": "ssd" } })));
+}
+
+#[test]
+fn a_spread_constraint_without_selector_counts_nobody() {
+    let constraint = json!([{ "maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule" }]);
+    let running = vec![("a", pod("1", json!({}))), ("a", pod("2", json!({})))];
+    let cluster = cluster(vec![node("a", json!({})), node("b", json!({}))], running);
+    let spread = pod("3", json!({ "topologySpreadConstraints": constraint }));
+    assert_eq!(why(&cluster, &spread), ["", ""]);
 }
