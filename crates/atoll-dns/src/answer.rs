@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::debug;
 
 use crate::cache::{Cache, Question};
-use crate::forward;
+use crate::forward::Upstream;
 use crate::zone::{Outcome, TTL_SECONDS, Zone, plain};
 
 /// Without EDNS a client takes no more by UDP.
@@ -41,6 +41,7 @@ pub(crate) struct Answerer {
     served: watch::Receiver<Arc<Served>>,
     cache: std::sync::Mutex<Cache>,
     forwarded: Semaphore,
+    upstreams: Upstream,
     turn: AtomicUsize,
 }
 
@@ -67,6 +68,7 @@ impl Answerer {
             served,
             cache: std::sync::Mutex::default(),
             forwarded: Semaphore::new(FORWARDED_MAX),
+            upstreams: Upstream::default(),
             turn: AtomicUsize::new(0),
         }
     }
@@ -149,13 +151,22 @@ impl Answerer {
                 asked.queries = vec![next.clone()];
                 match self.ask(&served.upstreams, &asked, &next).await {
                     Some(answer) => {
+                        // The code speaks of the end of the chain (RFC 6604).
+                        reply.metadata.response_code = answer.response_code;
                         reply.add_answers(answer.answers);
+                        reply.add_authorities(answer.authorities);
                     }
                     None => reply.metadata.response_code = ResponseCode::ServFail,
                 }
             }
-            // An alias of an alias, or of nothing: the client sees the first.
-            Some(_) => {}
+            Some(outcome @ (Outcome::NoName | Outcome::NoData)) => {
+                if outcome == Outcome::NoName {
+                    reply.metadata.response_code = ResponseCode::NXDomain;
+                }
+                reply.authorities.extend(served.zone.as_ref().map(Zone::authority));
+            }
+            // An alias of an alias: the client sees the first.
+            Some(Outcome::Alias(_)) => {}
         }
     }
 
@@ -164,6 +175,7 @@ impl Answerer {
             name: plain(query.name()),
             kind: query.query_type(),
             dnssec: question.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok),
+            unchecked: question.checking_disabled,
         };
         let now = Instant::now();
         if let Ok(cache) = self.cache.lock()
@@ -175,7 +187,7 @@ impl Answerer {
             debug!("too many questions wait for the upstream resolvers");
             return None;
         };
-        match forward::ask(to, question).await {
+        match self.upstreams.ask(to, question).await {
             Ok((bytes, answer)) => {
                 if let Ok(mut cache) = self.cache.lock() {
                     cache.put(key, &bytes, &answer, Instant::now());
@@ -218,6 +230,10 @@ fn checked(question: &Message) -> Result<&Query, ResponseCode> {
         return Err(ResponseCode::BADVERS);
     }
     match question.queries.as_slice() {
+        // Nobody may have the whole zone, and it is no question to send on.
+        [query] if matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR) => {
+            Err(ResponseCode::Refused)
+        }
         [query] if query.query_class() == DNSClass::IN => Ok(query),
         [_] => Err(ResponseCode::Refused),
         _ => Err(ResponseCode::FormErr),

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{RData, RecordType};
 
 /// Answers kept; the oldest goes when another comes.
 const ENTRIES_MAX: usize = 512;
@@ -23,6 +23,8 @@ pub(crate) struct Question {
     pub(crate) name: String,
     pub(crate) kind: RecordType,
     pub(crate) dnssec: bool,
+    /// The client checks signatures itself, and is told also what does not hold.
+    pub(crate) unchecked: bool,
 }
 
 #[derive(Debug)]
@@ -85,8 +87,18 @@ fn worth_keeping(message: &Message) -> Option<u32> {
     if !settled || message.truncation {
         return None;
     }
-    let records = if message.answers.is_empty() { &message.authorities } else { &message.answers };
-    let least = records.iter().map(|record| record.ttl).min()?;
+    let answers = message.answers.iter().map(|record| record.ttl).min();
+    let denies = message.answers.is_empty() || message.response_code == ResponseCode::NXDomain;
+    let least = if denies {
+        // Only the zone's own word says how long there is nothing (RFC 2308).
+        let denied = message.authorities.iter().find_map(|record| match &record.data {
+            RData::SOA(start) => Some(record.ttl.min(start.minimum)),
+            _ => None,
+        })?;
+        denied.min(answers.unwrap_or(u32::MAX))
+    } else {
+        answers?
+    };
     Some(least.min(KEPT_SECONDS_MAX)).filter(|seconds| *seconds > 0)
 }
 
@@ -95,10 +107,10 @@ mod tests {
     use super::*;
     use hickory_proto::op::OpCode;
     use hickory_proto::rr::rdata::A;
-    use hickory_proto::rr::{Name, RData, Record};
+    use hickory_proto::rr::{Name, Record};
 
     fn question(name: &str) -> Question {
-        Question { name: name.to_owned(), kind: RecordType::A, dnssec: false }
+        Question { name: name.to_owned(), kind: RecordType::A, dnssec: false, unchecked: false }
     }
 
     fn answer(ttl: u32) -> (Vec<u8>, Message) {
@@ -130,6 +142,21 @@ mod tests {
         }
         assert_eq!((cache.entries.len(), cache.order.len()), (ENTRIES_MAX, ENTRIES_MAX));
         assert!(cache.get(&question("1999"), now).is_some());
+    }
+
+    #[test]
+    fn a_denial_is_kept_as_long_as_the_zone_says_and_not_without_its_word() {
+        use hickory_proto::rr::rdata::{NS, SOA};
+        let zone = Name::from_ascii("example.com.").unwrap();
+        let mut denial = Message::response(1, OpCode::Query);
+        denial.metadata.response_code = ResponseCode::NXDomain;
+        assert_eq!(worth_keeping(&denial), None);
+        let referral = RData::NS(NS(zone.clone()));
+        denial.add_authority(Record::from_rdata(zone.clone(), 300, referral));
+        assert_eq!(worth_keeping(&denial), None);
+        let start = SOA::new(zone.clone(), zone.clone(), 1, 1, 1, 1, 7);
+        denial.add_authority(Record::from_rdata(zone, 300, RData::SOA(start)));
+        assert_eq!(worth_keeping(&denial), Some(7));
     }
 
     #[test]

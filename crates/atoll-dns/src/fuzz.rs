@@ -50,6 +50,7 @@ pub fn upstream_answer(bytes: &[u8]) {
         name: plain(query.name()),
         kind: query.query_type(),
         dnssec: false,
+        unchecked: false,
     });
     crate::forward::fitting(bytes, &asked);
     if let Some(key) = key {

@@ -151,9 +151,12 @@ impl Zone {
             return self.locations(name, service, |_| true);
         }
         let addresses: Vec<IpAddr> = if service.cluster_addresses.is_empty() {
-            let mut all: Vec<_> = published(service).map(|endpoint| endpoint.address).collect();
-            all.dedup();
-            all
+            // An endpoint stands in several slices when its ports differ.
+            let mut seen = HashSet::new();
+            published(service)
+                .map(|endpoint| endpoint.address)
+                .filter(|address| seen.insert(*address))
+                .collect()
         } else {
             service.cluster_addresses.clone()
         };
@@ -188,22 +191,32 @@ impl Zone {
         let base = format!("{}.{}.svc", service.name, service.namespace);
         let mut answers = Vec::new();
         let mut additionals = Vec::new();
-        let mut add = |target: &Name, port: &Port| {
-            let location = SRV::new(0, 100, port.port, target.clone());
-            answers.push(record(name, RData::SRV(location)));
+        let mut add = |target: &Name, ports: &[Port], addresses: &[IpAddr]| {
+            let mut any = false;
+            for port in ports.iter().filter(|port| chosen(port)) {
+                let location =
+                    record(name, RData::SRV(SRV::new(0, 100, port.port, target.clone())));
+                if !answers.contains(&location) {
+                    answers.push(location);
+                }
+                any = true;
+            }
+            for address in addresses.iter().filter(|_| any) {
+                let address = address_record(target, *address);
+                if !additionals.contains(&address) {
+                    additionals.push(address);
+                }
+            }
         };
         if service.cluster_addresses.is_empty() {
             for endpoint in published(service) {
                 let Some(target) = self.below(&format!("{}.{base}", hostname(endpoint))) else {
                     continue;
                 };
-                endpoint.ports.iter().filter(|port| chosen(port)).for_each(|p| add(&target, p));
-                additionals.push(address_record(&target, endpoint.address));
+                add(&target, &endpoint.ports, &[endpoint.address]);
             }
         } else if let Some(target) = self.below(&base) {
-            service.ports.iter().filter(|port| chosen(port)).for_each(|p| add(&target, p));
-            additionals
-                .extend(service.cluster_addresses.iter().map(|a| address_record(&target, *a)));
+            add(&target, &service.ports, &service.cluster_addresses);
         }
         if answers.is_empty() {
             return Outcome::NoData;

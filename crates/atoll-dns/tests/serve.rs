@@ -268,6 +268,30 @@ async fn an_external_name_brings_its_addresses() {
 }
 
 #[tokio::test]
+async fn an_external_name_that_leads_nowhere_says_so_and_a_zone_is_not_handed_out() {
+    let mut snapshot = web("10.43.0.20");
+    for (name, target) in [("out", "nowhere.test"), ("in", "no.default.svc.cluster.local")] {
+        snapshot.services.push(Service {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            external_name: Some(target.to_owned()),
+            ..Service::default()
+        });
+    }
+    let server = Server::with(Some(&snapshot)).await;
+    for name in ["out", "in"] {
+        let name = format!("{name}.default.svc.cluster.local.");
+        let answer = server.udp(&query(&name, RecordType::A)).await;
+        assert_eq!((answer.response_code, answer.answers.len()), (ResponseCode::NXDomain, 1));
+    }
+    for name in ["cluster.local.", "example.test."] {
+        let answer = server.tcp(&query(name, RecordType::AXFR)).await;
+        assert_eq!(answer.response_code, ResponseCode::Refused);
+    }
+    assert_eq!(server.asked_upstream.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn what_does_not_fit_a_datagram_comes_by_tcp() {
     let server = Server::with(Some(&headless(200))).await;
     let mut question = query("many.default.svc.cluster.local.", RecordType::A);

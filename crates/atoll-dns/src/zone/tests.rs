@@ -154,3 +154,40 @@ fn other_names_of_the_specification_are_there() {
     let alias = ask("outside.default.svc.cluster.local.", RecordType::A);
     assert_eq!(alias, Outcome::Alias(Name::from_ascii("example.com.").unwrap()));
 }
+
+/// A slice for each port, as upstream makes them when ports differ.
+#[test]
+fn an_endpoint_in_several_slices_is_named_once() {
+    let with_port = |address: &str, name: &str| Endpoint {
+        ports: vec![port(name, Protocol::Tcp, 1)],
+        ..endpoint(address, Some(&format!("h{}", &address[8..])), true)
+    };
+    let service = Service {
+        namespace: "default".to_owned(),
+        name: "two".to_owned(),
+        endpoints: vec![
+            with_port("10.42.1.2", "a"),
+            with_port("10.42.1.3", "a"),
+            with_port("10.42.1.2", "b"),
+            with_port("10.42.1.3", "b"),
+        ],
+        ..Service::default()
+    };
+    let snapshot = Snapshot { services: vec![service], ..Snapshot::default() };
+    let zone = Zone::new(&Name::from_ascii("cluster.local.").unwrap(), snapshot);
+    let ask = |name: &str, kind| {
+        zone.look_up(
+            &Name::from_ascii(format!("{name}two.default.svc.cluster.local.")).unwrap(),
+            kind,
+        )
+    };
+    assert_eq!(texts(ask("", RecordType::A)), ["10.42.1.2", "10.42.1.3"]);
+    let Outcome::Records { answers, additionals } = ask("_b._tcp.", RecordType::SRV) else {
+        panic!("no records");
+    };
+    assert_eq!((answers.len(), additionals.len()), (2, 2));
+    let Outcome::Records { answers, additionals } = ask("", RecordType::SRV) else {
+        panic!("no records");
+    };
+    assert_eq!((answers.len(), additionals.len()), (2, 2));
+}
