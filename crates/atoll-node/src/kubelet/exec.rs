@@ -238,8 +238,7 @@ async fn run_attach(
     pipes: Pipes,
 ) -> Result<serde_json::Value, String> {
     let streams = cx.runtime.attach(reference, wanted.stdin).await;
-    let mut streams =
-        streams.map_err(|error| format!("error attaching to container: {error}"))?;
+    let mut streams = streams.map_err(|error| format!("error attaching to container: {error}"))?;
     if !wanted.stdout {
         streams.stdout = None;
     }

@@ -293,8 +293,13 @@ impl Forward {
                 tracing::trace!("the pod closed first");
             }
         };
-        // The pod's side may have more to say after the client is done.
-        tokio::join!(outward, inward);
+        tokio::pin!(outward);
+        // The pod's side may have more to say after the client is done; when it is done
+        // itself there is nobody to listen to the client.
+        tokio::select! {
+            () = &mut outward => {}
+            () = inward => outward.await,
+        }
     }
 
     async fn say(&self, stream: u32, bytes: Bytes, fin: bool) -> bool {

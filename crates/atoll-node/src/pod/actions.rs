@@ -30,9 +30,8 @@ const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
 /// A sandbox or volume that failed is tried again after this time, doubling.
 const SETUP_RETRY_FIRST: Duration = Duration::from_millis(500);
 const SETUP_RETRY_MAX: Duration = Duration::from_secs(30);
-/// Bytes of last words that are kept of each container, and of the whole pod.
-const MESSAGE_BYTES_MAX: usize = 4096;
-const MESSAGE_POD_BYTES_MAX: usize = 12 << 10;
+/// Bytes of last words that are kept of each container.
+const MESSAGE_BYTES_MAX: u64 = 4096;
 
 impl PodTask {
     /// Does what is to be done now; returns when to look again at the latest.
@@ -502,8 +501,11 @@ impl PodTask {
                 if let Some((_, until)) = decide::held_until(track, now) {
                     sooner(Instant::now() + until.duration_since(now).unsigned_abs());
                 }
-                if track.failed_at.is_some() && track.waiting.is_some() {
-                    sooner(Instant::now() + PULL_ERROR_SHOWN);
+                let shows_error =
+                    track.waiting.as_ref().is_some_and(|w| w.reason == messages::ERR_IMAGE_PULL);
+                if let Some(at) = track.failed_at.filter(|_| shows_error) {
+                    let shown = now.duration_since(at).unsigned_abs();
+                    sooner(Instant::now() + PULL_ERROR_SHOWN.saturating_sub(shown));
                 }
             }
             if let Some(seconds) = self.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds) {
@@ -521,10 +523,9 @@ pub(crate) fn read_message(run: &mut Run, pods_dir: &Path) {
     let Some(exit) = run.exit() else { return };
     let failed = exit.code != 0;
     let file = spec::message_file(pods_dir, &run.reference.key);
-    let words = std::fs::read(file).unwrap_or_default();
-    let share = MESSAGE_BYTES_MAX.min(MESSAGE_POD_BYTES_MAX);
+    let words = super::files::last_bytes(&file, MESSAGE_BYTES_MAX).unwrap_or_default();
     run.message = if !words.is_empty() {
-        Some(super::files::clip(&words, share))
+        Some(String::from_utf8_lossy(&words).into_owned())
     } else if failed && run.log_is_message {
         crate::kubelet::log_file::last_words(&run.log).filter(|text| !text.is_empty())
     } else {

@@ -200,11 +200,15 @@ pub fn write_if_changed(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::write(path, text)
 }
 
-/// The tail of a termination message that is kept.
-#[must_use]
-pub fn clip(message: &[u8], max: usize) -> String {
-    let start = message.len().saturating_sub(max);
-    String::from_utf8_lossy(&message[start..]).into_owned()
+/// The end of a file, however large it is: a container may have written it.
+pub fn last_bytes(path: &Path, max: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(max)))?;
+    let mut bytes = Vec::new();
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

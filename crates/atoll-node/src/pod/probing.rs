@@ -30,6 +30,11 @@ impl PodTask {
             News::Warned(output) => {
                 event("ProbeWarning", format!("{} probe warning: {output}", report.kind));
             }
+            News::Errored(reason) => {
+                let kind = report.kind;
+                let words = "probe errored and resulted in unknown state";
+                event("Unhealthy", format!("{kind} {words}: {reason}"));
+            }
             News::Verdict { success, grace_seconds } => match (report.kind, success) {
                 (Kind::Readiness, ready) => track.ready = ready,
                 (Kind::Startup, true) => track.started = true,

@@ -6,102 +6,14 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-const SPEC: &[&str] = &[
-    "activeDeadlineSeconds",
-    "affinity",
-    "automountServiceAccountToken",
-    "containers",
-    "dnsConfig",
-    "dnsPolicy",
-    "enableServiceLinks",
-    "ephemeralContainers",
-    "hostAliases",
-    "hostIPC",
-    "hostNetwork",
-    "hostPID",
-    "hostname",
-    "imagePullSecrets",
-    "initContainers",
-    "nodeName",
-    "nodeSelector",
-    "overhead",
-    "preemptionPolicy",
-    "priority",
-    "priorityClassName",
-    "readinessGates",
-    "restartPolicy",
-    "schedulerName",
-    "schedulingGates",
-    "securityContext",
-    "serviceAccount",
-    "serviceAccountName",
-    "setHostnameAsFQDN",
-    "subdomain",
-    "terminationGracePeriodSeconds",
-    "tolerations",
-    "topologySpreadConstraints",
-    "volumes",
-];
-const POD_SECURITY: &[&str] = &[
-    "fsGroup",
-    "fsGroupChangePolicy",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "seccompProfile",
-    "supplementalGroups",
-    "sysctls",
-];
-const CONTAINER: &[&str] = &[
-    "args",
-    "command",
-    "env",
-    "envFrom",
-    "image",
-    "imagePullPolicy",
-    "lifecycle",
-    "livenessProbe",
-    "name",
-    "ports",
-    "readinessProbe",
-    "resizePolicy",
-    "resources",
-    "securityContext",
-    "startupProbe",
-    "stdin",
-    "stdinOnce",
-    "terminationMessagePath",
-    "terminationMessagePolicy",
-    "tty",
-    "volumeMounts",
-    "workingDir",
-];
-const SECURITY: &[&str] = &[
-    "allowPrivilegeEscalation",
-    "capabilities",
-    "privileged",
-    "procMount",
-    "readOnlyRootFilesystem",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "seccompProfile",
-];
-const MOUNT: &[&str] =
-    &["mountPath", "mountPropagation", "name", "readOnly", "subPath", "subPathExpr"];
-const VOLUME: &[&str] =
-    &["configMap", "downwardAPI", "emptyDir", "hostPath", "name", "projected", "secret"];
-const PROJECTION: &[&str] = &["configMap", "downwardAPI", "secret", "serviceAccountToken"];
-const VALUE_FROM: &[&str] = &["configMapKeyRef", "fieldRef", "resourceFieldRef", "secretKeyRef"];
-const RESOURCE: &[&str] = &["cpu", "memory"];
+#[path = "refuse/table.rs"]
+mod table;
 
-/// Values that mean what the node does anyway, by the field's last name.
-const HARMLESS: &[(&str, &[&str])] = &[
-    ("recursiveReadOnly", &["Disabled"]),
-    ("supplementalGroupsPolicy", &["Merge"]),
-    ("hostUsers", &["true"]),
-    ("shareProcessNamespace", &["false"]),
-];
+use table::{KINDS, Kind};
+
+/// What containers can be given; a request of ephemeral-storage is the scheduler's.
+const LIMITS: &[&str] = &["cpu", "memory"];
+const REQUESTS: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 
 /// The sysctls that touch nothing outside the pod.
 const SYSCTLS: &[&str] = &[
@@ -124,16 +36,18 @@ const SYSCTLS: &[&str] = &[
 pub fn unsupported_fields(pod: &Pod) -> Vec<String> {
     let mut found = Vec::new();
     let Ok(spec) = serde_json::to_value(&pod.spec) else { return vec!["spec".to_owned()] };
-    keys(&spec, "spec", SPEC, &mut found);
-    if spec.pointer("/os/name").and_then(Value::as_str) == Some("linux") {
-        found.retain(|field| field != "spec.os");
-    }
-    security(&spec["securityContext"], "spec.securityContext", POD_SECURITY, &mut found);
-    volumes(&spec["volumes"], &mut found);
+    look(&spec, "PodSpec", "spec", &mut found);
     for list in ["initContainers", "containers"] {
         for (i, container) in items(&spec[list]) {
-            let path = format!("spec.{list}[{i}]");
-            check_container(container, &path, list == "initContainers", &mut found);
+            let path = format!("spec.{list}[{i}].resources");
+            keys(&container["resources"]["limits"], &format!("{path}.limits"), LIMITS, &mut found);
+            let requests = &container["resources"]["requests"];
+            keys(requests, &format!("{path}.requests"), REQUESTS, &mut found);
+        }
+    }
+    for (i, volume) in items(&spec["volumes"]) {
+        if !matches!(volume["emptyDir"]["medium"].as_str(), None | Some("" | "Memory")) {
+            found.push(format!("spec.volumes[{i}].emptyDir.medium"));
         }
     }
     found
@@ -148,43 +62,31 @@ pub fn forbidden_sysctls(pod: &Pod) -> Vec<String> {
     names.filter(|name| !SYSCTLS.contains(&name.as_str())).collect()
 }
 
-fn check_container(container: &Value, path: &str, init: bool, found: &mut Vec<String>) {
-    keys(container, path, CONTAINER, found);
-    if init && container["restartPolicy"] == "Always" {
-        found.retain(|field| *field != format!("{path}.restartPolicy"));
-    }
-    security(&container["securityContext"], &format!("{path}.securityContext"), SECURITY, found);
-    let resources = format!("{path}.resources");
-    keys(&container["resources"], &resources, &["limits", "requests"], found);
-    keys(&container["resources"]["limits"], &format!("{resources}.limits"), RESOURCE, found);
-    let requests = &["cpu", "memory", "ephemeral-storage"];
-    keys(&container["resources"]["requests"], &format!("{resources}.requests"), requests, found);
-    for (i, mount) in items(&container["volumeMounts"]) {
-        keys(mount, &format!("{path}.volumeMounts[{i}]"), MOUNT, found);
-    }
-    for (i, variable) in items(&container["env"]) {
-        keys(&variable["valueFrom"], &format!("{path}.env[{i}].valueFrom"), VALUE_FROM, found);
+/// What stands in a value of this type, all the way down.
+fn look(value: &Value, kind: &str, path: &str, found: &mut Vec<String>) {
+    let Some(kind) = KINDS.iter().find(|known| known.name == kind) else { return };
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{key}");
+        match kind.inner(key) {
+            Some("") => {}
+            Some(inner) => match value {
+                Value::Array(items) => {
+                    for (i, item) in items.iter().enumerate() {
+                        look(item, inner, &format!("{path}[{i}]"), found);
+                    }
+                }
+                one => look(one, inner, &path, found),
+            },
+            None if is_empty(value) || is_harmless(&path, key, value) => {}
+            None => found.push(path),
+        }
     }
 }
 
-fn security(context: &Value, path: &str, known: &[&str], found: &mut Vec<String>) {
-    keys(context, path, known, found);
-    // The kernel here confines nothing by AppArmor, so that is what "Unconfined" asks for.
-    if context["appArmorProfile"]["type"] == "Unconfined" {
-        found.retain(|field| *field != format!("{path}.appArmorProfile"));
-    }
-}
-
-fn volumes(volumes: &Value, found: &mut Vec<String>) {
-    for (i, volume) in items(volumes) {
-        let path = format!("spec.volumes[{i}]");
-        keys(volume, &path, VOLUME, found);
-        if !matches!(volume["emptyDir"]["medium"].as_str(), None | Some("" | "Memory")) {
-            found.push(format!("{path}.emptyDir.medium"));
-        }
-        for (k, source) in items(&volume["projected"]["sources"]) {
-            keys(source, &format!("{path}.projected.sources[{k}]"), PROJECTION, found);
-        }
+impl Kind {
+    /// The type of what is in an honoured field.
+    fn inner(&self, field: &str) -> Option<&'static str> {
+        self.honoured.iter().find(|(name, _)| *name == field).map(|(_, inner)| *inner)
     }
 }
 
@@ -193,8 +95,8 @@ fn items(list: &Value) -> impl Iterator<Item = (usize, &Value)> {
 }
 
 fn keys(object: &Value, path: &str, known: &[&str], found: &mut Vec<String>) {
-    for (key, value) in object.as_object().into_iter().flatten() {
-        if !known.contains(&key.as_str()) && !is_empty(value) && !is_harmless(key, value) {
+    for key in object.as_object().into_iter().flat_map(serde_json::Map::keys) {
+        if !known.contains(&key.as_str()) {
             found.push(format!("{path}.{key}"));
         }
     }
@@ -210,9 +112,20 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn is_harmless(key: &str, value: &Value) -> bool {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    HARMLESS.iter().any(|(name, values)| *name == key && values.contains(&text.as_str()))
+/// Whether a refused field asks for what the node does anyway.
+fn is_harmless(path: &str, field: &str, value: &Value) -> bool {
+    match field {
+        "recursiveReadOnly" => matches!(value.as_str(), Some("Disabled" | "IfPossible")),
+        "supplementalGroupsPolicy" => value == "Merge",
+        "hostUsers" => *value == Value::Bool(true),
+        "shareProcessNamespace" => *value == Value::Bool(false),
+        "os" => value["name"] == "linux",
+        // The kernel here confines nothing by AppArmor, so that is what this asks for.
+        "appArmorProfile" => value["type"] == "Unconfined",
+        // A sidecar.
+        "restartPolicy" => path.starts_with("spec.initContainers") && value == "Always",
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +172,68 @@ mod tests {
                 "spec.volumes[0].nfs",
             ]
         );
+    }
+
+    #[test]
+    fn fields_deep_inside_are_looked_at() {
+        let spec = json!({
+            "initContainers": [{"name": "i", "restartPolicy": "Never"}],
+            "containers": [{"name": "c", "restartPolicy": "Always",
+                "env": [{"name": "E", "valueFrom": {"fileKeyRef": {"key": "k"}}}],
+                "lifecycle": {"preStop": {"tcpSocket": {"port": 1}}},
+                "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}],
+            "volumes": [{"name": "v", "projected": {"sources":
+                [{"clusterTrustBundle": {"path": "p"}}]}}]});
+        let mut found = fields(spec);
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                "spec.containers[0].env[0].valueFrom.fileKeyRef",
+                "spec.containers[0].lifecycle.preStop.tcpSocket",
+                "spec.containers[0].restartPolicy",
+                "spec.containers[0].securityContext.appArmorProfile",
+                "spec.initContainers[0].restartPolicy",
+                "spec.volumes[0].projected.sources[0].clusterTrustBundle",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_field_of_the_schema_is_decided_upon() {
+        use atoll_api::schema::{Type, by_name};
+        fn object(ty: &Type) -> Option<&str> {
+            match ty {
+                Type::List(inner) | Type::Map(inner) => object(inner),
+                other => other.definition().map(|definition| definition.short_name()),
+            }
+        }
+        let mut left = vec!["PodSpec"];
+        let mut seen: Vec<&str> = Vec::new();
+        while let Some(name) = left.pop() {
+            if seen.contains(&name) {
+                continue;
+            }
+            seen.push(name);
+            let kind = KINDS.iter().find(|kind| kind.name == name).expect(name);
+            let schema = by_name(&format!("io.k8s.api.core.v1.{name}")).expect(name).definition();
+            let mut decided: Vec<&str> = kind.honoured.iter().map(|(field, _)| *field).collect();
+            decided.extend(kind.refused);
+            decided.sort_unstable();
+            let known: Vec<&str> = schema.fields.iter().map(|field| field.name.as_ref()).collect();
+            assert_eq!(decided, known, "the fields of {name}");
+            for (field, inner) in kind.honoured {
+                let ty = object(&schema.field(field).expect(field).ty);
+                let left_to_others = ty.is_none_or(|ty| table::LEFT_TO_OTHERS.contains(&ty));
+                if inner.is_empty() {
+                    assert!(left_to_others, "{name}.{field} is to be looked into");
+                } else {
+                    assert_eq!(ty, Some(*inner), "the type of {name}.{field}");
+                    left.push(inner);
+                }
+            }
+        }
+        assert_eq!(seen.len(), KINDS.len(), "types that no pod has");
     }
 
     #[test]

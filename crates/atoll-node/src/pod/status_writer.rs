@@ -134,8 +134,7 @@ impl Writer {
             let patch = Patch::Strategic(patch);
             match self.api.patch_status(&self.id.name, &PatchParams::default(), &patch).await {
                 Ok(_) => self.known = status.clone(),
-                Err(error) if is_gone(&error) => return Ok(false),
-                Err(error) => return Err(error),
+                Err(error) => return self.after(error).await,
             }
         }
         if !wanted.delete {
@@ -151,15 +150,24 @@ impl Writer {
         };
         match self.api.delete(&self.id.name, &params).await {
             Ok(_) => Ok(false),
-            Err(error) if is_gone(&error) => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => self.after(error).await,
         }
     }
-}
 
-/// The object was deleted, or a namesake stands in its place (the UID differs).
-fn is_gone(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
+    /// Whether it was refused because the object is gone. A conflict may also be a write of
+    /// somebody else's at the same moment: then the object is still this one, and the write
+    /// is tried again.
+    async fn after(&self, error: kube::Error) -> Result<bool, kube::Error> {
+        match &error {
+            kube::Error::Api(status) if status.code == 404 => Ok(false),
+            kube::Error::Api(status) if status.code == 409 => {
+                let found = self.api.get_opt(&self.id.name).await?;
+                let uid = found.and_then(|pod| pod.metadata.uid);
+                if uid.as_deref() == Some(&self.id.uid) { Err(error) } else { Ok(false) }
+            }
+            _ => Err(error),
+        }
+    }
 }
 
 /// The strategic merge patch from one status to the other; `None` when they are equal in

@@ -55,6 +55,8 @@ pub enum News {
     Failed(String),
     /// A remark, for an event.
     Warned(String),
+    /// It could not be made, for an event.
+    Errored(String),
 }
 
 /// Everything that one probe needs.
@@ -99,7 +101,7 @@ impl Worker {
             eager = eager.map(|delay| delay * 2);
             let success = match &outcome {
                 Outcome::Broken(reason) => {
-                    tracing::debug!(container = self.container, kind = %self.kind, reason, "probe not made");
+                    self.tell(News::Errored(reason.clone())).await;
                     continue;
                 }
                 Outcome::Success => true,

@@ -123,7 +123,10 @@ mod tests {
         files
             .iter()
             .map(|(path, text)| {
-                ((*path).to_owned(), File { bytes: text.as_bytes().to_vec(), mode: 0o640, user: None })
+                (
+                    (*path).to_owned(),
+                    File { bytes: text.as_bytes().to_vec(), mode: 0o640, user: None },
+                )
             })
             .collect()
     }
