@@ -18,7 +18,9 @@ pub struct Process {
 #[derive(Debug, Clone, Copy)]
 pub enum Memory {
     Proportional,
-    Private,
+    /// Its own: heap, stacks, changed data. The program's pages are not in it, which are shared
+    /// by all processes that run it.
+    Anonymous,
 }
 
 impl Process {
@@ -41,7 +43,7 @@ impl Process {
         let rollup = self.read("smaps_rollup");
         let names: &[&str] = match kind {
             Memory::Proportional => &["Pss:"],
-            Memory::Private => &["Private_Clean:", "Private_Dirty:"],
+            Memory::Anonymous => &["Anonymous:"],
         };
         rollup
             .lines()
