@@ -96,7 +96,8 @@ fn reload(config: &Config, domain: &Name, replace: &watch::Sender<Arc<Served>>) 
         Ok(mut snapshot) => {
             let named = std::mem::take(&mut snapshot.upstreams);
             let upstreams = if named.is_empty() { own_upstreams(config) } else { named };
-            let zone = Some(Zone::new(domain, snapshot));
+            let servers = config.listen.iter().map(SocketAddr::ip).collect();
+            let zone = Some(Zone::new(domain, snapshot).served_at(servers));
             replace.send_replace(Arc::new(Served { zone, upstreams }));
         }
         Err(error) => {

@@ -42,6 +42,8 @@ pub(crate) struct Zone {
     namespaces: HashSet<String>,
     services: HashMap<String, Service>,
     reverse: HashMap<IpAddr, Vec<Name>>,
+    /// Where this zone is served: the addresses of its name server.
+    servers: Vec<IpAddr>,
 }
 
 impl Zone {
@@ -59,9 +61,14 @@ impl Zone {
             namespaces,
             services,
             reverse: HashMap::new(),
+            servers: Vec::new(),
         };
         zone.reverse = zone.index_reverse();
         zone
+    }
+
+    pub(crate) fn served_at(self, servers: Vec<IpAddr>) -> Self {
+        Self { servers, ..self }
     }
 
     pub(crate) fn look_up(&self, name: &Name, kind: RecordType) -> Outcome {
@@ -79,6 +86,8 @@ impl Zone {
         match labels.pop() {
             Some("svc") => self.service(name, &labels, kind),
             Some("pod") => self.sandbox(name, &labels, kind),
+            Some("dns") if labels.is_empty() => Outcome::NoData,
+            Some("dns") if labels == ["ns"] => records(name, &self.servers, kind),
             Some("dns-version") if labels.is_empty() => match kind {
                 RecordType::TXT => only(name, RData::TXT(TXT::new(vec![SPECIFICATION.to_owned()]))),
                 _ => Outcome::NoData,

@@ -191,3 +191,14 @@ fn an_endpoint_in_several_slices_is_named_once() {
     };
     assert_eq!((answers.len(), additionals.len()), (2, 2));
 }
+
+#[test]
+fn the_name_server_of_the_zone_has_an_address() {
+    let zone = zone().served_at(vec!["10.43.0.10".parse().unwrap()]);
+    let ask = |name: &str, kind| zone.look_up(&Name::from_ascii(name).unwrap(), kind);
+    assert_eq!(texts(ask("cluster.local.", RecordType::NS)), ["ns.dns.cluster.local."]);
+    assert_eq!(texts(ask("ns.dns.cluster.local.", RecordType::A)), ["10.43.0.10"]);
+    for name in ["dns.cluster.local.", "ns.dns.cluster.local."] {
+        assert_eq!(ask(name, RecordType::AAAA), Outcome::NoData);
+    }
+}
