@@ -126,12 +126,8 @@ mod tests {
         let blob = dir.path().join("aa");
         let first = BlobLock::take(&blob).await.unwrap();
         assert!(try_lock(&blob.with_extension("lock")).unwrap().is_none());
-        let waiting = tokio::spawn({
-            let blob = blob.clone();
-            async move { BlobLock::take(&blob).await.unwrap() }
-        });
-        drop(first);
-        drop(waiting.await.unwrap());
+        let (second, ()) = tokio::join!(BlobLock::take(&blob), async { drop(first) });
+        drop(second.unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 

@@ -33,7 +33,7 @@ pub enum Error {
         tried: bool,
     },
 
-    #[error("image {image} is not on this node and {registry} cannot be reached")]
+    #[error("image {image} cannot be pulled: {registry} cannot be reached")]
     Unreachable { image: String, registry: String, source: BoxError },
 
     #[error("{registry} answered {reason} when asked for image {image}")]

@@ -98,6 +98,9 @@ enum Action {
 fn mirror(text: &str) -> Result<(String, String)> {
     let (registry, url) =
         text.split_once('=').with_context(|| format!("{text:?} is not REGISTRY=URL"))?;
+    if !url.starts_with("http://") && !url.starts_with("https://") {
+        bail!("{url:?} is no address of a mirror: it begins with http:// or https://");
+    }
     Ok((registry.to_owned(), url.to_owned()))
 }
 
@@ -157,7 +160,7 @@ async fn import(
     format: Option<Output>,
 ) -> Result<ExitCode> {
     if let Some(name) = name {
-        name.parse::<Reference>()?;
+        name.parse::<Reference>().map_err(|error| anyhow!("{error} ({})", error.reason))?;
         if files.len() > 1 {
             bail!("--name is for one archive, and {} are given", files.len());
         }
@@ -246,6 +249,7 @@ fn refused(error: &Error) -> String {
         Error::Unauthorized { .. } => {
             format!("{}; check --credentials, and that they may read it", error.causes())
         }
+        Error::InvalidName(error) => format!("{error} ({})", error.reason),
         _ => error.in_full(),
     }
 }

@@ -33,15 +33,15 @@ const SYSTEM_ROOTS: &[&str] = &[
 pub(crate) enum Failure {
     #[error("the name {host} cannot be resolved")]
     Resolve { host: String, source: hickory_resolver::net::NetError },
-    #[error("the name {host} has no address")]
+    #[error("the name {host} has no address in the DNS")]
     NoAddress { host: String },
     #[error("connecting to {address}")]
     Connect { address: SocketAddr, source: std::io::Error },
     #[error("connecting to {address} took longer than {} s", CONNECT_MAX.as_secs())]
     ConnectTime { address: SocketAddr },
     #[error(
-        "the TLS handshake with {host} failed; if it has a certificate of its own authority, \
-         name that in the registry settings, if it speaks plain HTTP, list it there"
+        "the TLS handshake with {host} failed (an authority of its own has to be among the \
+         system's certificates, and a registry without TLS to be named with --plain-http)"
     )]
     Tls { host: String, source: std::io::Error },
     #[error("{url} is no address of a registry")]
@@ -149,10 +149,14 @@ impl Transport {
             })
             .await
             .map_err(Failure::Resolver)?;
-        let found = resolver
-            .lookup_ip(host)
-            .await
-            .map_err(|source| Failure::Resolve { host: host.to_owned(), source })?;
+        let found = resolver.lookup_ip(host).await.map_err(|source| {
+            let host = host.to_owned();
+            if source.is_no_records_found() {
+                Failure::NoAddress { host }
+            } else {
+                Failure::Resolve { host, source }
+            }
+        })?;
         Ok(found.iter().collect())
     }
 }

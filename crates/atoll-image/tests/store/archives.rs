@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use atoll_image::{Builtin, Error, GcPolicy, ImageConfig, PullPolicy, PullRequest, resolve_user};
+use atoll_image::{
+    Builtin, Config, Error, GcPolicy, ImageConfig, ImageStore, PullPolicy, PullRequest,
+    resolve_user,
+};
 use serde_json::json;
 
 use crate::fixture::{Fixture, gzip, is_root, layer, layout, sha256, two_layers, write_tar};
@@ -203,6 +206,41 @@ async fn an_image_for_other_machines_is_refused_with_both_named() {
         error.to_string(),
         format!("image {} has no variant for linux/amd64, only for linux/s390x", path.display())
     );
+}
+
+#[tokio::test]
+async fn a_layer_that_hides_everything_below_it_does() {
+    if !is_root() {
+        return;
+    }
+    let fixture = Fixture::new().await;
+    let lower = layer(&[("old", "1"), ("dir/", ""), ("dir/old", "1")]);
+    let upper = layer(&[(".wh..wh..opq", ""), ("dir/", ""), ("dir/new", "2")]);
+    let image = layout("example.com/app:1", &[(lower.clone(), lower), (upper.clone(), upper)]);
+    let path = write_tar(&fixture.dir.path().join("app.tar"), &image.files);
+    let image = fixture.import(&path).await.unwrap().images.remove(0);
+    let mounted = fixture.store.mount(&image, &fixture.dirs("c")).await.unwrap();
+    let root = mounted.rootfs;
+    let (old, new) = (root.join("old").exists(), root.join("dir/new").exists());
+    let below = root.join("dir/old").exists();
+    fixture.store.unmount(&root).await.unwrap();
+    assert_eq!((old, below, new), (false, false, true));
+}
+
+#[tokio::test]
+async fn what_a_killed_import_left_is_cleared_but_not_what_a_running_one_needs() {
+    let fixture = Fixture::new().await;
+    let root = fixture.dir.path().join("images");
+    let left = root.join("tmp/0123456789abcdef/fs");
+    fs::create_dir_all(&left).unwrap();
+    // As a pull of another process would: its lease is a shared lock on this file.
+    let lock = fs::File::open(root.join("pulls.lock")).unwrap();
+    lock.lock_shared().unwrap();
+    ImageStore::open(Config::new(root.clone())).await.unwrap();
+    assert!(left.exists());
+    drop(lock);
+    ImageStore::open(Config::new(root.clone())).await.unwrap();
+    assert!(!left.exists());
 }
 
 #[tokio::test]
