@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::launch::exit_now;
 use crate::beneath;
-use crate::spec::{Mount, MountSource, Propagation, Root, User};
+use crate::spec::{Mount, MountSource, Process, Propagation, Root, User};
 
 /// Entries of a directory of the node that is rebuilt for a mount point's sake.
 const GRAFT_MAX: usize = 4096;
@@ -92,8 +92,9 @@ fn failed<E: Into<io::Error>>(what: impl std::fmt::Display) -> impl FnOnce(E) ->
 }
 
 /// Puts the root together and makes it this process's own.
-pub(crate) fn enter(enclosure: &Enclosure, user: &User, owner: Owner) -> Step<()> {
-    take_names(user, owner)?;
+pub(crate) fn enter(enclosure: &Enclosure, process: &Process, owner: Owner) -> Step<()> {
+    let cwd = &process.cwd;
+    take_names(&process.user, owner)?;
     let whole = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", whole).map_err(failed("parting from the node's mounts"))?;
     let sources = enclosure.mounts.iter().map(source).collect::<Step<Vec<OwnedFd>>>()?;
@@ -122,6 +123,8 @@ pub(crate) fn enter(enclosure: &Enclosure, user: &User, owner: Owner) -> Step<()
     for (mount, source) in enclosure.mounts.iter().zip(&sources) {
         place(source, &root, &mount.destination)?;
     }
+    beneath::make_dir(&root, Path::new(cwd))
+        .map_err(failed(format!("making the working directory {cwd}")))?;
     pivot(&root)?;
     if enclosure.read_only {
         let top = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -187,6 +190,7 @@ fn clone_tree<Fd: AsFd>(at: Fd, path: &Path) -> Result<OwnedFd, Errno> {
     rustix::mount::open_tree(at, path, flags)
 }
 
+/// A file system of a user namespace has no devices but those of devpts.
 fn new_mount(kind: &str, options: &[(&str, &str)], more: MountAttrFlags) -> Step<OwnedFd> {
     let make = || -> Result<OwnedFd, Errno> {
         let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -198,7 +202,7 @@ fn new_mount(kind: &str, options: &[(&str, &str)], more: MountAttrFlags) -> Step
             }
         }
         rustix::mount::fsconfig_create(&context)?;
-        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | more;
+        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | more;
         rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
     };
     make().map_err(failed(format!("mounting {kind}")))

@@ -510,8 +510,7 @@ impl Inside<'_> {
     fn prepare(&self) -> Result<(Vec<String>, Rights), String> {
         let rights = Rights::of(self.config)?;
         if let Some(enclosure) = self.config.enclosure() {
-            enclosure::enter(enclosure, &self.process.user, self.owner)?;
-            make_cwd(&self.process.cwd)?;
+            enclosure::enter(enclosure, self.process, self.owner)?;
         }
         let env =
             command::with_home(crate::bundle::environment(self.process), self.process.user.uid);
@@ -541,13 +540,14 @@ impl Inside<'_> {
                     theirs.stderr.as_fd(),
                 ])?,
             }
-            if !self.process.cwd.is_empty() {
-                rustix::process::chdir(&self.process.cwd)?;
-            }
             Ok(())
         };
         if let Err(error) = prepare() {
             return format!("preparing the command: {error}");
+        }
+        let cwd = if self.process.cwd.is_empty() { "/" } else { &self.process.cwd };
+        if let Err(error) = rustix::process::chdir(cwd) {
+            return format!("chdir to cwd ({cwd:?}) set in config.json failed: {error}");
         }
         self.adjust_oom_score();
         if let Err(error) = rights.take_on() {
@@ -569,14 +569,4 @@ impl Inside<'_> {
             super::complain(&format!("atoll shim: {PATH}: {error}"));
         }
     }
-}
-
-fn make_cwd(cwd: &str) -> Result<(), String> {
-    use rustix::fs::{Mode, OFlags};
-    if cwd.is_empty() {
-        return Ok(());
-    }
-    rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|root| crate::beneath::make_dir(&root, Path::new(cwd)))
-        .map_err(|e| format!("making the working directory {cwd}: {e}"))
 }

@@ -10,7 +10,7 @@ use rustix::process::WaitOptions;
 
 use super::enclosure::{self, Enclosure, Owner};
 use super::launch::exit_now;
-use crate::spec::{Root, User};
+use crate::spec::{Process, Root};
 
 /// Prints why not, and ends with 1, or ends with 0.
 #[allow(clippy::print_stdout, reason = "standard output is the answer to the agent")]
@@ -46,7 +46,7 @@ fn attempt(scratch: &Path) -> Result<(), String> {
     let (answer, their_answer) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
     let child = enclosure::fork(|| {
-        if let Err(reason) = enclosure::enter(&inside, &User::default(), owner)
+        if let Err(reason) = enclosure::enter(&inside, &Process::default(), owner)
             && let Err(error) = fs::File::from(their_answer).write_all(reason.as_bytes())
         {
             super::complain(&format!("atoll shim: {reason} ({error})"));
