@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_container::{ContainerKey, ContainerRef, ContainerSpec, Root, User};
 use atoll_image::{ImageInfo, MountDirs};
 use atoll_informer::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
@@ -22,8 +25,12 @@ use crate::pod::lifecycle::run_hook;
 use crate::pod::messages;
 use crate::pod::security::{RunAs, run_as, verify_non_root};
 use crate::pod::spec::{self, Parts};
+use crate::pod::stop::wait_exited;
 use crate::pod::track::Run;
 use crate::rootless;
+
+/// A run whose command did not start is ended by its shim; longer than this is a fault.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One start.
 pub struct StartJob {
@@ -162,7 +169,14 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
     );
     match cx.runtime.start(&reference).await {
         Ok(()) => Ok(reference),
-        Err(error) => Err(Failure::Waits(messages::RUN_CONTAINER_ERROR, with_sources(&error))),
+        Err(error) => {
+            // Its end is what the delay of the next run counts from.
+            let (_keep, mut patience) = watch::channel(Instant::now() + END_PATIENCE);
+            if !wait_exited(cx.runtime.as_ref(), &reference.key, &mut patience).await {
+                tracing::warn!(container = %reference.key, "not ended after it failed to start");
+            }
+            Err(Failure::Waits(messages::RUN_CONTAINER_ERROR, with_sources(&error)))
+        }
     }
 }
 
