@@ -1,7 +1,10 @@
 //! Why a Service answers nobody.
 
 use super::{Cause, Seen, pod};
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Pod, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::ResourceExt as _;
 
 pub fn cause(service: &Service, slices: &[EndpointSlice], pods: &[Seen]) -> Option<Cause> {
@@ -53,6 +56,7 @@ pub fn cause(service: &Service, slices: &[EndpointSlice], pods: &[Seen]) -> Opti
             ),
             remedy: cause.remedy,
         },
+        None if pods.iter().all(|(pod, _)| has_no_address(pod)) => without_root(&name),
         None => {
             let ports: Vec<String> = spec
                 .and_then(|spec| spec.ports.as_ref())
@@ -75,4 +79,45 @@ pub fn cause(service: &Service, slices: &[EndpointSlice], pods: &[Seen]) -> Opti
             .remedy("Name the ports in the pods' containers as the Service's targetPort does.")
         }
     })
+}
+
+/// On a node without root a pod shares the loopback of the machine.
+fn has_no_address(pod: &Pod) -> bool {
+    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+    ip.and_then(|ip| ip.parse::<std::net::IpAddr>().ok()).is_some_and(|ip| ip.is_loopback())
+}
+
+fn without_root(name: &str) -> Cause {
+    Cause::new(
+        "without endpoints",
+        format!(
+            "the pods of service {name} run on a node without root, where pods and Services \
+             have no addresses."
+        ),
+    )
+    .remedy(
+        "Reach them with `kubectl port-forward`, or start the cluster with sudo to have \
+         Service addresses.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn pods_without_root_are_told_from_pods_whose_ports_do_not_fit() {
+        let service = serde_json::from_value(json!({"metadata": {"name": "s"}, "spec":
+            {"selector": {"a": "b"}, "ports": [{"port": 80, "targetPort": "http"}]}}))
+        .unwrap();
+        let sentence = |ip: &str| {
+            let pod = serde_json::from_value(json!({"status": {"podIP": ip, "phase": "Running",
+                "conditions": [{"type": "Ready", "status": "True"}]}}))
+            .unwrap();
+            cause(&service, &[], &[(pod, Vec::new())]).unwrap().sentence
+        };
+        assert!(sentence("127.0.0.1").contains("without root"), "{}", sentence("127.0.0.1"));
+        assert!(sentence("10.42.0.5").contains("target ports"), "{}", sentence("10.42.0.5"));
+    }
 }
