@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("node", &["pure", "engine", "client"]),
     ("binary", &["pure", "engine", "server", "client", "node"]),
     ("tool", &[]),
+    ("fuzz", &["pure", "engine", "server", "client", "node"]),
 ];
 
 /// Files longer than this are split, not excused.
