@@ -45,6 +45,13 @@ struct State {
     latest: Revision,
 }
 
+/// One write as the store's watch tells it.
+#[derive(Debug)]
+pub(crate) enum CacheWrite {
+    Put(Entry),
+    Delete { key: String, revision: Revision },
+}
+
 /// A position that the ring no longer reaches back to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooOld {
@@ -97,14 +104,19 @@ impl ResourceCache {
         self.len() == 0
     }
 
-    /// Changes after `position`, at most a few hundred at once, in order.
+    /// Changes after `position` in order: a few hundred at once, and always whole revisions,
+    /// for a position is a revision.
     pub fn changes_after(&self, position: Revision) -> Result<Vec<Arc<Change>>, TooOld> {
         let state = self.read();
         if position < state.floor {
             return Err(TooOld { asked: position, oldest: state.floor });
         }
         let from = state.ring.partition_point(|change| change.revision <= position);
-        Ok(state.ring.iter().skip(from).take(READ_CHANGES_MAX).cloned().collect())
+        let last = state.ring.get(from + READ_CHANGES_MAX - 1).map(|change| change.revision);
+        let end = last.map_or(state.ring.len(), |last| {
+            state.ring.partition_point(|change| change.revision <= last)
+        });
+        Ok(state.ring.range(from..end).cloned().collect())
     }
 
     /// Sees the revision of every change from now on.
@@ -126,22 +138,19 @@ impl ResourceCache {
         self.latest.send_replace(revision);
     }
 
-    pub(crate) fn put(&self, entry: Entry) {
-        let entry = Arc::new(entry);
+    /// Takes in whole revisions at once: whoever reads sees all of a transaction or nothing.
+    pub(crate) fn apply(&self, writes: Vec<CacheWrite>) {
         let mut state = self.write();
-        let old = state.entries.insert(entry.key.clone(), entry.clone());
-        let kind = if old.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
-        state.push(Change::new(kind, entry.revision, entry, old));
+        for write in writes {
+            match write {
+                CacheWrite::Put(entry) => state.put(entry),
+                CacheWrite::Delete { key, revision } => state.delete(&key, revision),
+            }
+        }
+        state.forget();
     }
 
-    pub(crate) fn delete(&self, key: &str, revision: Revision) {
-        let mut state = self.write();
-        let Some(old) = state.entries.remove(key) else { return };
-        let last = Arc::new(old.at_revision(revision));
-        state.push(Change::new(ChangeKind::Deleted, revision, last, Some(old)));
-    }
-
-    /// Wakes those who wait, after a whole revision is in.
+    /// Wakes those who wait, after all caches have taken in what came with it.
     pub(crate) fn announce(&self, revision: Revision) {
         self.latest.send_replace(revision);
     }
@@ -156,10 +165,27 @@ impl ResourceCache {
 }
 
 impl State {
+    fn put(&mut self, entry: Entry) {
+        let entry = Arc::new(entry);
+        let old = self.entries.insert(entry.key.clone(), entry.clone());
+        let kind = if old.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
+        self.push(Change::new(kind, entry.revision, entry, old));
+    }
+
+    fn delete(&mut self, key: &str, revision: Revision) {
+        let Some(old) = self.entries.remove(key) else { return };
+        let last = Arc::new(old.at_revision(revision));
+        self.push(Change::new(ChangeKind::Deleted, revision, last, Some(old)));
+    }
+
     fn push(&mut self, change: Change) {
         self.latest = change.revision;
         self.ring_bytes += change.bytes();
         self.ring.push_back(Arc::new(change));
+    }
+
+    /// Drops the oldest changes beyond what a ring keeps.
+    fn forget(&mut self) {
         while self.ring.len() > RING_CHANGES_MAX
             || (self.ring_bytes > RING_BYTES_MAX && self.ring.len() > 1)
         {

@@ -16,7 +16,7 @@ use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Entry, ResourceCache};
+use crate::cache::{CacheWrite, Entry, ResourceCache};
 use crate::status::Status;
 use crate::storage;
 
@@ -163,28 +163,37 @@ impl Registry {
     }
 
     fn on_batch(&self, batch: WatchBatch) {
-        let mut touched: Vec<(&Arc<ResourceCache>, Revision)> = Vec::new();
+        let mut touched: Vec<(&Arc<ResourceCache>, Revision, Vec<CacheWrite>)> = Vec::new();
         for event in batch.events {
             let Some((cache, key)) = self.locate(&event.kv.key) else { continue };
             let revision = event.kv.mod_revision;
-            match event.kind {
-                EventKind::Delete => cache.delete(key, revision),
+            let write = match event.kind {
+                EventKind::Delete => CacheWrite::Delete { key: key.to_owned(), revision },
                 EventKind::Put => {
                     match Entry::decode(cache.row(), key, revision, &event.kv.value) {
-                        Ok(entry) => cache.put(entry),
-                        Err(error) => tracing::error!(%error, key, "an object is unreadable"),
+                        Ok(entry) => CacheWrite::Put(entry),
+                        Err(error) => {
+                            tracing::error!(%error, key, "an object is unreadable");
+                            continue;
+                        }
                     }
                 }
+            };
+            match touched.iter_mut().find(|(other, ..)| Arc::ptr_eq(other, cache)) {
+                Some((_, latest, writes)) => {
+                    *latest = revision;
+                    writes.push(write);
+                }
+                None => touched.push((cache, revision, vec![write])),
             }
-            match touched.iter_mut().find(|(other, _)| Arc::ptr_eq(other, cache)) {
-                Some((_, latest)) => *latest = revision,
-                None => touched.push((cache, revision)),
-            }
+        }
+        for (cache, _, writes) in &mut touched {
+            cache.apply(std::mem::take(writes));
         }
         if batch.revision > self.revision() {
             self.revision.send_replace(batch.revision);
         }
-        for (cache, revision) in touched {
+        for (cache, revision, _) in touched {
             cache.announce(revision);
         }
     }

@@ -13,6 +13,33 @@ fn entry(cache: &ResourceCache, key: &str, revision: Revision, bytes: usize) -> 
     Entry::new(cache.row(), key, revision, object).unwrap()
 }
 
+impl ResourceCache {
+    fn put(&self, entry: Entry) {
+        self.apply(vec![CacheWrite::Put(entry)]);
+    }
+
+    fn delete(&self, key: &str, revision: Revision) {
+        self.apply(vec![CacheWrite::Delete { key: key.to_owned(), revision }]);
+    }
+}
+
+#[test]
+fn a_revision_of_many_objects_is_read_whole() {
+    let cache = cache();
+    cache.put(entry(&cache, "a/first", 1, 1));
+    let count = READ_CHANGES_MAX * 2;
+    let many = (0..count).map(|at| entry(&cache, &format!("a/{at}"), 2, 1));
+    cache.apply(many.map(CacheWrite::Put).collect());
+    cache.put(entry(&cache, "a/last", 3, 1));
+    let mut seen = 0;
+    let mut position = 0;
+    while let Some(last) = cache.changes_after(position).unwrap().last() {
+        seen += cache.changes_after(position).unwrap().len();
+        position = last.revision;
+    }
+    assert_eq!((seen, position), (count + 2, 3));
+}
+
 #[test]
 fn a_list_is_exact_at_its_revision() {
     let cache = cache();
