@@ -102,6 +102,15 @@ pub fn apply<'a>(
     Ok(object)
 }
 
+/// Whether a configuration fits its type.
+///
+/// # Errors
+///
+/// When it does not, with upstream's text.
+pub fn check<'a>(schema: impl Into<&'a Definition>, config: &Value) -> Result<(), ApplyError> {
+    checked(schema.into(), config).map(drop)
+}
+
 /// Maintains managedFields for a write that is no apply: create, update, and the patches.
 ///
 /// `new` may bring managedFields of its own, to change them directly; `[{}]` clears them.

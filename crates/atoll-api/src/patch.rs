@@ -71,9 +71,9 @@ pub fn json(document: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let mut copied = 0_usize;
     for operation in operations.iter() {
         if let PatchOperation::Copy(copy) = operation {
-            copied = patched.resolve(&copy.from).map_or(copied, |value| {
-                copied.saturating_add(written_bytes(value))
-            });
+            copied = patched
+                .resolve(&copy.from)
+                .map_or(copied, |value| copied.saturating_add(written_bytes(value)));
             if copied > COPIED_BYTES_MAX {
                 return Err(PatchError::CopiesTooLarge(copied));
             }

@@ -72,6 +72,7 @@ pub static PLUGINS: &[Plugin] = &[
     mutating("DefaultTolerationSeconds", pods::default_tolerations),
     // Upstream does this in the kind's own strategy, which sees the user there.
     mutating("CertificateRequester", certificates::requester),
+    mutating("CertificateConditions", certificates::times),
     validating("CertificateApprovalAndSigning", certificates::signers),
     validating("CertificateSubjectRestriction", certificates::subject),
     // Upstream does this in the storage of the kinds of RBAC.

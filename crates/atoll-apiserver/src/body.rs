@@ -26,6 +26,14 @@ impl Body {
         Self(Kind::Once(Bytes::new()))
     }
 
+    /// The bytes, when they are all there.
+    pub(crate) fn whole(&self) -> Option<&Bytes> {
+        match &self.0 {
+            Kind::Once(bytes) => Some(bytes),
+            Kind::Stream(_) => None,
+        }
+    }
+
     pub fn stream<S>(stream: S) -> Self
     where
         S: Stream<Item = Result<Bytes, BoxError>> + Send + 'static,

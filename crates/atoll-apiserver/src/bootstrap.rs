@@ -59,6 +59,18 @@ pub(crate) async fn run(core: &Core) -> Result<(), Status> {
     Ok(())
 }
 
+/// Fills the gathered ClusterRoles before anyone is served, so that nobody sees them half full.
+pub(crate) async fn gather(core: &Core, authorizer: &ClusterAuthorizer) -> Result<(), Status> {
+    // A role may gather one that gathers itself; upstream's are three deep.
+    for _ in 0..ATTEMPTS_MAX {
+        if aggregate(core, authorizer).await? == 0 {
+            return Ok(());
+        }
+        core.registry.catch_up().await?;
+    }
+    Ok(())
+}
+
 /// Keeps gathered ClusterRoles filled until the server stops.
 pub(crate) async fn aggregate_forever(core: Arc<Core>, authorizer: Arc<ClusterAuthorizer>) {
     let Some(cache) = core.registry.objects(GROUP, "clusterroles") else { return };
@@ -75,7 +87,9 @@ pub(crate) async fn aggregate_forever(core: Arc<Core>, authorizer: Arc<ClusterAu
     }
 }
 
-async fn aggregate(core: &Core, authorizer: &ClusterAuthorizer) -> Result<(), Status> {
+/// How many roles it had to write.
+async fn aggregate(core: &Core, authorizer: &ClusterAuthorizer) -> Result<usize, Status> {
+    let mut written = 0;
     let row = row(RbacKind::ClusterRole)?;
     let wanted: Vec<(String, Vec<Rule>)> = authorizer.with_rbac(|rbac| {
         rbac.aggregating()
@@ -91,8 +105,9 @@ async fn aggregate(core: &Core, authorizer: &ClusterAuthorizer) -> Result<(), St
         }
         object["rules"] = rules.iter().map(Rule::to_value).collect();
         replace(core, row, &name, &object, entry.revision).await?;
+        written += 1;
     }
-    Ok(())
+    Ok(written)
 }
 
 fn row(kind: RbacKind) -> Result<&'static ResourceInfo, Status> {

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use http::header::USER_AGENT;
 
 use crate::admission::{self, AdmissionRequest};
+use crate::authz::Attributes;
 use crate::core::Core;
 use crate::negotiate::Accept;
 use crate::query::Query;
@@ -78,6 +79,18 @@ impl Call {
             old,
             dry_run,
         }
+    }
+
+    /// A PUT or an apply that creates needs the right to create, beside its own.
+    pub(crate) fn may_create(&self) -> Result<(), Status> {
+        let attributes = Attributes {
+            version: &self.info.version,
+            subresource: self.subresource(),
+            namespace: &self.info.namespace,
+            name: self.name(),
+            ..Attributes::resource(&self.user, "create", &self.info.group, &self.info.resource)
+        };
+        attributes.require(self.core.authorizer.as_ref())
     }
 
     pub(crate) fn not_found(&self) -> Status {

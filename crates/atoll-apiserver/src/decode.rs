@@ -1,5 +1,6 @@
 //! From a body to an object tree of the expected kind, with the texts of upstream's decoder.
 
+use atoll_api::field::Path;
 use atoll_api::kinds::{self, ResourceInfo, Subresource};
 use atoll_api::schema::{self, SchemaId};
 use atoll_api::{proto, tree};
@@ -76,7 +77,8 @@ pub(crate) fn object(
 ) -> Result<Incoming, Status> {
     let (mut object, duplicates) = tree(expected, body, format)?;
     check_type(expected, &mut object, body)?;
-    let warnings = prune(expected, &mut object, duplicates, validation)?;
+    let warnings = prune(expected, &mut object, duplicates, validation)
+        .map_err(|problem| problem.of_body(expected))?;
     Ok(Incoming { object, warnings })
 }
 
@@ -88,7 +90,8 @@ pub(crate) fn patched(
     validation: FieldValidation,
 ) -> Result<Vec<String>, Status> {
     check_type(expected, object, &[])?;
-    prune(expected, object, duplicates, validation)
+    let before = object.clone();
+    prune(expected, object, duplicates, validation).map_err(|problem| problem.of_patch(&before))
 }
 
 /// Options of a request: fields that are not known do not matter.
@@ -163,21 +166,48 @@ fn check_type(expected: &Expected, object: &mut Value, body: &[u8]) -> Result<()
     Ok(())
 }
 
+/// Why a tree is no object of its kind.
+enum Misfit {
+    /// This program's own fault.
+    Unknown(Status),
+    Text(String),
+}
+
+impl Misfit {
+    fn of_body(self, expected: &Expected) -> Status {
+        match self {
+            Self::Unknown(status) => status,
+            Self::Text(why) => expected.named(&why),
+        }
+    }
+
+    /// Upstream blames the patch, not the body.
+    fn of_patch(self, object: &Value) -> Status {
+        match self {
+            Self::Unknown(status) => status,
+            Self::Text(why) => {
+                let error = Path::new("patch").invalid(object.to_string(), why);
+                Status::invalid_kind("", "", "", &[error])
+            }
+        }
+    }
+}
+
 fn prune(
     expected: &Expected,
     object: &mut Value,
     duplicates: Vec<String>,
     validation: FieldValidation,
-) -> Result<Vec<String>, Status> {
+) -> Result<Vec<String>, Misfit> {
     let Some(schema) = expected.schema() else {
-        return Err(Status::internal(format!(
+        return Err(Misfit::Unknown(Status::internal(format!(
             "there is no schema of {} in {}",
             expected.kind,
             expected.api_version()
-        )));
+        ))));
     };
-    let unknown = schema::prune_and_check(schema, object)
-        .map_err(|error| expected.named(&error.to_string()))?;
+    let unknown =
+        schema::prune_and_check(schema, object).map_err(|error| Misfit::Text(error.to_string()))?;
     let mut problems: Vec<String> =
         unknown.into_iter().map(|path| format!("unknown field \"{path}\"")).collect();
     problems.extend(duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")));
@@ -186,7 +216,7 @@ fn prune(
         FieldValidation::Warn => Ok(problems),
         FieldValidation::Strict if problems.is_empty() => Ok(Vec::new()),
         FieldValidation::Strict => {
-            Err(expected.named(&format!("strict decoding error: {}", problems.join(", "))))
+            Err(Misfit::Text(format!("strict decoding error: {}", problems.join(", "))))
         }
     }
 }

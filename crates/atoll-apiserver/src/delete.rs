@@ -115,7 +115,8 @@ fn propagation(options: &Value, errors: &mut Vec<field::Error>) -> Option<Propag
         Some("Foreground") => Some(Propagation::Foreground),
         Some("Orphan") => Some(Propagation::Orphan),
         Some(other) => {
-            errors.push(at.not_supported(other, &["Background", "Foreground", "Orphan"]));
+            let supported = ["Foreground", "Background", "Orphan", "nil"];
+            errors.push(at.not_supported(other, &supported));
             None
         }
     }

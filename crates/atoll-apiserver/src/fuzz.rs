@@ -54,10 +54,10 @@ pub fn body(row: usize, format: u8, body: &[u8]) {
     let mut object = incoming.object;
     atoll_api::defaults::normalise(&mut object);
     row.prepare_create(&mut object);
-    row.validate_create(&object);
+    drop(row.validate_create(&object));
     let mut changed = object.clone();
     row.prepare_update(&mut changed, &object);
-    row.validate_update(&changed, &object);
+    drop(row.validate_update(&changed, &object));
 }
 
 /// A bearer token that claims to be one of ours.

@@ -13,6 +13,7 @@ pub mod body;
 mod bootstrap;
 pub mod cache;
 mod call;
+mod compress;
 pub mod config;
 pub mod core;
 mod create;

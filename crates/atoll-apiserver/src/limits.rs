@@ -10,12 +10,16 @@ const LONG_MAX: usize = 20_000;
 /// that a flood from outside does not stop the cluster from healing.
 const LOCAL_MAX: usize = 256;
 
+/// Requests at once whose body is read before their sender has proven anything: joining.
+const STRANGERS_MAX: usize = 32;
+
 /// Shares of requests in flight.
 #[derive(Debug)]
 pub struct Limits {
     outside: Semaphore,
     local: Semaphore,
     long: Semaphore,
+    strangers: Semaphore,
 }
 
 impl Limits {
@@ -24,7 +28,15 @@ impl Limits {
             outside: Semaphore::new(requests_max.max(1)),
             local: Semaphore::new(LOCAL_MAX),
             long: Semaphore::new(LONG_MAX),
+            strangers: Semaphore::new(STRANGERS_MAX),
         }
+    }
+
+    /// A place for one request that nobody's rights stand behind.
+    pub fn admit_stranger(&self) -> Result<SemaphorePermit<'_>, Status> {
+        self.strangers.try_acquire().map_err(|_full| {
+            Status::too_many_requests("Too many requests, please try again later.", 1)
+        })
     }
 
     /// A place for one request, kept until it is answered (a watch: until it has begun).

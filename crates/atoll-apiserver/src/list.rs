@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use atoll_api::field::{self, Path};
+use atoll_api::tree;
 use atoll_store::kv::{KeyRange, RangeRequest, Revision, prefix_end};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cache::{Entry, ResourceCache};
 use crate::call::Call;
 use crate::render::ListMeta;
 use crate::selection::Selection;
 use crate::status::Status;
-use crate::storage;
+use crate::{query, storage};
 
 /// Objects read from the store at once while a selection is thin.
 const PAGE_MAX: usize = 1000;
@@ -29,6 +30,9 @@ enum Wanted {
     NotOlderThan(Revision),
     Exact(Revision),
 }
+
+/// In a token: at whatever revision there is.
+const LATEST: Revision = -1;
 
 /// A place in a list and the revision at which it was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +50,7 @@ pub(crate) async fn get(call: &Call) -> Result<Bytes, Status> {
 /// The object that the URL names, as fresh as the request asks.
 pub(crate) async fn find(call: &Call) -> Result<Option<Arc<Entry>>, Status> {
     let cache = cache(call)?;
-    match revision_parameter(call)? {
+    match revision_parameter(call, |error| Status::server_error(error.to_string()))? {
         Some(0) => return Ok(cache.get(call.namespace(), call.name())),
         Some(revision) => {
             call.core.registry.wait_for(revision).await?;
@@ -85,7 +89,7 @@ pub(crate) async fn list(call: &Call) -> Result<Bytes, Status> {
 
 /// Everything that the selectors match, consistently.
 pub(crate) async fn select_all(call: &Call) -> Result<(Vec<Arc<Entry>>, Revision), Status> {
-    let selection = Selection::parse(call.row, &call.query)?;
+    let selection = Selection::parse(call)?;
     let known = call.core.registry.catch_up().await?;
     let (mut entries, revision) = cache(call)?.list_at(call.namespace(), known);
     entries.retain(|entry| selection.matches(call.row, entry));
@@ -93,12 +97,16 @@ pub(crate) async fn select_all(call: &Call) -> Result<(Vec<Arc<Entry>>, Revision
 }
 
 async fn select(call: &Call) -> Result<(Vec<Arc<Entry>>, ListMeta), Status> {
-    let selection = Selection::parse(call.row, &call.query)?;
+    let selection = Selection::parse(call)?;
     let limit = call.query.number("limit")?.unwrap_or(0);
     let limit = usize::try_from(limit).unwrap_or(0);
     let wanted = wanted(call, limit)?;
     if let Some(token) = call.query.get("continue").filter(|token| !token.is_empty()) {
-        let token = Continue::decode(token)?;
+        let mut token = Continue::decode(token)?;
+        if token.revision == LATEST {
+            token.revision = call.core.storage.revision().await?;
+        }
+        call.core.registry.wait_for(token.revision).await?;
         return page(call, &selection, limit, token).await;
     }
     let cache = cache(call)?;
@@ -151,7 +159,7 @@ async fn page(
     token: Continue,
 ) -> Result<(Vec<Arc<Entry>>, ListMeta), Status> {
     let cache = cache(call)?;
-    let prefix = format!("{}{}", storage::prefix(call.row), namespace_prefix(call));
+    let prefix = list_prefix(call);
     let all = storage::prefix(call.row);
     let end = prefix_end(prefix.as_bytes());
     let mut start = Bytes::from(format!("{prefix}{}", token.start));
@@ -162,7 +170,8 @@ async fn page(
             RangeRequest::new(KeyRange { key: start.clone(), end: Some(end.clone()) });
         request.revision = Some(token.revision);
         request.limit = if limit == 0 { 0 } else { (limit - entries.len()).min(PAGE_MAX) };
-        let answer = call.core.storage.range(request).await?;
+        let answer = call.core.storage.kv().range(request).await;
+        let answer = answer.map_err(|error| past(call, &error, &start))?;
         let Some(last) = answer.kvs.last().map(|kv| kv.key.clone()) else { break };
         let read = answer.kvs.len() as u64;
         for kv in &answer.kvs {
@@ -184,6 +193,26 @@ async fn page(
         start = Bytes::from(format!("{all}{last}\0"));
     }
     Ok((entries, meta))
+}
+
+/// A page of a revision that the store has forgotten. A list that was begun may go on with
+/// what is there now, which is not consistent; the client must ask for that.
+fn past(call: &Call, error: &atoll_store::kv::Error, start: &[u8]) -> Status {
+    if !matches!(error, atoll_store::kv::Error::Compacted { .. }) {
+        return Status::store(error);
+    }
+    if call.query.text("continue").is_empty() {
+        return Status::expired("The resourceVersion for the provided list is too old.");
+    }
+    let prefix = list_prefix(call);
+    let start = start.get(prefix.len()..).unwrap_or_default();
+    let start = String::from_utf8_lossy(start).into_owned();
+    Status::inconsistent_continue(Continue { revision: LATEST, start }.encode())
+}
+
+/// What all keys of the list begin with.
+fn list_prefix(call: &Call) -> String {
+    format!("{}{}", storage::prefix(call.row), namespace_prefix(call))
 }
 
 /// `ns/` in front of the names of one namespace.
@@ -215,40 +244,69 @@ impl Continue {
     }
 
     fn decode(token: &str) -> Result<Self, Status> {
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD
-            .decode(token.trim_end_matches('='))
-            .map_err(|error| bad(&error.to_string()))?;
-        let token: Value =
-            serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
-        if token["v"] != "meta.k8s.io/v1" {
-            return Err(bad("server does not recognize this encoded version"));
+        let bad = |why: &str| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| {
+            bad(&format!("illegal base64 data at input byte {}", at(&error, token)))
+        })?;
+        let token = tree::from_json(&bytes).map_err(|error| bad(&error.to_string()))?.object;
+        let version = token["v"].as_str().unwrap_or("");
+        if version != "meta.k8s.io/v1" {
+            let why = format!("server does not recognize this encoded version {version}");
+            return Err(bad(&why));
         }
         let start = token["start"].as_str().unwrap_or("").to_owned();
         let revision = token["rv"].as_i64().unwrap_or(0);
-        if start.is_empty() || revision <= 0 || start.starts_with('/') || start.contains("..") {
-            return Err(bad("it names no place in a list"));
+        if revision == 0 {
+            return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
         }
-        Ok(Self { revision, start })
+        if start.is_empty() {
+            return Err(bad("encoded start key empty (version meta.k8s.io/v1)"));
+        }
+        // Nothing that leads out of the list, or to no key at all.
+        let key = start.strip_prefix('/').unwrap_or(&start);
+        if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(bad(&start));
+        }
+        Ok(Self { revision: revision.max(LATEST), start: key.to_owned() })
     }
 }
 
-/// The parameter `resourceVersion`; `None` when it is absent or empty.
-pub(crate) fn revision_parameter(call: &Call) -> Result<Option<Revision>, Status> {
+/// Where Go's decoder stops in a text that is no base64.
+fn at(error: &base64::DecodeError, text: &str) -> usize {
+    match error {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => {
+            *at
+        }
+        _ => text.len(),
+    }
+}
+
+/// The parameter `resourceVersion`; `None` when it is absent or empty. Upstream's verbs put
+/// the same error into different answers, which `refuse` makes.
+pub(crate) fn revision_parameter(
+    call: &Call,
+    refuse: impl FnOnce(field::Error) -> Status,
+) -> Result<Option<Revision>, Status> {
     let text = call.query.text("resourceVersion");
     if text.is_empty() {
         return Ok(None);
     }
-    let revision = text.parse::<u64>().ok().and_then(|number| i64::try_from(number).ok());
-    revision.map(Some).ok_or_else(|| {
-        let error = Path::new("resourceVersion")
-            .invalid(text, format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
-        Status::invalid_kind("meta.k8s.io", "ListOptions", "", &[error])
-    })
+    match text.parse::<u64>() {
+        // A version that no store reaches is in the future, as upstream sees it.
+        Ok(revision) => Ok(Some(Revision::try_from(revision).unwrap_or(Revision::MAX))),
+        Err(error) => {
+            let why = query::go_parse_error("ParseUint", text, &error);
+            Err(refuse(Path::new("resourceVersion").invalid(text, why)))
+        }
+    }
 }
 
 fn wanted(call: &Call, limit: usize) -> Result<Wanted, Status> {
-    let revision = revision_parameter(call)?;
+    let revision = revision_parameter(call, |error| {
+        Status::bad_request(format!("invalid resource version: {error}"))
+    })?;
     let matching = call.query.text("resourceVersionMatch");
     let continued = !call.query.text("continue").is_empty();
     let mut errors = match_errors(matching, revision, continued);
@@ -311,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_token_cannot_leave_its_list() {
-        for start in ["", "/x", "../x"] {
+        for start in ["", "/../x", "../x", "a/../../x", "a//x", "a/."] {
             let token = Continue { revision: 1, start: start.to_owned() };
             assert!(Continue::decode(&token.encode()).is_err(), "{start}");
         }

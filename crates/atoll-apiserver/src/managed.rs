@@ -37,6 +37,12 @@ pub(crate) fn apply(
         .map_err(failure)
 }
 
+/// Whether a configuration fits its type.
+pub(crate) fn check(expected: &Expected, config: &Value) -> Result<(), Status> {
+    let schema = expected.schema().ok_or_else(Status::unsupported_patch)?;
+    apply::check(schema, config).map_err(failure)
+}
+
 fn manager(call: &Call, options: &WriteOptions, operation: Operation) -> Manager {
     let name = match options.field_manager.as_str() {
         "" => call.agent(),

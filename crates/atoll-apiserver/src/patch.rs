@@ -73,7 +73,8 @@ impl Patch {
             Format::Apply => return Err(Status::unsupported_patch()),
         }
         let validation = options.field_validation;
-        let warnings = decode::patched(expected, &mut object, self.duplicates.clone(), validation)?;
+        let duplicates = self.duplicates.clone();
+        let warnings = decode::patched(expected, &mut object, duplicates, validation)?;
         Ok((object, warnings))
     }
 }
@@ -107,12 +108,13 @@ async fn apply(
     options: &WriteOptions,
 ) -> Result<Answer, Status> {
     let mut config = patch.body.clone();
-    check_config(call, &mut config)?;
+    check_config(call, &Expected::of_row(call.row), &mut config)?;
     for _ in 0..ATTEMPTS_MAX {
         let Some((stored, old)) = read(call).await? else {
             if !matches!(part, Part::Main) {
                 return Err(call.not_found());
             }
+            call.may_create()?;
             let new = managed::apply(call, None, &config, options)?;
             match create::insert(call, new, options, Managing::Done).await {
                 // Somebody created it in between: it is a change now.
@@ -135,8 +137,11 @@ async fn apply(
 }
 
 /// The configuration must name what the URL names.
-fn check_config(call: &Call, config: &mut Value) -> Result<(), Status> {
-    let expected = Expected::of_row(call.row);
+pub(crate) fn check_config(
+    call: &Call,
+    expected: &Expected,
+    config: &mut Value,
+) -> Result<(), Status> {
     if !config.is_object() {
         return Err(Status::bad_request("error decoding YAML: the patch is no object"));
     }

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Collected, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use tokio::time::Instant;
 
-use crate::authz::{Attributes, Decision};
+use crate::authz::Attributes;
 use crate::body::{Body, BoxError};
 use crate::call::Call;
 use crate::core::Core;
@@ -24,15 +23,21 @@ use crate::render;
 use crate::request::{self, RequestInfo, Target};
 use crate::status::Status;
 use crate::user::{Connection, UserInfo};
-use crate::{plain, stream, verbs};
+use crate::{compress, plain, stream, verbs};
 
 /// The body of a request from whatever source.
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
+/// How large a body may be, and how long its client may take to send it.
+struct BodyLimit {
+    bytes_max: usize,
+    timeout: Duration,
+}
+
 /// Upstream's limit for a request's body.
-pub(crate) const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
-/// A client that takes longer to send its body is not worth waiting for.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const BODY: BodyLimit = BodyLimit { bytes_max: 3 * 1024 * 1024, timeout: Duration::from_secs(30) };
+/// For those who have not said who they are yet: a signing request or two.
+const STRANGER: BodyLimit = BodyLimit { bytes_max: 64 * 1024, timeout: Duration::from_secs(5) };
 /// One request without a watch or stream takes at most this long; upstream's number.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -54,10 +59,14 @@ pub(crate) async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Res
     let accept = negotiate::accept_or_json(&head.headers, &query);
     let audit_id = head.headers.get(AUDIT_ID).cloned();
     let labels = Labels::of(&head.method, &target);
+    let gzip = compress::accepted(&head.headers);
     let mut response = match answer(core.clone(), head, query, target, body).await {
         Ok(response) => response,
         Err(status) => render::failure(accept, &status),
     };
+    if gzip {
+        response = compress::large(response).await;
+    }
     finish(&core, &mut response, audit_id);
     core.metrics.observe(labels, response.status(), started.elapsed());
     response
@@ -84,7 +93,10 @@ async fn answer(
     }
     match target {
         Target::Plain => {
-            let body = read(body).await?;
+            let public = routed.is_some_and(|route| route.public);
+            let _stranger = if public { Some(core.limits.admit_stranger()?) } else { None };
+            let body =
+                if public { read(body, &STRANGER).await? } else { read(body, &BODY).await? };
             plain::serve(&core, &user, &connection, &head, &query, body, routed).await
         }
         Target::Resource(asked) => {
@@ -134,12 +146,7 @@ fn authorize(
         },
         Target::Resource(asked) => attributes(user, head, query, asked),
     };
-    match core.authorizer.authorize(&attributes) {
-        Decision::Allow { .. } => Ok(()),
-        Decision::Deny { reason } | Decision::NoOpinion { reason } => {
-            Err(refusal(&attributes, &reason))
-        }
-    }
+    attributes.require(core.authorizer.as_ref())
 }
 
 fn attributes<'a>(
@@ -164,12 +171,6 @@ fn attributes<'a>(
     }
 }
 
-/// The 403 for a question, in upstream's words.
-pub(crate) fn refusal(attributes: &Attributes<'_>, reason: &str) -> Status {
-    let message = atoll_policy::forbidden(&attributes.question(), reason);
-    Status::forbidden_text(attributes.group, attributes.resource, attributes.name, message)
-}
-
 async fn resource(
     core: Arc<Core>,
     user: UserInfo,
@@ -181,7 +182,7 @@ async fn resource(
     let Some(row) = core.registry.row(&asked.group, &asked.version, &asked.resource) else {
         return Ok(plain::unknown(&core, &asked));
     };
-    if row.namespaced() && asked.namespace.is_empty() && !asked.is_collection() {
+    if !asked.fits(row) {
         return Err(Status::no_resource());
     }
     let part = match asked.subresource.as_str() {
@@ -189,16 +190,23 @@ async fn resource(
         name => Some(row.subresource(name).ok_or_else(Status::no_resource)?),
     };
     let upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let accept = negotiate::accept(&head.headers, &query)?;
+    let Ok(accept) = negotiate::accept(&head.headers, &query) else {
+        return Ok(plain::not_acceptable());
+    };
     if part.is_some_and(|part| stream::is_stream(part.name) || part.name == "log") {
         let call = call(&core, user, row, part, asked, query, &mut head, accept, Bytes::new());
         return stream::serve(call, head, upgrade).await;
     }
     let body = match head.method {
         Method::GET | Method::HEAD => Bytes::new(),
-        _ => read(body).await?,
+        _ => read(body, &BODY).await?,
     };
-    verbs::serve(call(&core, user, row, part, asked, query, &mut head, accept, body)).await
+    let call = call(&core, user, row, part, asked, query, &mut head, accept, body);
+    let mut response = verbs::serve(call).await?;
+    if let Some(text) = row.deprecation {
+        render::add_warnings(&mut response, &[text.to_owned()]);
+    }
+    Ok(response)
 }
 
 #[allow(clippy::too_many_arguments, reason = "the fields of one struct, moved in one place")]
@@ -218,19 +226,16 @@ fn call(
 }
 
 /// The whole body, if it is not too large and not too slow.
-async fn read(body: RequestBody) -> Result<Bytes, Status> {
-    match tokio::time::timeout(BODY_TIMEOUT, collect(body)).await {
+async fn read(body: RequestBody, limit: &BodyLimit) -> Result<Bytes, Status> {
+    let collected = Limited::new(body, limit.bytes_max).collect().boxed();
+    match tokio::time::timeout(limit.timeout, collected).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::body_too_large(BODY_BYTES_MAX))
+            Err(Status::body_too_large(limit.bytes_max))
         }
         Ok(Err(error)) => Err(Status::bad_request(format!("reading the body failed: {error}"))),
         Err(_) => Err(Status::timeout("the body did not arrive in time")),
     }
-}
-
-fn collect(body: RequestBody) -> BoxFuture<'static, Result<Collected<Bytes>, BoxError>> {
-    Limited::new(body, BODY_BYTES_MAX).collect().boxed()
 }
 
 /// The headers that every answer carries.

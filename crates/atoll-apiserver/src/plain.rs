@@ -91,6 +91,13 @@ pub(crate) fn page_not_found() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())
 }
 
+/// What upstream's router says when it can write nothing that the client reads.
+pub(crate) fn not_acceptable() -> Response<Body> {
+    let text_ = "406: Not Acceptable\n\nAvailable representations: application/json, \
+                 application/yaml";
+    text(StatusCode::NOT_ACCEPTABLE, text_.to_owned())
+}
+
 fn not_allowed() -> Response<Body> {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed\n".to_owned());
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));

@@ -59,14 +59,15 @@ impl Query {
     }
 
     pub(crate) fn opt_flag(&self, key: &str) -> Option<bool> {
-        self.get(key).map(|value| !matches!(value, "false" | "0" | "f" | "False" | "FALSE" | "F"))
+        self.get(key).map(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
     pub(crate) fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         match self.text(key) {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
-                Status::bad_request(format!("{key}: parsing {text:?}: {error}"))
+                let why = go_parse_error("ParseInt", text, &error);
+                Status::bad_request(why)
             }),
         }
     }
@@ -80,7 +81,7 @@ impl Query {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                let supported = ["Ignore", "Strict", "Warn"];
+                let supported = ["", "Ignore", "Strict", "Warn"];
                 errors.push(Path::new("fieldValidation").not_supported(other, &supported));
                 FieldValidation::Warn
             }
@@ -100,26 +101,38 @@ pub(crate) fn dry_run<'a>(
     values: impl Iterator<Item = &'a str>,
     errors: &mut Vec<field::Error>,
 ) -> bool {
-    let mut dry_run = false;
-    for value in values {
-        if value == "All" {
-            dry_run = true;
-        } else if !value.is_empty() {
-            errors.push(Path::new("dryRun").not_supported(value, &["All"]));
-        }
+    let values: Vec<&str> = values.collect();
+    if values.iter().any(|value| *value != "All") {
+        errors.push(Path::new("dryRun").not_supported(values.clone(), &["All"]));
     }
-    dry_run
+    !values.is_empty()
 }
 
-/// Characters of a manager's name, at most.
-const MANAGER_CHARS_MAX: usize = 128;
+/// What Go says of a number that is none.
+pub(crate) fn go_parse_error(
+    function: &str,
+    text: &str,
+    error: &std::num::ParseIntError,
+) -> String {
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    let why = match error.kind() {
+        PosOverflow | NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    format!("strconv.{function}: parsing {}: {why}", field::quote(text))
+}
+
+/// Bytes of a manager's name, at most.
+const MANAGER_BYTES_MAX: usize = 128;
 
 fn check_manager(manager: &str, errors: &mut Vec<field::Error>) {
     let at = Path::new("fieldManager");
-    if manager.chars().count() > MANAGER_CHARS_MAX {
-        errors.push(at.too_long(MANAGER_CHARS_MAX));
+    if manager.len() > MANAGER_BYTES_MAX {
+        errors.push(at.too_long(MANAGER_BYTES_MAX));
     }
-    if manager.chars().any(char::is_control) {
-        errors.push(at.invalid(manager, "should only contain printable characters"));
+    for (position, character) in manager.char_indices().filter(|(_, one)| one.is_control()) {
+        let code = u32::from(character);
+        let why = format!("invalid character U+{code:04X} (at position {position})");
+        errors.push(at.invalid(manager, why));
     }
 }

@@ -17,6 +17,8 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows the subresource: the path of a proxied request.
     pub rest: String,
+    /// The resource stands below a namespace: `namespaces/a/…`.
+    pub nested: bool,
 }
 
 /// Where a path leads.
@@ -29,7 +31,9 @@ pub enum Target {
 
 /// Sorts a request by its method, path and query.
 pub(crate) fn target(method: &Method, path: &str, query: &Query) -> Target {
-    let mut parts = path.split('/').filter(|part| !part.is_empty()).map(decode);
+    // As upstream: decoded first, so that an escaped slash is a slash and no part of a name.
+    let path = percent_decode(path.trim_matches('/'), false);
+    let mut parts = path.trim_matches('/').split('/').map(str::to_owned);
     let (group, version) = match parts.next().as_deref() {
         Some("api") => (Some(String::new()), parts.next()),
         Some("apis") => (parts.next(), parts.next()),
@@ -42,7 +46,7 @@ pub(crate) fn target(method: &Method, path: &str, query: &Query) -> Target {
     let mut request = RequestInfo { group, version, ..RequestInfo::default() };
     let watch_path = place(&mut request, &parts);
     request.verb = verb(method, &request, query, watch_path);
-    if request.name.is_empty() && matches!(request.verb, "list" | "watch" | "deletecollection") {
+    if request.name.is_empty() && matches!(request.verb, "list" | "watch") {
         // Selecting one name is asking for it: a rule with resourceNames allows it.
         if let Some(name) = query.get("fieldSelector").and_then(single_name) {
             request.name = name;
@@ -67,6 +71,7 @@ fn place(request: &mut RequestInfo, parts: &[String]) -> bool {
             if third == "status" || third == "finalize" {
                 parts
             } else {
+                request.nested = true;
                 parts.get(2..).unwrap_or_default()
             }
         }
@@ -83,12 +88,13 @@ fn place(request: &mut RequestInfo, parts: &[String]) -> bool {
 fn verb(method: &Method, request: &RequestInfo, query: &Query, watch_path: bool) -> &'static str {
     let collection = request.name.is_empty();
     match *method {
+        Method::GET | Method::HEAD if watch_path => "watch",
+        _ if watch_path => "",
         Method::POST => "create",
         Method::PUT => "update",
         Method::PATCH => "patch",
         Method::DELETE if collection => "deletecollection",
         Method::DELETE => "delete",
-        Method::GET | Method::HEAD if watch_path => "watch",
         Method::GET | Method::HEAD if collection => {
             if query.flag("watch") {
                 "watch"
@@ -105,12 +111,10 @@ fn verb(method: &Method, request: &RequestInfo, query: &Query, watch_path: bool)
 fn single_name(selector: &str) -> Option<String> {
     selector.split(',').find_map(|term| {
         let (field, value) = term.split_once("==").or_else(|| term.split_once('='))?;
-        (field == "metadata.name" && !value.is_empty()).then(|| value.to_owned())
+        let segment = !value.is_empty() && !matches!(value, "." | "..");
+        let segment = segment && !value.contains(['/', '%', '\\']);
+        (field == "metadata.name" && segment).then(|| value.to_owned())
     })
-}
-
-fn decode(part: &str) -> String {
-    percent_decode(part, false)
 }
 
 /// `%41` to `A`; with `plus` also `+` to a space. What is no valid UTF-8 is replaced.
@@ -145,6 +149,17 @@ impl RequestInfo {
     /// Whether the request is about a collection, which may span all namespaces.
     pub fn is_collection(&self) -> bool {
         matches!(self.verb, "list" | "watch" | "deletecollection")
+    }
+
+    /// Whether the URL has the form that the row's scope asks for: a namespace where there must
+    /// be one, and none where rights within a namespace must not count.
+    pub fn fits(&self, row: &ResourceInfo) -> bool {
+        if row.namespaced() {
+            return !self.namespace.is_empty() || self.is_collection();
+        }
+        // The URL of a namespace names itself twice.
+        let itself = row.group.is_empty() && row.resource == "namespaces" && !self.nested;
+        self.namespace.is_empty() || itself
     }
 
     /// The namespace in which objects of the row are meant: empty for cluster-scoped rows,
@@ -191,6 +206,41 @@ mod tests {
         assert_eq!(resource(Method::GET, "/apis/apps/v1/deployments").verb, "list");
         let request = resource(Method::DELETE, "/api/v1/namespaces/a/pods");
         assert_eq!(request.verb, "deletecollection");
+    }
+
+    #[test]
+    fn an_escaped_slash_is_a_slash_and_an_empty_part_is_kept() {
+        let request = resource(Method::GET, "/api/v1/namespaces/a/configmaps/x%2Fstatus");
+        assert_eq!((request.name.as_str(), request.subresource.as_str()), ("x", "status"));
+        let request = resource(Method::GET, "/api/v1/namespaces/a%2Fsecrets/b");
+        assert_eq!((request.resource.as_str(), request.name.as_str()), ("secrets", "b"));
+        let request = resource(Method::GET, "/api/v1//pods");
+        assert_eq!((request.resource.as_str(), request.name.as_str()), ("", "pods"));
+        let request = resource(Method::GET, "/api/v1/namespaces//pods/x");
+        assert!(!request.fits(atoll_api::kinds::find("", "v1", "pods").unwrap()));
+    }
+
+    #[test]
+    fn rights_in_a_namespace_are_none_over_the_cluster() {
+        let fits = |uri: &str| {
+            let request = resource(Method::GET, uri);
+            let row = atoll_api::kinds::find(&request.group, "v1", &request.resource).unwrap();
+            request.fits(row)
+        };
+        for uri in ["/api/v1/nodes/n", "/api/v1/namespaces/a", "/api/v1/namespaces/a/status"] {
+            assert!(fits(uri), "{uri}");
+        }
+        let base = "/apis/rbac.authorization.k8s.io/v1/namespaces/a";
+        for uri in [
+            "/api/v1/namespaces/a/nodes".to_owned(),
+            "/api/v1/namespaces/a/nodes/n".to_owned(),
+            "/api/v1/namespaces/a/namespaces".to_owned(),
+            "/api/v1/namespaces/a/namespaces/b".to_owned(),
+            "/api/v1/namespaces/a/namespaces/a".to_owned(),
+            format!("{base}/clusterroles"),
+        ] {
+            assert!(!fits(&uri), "{uri}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use atoll_api::kinds::ResourceInfo;
 use atoll_api::selector::{FieldSelector, LabelSelector};
 
 use crate::cache::Entry;
-use crate::query::Query;
+use crate::call::Call;
 use crate::status::Status;
 
 /// Label and field selectors, parsed and checked against the row.
@@ -22,7 +22,8 @@ struct Term {
 }
 
 impl Selection {
-    pub(crate) fn parse(row: &ResourceInfo, query: &Query) -> Result<Self, Status> {
+    pub(crate) fn parse(call: &Call) -> Result<Self, Status> {
+        let (row, query) = (call.row, &call.query);
         let labels = match query.text("labelSelector") {
             "" => None,
             text => Some(
@@ -30,7 +31,7 @@ impl Selection {
                     .map_err(|error| Status::bad_request(error.to_string()))?,
             ),
         };
-        let fields = match query.text("fieldSelector") {
+        let mut fields = match query.text("fieldSelector") {
             "" => Vec::new(),
             text => FieldSelector::parse(text)
                 .map_err(|error| Status::bad_request(error.to_string()))?
@@ -41,6 +42,11 @@ impl Selection {
         };
         for term in &fields {
             check_field(row, &term.field)?;
+        }
+        // The name that access was asked for, whether the selector or the path had it.
+        if !call.name().is_empty() {
+            let (field, value) = ("metadata.name".to_owned(), call.name().to_owned());
+            fields.push(Term { field, equal: true, value });
         }
         Ok(Self { labels, fields })
     }

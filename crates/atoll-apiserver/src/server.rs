@@ -188,7 +188,10 @@ impl ApiServer {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let core = self.core.clone();
+        let begun = CancellationToken::new();
+        let first = begun.clone();
         let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            first.cancel();
             request.extensions_mut().insert(connection.clone());
             let request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
             let core = core.clone();
@@ -205,8 +208,15 @@ impl ApiServer {
         let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut serving = std::pin::pin!(serving);
         let stop = self.core.stop.clone();
+        // Before the first request nothing else has a clock: not the choice of the protocol.
+        let silent = async {
+            if tokio::time::timeout(HEADER_TIMEOUT, begun.cancelled()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
         let ended = tokio::select! {
             ended = serving.as_mut() => ended,
+            () = silent => return,
             () = stop.cancelled() => {
                 serving.as_mut().graceful_shutdown();
                 serving.await

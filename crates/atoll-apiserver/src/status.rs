@@ -19,6 +19,7 @@ struct Inner {
     reason: &'static str,
     message: String,
     details: Option<Details>,
+    continue_token: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -85,6 +86,9 @@ impl Status {
         if !inner.reason.is_empty() {
             status["reason"] = json!(inner.reason);
         }
+        if !inner.continue_token.is_empty() {
+            status["metadata"]["continue"] = json!(inner.continue_token);
+        }
         if let Some(details) = &inner.details {
             status["details"] = details.to_value();
         }
@@ -117,7 +121,8 @@ impl Details {
 impl Status {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self(Box::new(Inner { code: code.as_u16(), reason, message, details: None }))
+        let inner = Inner { code: code.as_u16(), reason, message, ..Inner::default() };
+        Self(Box::new(inner))
     }
 
     fn details(&mut self) -> &mut Details {
@@ -356,6 +361,19 @@ impl Status {
     /// The revision asked for is gone; the client lists again.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The same for a list that was begun; with the token it goes on at the latest revision.
+    pub fn inconsistent_continue(token: String) -> Self {
+        let mut status = Self::expired(
+            "The provided continue parameter is too old to display a consistent list result. You \
+             can start a new list without the continue parameter, or use the continue token in \
+             this response to retrieve the remainder of the results. Continuing with the provided \
+             token results in an inconsistent list - objects that were created, modified, or \
+             deleted between the time the first chunk was returned and now may show up in the list.",
+        );
+        status.0.continue_token = token;
+        status
     }
 
     pub fn too_large_revision(asked: i64, current: i64) -> Self {

@@ -44,7 +44,12 @@ fn row(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
         "Object" => object.clone(),
         _ => partial(version, object),
     };
-    json!({"cells": (view.row.hooks.row)(object, view.now), "object": shown})
+    let mut row = json!({"cells": (view.row.hooks.row)(object, view.now), "object": shown});
+    let conditions = view.row.hooks.row_conditions.map(|conditions| conditions(object));
+    if let Some(conditions) = conditions.filter(|conditions| !conditions.is_empty()) {
+        row["conditions"] = Value::Array(conditions);
+    }
+    row
 }
 
 fn columns(columns: &[Column]) -> Value {

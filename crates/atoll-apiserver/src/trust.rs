@@ -255,6 +255,7 @@ impl ApiServer {
         bootstrap::run(core).await.map_err(initial)?;
         core.registry.catch_up().await.map_err(initial)?;
         if let Some(authorizer) = authorizer {
+            bootstrap::gather(core, &authorizer).await.map_err(initial)?;
             core.tasks.spawn(bootstrap::aggregate_forever(core.clone(), authorizer));
         }
         heartbeat::start(core);

@@ -87,6 +87,7 @@ pub(crate) async fn update(call: &Call) -> Result<Answer, Status> {
         let Some(stored) = call.core.storage.get(call.row, call.namespace(), call.name()).await?
         else {
             if call.row.hooks.create_on_update && matches!(part, Part::Main) {
+                call.may_create()?;
                 let answer = create::insert(call, object, &options, managing).await?;
                 return Ok(answer.with_warnings(incoming.warnings));
             }

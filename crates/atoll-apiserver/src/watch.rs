@@ -79,7 +79,7 @@ enum Wake {
 
 impl Stream {
     async fn open(call: Arc<Call>) -> Result<Self, Status> {
-        let selection = Selection::parse(call.row, &call.query)?;
+        let selection = Selection::parse(&call)?;
         let cache = list::cache(&call)?.clone();
         let start = Start::read(&call)?;
         let now = Instant::now();
@@ -128,7 +128,9 @@ impl Stream {
     /// The next chunk of lines; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if self.over {
+            // A busy watch ends in time as a quiet one does.
+            let ended = self.call.core.stop.is_cancelled() || Instant::now() >= self.ends_at;
+            if self.over || ended {
                 return None;
             }
             let chunk = self.gather();
@@ -333,7 +335,9 @@ struct Start {
 
 impl Start {
     fn read(call: &Call) -> Result<Self, Status> {
-        let revision = list::revision_parameter(call)?;
+        let revision = list::revision_parameter(call, |error| {
+            Status::invalid_kind(call.row.group, call.row.resource, "", &[error])
+        })?;
         let matching = call.query.text("resourceVersionMatch");
         let asked = call.query.opt_flag("sendInitialEvents");
         let mut errors = Vec::new();

@@ -65,6 +65,21 @@ pub fn put(object: &mut Value, scale: &Value) {
     }
 }
 
+/// What a configuration of a Scale says of the object that it scales.
+#[must_use]
+pub fn configuration(scale: &Value, api_version: &str, kind: &str) -> Value {
+    let own = &scale["metadata"];
+    let mut config = json!({
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": own["name"], "namespace": own["namespace"]},
+    });
+    if let Some(replicas) = scale["spec"].int("replicas") {
+        config["spec"] = json!({"replicas": replicas});
+    }
+    config
+}
+
 /// A metav1.LabelSelector in the form of a URL parameter.
 #[must_use]
 pub fn selector_text(selector: &Value) -> String {

@@ -52,9 +52,7 @@ fn is_space(one: char) -> bool {
 
 fn word(characters: &mut Peekable<Chars<'_>>) -> Scanned {
     let mut text = String::new();
-    while let Some(one) =
-        characters.next_if(|one| !SYMBOLS.contains(*one) && !is_space(*one))
-    {
+    while let Some(one) = characters.next_if(|one| !SYMBOLS.contains(*one) && !is_space(*one)) {
         text.push(one);
     }
     let token = match text.as_str() {

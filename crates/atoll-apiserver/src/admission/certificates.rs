@@ -33,6 +33,20 @@ pub(super) fn requester<'a>(
     async { Ok(()) }.boxed()
 }
 
+/// Whoever decides or signs need not say when.
+pub(super) fn times<'a>(
+    core: &'a Core,
+    request: &'a AdmissionRequest<'a>,
+    object: &'a mut Value,
+) -> BoxFuture<'a, Result<(), Status>> {
+    let decides = matches!(request.subresource, "approval" | "status");
+    if is_request(request) && request.operation == Operation::Update && decides {
+        let old = request.old.unwrap_or(&Value::Null);
+        atoll_api::kinds::csr::stamp_conditions(object, old, &core.now_text());
+    }
+    async { Ok(()) }.boxed()
+}
+
 /// The plugin `CertificateSubjectRestriction`.
 pub(super) fn subject<'a>(
     _: &'a Core,

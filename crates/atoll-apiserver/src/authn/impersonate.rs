@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use crate::authz::{Attributes, Authorizer};
 use crate::request::percent_decode;
@@ -23,14 +23,13 @@ pub(super) fn apply(
     headers: &HeaderMap,
     authorizer: &dyn Authorizer,
 ) -> Result<UserInfo, Status> {
-    let texts = |name: &str| -> Vec<String> {
-        let values = headers.get_all(name).iter();
-        values.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+    let texts = |name: &str| -> Result<Vec<String>, Status> {
+        headers.get_all(name).iter().map(|value| text(name, value)).collect()
     };
-    let user = texts(USER).into_iter().next().unwrap_or_default();
-    let groups = texts(GROUP);
-    let uid = texts(UID).into_iter().next().unwrap_or_default();
-    let extra = extra(headers);
+    let user = texts(USER)?.into_iter().next().unwrap_or_default();
+    let groups = texts(GROUP)?;
+    let uid = texts(UID)?.into_iter().next().unwrap_or_default();
+    let extra = extra(headers)?;
     if user.is_empty() {
         if groups.is_empty() && uid.is_empty() && extra.is_empty() {
             return Ok(sender);
@@ -103,16 +102,22 @@ fn complete_groups(user: &str, mut groups: Vec<String>) -> Vec<String> {
     groups
 }
 
-fn extra(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
+/// A header that cannot be read must not be as one that is not there: the request would be
+/// the sender's own.
+fn text(name: &str, value: &HeaderValue) -> Result<String, Status> {
+    String::from_utf8(value.as_bytes().to_vec())
+        .map_err(|_| Status::bad_request(format!("the header {name} is not valid UTF-8")))
+}
+
+fn extra(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Status> {
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in headers {
-        if let Some(key) = name.as_str().strip_prefix(EXTRA_PREFIX)
-            && let Ok(value) = value.to_str()
-        {
-            extra.entry(percent_decode(key, false)).or_default().push(value.to_owned());
+        if let Some(key) = name.as_str().strip_prefix(EXTRA_PREFIX) {
+            let value = text(name.as_str(), value)?;
+            extra.entry(percent_decode(key, false)).or_default().push(value);
         }
     }
-    extra
+    Ok(extra)
 }
 
 #[cfg(test)]
@@ -123,7 +128,7 @@ mod tests {
     fn acting(pairs: &[(&'static str, &'static str)]) -> Result<UserInfo, Status> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(*name, http::HeaderValue::from_static(value));
+            headers.append(*name, HeaderValue::from_static(value));
         }
         let sender = UserInfo::authenticated("admin", ["system:masters"]);
         apply(sender, &headers, &AlwaysAllow)
@@ -159,6 +164,17 @@ mod tests {
     #[test]
     fn a_group_without_a_user_is_an_error() {
         assert!(acting(&[(GROUP, "dev")]).is_err());
+    }
+
+    #[test]
+    fn a_name_beyond_ascii_is_a_name_and_rubbish_is_refused() {
+        let acting = |value: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.append(USER, HeaderValue::from_bytes(value).unwrap());
+            apply(UserInfo::authenticated("admin", ["system:masters"]), &headers, &AlwaysAllow)
+        };
+        assert_eq!(acting("jürgen".as_bytes()).unwrap().name, "jürgen");
+        assert_eq!(acting(&[0xff, 0xfe]).unwrap_err().code(), 400);
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! `pods/binding`: puts a pod on a node, once.
 
-use atoll_api::access::Access as _;
-use atoll_api::kinds::metadata;
+use atoll_api::kinds;
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{decode, part_of, text};
 use crate::admission::{self, Operation};
@@ -50,15 +49,6 @@ fn assign(call: &Call, pod: &mut Value, binding: &Value) -> Result<(), Status> {
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));
     }
-    if pod["metadata"].has("deletionTimestamp") {
-        let name = call.name();
-        return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
-    }
-    let assigned = text(pod, "/spec/nodeName");
-    if !assigned.is_empty() {
-        let name = call.name();
-        return Err(conflict(format!("pod {name} is already assigned to node {assigned:?}")));
-    }
     let uid = text(binding, "/metadata/uid");
     if !uid.is_empty() && uid != text(pod, "/metadata/uid") {
         let own = text(pod, "/metadata/uid");
@@ -66,29 +56,5 @@ fn assign(call: &Call, pod: &mut Value, binding: &Value) -> Result<(), Status> {
             "Precondition failed: UID in precondition: {uid}, UID in object meta: {own}"
         )));
     }
-    pod["spec"]["nodeName"] = json!(node);
-    for (key, value) in binding["metadata"].fields("annotations").into_iter().flatten() {
-        let own = metadata::of(pod);
-        let annotations = own.entry("annotations").or_insert_with(|| json!({}));
-        annotations[key] = value.clone();
-    }
-    condition(call, pod);
-    Ok(())
-}
-
-/// The pod's condition `PodScheduled` becomes true.
-fn condition(call: &Call, pod: &mut Value) {
-    let now = call.core.now_text();
-    if !pod["status"].is_object() {
-        pod["status"] = json!({});
-    }
-    let mut conditions = pod["status"].items("conditions").to_vec();
-    conditions.retain(|condition| condition["type"] != "PodScheduled");
-    conditions.push(json!({
-        "type": "PodScheduled",
-        "status": "True",
-        "lastProbeTime": null,
-        "lastTransitionTime": now,
-    }));
-    pod["status"]["conditions"] = Value::Array(conditions);
+    kinds::pod::bind(pod, binding, &call.core.now_text()).map_err(conflict)
 }

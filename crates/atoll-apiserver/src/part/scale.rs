@@ -8,6 +8,7 @@ use super::{decode, part_of};
 use crate::call::Call;
 use crate::create::Managing;
 use crate::decode::Expected;
+use crate::managed;
 use crate::patch::{self, Format, Patch};
 use crate::query::WriteOptions;
 use crate::render::Answer;
@@ -51,16 +52,48 @@ async fn put(call: &Call) -> Result<Answer, Status> {
 
 async fn change(call: &Call) -> Result<Answer, Status> {
     let patch = Patch::decode(call)?;
-    if patch.format == Format::Apply {
-        return Err(Status::unsupported_patch());
-    }
     let options = patch::options(call, patch.format)?;
     let expected = Expected::of_part(call.row, part_of(call)?);
+    if patch.format == Format::Apply {
+        return apply(call, &expected, &patch, &options).await;
+    }
     for _ in 0..ATTEMPTS_MAX {
         let (stored, old) = read(call).await?;
         let (new, warnings) = patch.apply_to(&expected, &scale::get(&old), &options)?;
         if let Attempt::Done(answer) = write(call, &stored, &old, &new, &options).await? {
             return Ok(answer.with_warnings(warnings));
+        }
+    }
+    Err(Status::modified(call.row, call.name()))
+}
+
+/// The replicas of the object have an owner like any field: a configuration of the Scale is
+/// one of the object that states nothing else.
+async fn apply(
+    call: &Call,
+    expected: &Expected,
+    patch: &Patch,
+    options: &WriteOptions,
+) -> Result<Answer, Status> {
+    let mut config = patch.body.clone();
+    patch::check_config(call, expected, &mut config)?;
+    managed::check(expected, &config)?;
+    let errors = scale::validate(&config);
+    if !errors.is_empty() {
+        return Err(Status::invalid_kind("autoscaling", "Scale", call.name(), &errors));
+    }
+    let stated = config["metadata"].text("resourceVersion");
+    for _ in 0..ATTEMPTS_MAX {
+        let (stored, old) = read(call).await?;
+        if !stated.is_empty() && stated != stored.revision.to_string() {
+            return Err(Status::modified(call.row, call.name()));
+        }
+        let own = scale::configuration(&config, &call.row.api_version(), call.row.kind);
+        let new = managed::apply(call, Some(&old), &own, options)?;
+        let (part, managing) = (Part::Main, Managing::Done);
+        let attempt = update::write_back(call, &stored, &old, new, part, options, managing).await?;
+        if let Attempt::Done(answer) = attempt {
+            return Ok(Answer { object: scale::get(&answer.object), ..answer });
         }
     }
     Err(Status::modified(call.row, call.name()))

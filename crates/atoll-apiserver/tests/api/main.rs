@@ -14,6 +14,8 @@ mod kubectl;
 mod lists;
 mod local;
 mod matrix;
+mod property;
+mod refusals;
 mod services;
 mod streams;
 mod watches;

@@ -4,7 +4,7 @@
 use atoll_api::kinds::{self, ResourceInfo};
 use serde_json::{Value, json};
 
-use crate::client::{Api, MERGE, oracle};
+use crate::client::{Api, MERGE, STRATEGIC, oracle};
 
 /// A small object that the kind's rules allow.
 fn sample(row: &ResourceInfo) -> Value {
@@ -106,6 +106,14 @@ async fn life(api: &Api, row: &ResourceInfo) {
     assert_eq!(patched.code, 200, "{kind}: patch: {}", patched.body);
     assert_ne!(patched.body["metadata"]["resourceVersion"], revision);
 
+    patches(api, row, &one).await;
+    shapes(api, row, &all, name).await;
+    let url = format!("{all}?fieldValidation=Strict&dryRun=All");
+    let strict = api.create(&url, &unknown(&object)).await;
+    assert_eq!(strict.code, 400, "{kind}: {}", strict.body);
+    let text = strict.body["message"].as_str().unwrap();
+    assert!(text.ends_with("strict decoding error: unknown field \"foo\""), "{kind}: {text}");
+
     let stale = api.put(&one, &changed(&read)).await;
     assert_eq!(stale.code, 409, "{kind}: a stale put passed: {}", stale.body);
 
@@ -128,6 +136,93 @@ async fn life(api: &Api, row: &ResourceInfo) {
             (event, _) => assert_eq!(event, "MODIFIED", "{kind}"),
         }
     }
+    if row.allows("deletecollection") {
+        collection_goes(api, row, &all, &object).await;
+    }
+}
+
+/// Every form of a patch, dry and in earnest; each object is its own proof.
+async fn patches(api: &Api, row: &ResourceInfo, one: &str) {
+    let kind = row.kind;
+    let json = json!([{"op": "add", "path": "/metadata/labels/j", "value": "1"}]);
+    let strategic = json!({"metadata": {"labels": {"s": "1"}}});
+    let formats = [("application/json-patch+json", json, "j"), (STRATEGIC, strategic, "s")];
+    for (format, patch, label) in formats {
+        let before = api.get(one).await.ok();
+        let dry = api.patch(&format!("{one}?dryRun=All"), format, &patch).await.ok();
+        assert_eq!(dry["metadata"]["labels"][label], "1", "{kind} {format}");
+        assert_eq!(api.get(one).await.ok(), before, "{kind} {format}: a dry patch wrote");
+        let done = api.patch(one, format, &patch).await.ok();
+        assert_eq!(done["metadata"]["labels"][label], "1", "{kind} {format}");
+        assert_eq!(api.get(one).await.ok(), done, "{kind} {format}");
+    }
+    let mut config = json!({"apiVersion": row.api_version(), "kind": kind});
+    config["metadata"] = json!({"labels": {"a": "1"}});
+    let apply = "application/apply-patch+yaml";
+    let url = format!("{one}?fieldManager=matrix");
+    let before = api.get(one).await.ok();
+    let dry = api.patch(&format!("{url}&dryRun=All"), apply, &config).await.ok();
+    assert_eq!(dry["metadata"]["labels"]["a"], "1", "{kind}: dry apply");
+    assert_eq!(api.get(one).await.ok(), before, "{kind}: a dry apply wrote");
+    let once = api.patch(&url, apply, &config).await.ok();
+    assert_eq!(once["metadata"]["labels"]["a"], "1", "{kind}: apply");
+    let twice = api.patch(&url, apply, &config).await.ok();
+    assert_eq!(once, twice, "{kind}: an apply twice is an apply once");
+}
+
+/// As Table, as metadata, as YAML; one object and the list.
+async fn shapes(api: &Api, row: &ResourceInfo, all: &str, name: &str) {
+    let kind = row.kind;
+    for place in [all.to_owned(), format!("{all}/{name}")] {
+        let get = async |accept: &str| {
+            let headers = [("accept", accept)];
+            api.send(http::Method::GET, &place, &headers, "").await.ok()
+        };
+        let table = get("application/json;as=Table;v=v1;g=meta.k8s.io").await;
+        assert_eq!(table["kind"], "Table", "{kind}");
+        let columns = table["columnDefinitions"].as_array().unwrap().len();
+        let rows = table["rows"].as_array().unwrap();
+        assert!(columns > 0 && !rows.is_empty(), "{kind}: {table}");
+        for line in rows {
+            assert_eq!(line["cells"].as_array().unwrap().len(), columns, "{kind}: {line}");
+            assert_eq!(line["object"]["kind"], "PartialObjectMetadata", "{kind}");
+        }
+        let partial = get("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await;
+        assert!(partial["kind"].as_str().unwrap().starts_with("PartialObjectMetadata"), "{kind}");
+        let yaml = get("application/yaml").await;
+        assert!(yaml.as_str().is_some_and(|text| text.contains(name)), "{kind}: {yaml}");
+    }
+}
+
+/// A collection goes by its labels, and nothing else goes with it.
+async fn collection_goes(api: &Api, row: &ResourceInfo, all: &str, object: &Value) {
+    let kind = row.kind;
+    let mut names = Vec::new();
+    for (index, label) in ["go", "go", "stay"].iter().enumerate() {
+        let mut one = object.clone();
+        let name = format!("{}-{index}", object["metadata"]["name"].as_str().unwrap());
+        one["metadata"]["name"] = json!(name);
+        one["metadata"]["labels"] = json!({"fate": label});
+        api.create(all, &one).await.ok();
+        names.push(name);
+    }
+    let dry = api.delete(&format!("{all}?labelSelector=fate=go&dryRun=All")).await.ok();
+    assert_eq!(dry["items"].as_array().unwrap().len(), 2, "{kind}");
+    assert_eq!(api.get(&format!("{all}/{}", names[0])).await.code, 200, "{kind}: dry run deleted");
+    api.delete(&format!("{all}?labelSelector=fate=go")).await.ok();
+    let codes: Vec<u16> = futures::future::join_all(
+        names.iter().map(|name| async move { api.get(&format!("{all}/{name}")).await.code }),
+    )
+    .await;
+    assert_eq!(codes, [404, 404, 200], "{kind}");
+    api.delete(&format!("{all}/{}", names[2])).await.ok();
+}
+
+fn unknown(object: &Value) -> Value {
+    let mut object = object.clone();
+    object["foo"] = json!(1);
+    object["metadata"]["name"] = json!("unknown");
+    object
 }
 
 fn changed(object: &Value) -> Value {

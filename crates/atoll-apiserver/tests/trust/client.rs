@@ -146,12 +146,15 @@ impl Cluster {
             .await
             .map_err(|error| error.to_string())?;
         let mut request = Request::builder().method(method).uri(path).header("host", "test");
-        for (name, value) in &caller.headers {
+        let mut headers = caller.headers.clone();
+        if !headers.iter().any(|(name, _)| name == "content-type") {
+            headers.push(("content-type".to_owned(), "application/json".to_owned()));
+        }
+        for (name, value) in &headers {
             request = request.header(name, value);
         }
         let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let request =
-            request.header("content-type", "application/json").body(Full::new(bytes)).unwrap();
+        let request = request.body(Full::new(bytes)).unwrap();
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
             let code = response.status().as_u16();
@@ -194,6 +197,10 @@ impl Caller {
 
     pub(crate) fn of(issued: Issued) -> Self {
         Self { certificate: Some(issued), headers: Vec::new() }
+    }
+
+    pub(crate) fn content_type(self, value: &str) -> Self {
+        self.header("content-type", value)
     }
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {

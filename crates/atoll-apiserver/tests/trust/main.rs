@@ -7,6 +7,7 @@
 
 mod access;
 mod admission;
+mod bypass;
 mod client;
 mod joining;
 mod kubectl;
