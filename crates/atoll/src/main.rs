@@ -24,7 +24,7 @@ mod why;
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command, Target};
-use client::connect::{Connection, Sources, connect};
+use client::connect::{Sources, connect_merged};
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
@@ -168,15 +168,15 @@ async fn with_cluster(command: Command, target: Target) -> Result<ExitCode> {
         home: variable("HOME").map(PathBuf::from),
         data_dir: None,
     };
-    let Connection { client, namespace } =
-        connect(&sources.find()?, target.context.as_deref()).await?;
-    let connection = Connection { client, namespace };
+    let connection = connect_merged(&sources.find()?, target.context.as_deref()).await?;
     let namespace = target.namespace.as_deref();
     match command {
         Command::Token(token) => token::run(&connection, &token).await?,
-        Command::Get(get) => client::get::run(&connection, namespace, &get).await?,
-        Command::Apply(apply) => client::apply::run(&connection, namespace, &apply).await?,
-        Command::Delete(delete) => client::delete::run(&connection, namespace, &delete).await?,
+        Command::Get(get) => return client::get::run(&connection, namespace, &get).await,
+        Command::Apply(apply) => return client::apply::run(&connection, namespace, &apply).await,
+        Command::Delete(delete) => {
+            return client::delete::run(&connection, namespace, &delete).await;
+        }
         Command::Logs(logs) => client::logs::run(&connection, namespace, &logs).await?,
         Command::Exec(exec) => return client::exec::run(&connection, namespace, &exec).await,
         Command::Scale(scale) => client::scale::run(&connection, namespace, &scale).await?,

@@ -1,6 +1,11 @@
 //! `atoll apply`: makes the cluster hold what the files say, by server-side apply.
 
-use super::{catalog::Catalog, connect::Connection, output};
+use super::{
+    answer,
+    catalog::{Catalog, Entry},
+    connect::Connection,
+    output,
+};
 use anyhow::{Context as _, Result, bail};
 use kube::{
     ResourceExt as _,
@@ -10,6 +15,7 @@ use serde_json::Value;
 use std::{
     io::Read as _,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 /// Who owns the fields that `atoll apply` sets.
@@ -37,55 +43,55 @@ pub struct Manifest {
     pub name: String,
     pub namespace: Option<String>,
     pub object: Value,
-    source: String,
+    /// The file it stands in.
+    pub source: String,
 }
 
 pub struct Manifests(pub Vec<Manifest>);
 
-pub async fn run(connection: &Connection, namespace: Option<&str>, apply: &Apply) -> Result<()> {
+pub async fn run(
+    connection: &Connection,
+    namespace: Option<&str>,
+    apply: &Apply,
+) -> Result<ExitCode> {
     let Manifests(manifests) = read_files(&apply.filename)?;
     if manifests.is_empty() {
         bail!("no objects passed to apply");
     }
     let catalog = Catalog::read(&connection.client).await?;
-    let mut failures = 0;
+    let mut code = ExitCode::SUCCESS;
     for manifest in &manifests {
-        if let Err(error) = apply_one(connection, namespace, &catalog, manifest, apply).await {
-            failures += 1;
-            output::remark(&format!("error: {}: {error:#}", manifest.source));
+        if let Err((error, doing)) =
+            apply_one(connection, namespace, &catalog, manifest, apply).await
+        {
+            code = ExitCode::FAILURE;
+            let doing = format!("error when {doing} \"{}\"", manifest.source);
+            output::remark(&answer::refusal(&error, &doing));
         }
     }
-    if failures > 0 {
-        bail!("{failures} of {} objects were not applied", manifests.len());
-    }
-    Ok(())
+    Ok(code)
 }
 
+/// An error says what was being done.
 async fn apply_one(
     connection: &Connection,
     namespace: Option<&str>,
     catalog: &Catalog,
     manifest: &Manifest,
     apply: &Apply,
-) -> Result<()> {
-    let entry = catalog.of_object(&manifest.api_version, &manifest.kind)?;
-    if let (Some(asked), Some(stated)) = (namespace, manifest.namespace.as_deref())
-        && asked != stated
-        && entry.namespaced
-    {
-        bail!(
-            "the namespace from the provided object \"{stated}\" does not match the namespace \"{asked}\". You must pass '--namespace={stated}' to perform this operation."
-        );
-    }
+) -> Result<(), (anyhow::Error, &'static str)> {
+    let entry = find(catalog, namespace, manifest).map_err(|error| (error, "reading"))?;
     let namespace = manifest.namespace.as_deref().or(namespace).unwrap_or(&connection.namespace);
     let api = entry.api(&connection.client, namespace);
-    let before = api.get_metadata_opt(&manifest.name).await?;
+    let before = api.get_metadata_opt(&manifest.name).await;
+    let before = before.map_err(|error| (error.into(), "retrieving"))?;
     let mut params = PatchParams::apply(MANAGER);
     params.force = apply.force_conflicts;
     params.dry_run = apply.dry_run;
     params.field_validation = Some(kube::api::ValidationDirective::Strict);
-    let after: DynamicObject =
-        api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object)).await?;
+    let patched = api.patch(&manifest.name, &params, &Patch::Apply(&manifest.object)).await;
+    let doing = if before.is_some() { "patching" } else { "creating" };
+    let after: DynamicObject = patched.map_err(|error| (error.into(), doing))?;
     let verb = match &before {
         None => "created",
         Some(before) if before.resource_version() == after.resource_version() => "unchanged",
@@ -94,6 +100,30 @@ async fn apply_one(
     let mode = if apply.dry_run { " (server dry run)" } else { "" };
     output::line(&format!("{} {verb}{mode}", entry.name_of(&manifest.name)));
     Ok(())
+}
+
+fn find<'a>(
+    catalog: &'a Catalog,
+    namespace: Option<&str>,
+    manifest: &Manifest,
+) -> Result<&'a Entry> {
+    let entry = catalog.of_object(&manifest.api_version, &manifest.kind).with_context(|| {
+        format!(
+            "resource mapping not found for name: \"{}\" namespace: \"{}\" from \"{}\"",
+            manifest.name,
+            manifest.namespace.as_deref().unwrap_or_default(),
+            manifest.source
+        )
+    })?;
+    if let (Some(asked), Some(stated)) = (namespace, manifest.namespace.as_deref())
+        && asked != stated
+        && entry.namespaced
+    {
+        bail!(
+            "the namespace from the provided object \"{stated}\" does not match the namespace \"{asked}\". You must pass '--namespace={stated}' to perform this operation."
+        );
+    }
+    Ok(entry)
 }
 
 /// Reads all objects of files, folders (not below them) and standard input.
@@ -106,9 +136,16 @@ pub fn read_files(paths: &[PathBuf]) -> Result<Manifests> {
                 .take(FILE_BYTES_MAX)
                 .read_to_end(&mut text)
                 .context("reading standard input")?;
-            parse("standard input", &text, &mut manifests)?;
+            parse("STDIN", &text, &mut manifests)?;
         } else if path.is_dir() {
-            for file in files_of(path)? {
+            let files = files_of(path)?;
+            if files.is_empty() {
+                bail!(
+                    "error reading [{}]: recognized file extensions are [.json .yaml .yml]",
+                    path.display()
+                );
+            }
+            for file in files {
                 read_file(&file, &mut manifests)?;
             }
         } else {
@@ -135,6 +172,9 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn read_file(path: &Path, manifests: &mut Vec<Manifest>) -> Result<()> {
     let name = path.display().to_string();
+    if !path.exists() {
+        bail!("the path \"{name}\" does not exist");
+    }
     let length = std::fs::metadata(path).with_context(|| format!("reading {name}"))?.len();
     if length > FILE_BYTES_MAX {
         bail!("{name} has {length} bytes; a manifest has at most {FILE_BYTES_MAX}");
@@ -148,7 +188,7 @@ fn parse(source: &str, text: &[u8], manifests: &mut Vec<Manifest>) -> Result<()>
         atoll_api::tree::from_yaml_all(text).with_context(|| format!("error parsing {source}"))?;
     for document in documents {
         if let Some(duplicate) = document.decoded.duplicates.first() {
-            bail!("error parsing {source}: {duplicate}");
+            bail!("error parsing {source}: duplicate field \"{duplicate}\"");
         }
         take(source, document.decoded.object, manifests)?;
     }
@@ -162,7 +202,13 @@ fn take(source: &str, object: Value, manifests: &mut Vec<Manifest>) -> Result<()
     let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
     let (Some(api_version), Some(kind)) = (text(&object["apiVersion"]), text(&object["kind"]))
     else {
-        bail!("{source}: an object has no apiVersion or no kind; both are required");
+        let missing = ["apiVersion", "kind"].into_iter().filter(|key| !object[*key].is_string());
+        let missing: Vec<String> = missing.map(|key| format!("{key} not set")).collect();
+        let missing = match missing.as_slice() {
+            [one] => one.clone(),
+            several => format!("[{}]", several.join(", ")),
+        };
+        bail!("error validating \"{source}\": error validating data: {missing}");
     };
     if kind == "List" {
         for item in object["items"].as_array().into_iter().flatten() {
@@ -174,7 +220,7 @@ fn take(source: &str, object: Value, manifests: &mut Vec<Manifest>) -> Result<()
         bail!("{source}: a {kind} has no metadata.name; apply needs one");
     };
     let namespace = text(&object["metadata"]["namespace"]);
-    let source = format!("{source}: {kind} {name}");
+    let source = source.to_owned();
     manifests.push(Manifest { api_version, kind, name, namespace, object, source });
     Ok(())
 }

@@ -116,11 +116,10 @@ impl Catalog {
 
     pub fn of_object(&self, api_version: &str, kind: &str) -> Result<&Entry> {
         let fits = |entry: &&Entry| entry.api_version() == api_version && entry.kind == kind;
-        self.0.iter().find(fits).with_context(|| {
-            format!(
-                "no matches for kind \"{kind}\" in version \"{api_version}\"; check apiVersion and kind"
-            )
-        })
+        self.0
+            .iter()
+            .find(fits)
+            .with_context(|| format!("no matches for kind \"{kind}\" in version \"{api_version}\""))
     }
 }
 
@@ -172,7 +171,9 @@ pub fn targets(words: &[String]) -> Result<Vec<(String, Option<String>)>> {
                 Some((kind, name)) if !name.is_empty() => {
                     Ok((kind.to_owned(), Some(name.to_owned())))
                 }
-                _ => bail!("{word:?} is not of the form KIND/NAME"),
+                _ => bail!(
+                    "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form (e.g. 'atoll get resource/<resource_name>' instead of 'atoll get resource resource/<resource_name>'"
+                ),
             })
             .collect();
     }

@@ -30,7 +30,10 @@ pub async fn run(connection: &Connection, namespace: Option<&str>, events: &Even
     found.retain(|event| matches(event, events));
     found.sort_by_key(last_seen);
     if found.is_empty() {
-        output::remark(&format!("No events found in {namespace} namespace."));
+        output::remark(&match events.all_namespaces {
+            true => "No events found".to_owned(),
+            false => format!("No events found in {namespace} namespace."),
+        });
         return Ok(());
     }
     let now = Timestamp::now();
@@ -76,7 +79,7 @@ pub(crate) fn last_seen(event: &Event) -> Timestamp {
 
 fn row(event: &Event, namespaces: bool, now: Timestamp) -> Vec<String> {
     let subject = &event.involved_object;
-    let kind = subject.kind.as_deref().unwrap_or_default().to_lowercase();
+    let kind = subject.kind.as_deref().unwrap_or_default();
     let mut row = vec![
         age(now, last_seen(event)),
         event.type_.clone().unwrap_or_default(),

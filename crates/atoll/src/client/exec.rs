@@ -39,7 +39,7 @@ pub async fn run(
     exec: &Exec,
 ) -> Result<ExitCode> {
     let namespace = namespace.unwrap_or(&connection.namespace);
-    let pod = find_pod(connection, namespace, &exec.target).await?;
+    let pod = find_pod(connection, namespace, &pod_first(&exec.target)).await?;
     let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
     let tty = exec.tty && std::io::stdin().is_terminal();
     if exec.tty && !tty {
@@ -60,6 +60,11 @@ pub async fn run(
     let status = carry(process, tty).await;
     drop(raw);
     exit_code(status?)
+}
+
+/// A bare name is a pod's, and a missing one is told of as the server does.
+fn pod_first(target: &str) -> String {
+    if target.contains('/') { target.to_owned() } else { format!("pod/{target}") }
 }
 
 /// Restores the terminal when it goes.

@@ -26,9 +26,9 @@ pub struct Logs {
     /// Only this many lines from the end
     #[arg(long)]
     pub tail: Option<i64>,
-    /// Only what was written in the last seconds
-    #[arg(long)]
-    pub since_seconds: Option<i64>,
+    /// Only what was written within this time, such as 5m
+    #[arg(long, value_parser = super::duration, value_name = "DURATION")]
+    pub since: Option<std::time::Duration>,
     /// The time in front of each line
     #[arg(long)]
     pub timestamps: bool,
@@ -37,13 +37,18 @@ pub struct Logs {
 pub async fn run(connection: &Connection, namespace: Option<&str>, logs: &Logs) -> Result<()> {
     let namespace = namespace.unwrap_or(&connection.namespace);
     let pod = find_pod(connection, namespace, &logs.target).await?;
+    if let Some(name) = logs.container.as_deref().filter(|name| !has_container(&pod, name)) {
+        bail!("container {name} is not valid for pod {}", pod.name_any());
+    }
     let container = logs.container.clone().or_else(|| default_container(&pod));
     let params = LogParams {
         container,
         follow: logs.follow,
         previous: logs.previous,
         tail_lines: logs.tail,
-        since_seconds: logs.since_seconds,
+        since_seconds: logs
+            .since
+            .map(|since| i64::try_from(since.as_secs().max(1)).unwrap_or(i64::MAX)),
         timestamps: logs.timestamps,
         ..LogParams::default()
     };
@@ -76,7 +81,13 @@ pub(super) async fn find_pod(
 ) -> Result<Pod> {
     let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
     let Some((word, name)) = target.split_once('/') else {
-        return Ok(api.get(target).await?);
+        return match api.get(target).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => bail!(
+                "error from server (NotFound): {} in namespace \"{namespace}\"",
+                status.message
+            ),
+            found => Ok(found?),
+        };
     };
     let catalog = Catalog::read(&connection.client).await?;
     let entry = catalog.find(word)?;
@@ -112,6 +123,13 @@ fn selector_of(object: &Value) -> Option<String> {
     let pairs = pairs.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)));
     let text = pairs.collect::<Vec<_>>().join(",");
     (!text.is_empty()).then_some(text)
+}
+
+fn has_container(pod: &Pod, name: &str) -> bool {
+    let Some(spec) = pod.spec.as_ref() else { return false };
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let debug = spec.ephemeral_containers.iter().flatten();
+    all.map(|one| &one.name).chain(debug.map(|one| &one.name)).any(|one| one == name)
 }
 
 fn default_container(pod: &Pod) -> Option<String> {

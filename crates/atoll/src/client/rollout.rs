@@ -26,20 +26,23 @@ pub enum Action {
     /// Wait until the rollout is complete
     Status {
         /// deployment/NAME
-        target: String,
-        /// Give up after this many seconds; 0 is never
-        #[arg(long, default_value_t = 0)]
-        timeout: u64,
+        #[arg(required = true)]
+        target: Vec<String>,
+        /// Give up after this time, such as 30s; 0 is never
+        #[arg(long, default_value = "0s", value_parser = super::duration)]
+        timeout: Duration,
     },
     /// List the revisions that can be gone back to
     History {
         /// deployment/NAME
-        target: String,
+        #[arg(required = true)]
+        target: Vec<String>,
     },
     /// Go back to the revision before, or to another
     Undo {
         /// deployment/NAME
-        target: String,
+        #[arg(required = true)]
+        target: Vec<String>,
         /// Which revision; 0 is the one before
         #[arg(long, default_value_t = 0)]
         to_revision: i64,
@@ -47,17 +50,20 @@ pub enum Action {
     /// Replace all pods, a few at a time
     Restart {
         /// deployment/NAME
-        target: String,
+        #[arg(required = true)]
+        target: Vec<String>,
     },
     /// Hold a rollout
     Pause {
         /// deployment/NAME
-        target: String,
+        #[arg(required = true)]
+        target: Vec<String>,
     },
     /// Let a held rollout go on
     Resume {
         /// deployment/NAME
-        target: String,
+        #[arg(required = true)]
+        target: Vec<String>,
     },
 }
 
@@ -73,46 +79,62 @@ pub async fn run(
     };
     match &rollout.action {
         Action::Status { target, timeout } => {
-            let follow = deployments.follow(name_of(target)?);
-            if *timeout == 0 {
+            let name = name_of(target)?;
+            let follow = deployments.follow(&name);
+            if timeout.is_zero() {
                 return follow.await;
             }
-            tokio::time::timeout(Duration::from_secs(*timeout), follow)
+            tokio::time::timeout(*timeout, follow)
                 .await
                 .map_err(|_elapsed| anyhow::anyhow!("timed out waiting for the condition"))?
         }
-        Action::History { target } => deployments.history(name_of(target)?).await,
+        Action::History { target } => deployments.history(&name_of(target)?).await,
         Action::Undo { target, to_revision } => {
-            deployments.undo(name_of(target)?, *to_revision).await
+            deployments.undo(&name_of(target)?, *to_revision).await
         }
         Action::Restart { target } => {
-            let now = jiff::Timestamp::now().to_string();
+            let name = name_of(target)?;
+            if deployments.is_paused(&name).await? {
+                bail!(
+                    "deployments.apps \"{name}\" can't restart paused deployment (run rollout resume first)"
+                );
+            }
+            let now = jiff::Timestamp::now();
+            let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
             let annotations = json!({ "kubectl.kubernetes.io/restartedAt": now });
             let patch =
                 json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
-            deployments.change(name_of(target)?, &patch, "restarted").await
+            deployments.change(&name, &patch, "restarted").await
         }
         Action::Pause { target } => {
-            deployments
-                .change(name_of(target)?, &json!({ "spec": { "paused": true } }), "paused")
-                .await
+            let name = name_of(target)?;
+            if deployments.is_paused(&name).await? {
+                bail!("deployments.apps \"{name}\" is already paused");
+            }
+            deployments.change(&name, &json!({ "spec": { "paused": true } }), "paused").await
         }
         Action::Resume { target } => {
-            deployments
-                .change(name_of(target)?, &json!({ "spec": { "paused": null } }), "resumed")
-                .await
+            let name = name_of(target)?;
+            if !deployments.is_paused(&name).await? {
+                bail!("deployments.apps \"{name}\" is not paused");
+            }
+            deployments.change(&name, &json!({ "spec": { "paused": null } }), "resumed").await
         }
     }
 }
 
-fn name_of(target: &str) -> Result<&str> {
-    match target.split_once('/') {
-        None => Ok(target),
-        Some((
-            "deployment" | "deployments" | "deploy" | "deployment.apps" | "deployments.apps",
-            name,
-        )) => Ok(name),
-        Some((kind, _)) => bail!("rollouts of {kind:?} are not supported; name a deployment"),
+fn name_of(target: &[String]) -> Result<String> {
+    if let [bare] = target
+        && !bare.contains('/')
+    {
+        return Ok(bare.clone());
+    }
+    let (kind, name) = super::one_target(target)?;
+    match kind.to_lowercase().as_str() {
+        "deployment" | "deployments" | "deploy" | "deployment.apps" | "deployments.apps" => {
+            Ok(name)
+        }
+        _ => bail!("rollouts of {kind:?} are not supported; name a deployment"),
     }
 }
 
@@ -126,6 +148,11 @@ impl Deployments {
         self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         output::line(&format!("deployment.apps/{name} {verb}"));
         Ok(())
+    }
+
+    async fn is_paused(&self, name: &str) -> Result<bool> {
+        let deployment = self.api.get(name).await?;
+        Ok(deployment.spec.and_then(|spec| spec.paused) == Some(true))
     }
 
     async fn follow(&self, name: &str) -> Result<()> {
@@ -169,6 +196,7 @@ impl Deployments {
             let cause = set.annotations().get(CHANGE_CAUSE).map_or("<none>", String::as_str);
             output::line(&format!("{revision:<9} {cause}"));
         }
+        output::line("");
         Ok(())
     }
 

@@ -34,9 +34,13 @@ pub async fn run(connection: &Connection, namespace: Option<&str>, scale: &Scale
             }
         }
         let patch = json!({ "spec": { "replicas": scale.replicas } });
-        api.patch_scale(&name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-            .with_context(|| format!("scaling {}", entry.name_of(&name)))?;
+        let scaled = api.patch_scale(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        if let Err(kube::Error::Api(status)) = &scaled
+            && status.code == 404
+        {
+            bail!("no objects passed to scale {}", status.message);
+        }
+        scaled.with_context(|| format!("scaling {}", entry.name_of(&name)))?;
         output::line(&format!("{} scaled", entry.name_of(&name)));
     }
     Ok(())
