@@ -180,7 +180,7 @@ fn pods_pull_from_registries_on_the_hosts_loopback() {
     let broken = format!("127.0.0.1:{}/long:1", line.port);
     create(&cluster, Wish { name: "broken", node: 3, image: broken.clone(), ..Wish::default() });
     refused_names_and_policies(&cluster, registry.port);
-    passwords(&cluster, private.port);
+    passwords(&cluster, private.port, registry.port);
     names_and_digests(&cluster, &registry, folder.path());
     commands_that_are_not_there(&cluster, registry.port);
     refusals_are_told(&cluster, registry.port);
@@ -257,7 +257,7 @@ fn refusals_are_told(cluster: &Cluster, registry: u16) {
     why(cluster, "pod/never", &["is not on node-3", "imagePullPolicy: IfNotPresent"]);
 }
 
-fn passwords(cluster: &Cluster, port: u16) {
+fn passwords(cluster: &Cluster, port: u16, open: u16) {
     for (name, password) in [("right", "open sesame"), ("wrong", "open barley")] {
         cluster
             .kubectl(&[
@@ -289,6 +289,15 @@ fn passwords(cluster: &Cluster, port: u16) {
     );
     waits(cluster, "nosuch", "ImagePullBackOff");
     why(cluster, "pod/nosuch", &[&refused, "pull secrets (nosuch)", "imagePullSecret"]);
+    // The image is on node-1 now, but not for a pod that could not have pulled it.
+    create(cluster, Wish { name: "uninvited", image: x.clone(), ..Wish::default() });
+    let wish = Wish { name: "invited", image: x.clone(), secret: Some("right"), ..Wish::default() };
+    create(cluster, wish);
+    runs(cluster, "invited");
+    let present = format!("Normal Pulled Container image \"{x}\" already present on machine");
+    has_event(cluster, "invited", &present);
+    let message = waits(cluster, "uninvited", "ImagePullBackOff");
+    assert!(message.contains(&refused), "{message}");
     // By hand, with and without.
     let said = image(cluster, &["pull", "--node", "node-3", &x]).fails();
     assert!(said.contains("give --credentials USER:PASSWORD"), "{said}");
@@ -296,6 +305,12 @@ fn passwords(cluster: &Cluster, port: u16) {
     let said = image(cluster, &["pull", "--node", "node-3", &x, flag]).ok();
     assert!(said.starts_with(&format!("node-3: {x} (")), "{said}");
     assert!(names(cluster, 3).contains(&x));
+    let mirror = format!("--mirror=registry.invalid=http://localhost:{open}");
+    let said = image(cluster, &["pull", "--node", "node-2", "registry.invalid/long:1", &mirror]);
+    assert!(said.ok().starts_with("node-2: registry.invalid/long:1 ("));
+    let said = image(cluster, &["pull", "--mirror=a=b", "x"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.stderr.contains("begins with http:// or https://"), "{said:?}");
 }
 
 fn names_and_digests(cluster: &Cluster, registry: &Registry, folder: &Path) {

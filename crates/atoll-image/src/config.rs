@@ -106,6 +106,9 @@ pub struct PullRequest {
     pub policy: PullPolicy,
     /// Tried in order until one is accepted; anonymous when empty.
     pub credentials: Vec<Credentials>,
+    /// The node's administrator pulls: whoever comes later may use the image without
+    /// credentials.
+    pub by_hand: bool,
 }
 
 /// An image that is now here, and how it came.

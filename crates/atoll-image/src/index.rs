@@ -11,6 +11,8 @@ use std::time::SystemTime;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::access;
+use crate::config::Credentials;
 use crate::error::Error;
 use crate::image::ImageInfo;
 
@@ -22,6 +24,10 @@ pub(crate) struct Entry {
     /// Seconds since 1970, rounded down to minutes so that reading rarely writes.
     #[serde(default)]
     pub(crate) last_used_at: i64,
+    /// Only who shows one of these credentials may use the image without asking its
+    /// registry; `None` when it is for everyone. See [`crate::access`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seals: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -43,7 +49,13 @@ impl Content {
     }
 
     /// Adds an image, or its new names to one that is known; a tag belongs to the newest.
-    pub(crate) fn insert(&mut self, image: ImageInfo, now: i64) -> ImageInfo {
+    /// `shown` are the credentials that it took, if any.
+    pub(crate) fn insert(
+        &mut self,
+        image: ImageInfo,
+        shown: Option<&Credentials>,
+        now: i64,
+    ) -> ImageInfo {
         for entry in &mut self.images {
             if entry.image.digest != image.digest {
                 entry.image.tags.retain(|tag| !image.tags.contains(tag));
@@ -53,9 +65,13 @@ impl Content {
             merge(&mut entry.image.tags, image.tags);
             merge(&mut entry.image.repo_digests, image.repo_digests);
             entry.last_used_at = now;
+            // Once for everyone, always for everyone.
+            entry.seals =
+                entry.seals.take().zip(shown).map(|(seals, shown)| access::add(seals, shown));
             return entry.image.clone();
         }
-        self.images.push(Entry { image: image.clone(), last_used_at: now });
+        let seals = shown.map(|shown| access::add(Vec::new(), shown));
+        self.images.push(Entry { image: image.clone(), last_used_at: now, seals });
         image
     }
 }

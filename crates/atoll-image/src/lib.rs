@@ -3,6 +3,7 @@
 //!
 //! [`ImageStore`] is the whole interface. It runs no container and keeps no credentials.
 
+mod access;
 mod archive;
 mod blob;
 pub mod config;

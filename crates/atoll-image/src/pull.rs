@@ -33,6 +33,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(200);
 pub(crate) struct Pulled {
     pub(crate) image: ImageInfo,
     pub(crate) fetched_bytes: u64,
+    /// The credentials that it took, if any.
+    pub(crate) shown: Option<Credentials>,
 }
 
 #[derive(Debug)]
@@ -138,6 +140,7 @@ impl Puller {
             fetched_bytes += joined.map_err(|_panic| Error::Stopped)??;
         }
         let layers = self.collect(&image, &diff_ids)?;
+        let shown = described.client.shown().await;
         Ok(Pulled {
             image: ImageInfo {
                 digest: described.digest,
@@ -150,6 +153,7 @@ impl Puller {
                 builtin: false,
             },
             fetched_bytes,
+            shown,
         })
     }
 

@@ -105,6 +105,11 @@ impl Client {
         }
     }
 
+    /// The credentials that it took, if any.
+    pub(crate) async fn shown(&self) -> Option<Credentials> {
+        self.authorizer.shown().await
+    }
+
     /// A manifest or index by tag or digest, with its digest checked or computed.
     pub(crate) async fn manifest(&self, version: &str) -> Result<(String, Bytes), Error> {
         let path = format!("/v2/{}/manifests/{version}", self.repository);

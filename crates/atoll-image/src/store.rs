@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 
+use crate::access;
 use crate::archive;
 use crate::config::{
-    Config, GcPolicy, GcReport, ImportRequest, Imported, MountDirs, Mounted, Outcome, Progress,
-    PullPolicy, PullRequest,
+    Config, Credentials, GcPolicy, GcReport, ImportRequest, Imported, MountDirs, Mounted, Outcome,
+    Progress, PullPolicy, PullRequest,
 };
 use crate::error::Error;
 use crate::gc::{self, Lease};
@@ -107,7 +108,7 @@ impl ImageStore {
         if let Some(image) = self.builtin(&reference) {
             return Ok(present(image, started));
         }
-        let known = self.resolve(&request.image)?;
+        let known = self.usable(&request.image, request)?;
         match (request.policy, known) {
             (PullPolicy::Never, None) => {
                 return Err(Error::NeverPull { image: request.image.clone() });
@@ -139,7 +140,7 @@ impl ImageStore {
         };
         let _turn = turn.lock().await;
         if request.policy == PullPolicy::IfNotPresent
-            && let Some(image) = self.resolve(&name)?
+            && let Some(image) = self.usable(&name, request)?
         {
             return Ok(present(image, started));
         }
@@ -153,8 +154,11 @@ impl ImageStore {
             .pull(reference, &request.credentials, &progress, Arc::clone(&lease))
             .await?;
         let known = self.inner.index.read()?.find(&pulled.image.digest).is_some();
-        let image =
-            self.inner.index.change(|content| content.insert(pulled.image, index::now()))?;
+        let shown = pulled.shown.filter(|_| !request.by_hand);
+        let image = self
+            .inner
+            .index
+            .change(|content| content.insert(pulled.image, shown.as_ref(), index::now()))?;
         Ok(Outcome {
             image,
             pulled: !known || pulled.fetched_bytes > 0,
@@ -181,13 +185,33 @@ impl ImageStore {
                 let (mut images, now) = (Vec::new(), index::now());
                 for image in found {
                     let own = image.tags.clone();
-                    images.push(ImageInfo { tags: own, ..content.insert(image, now) });
+                    images.push(ImageInfo { tags: own, ..content.insert(image, None, now) });
                 }
                 images
             })?;
             Ok(Imported { images })
         })
         .await
+    }
+
+    fn usable(&self, name: &str, request: &PullRequest) -> Result<Option<ImageInfo>, Error> {
+        let Some(image) = self.resolve(name)? else { return Ok(None) };
+        Ok(self.is_open_to(&image, &request.credentials)?.then_some(image))
+    }
+
+    /// Whether the image may be used without asking its registry: it came without
+    /// credentials, or with some of these.
+    pub fn is_open_to(
+        &self,
+        image: &ImageInfo,
+        credentials: &[Credentials],
+    ) -> Result<bool, Error> {
+        if image.builtin {
+            return Ok(true);
+        }
+        let content = self.inner.index.read()?;
+        let seals = content.find(&image.digest).and_then(|entry| entry.seals.as_ref());
+        Ok(seals.is_none_or(|seals| access::opens(seals, credentials)))
     }
 
     /// The image of a name or digest, if it is complete here.

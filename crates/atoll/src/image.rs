@@ -226,6 +226,7 @@ async fn pull(
             image: image.to_owned(),
             policy: PullPolicy::Always,
             credentials: credentials.clone().into_iter().collect(),
+            by_hand: true,
         };
         let outcome = progress::shown(&place.node, |sender| {
             let (store, request) = (&store, &request);

@@ -66,6 +66,8 @@ pub(super) struct Authorizer {
 struct State {
     left: Vec<Option<Credentials>>,
     header: Option<HeaderValue>,
+    /// Whose header it is; nobody's when it was got without credentials.
+    shown: Option<Credentials>,
 }
 
 #[derive(Deserialize)]
@@ -84,8 +86,13 @@ impl Authorizer {
         Authorizer {
             repository: repository.to_owned(),
             has_credentials: !credentials.is_empty(),
-            state: Arc::new(Mutex::new(State { left, header: None })),
+            state: Arc::new(Mutex::new(State { left, header: None, shown: None })),
         }
+    }
+
+    /// The credentials with which the registry answered, if it took any.
+    pub(super) async fn shown(&self) -> Option<Credentials> {
+        self.state.lock().await.shown.clone()
     }
 
     /// Whether there was anything but asking without a name.
@@ -107,8 +114,8 @@ impl Authorizer {
         let mut state = self.state.lock().await;
         let Some(challenge) = challenge else { return Ok(false) };
         while let Some(credentials) = state.left.pop() {
-            let header = match (&challenge, credentials) {
-                (Challenge::Basic, Some(credentials)) => Some(basic(&credentials)),
+            let header = match (&challenge, &credentials) {
+                (Challenge::Basic, Some(credentials)) => Some(basic(credentials)),
                 (Challenge::Basic, None) => None,
                 (Challenge::Bearer(parameters), credentials) => {
                     self.token(transport, base, parameters, credentials.as_ref()).await?
@@ -116,6 +123,7 @@ impl Authorizer {
             };
             if header.is_some() {
                 state.header = header;
+                state.shown = credentials;
                 return Ok(true);
             }
         }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::fixture::{Fixture, gzip, is_root, layer, layout, sha256, two_layers, write_tar};
 
 fn request(image: &str, policy: PullPolicy) -> PullRequest {
-    PullRequest { image: image.into(), policy, credentials: Vec::new() }
+    PullRequest { image: image.into(), policy, credentials: Vec::new(), by_hand: false }
 }
 
 #[tokio::test]

@@ -14,7 +14,12 @@ use atoll_image::{Config, Credentials, Error, ImageStore, Progress, PullPolicy, 
 use crate::fixture::{Fixture, Layout, gzip, is_root, layer, layout, two_layers, write_tar};
 
 fn request(image: &str) -> PullRequest {
-    PullRequest { image: image.into(), policy: PullPolicy::IfNotPresent, credentials: Vec::new() }
+    PullRequest {
+        image: image.into(),
+        policy: PullPolicy::IfNotPresent,
+        credentials: Vec::new(),
+        by_hand: false,
+    }
 }
 
 fn program(name: &str, package: &str) {
@@ -174,6 +179,17 @@ async fn a_registry_with_passwords_takes_the_right_one() {
     let secret = |password: &str| Credentials { username: "ali".into(), password: password.into() };
     wish.credentials = vec![secret("close sesame"), secret("open sesame")];
     assert!(fixture.store.ensure(&wish, None).await.unwrap().pulled);
+
+    // It is here now, but not for those who could not have pulled it.
+    wish.credentials = vec![secret("close sesame")];
+    let error = fixture.store.ensure(&wish, None).await.unwrap_err();
+    assert!(matches!(error, Error::Unauthorized { tried: true, .. }), "{error}");
+    let never = PullRequest { policy: PullPolicy::Never, ..wish.clone() };
+    let error = fixture.store.ensure(&never, None).await.unwrap_err();
+    assert!(matches!(error, Error::NeverPull { .. }), "{error}");
+    wish.credentials = vec![secret("open sesame")];
+    drop(registry);
+    assert!(!fixture.store.ensure(&wish, None).await.unwrap().pulled, "nobody is asked");
 }
 
 /// A registry of one image that does as it is told.

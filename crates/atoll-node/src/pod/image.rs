@@ -52,7 +52,13 @@ pub async fn ensure(
     };
     tell_of_secrets(cx, pod, secrets);
     let policy = policy(container);
-    let here = match cx.images.resolve(&image) {
+    let credentials = credentials(&image, secrets);
+    // What another pod's secret has brought is not there for this one.
+    let found = cx.images.resolve(&image).and_then(|found| match found {
+        Some(found) => Ok(cx.images.is_open_to(&found, &credentials)?.then_some(found)),
+        None => Ok(None),
+    });
+    let here = match found {
         Ok(found) => found,
         Err(error) => return Err(fail(cx, pod, container, &image, &error)),
     };
@@ -64,8 +70,7 @@ pub async fn ensure(
     if asks_registry {
         event(EventType::Normal, "Pulling", messages::pulling(&image));
     }
-    let request =
-        PullRequest { image: image.clone(), policy, credentials: credentials(&image, secrets) };
+    let request = PullRequest { image: image.clone(), policy, credentials, by_hand: false };
     match cx.images.ensure(&request, None).await {
         Ok(outcome) => {
             let text = if asks_registry {
