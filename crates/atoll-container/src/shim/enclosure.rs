@@ -77,12 +77,9 @@ pub(crate) fn fork(child: impl FnOnce()) -> io::Result<Pid> {
             child();
             exit_now(0)
         }
-        Ok(pid) => Pid::from_raw(pid).ok_or_else(io::Error::last_os_error),
-        Err(error) => Err(io::Error::other(error)),
+        Ok(pid) if pid > 0 => Pid::from_raw(pid).ok_or_else(|| io::Error::other("no pid")),
+        _ => Err(io::Error::last_os_error()),
     }
-    .and_then(|pid| {
-        if pid.as_raw_nonzero().get() > 0 { Ok(pid) } else { Err(io::Error::last_os_error()) }
-    })
 }
 
 type Step<T> = Result<T, String>;
