@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 const NODE: &str = "node-1";
-/// Between the API's port and the kubelet's, so that several users can have a cluster each.
+/// Between the API's port and the kubelet's.
 const KUBELET_OFFSET: u16 = 3_807;
 /// A socket's path ends at 108 bytes; below the run folder stand `shim/<16 digits>.sock`.
 const RUN_BYTES_MAX: usize = 107 - "/shim/0123456789abcdef.sock".len();
@@ -132,7 +132,7 @@ impl Processes {
             ("run-dir", run_dir.display().to_string()),
             ("cluster-id", cluster.id.clone()),
             ("node-ip", "127.0.0.1".to_owned()),
-            ("kubelet-port", kubelet_port(port).to_string()),
+            ("kubelet-port", kubelet_port(port)?.to_string()),
             ("program", program.display().to_string()),
             ("no-dns", String::new()),
             ("supervised", String::new()),
@@ -150,8 +150,14 @@ impl Processes {
     }
 }
 
-fn kubelet_port(port: u16) -> u16 {
-    port.checked_add(KUBELET_OFFSET).unwrap_or_else(|| port.wrapping_sub(KUBELET_OFFSET))
+/// The usual distance from the API's port, so that several users can have a cluster each,
+/// or else any port that is free.
+fn kubelet_port(port: u16) -> Result<u16> {
+    let usual = port.checked_add(KUBELET_OFFSET).unwrap_or(0);
+    let listen = |port: u16| std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port));
+    let listener = listen(usual).or_else(|_taken| listen(0));
+    let address = listener.and_then(|listener| listener.local_addr());
+    Ok(address.context("finding a port for the node")?.port())
 }
 
 /// Below the node's folder, unless that is too long for a socket.
@@ -301,8 +307,10 @@ mod tests {
     }
 
     #[test]
-    fn the_kubelets_port_is_a_port() {
-        assert_eq!(kubelet_port(6443), 10_250);
-        assert_eq!(kubelet_port(65_000), 61_193);
+    fn a_kubelet_port_that_is_taken_is_passed_over() {
+        let first = kubelet_port(21_000).unwrap();
+        let _listener = std::net::TcpListener::bind(("127.0.0.1", first)).unwrap();
+        assert_ne!(kubelet_port(21_000).unwrap(), first);
+        assert_ne!(kubelet_port(65_000).unwrap(), 0);
     }
 }
