@@ -211,6 +211,48 @@ impl Cluster {
         serde_json::from_str(&self.kubectl(&arguments).ok()).unwrap()
     }
 
+    /// Applies a manifest in YAML.
+    #[track_caller]
+    pub fn apply(&self, manifest: &str) {
+        self.kubectl_with(&["apply", "-f", "-"], manifest).ok();
+    }
+
+    /// Waits until a pod is as `check` wants it; `check` says what it is instead.
+    #[track_caller]
+    pub fn pod_becomes<T>(
+        &self,
+        name: &str,
+        within: Duration,
+        mut check: impl FnMut(&Value) -> Option<T>,
+    ) -> T {
+        eventually(within, &format!("pod {name}"), || {
+            let pod = self.json(&["pod", name]);
+            check(&pod).ok_or_else(|| {
+                let events = self.kubectl(&["events", "--for", &format!("pod/{name}")]).stdout;
+                format!("{:#}\n{events}", pod["status"])
+            })
+        })
+    }
+
+    /// Texts of the events about a pod, each as `reason: message`.
+    #[track_caller]
+    pub fn events(&self, pod: &str) -> Vec<String> {
+        let events =
+            self.json(&["events", "--field-selector", &format!("involvedObject.name={pod}")]);
+        let items = events["items"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        items.iter().map(|e| format!("{}: {}", text(&e["reason"]), text(&e["message"]))).collect()
+    }
+
+    /// Waits for an event about a pod.
+    #[track_caller]
+    pub fn event(&self, pod: &str, event: &str) {
+        eventually(Duration::from_secs(20), &format!("event of {pod}: {event}"), || {
+            let all = self.events(pod);
+            if all.iter().any(|one| one == event) { Ok(()) } else { Err(all.join("\n")) }
+        });
+    }
+
     /// Waits until so many pods of `selector` are ready and no other is left of it.
     #[track_caller]
     pub fn pods_ready(&self, selector: &str, count: usize, within: Duration) -> Vec<Value> {

@@ -12,6 +12,7 @@
 pub mod cluster;
 pub mod console;
 pub mod http;
+pub mod image;
 pub mod system;
 pub mod wait;
 

@@ -210,10 +210,11 @@ fn adopt(pod: &Pod, mut observed: Vec<Observed>, pods_dir: &Path) -> Tracks {
         }
         track.previous = track.current.take();
         track.current = Some(run);
-        track.started = true;
         track.hooked = true;
         let container =
             pod.spec.as_ref().and_then(|spec| find_container(spec, &found.container.key.name));
+        // Unless the API knows better: nobody may have heard yet that it runs.
+        track.started = container.is_none_or(|(_, c)| c.startup_probe.is_none());
         track.ready = container.is_some_and(|(_, c)| c.readiness_probe.is_none());
     }
     let statuses = pod.status.iter().flat_map(|status| {

@@ -53,6 +53,17 @@ fn a_container_that_was_ready_stays_so_when_it_is_the_same() {
 }
 
 #[test]
+fn a_start_that_nobody_heard_of_is_still_probed() {
+    let mut pod = pod(json!({}));
+    let adopted = adopt_at(&pod, vec![observed("c", 0, running())]);
+    assert!(adopted["c"].started);
+    let container = &mut pod.spec.as_mut().unwrap().containers[0];
+    container.startup_probe = container.readiness_probe.clone();
+    let adopted = adopt_at(&pod, vec![observed("c", 0, running())]);
+    assert!(!adopted["c"].started);
+}
+
+#[test]
 fn restarts_are_never_counted_back() {
     let exit = Exit { unknown: false, ..Exit::unknown(Some(at(1)), at(2)) };
     let found =

@@ -1,0 +1,36 @@
+//! Pods by kubectl: what they start from, how they end, and what is seen of them.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
+
+mod lifecycle;
+mod logs;
+mod streams;
+mod surroundings;
+mod survival;
+
+use atoll_e2e::{Cluster, image::import_busybox, is_root};
+use serde_json::json;
+use std::time::Duration;
+
+/// Whatever is awaited comes within this time, on a loaded machine too.
+const HOUR_GLASS: Duration = Duration::from_secs(40);
+
+/// One cluster for all: the pods run side by side while they are looked at in turn.
+#[test]
+fn pods_are_what_kubectl_expects_of_them() {
+    if !is_root("pods") {
+        return;
+    }
+    let cluster = Cluster::start(2);
+    let host = tempfile::tempdir().unwrap();
+    import_busybox(&cluster, "test.local/busybox:1", json!({"Cmd": ["sh"]}));
+    let user = json!({"Cmd": ["sleep", "1000"], "User": "app", "StopSignal": "SIGUSR1"});
+    import_busybox(&cluster, "test.local/user:1", user);
+    lifecycle::apply(&cluster, host.path());
+    surroundings::apply(&cluster);
+    cluster.apply(include_str!("streams.yaml"));
+    lifecycle::check(&cluster, host.path());
+    surroundings::check(&cluster);
+    streams::check(&cluster, host.path());
+    logs::check(&cluster);
+    survival::check(&cluster);
+}
