@@ -5,7 +5,7 @@
 mod unified;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,12 @@ pub(crate) fn v1_mounts() -> Result<Vec<PathBuf>, Error> {
         (mount.starts_with(ROOT) && !right.is_empty()).then(|| PathBuf::from(mount))
     });
     Ok(mounts.collect())
+}
+
+/// Writes a file that is there: one that the kernel lacks is then "not found", and not
+/// "permission denied" to make it.
+fn put(path: impl AsRef<Path>, value: impl AsRef<[u8]>) -> io::Result<()> {
+    fs::File::options().write(true).open(path)?.write_all(value.as_ref())
 }
 
 impl Cgroups {
@@ -171,7 +177,7 @@ impl Cgroups {
     /// matters: a pod that runs out of it must not take a shim along.
     pub(crate) fn join_for_memory(&self, cgroup: &str) -> io::Result<()> {
         match self.memory_dir(cgroup) {
-            Some(dir) => fs::write(dir.join("cgroup.procs"), "0"),
+            Some(dir) => put(dir.join("cgroup.procs"), "0"),
             None => Ok(()),
         }
     }
@@ -181,11 +187,11 @@ impl Cgroups {
     /// its processes down, and the kernel takes no others into the group itself.
     pub(crate) fn join(&self, cgroup: &str, init: i32) -> io::Result<()> {
         for dir in self.dirs(cgroup) {
-            match fs::write(dir.join("cgroup.procs"), "0") {
+            match put(dir.join("cgroup.procs"), "0") {
                 Err(e) if self.is_v2() && e.kind() == io::ErrorKind::ResourceBusy => {
                     let below = unified::path_of(init)?;
                     let dir = Path::new(ROOT).join(below.trim_start_matches('/'));
-                    fs::write(dir.join("cgroup.procs"), "0")?;
+                    put(dir.join("cgroup.procs"), "0")?;
                 }
                 other => other?,
             }
@@ -198,16 +204,16 @@ impl Cgroups {
     /// libcontainer does it there.
     pub(crate) fn die_as_one(&self, cgroup: &str, limited: bool) -> Result<(), Error> {
         let Some(dir) = self.memory_dir(cgroup).filter(|_| self.is_v2()) else { return Ok(()) };
-        let put = |file: &str, value: &str| {
+        let set = |file: &str, value: &str| {
             let path = dir.join(file);
-            match fs::write(&path, value) {
+            match put(&path, value) {
                 // Neither memory nor swap need be counted on a machine.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
                 other => other.map_err(failed(&path, "setting it")),
             }
         };
-        put("memory.oom.group", "1")?;
-        if limited { put("memory.swap.max", "0") } else { Ok(()) }
+        set("memory.oom.group", "1")?;
+        if limited { set("memory.swap.max", "0") } else { Ok(()) }
     }
 
     /// Writes limits; what is `None` is left as it is.
@@ -216,7 +222,12 @@ impl Cgroups {
         let write = |controller: &str, file: &str, value: String| -> Result<(), Error> {
             let Some(dir) = self.dir(cgroup, controller) else { return Ok(()) };
             let path = dir.join(file);
-            fs::write(&path, value).map_err(failed(&path, "setting a limit"))
+            let written = put(&path, value);
+            let what = match &written {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => "it has no such controller",
+                _ => "setting a limit",
+            };
+            written.map_err(failed(&path, what))
         };
         if let Some(shares) = resources.cpu_shares {
             if v2 {
@@ -251,9 +262,9 @@ impl Cgroups {
     /// Memory without swap. On v1 the two limits must never cross on the way.
     fn set_memory(&self, cgroup: &str, limit: i64) -> Result<(), Error> {
         let Some(dir) = self.dir(cgroup, "memory") else { return Ok(()) };
-        let put = |file: &str, value: &str| -> Result<(), Error> {
+        let set = |file: &str, value: &str| -> Result<(), Error> {
             let path = dir.join(file);
-            match fs::write(&path, value) {
+            match put(&path, value) {
                 Ok(()) => Ok(()),
                 // No swap accounting on this kernel.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && file.contains("sw") => Ok(()),
@@ -262,15 +273,15 @@ impl Cgroups {
         };
         if self.version == CgroupVersion::V2 {
             let value = if limit < 0 { "max".to_owned() } else { limit.to_string() };
-            put("memory.max", &value)?;
-            return put("memory.swap.max", if limit < 0 { "max" } else { "0" });
+            set("memory.max", &value)?;
+            return set("memory.swap.max", if limit < 0 { "max" } else { "0" });
         }
         let value = limit.to_string();
-        if put("memory.limit_in_bytes", &value).is_err() {
-            put("memory.memsw.limit_in_bytes", &value)?;
-            return put("memory.limit_in_bytes", &value);
+        if set("memory.limit_in_bytes", &value).is_err() {
+            set("memory.memsw.limit_in_bytes", &value)?;
+            return set("memory.limit_in_bytes", &value);
         }
-        put("memory.memsw.limit_in_bytes", &value)
+        set("memory.memsw.limit_in_bytes", &value)
     }
 
     /// Kills every process in the group, so that none can fork away.
@@ -281,7 +292,7 @@ impl Cgroups {
         }
         if self.version == CgroupVersion::V2 {
             let path = dir.join("cgroup.kill");
-            return match fs::write(&path, "1") {
+            return match put(&path, "1") {
                 Ok(()) => Ok(()),
                 // Before Linux 5.14.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -354,7 +365,7 @@ fn fill_cpuset(mount: &Path, cgroup: &str) -> Result<(), Error> {
                 let inherited = parent.join(file);
                 let value =
                     fs::read_to_string(&inherited).map_err(failed(&inherited, "reading it"))?;
-                fs::write(&path, value.trim()).map_err(failed(&path, "setting it"))?;
+                put(&path, value.trim()).map_err(failed(&path, "setting it"))?;
             }
         }
         parent = child;
@@ -363,7 +374,7 @@ fn fill_cpuset(mount: &Path, cgroup: &str) -> Result<(), Error> {
 }
 
 fn kill_frozen(dir: &Path, switch: &Path, freeze: &str, thaw: &str) -> Result<(), Error> {
-    if let Err(source) = fs::write(switch, freeze) {
+    if let Err(source) = put(switch, freeze) {
         // Without the freezer a fork can get away; removing the group then says so.
         tracing::debug!(path = %switch.display(), %source, "not frozen");
     }
@@ -374,7 +385,7 @@ fn kill_frozen(dir: &Path, switch: &Path, freeze: &str, thaw: &str) -> Result<()
             tracing::debug!(?pid, %error, "already gone");
         }
     }
-    match fs::write(switch, thaw) {
+    match put(switch, thaw) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(failed(switch, "thawing it")(source)),
@@ -447,6 +458,13 @@ pub(crate) fn weight_of_shares(shares: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_the_kernel_lacks_is_told_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = put(dir.path().join("memory.swap.max"), "0").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
 
     const HYBRID: &str = "\
 31 25 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755

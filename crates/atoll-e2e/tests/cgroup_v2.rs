@@ -120,7 +120,11 @@ fn hello(cluster: &Cluster) -> SocketAddr {
 fn lacks_memory(cluster: &Cluster) {
     cluster.kubectl_with(&["apply", "-f", "-"], HUNGRY).ok();
     let failed = "--for=jsonpath={.status.phase}=Failed";
-    cluster.kubectl(&["wait", "pod/hungry", failed, "--timeout=120s"]).ok();
+    let waited = cluster.kubectl(&["wait", "pod/hungry", failed, "--timeout=60s"]);
+    if waited.code != 0 {
+        let shown = cluster.kubectl(&["describe", "pod", "hungry"]).stdout;
+        panic!("{}{shown}\n{}", waited.stderr, cluster.logs());
+    }
     let pod = cluster.json(&["pod", "hungry"]);
     let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(ended["reason"], "OOMKilled", "{ended}");

@@ -7,8 +7,9 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
-use super::{ROOT, failed};
+use super::{ROOT, failed, put};
 use crate::error::Error;
 
 /// What groups hand down: containers' limits are theirs.
@@ -19,6 +20,10 @@ const LEAF: &str = "atoll.init";
 
 /// Rounds of moving processes: each may have forked since the list was read.
 const MOVE_ROUNDS_MAX: usize = 10;
+
+/// A second in all, then the group stays as it is and the agent does not start.
+const CLEAR_ROUNDS_MAX: usize = 100;
+const CLEAR_PAUSE: Duration = Duration::from_millis(10);
 
 /// What became of handing controllers down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +36,9 @@ enum Handed {
 /// Lets the children of a group have its controllers.
 pub(super) fn open(dir: &Path) -> Result<(), Error> {
     if hand_down(dir) == Handed::Busy && dir == Path::new(ROOT) {
+        // Some controllers may be handed down past a group's own processes; then the
+        // kernel takes it for a group of threads, below which are no places for processes.
+        withdraw(dir);
         let leaf = dir.join(LEAF);
         match fs::create_dir(&leaf) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -38,9 +46,8 @@ pub(super) fn open(dir: &Path) -> Result<(), Error> {
             }
             _ => {}
         }
-        move_processes(dir, &leaf)?;
+        clear(dir, &leaf)?;
         tracing::info!(leaf = %leaf.display(), "the processes of this cgroup went into a leaf");
-        hand_down(dir);
     }
     Ok(())
 }
@@ -48,16 +55,35 @@ pub(super) fn open(dir: &Path) -> Result<(), Error> {
 fn hand_down(dir: &Path) -> Handed {
     let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
     let control = dir.join("cgroup.subtree_control");
-    let mut handed = Handed::Done;
-    for name in missing(&read("cgroup.controllers"), &read("cgroup.subtree_control")) {
-        if let Err(source) = fs::write(&control, format!("+{name}")) {
-            if source.kind() == io::ErrorKind::ResourceBusy {
-                handed = Handed::Busy;
-            }
-            tracing::debug!(path = %control.display(), %source, name, "not handed down");
+    let names = missing(&read("cgroup.controllers"), &read("cgroup.subtree_control"));
+    if names.is_empty() {
+        return Handed::Done;
+    }
+    // All at once, so that a group with processes takes none of them.
+    let all: Vec<String> = names.iter().map(|name| format!("+{name}")).collect();
+    match put(&control, all.join(" ")) {
+        Ok(()) => return Handed::Done,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EOPNOTSUPP)) => {
+            return Handed::Busy;
+        }
+        Err(_) => {}
+    }
+    for one in all {
+        if let Err(source) = put(&control, &one) {
+            tracing::debug!(path = %control.display(), %source, one, "not handed down");
         }
     }
-    handed
+    Handed::Done
+}
+
+/// Takes back what a group hands down, where no group below needs it.
+fn withdraw(dir: &Path) {
+    let control = dir.join("cgroup.subtree_control");
+    for name in CONTROLLERS {
+        if let Err(source) = put(&control, format!("-{name}")) {
+            tracing::debug!(path = %control.display(), %source, name, "still handed down");
+        }
+    }
 }
 
 /// Controllers that a group has, and does not hand down yet.
@@ -65,6 +91,21 @@ fn missing(has: &str, gives: &str) -> Vec<&'static str> {
     let listed = |list: &str, name: &str| list.split_whitespace().any(|one| one == name);
     let wanted = CONTROLLERS.iter().copied();
     wanted.filter(|name| listed(has, name) && !listed(gives, name)).collect()
+}
+
+/// Moves processes until the group can hand down. What forks or ends at that moment still
+/// counts as a process of the group, and is in no list.
+#[allow(clippy::disallowed_methods, reason = "called on threads that may block")]
+fn clear(dir: &Path, leaf: &Path) -> Result<(), Error> {
+    for _ in 0..CLEAR_ROUNDS_MAX {
+        move_processes(dir, leaf)?;
+        if hand_down(dir) == Handed::Done {
+            return Ok(());
+        }
+        std::thread::sleep(CLEAR_PAUSE);
+    }
+    let busy = io::Error::from(io::ErrorKind::ResourceBusy);
+    Err(failed(dir, "it cannot be divided while it has processes of its own")(busy))
 }
 
 fn move_processes(from: &Path, to: &Path) -> Result<(), Error> {
@@ -75,7 +116,7 @@ fn move_processes(from: &Path, to: &Path) -> Result<(), Error> {
             break;
         }
         for pid in pids.lines() {
-            match fs::write(&to, pid) {
+            match put(&to, pid) {
                 // It has ended meanwhile.
                 Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
                 other => other.map_err(failed(&to, "moving a process into it"))?,
@@ -93,13 +134,7 @@ pub fn give_back(atoll: &str) -> Result<(), Error> {
     if !leaf.exists() || root.join(atoll).exists() {
         return Ok(());
     }
-    let control = root.join("cgroup.subtree_control");
-    for name in CONTROLLERS {
-        if let Err(source) = fs::write(&control, format!("-{name}")) {
-            // Never handed down, or needed by a group that is not ours.
-            tracing::debug!(path = %control.display(), %source, name, "still handed down");
-        }
-    }
+    withdraw(root);
     move_processes(&leaf, root)?;
     fs::remove_dir(&leaf).map_err(failed(&leaf, "removing it"))
 }
