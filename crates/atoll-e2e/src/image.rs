@@ -9,11 +9,11 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// Puts an image with a shell on every node. `config` is the image's own: `Cmd`, `User` …
 pub fn import_busybox(cluster: &Cluster, name: &str, config: Value) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("image.tar");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.tar");
     std::fs::write(&path, archive(name, config)).unwrap();
-    let data = cluster.dir.display().to_string();
-    cluster.atoll(&["image", "import", "--data-dir", &data, path.to_str().unwrap()]).ok();
+    let dir = cluster.dir.display().to_string();
+    cluster.atoll(&["image", "import", "--data-dir", &dir, path.to_str().unwrap()]).ok();
 }
 
 pub fn archive(name: &str, mut config: Value) -> Vec<u8> {
