@@ -120,7 +120,7 @@ fn once(kubectl: &Kubectl<'_>) {
 
 fn copies(kubectl: &Kubectl<'_>, host: &Path) {
     let (there, back) = (host.join("there"), host.join("back"));
-    let bytes: Vec<u8> = (0..LARGE_BYTES).map(|i| (i * 31 % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..251).cycle().take(LARGE_BYTES).collect();
     fs::write(&there, &bytes).unwrap();
     kubectl.run(&["cp", there.to_str().unwrap(), "io:/tmp/f", "-c", "c"], "").ok();
     kubectl.run(&["cp", "io:/tmp/f", back.to_str().unwrap(), "-c", "c"], "").ok();
