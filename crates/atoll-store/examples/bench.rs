@@ -37,19 +37,14 @@ async fn main() -> Outcome<()> {
         report("get", readers, measure(&kv, readers, duration, Kind::Get).await?);
     }
     trickle(&kv).await?;
-    let before = cpu_micros()?;
-    let written = store.log_bytes_written();
+    // Until what was measured before is in the state file.
     tokio::time::sleep(Duration::from_secs(15)).await;
-    let settled = store.log_bytes_written();
-    let idle_from = cpu_micros()?;
+    let (idle_from, written) = (cpu_micros()?, disk_bytes_written()?);
     tokio::time::sleep(duration).await;
     println!(
-        "idle        {} µs of processor in {seconds} s ({} µs and {} log bytes in the 15 s before), \
-         {} log bytes, {} kB resident",
+        "idle        {} µs of processor in {seconds} s, {} bytes to disk an hour, {} kB resident",
         cpu_micros()? - idle_from,
-        idle_from - before,
-        settled - written,
-        store.log_bytes_written() - settled,
+        (disk_bytes_written()? - written) * 3600 / seconds,
         resident_kb()?,
     );
     let status = kv.status().await?;

@@ -18,7 +18,7 @@ use crate::sync::lock;
 
 /// Written to the file at most before it is synced: the log's syncs beside it wait for the same
 /// disk, and would wait for all of a flush.
-const UNSYNCED_MAX_BYTES: usize = 512 << 10;
+const UNSYNCED_MAX_BYTES: usize = 2 << 20;
 /// How often a full disk is tried again; nothing tells when it has room.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 

@@ -19,6 +19,9 @@ const FILL_MIN_BYTES: u64 = 256 << 10;
 const FILL_MAX_BYTES: u64 = 4 << 20;
 /// A fill starts so early that a write does not find the zeros short and has to add to them.
 const FILL_MARGIN_BYTES: u64 = VITAL_ROOM_BYTES + (32 << 10);
+/// Zeros synced at once: more would delay the log's own syncs, which wait for its whole file, and
+/// less would cost more syncs than the disk has time for under load.
+const SYNCED_ZEROS_BYTES: u64 = 1 << 20;
 /// The unit of writing zeros.
 const ZEROS_BYTES: u64 = 256 << 10;
 const NEXT_SEGMENT: &str = "wal/next.tmp";
@@ -60,7 +63,7 @@ impl FillJob {
     fn write_paced(&self) -> io::Result<()> {
         let mut from = self.from;
         while from < self.filling.to {
-            let to = (from + ZEROS_BYTES).min(self.filling.to);
+            let to = (from + SYNCED_ZEROS_BYTES).min(self.filling.to);
             write_zeros(&*self.file, from, to)?;
             self.file.sync()?;
             from = to;

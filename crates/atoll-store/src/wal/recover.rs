@@ -47,7 +47,7 @@ impl Wal {
         for name in disk.list(WAL_FOLDER).map_err(failed("listing the folder failed"))? {
             let path = format!("{WAL_FOLDER}/{name}");
             if name.ends_with(".wal") {
-                reads.push(read_file(&*disk, path)?);
+                reads.push(read_file(&*disk, path, applied)?);
             } else if name.ends_with(".tmp") {
                 disk.remove(&path).map_err(failed("removing an unfinished segment failed"))?;
             }
@@ -89,7 +89,7 @@ impl Wal {
     }
 }
 
-fn read_file(disk: &dyn Disk, name: String) -> Result<Read, WalOpenError> {
+fn read_file(disk: &dyn Disk, name: String, applied: Position) -> Result<Read, WalOpenError> {
     let content = disk.read(&name).map_err(|source| WalOpenError::Io {
         file: disk.describe(&name),
         action: "reading failed",
@@ -97,12 +97,19 @@ fn read_file(disk: &dyn Disk, name: String) -> Result<Read, WalOpenError> {
     })?;
     let length = content.len() as u64;
     let content = Bytes::from(content);
-    let segment = read_segment(&content).map_err(|damage| WalOpenError::Corrupt {
+    let mut segment = read_segment(&content).map_err(|damage| WalOpenError::Corrupt {
         file: disk.describe(&name),
         offset: damage.offset,
         reason: damage.reason,
     })?;
     let last_batch = content[segment.last_batch..segment.tail].to_vec();
+    for frame in &mut segment.frames {
+        // One segment at a time is in memory, and of it what is still to be applied. The first
+        // byte of an entry is its type.
+        let is_applied = frame.kind == FrameKind::Entry && frame.index <= applied.index;
+        let kept = if is_applied { 1 } else { frame.payload.len() };
+        frame.payload = Bytes::copy_from_slice(&frame.payload[..kept.min(frame.payload.len())]);
+    }
     Ok(Read { name, segment, length, last_batch })
 }
 
@@ -215,8 +222,7 @@ fn replay(disk: &dyn Disk, reads: &[Read], applied: Position) -> Result<Replay, 
 
 fn decode_entry(frame: &Frame) -> Option<LogEntry> {
     let kind = EntryKind::from_code(*frame.payload.first()?)?;
-    // A copy, so that one entry does not keep its whole segment in memory.
-    let payload = Bytes::copy_from_slice(&frame.payload[1..]);
+    let payload = frame.payload.slice(1..);
     Some(LogEntry { index: frame.index, term: frame.term, kind, payload })
 }
 
