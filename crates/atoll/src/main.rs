@@ -133,12 +133,15 @@ fn service(log: Option<String>, part: impl Future<Output = Result<()>>) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
+/// What goes wrong a tool says itself, once.
+const TOOL_LOG: &str = "warn,kube_client=off,kube_runtime=off";
+
 /// A command that ends by itself.
 fn tool<T: Into<ExitCode>>(
     log: Option<String>,
     part: impl Future<Output = Result<T>>,
 ) -> Result<ExitCode> {
-    start_logging(log.as_deref().unwrap_or("warn"))?;
+    start_logging(log.as_deref().unwrap_or(TOOL_LOG))?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
