@@ -36,6 +36,15 @@ pub fn state() -> BTreeSet<String> {
     lines
 }
 
+/// What a former cluster left, or took from the host. What other clusters had on the
+/// machine may have gone with them meanwhile.
+pub fn left(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
+    const OF_OTHERS: [&str; 4] = ["- mount:", "- cgroup:", "- file:", "- process:"];
+    let mut lines = difference(before, after);
+    lines.retain(|line| !OF_OTHERS.iter().any(|kind| line.starts_with(kind)));
+    lines
+}
+
 /// What is in `after` and was not in `before`, and the other way round.
 pub fn difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
     let more = after.difference(before).map(|line| format!("+ {line}"));
@@ -63,7 +72,10 @@ pub fn inside(dir: &Path) -> BTreeSet<String> {
         add("link", &here(&["ip", "-br", "link"]));
         add("address", &here(&["ip", "-br", "-4", "address"]));
         add("route", &here(&["ip", "route", "show", "table", "all"]));
-        add("rule", &without_numbers(&here(&["nft", "-s", "list", "ruleset"])));
+        // Not `list ruleset`: nft 1.0.6 gives up on keys that another map's answer is part of.
+        for what in ["sets", "maps", "chains"] {
+            add("rule", &what_stays(&here(&["nft", "-s", "list", what])));
+        }
         for folder in ["pods", "net", "logs"] {
             add(folder, &files(&dir.join(&node).join(folder)));
         }
@@ -97,12 +109,17 @@ fn others() -> Vec<String> {
     words
 }
 
-/// In every mount namespace of the machine.
+/// In every mount namespace of the machine, those of other clusters' containers excepted.
 fn mounts() -> String {
     let mut text = String::new();
     let mut seen = BTreeSet::new();
+    let others = others();
     for pid in pids() {
         let process = Path::new("/proc").join(&pid);
+        let cgroups = read(&process.join("cgroup"));
+        if others.iter().any(|other| cgroups.contains(other)) {
+            continue;
+        }
         let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { continue };
         if !seen.insert(namespace) {
             continue;
@@ -165,8 +182,8 @@ fn processes() -> String {
             || cgroups.contains("/atoll/")
         {
             let words = read(&process.join("cmdline")).replace('\0', " ");
-            writeln!(text, "{pid} {words} in {}", cgroups.lines().next().unwrap_or_default())
-                .unwrap();
+            let cgroup = cgroups.lines().find(|line| line.contains("/atoll/")).unwrap_or_default();
+            writeln!(text, "{pid} {words} in {cgroup}").unwrap();
         }
     }
     text
@@ -178,12 +195,10 @@ fn pids() -> Vec<String> {
     names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).collect()
 }
 
-/// Handles and times of entries differ between two listings of the same rules.
-fn without_numbers(rules: &str) -> String {
-    let lines = rules.lines().map(|line| {
-        let line = line.split(" # handle").next().unwrap_or_default();
-        line.split(" expires ").next().unwrap_or_default()
-    });
+/// Chains that choose an endpoint are kept for the next service of the same size.
+fn what_stays(rules: &str) -> String {
+    let lines = rules.lines().filter(|line| !line.contains("chain pick-"));
+    let lines = lines.map(|line| line.split(" expires ").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")
 }
 

@@ -5,15 +5,15 @@ use atoll_e2e::{
     Cluster,
     cluster::{binary, run, workspace},
     eventually,
-    http::{Load, get},
-    is_root,
+    http::{Load, Origin, get},
+    is_root, system,
 };
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     process::Command,
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 #[test]
@@ -22,13 +22,7 @@ fn nothing_is_lost_when_processes_are_killed() {
         return;
     }
     let mut cluster = Cluster::start(3);
-    let manifest = workspace().join("examples/hello.yaml");
-    cluster.kubectl(&["apply", "-f", manifest.to_str().unwrap()]).ok();
-    cluster.pods_ready("app=hello", 5, Duration::from_secs(60));
-    let service = cluster.json(&["service", "hello"]);
-    let address: IpAddr = service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
-    let address = SocketAddr::new(address, 80);
-    eventually(Duration::from_secs(10), "the service answers", || get(address, "/"));
+    let address = hello(&cluster);
     let before = containers(&cluster);
 
     let load = Load::start(address, "/", 100, 4);
@@ -50,6 +44,132 @@ fn nothing_is_lost_when_processes_are_killed() {
     });
     cluster.stop();
     leaves_nothing(&cluster);
+}
+
+/// Five pods, and the address of their service.
+fn hello(cluster: &Cluster) -> SocketAddr {
+    let manifest = workspace().join("examples/hello.yaml");
+    cluster.kubectl(&["apply", "-f", manifest.to_str().unwrap()]).ok();
+    cluster.pods_ready("app=hello", 5, Duration::from_secs(60));
+    let service = cluster.json(&["service", "hello"]);
+    let address: IpAddr = service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
+    let address = SocketAddr::new(address, 80);
+    eventually(Duration::from_secs(10), "the service answers", || get(address, "/"));
+    address
+}
+
+#[test]
+fn an_isolated_node_is_replaced_and_comes_back() {
+    if !is_root("faults") {
+        return;
+    }
+    let cluster = Cluster::start(3);
+    let address = hello(&cluster);
+    most_nodes_vanish(&cluster, &["node-2", "node-3"]);
+    most_nodes_vanish(&cluster, &["node-1"]);
+    one_node_vanishes(&cluster, address);
+}
+
+/// Whom the isolated cannot tell from a network that failed: nothing is thrown out.
+fn most_nodes_vanish(cluster: &Cluster, isolated: &[&str]) {
+    let before = containers(cluster);
+    for node in isolated {
+        cluster.chaos("isolate", node);
+    }
+    let lost = if isolated == ["node-1"] { 2 } else { isolated.len() };
+    nodes_ready(cluster, 3 - lost, Duration::from_secs(8));
+    // Pods tolerate a lost node for 5 s; after twice that they would be gone.
+    let watched = Instant::now();
+    while watched.elapsed() < Duration::from_secs(10) {
+        let pods = cluster.json(&["pods"]);
+        let pods = pods["items"].as_array().unwrap();
+        assert_eq!(pods.len(), 5, "{pods:?}");
+        assert!(pods.iter().all(|pod| pod["metadata"]["deletionTimestamp"].is_null()), "{pods:?}");
+        sleep(Duration::from_millis(500));
+    }
+    for node in isolated {
+        cluster.chaos("heal", node);
+    }
+    nodes_ready(cluster, 3, Duration::from_secs(15));
+    cluster.pods_ready("app=hello", 5, Duration::from_secs(15));
+    assert_eq!(containers(cluster), before, "no container was started again");
+}
+
+fn one_node_vanishes(cluster: &Cluster, address: SocketAddr) {
+    let pods = cluster.pods_ready("app=hello", 5, Duration::from_secs(15));
+    let there: Vec<SocketAddr> = pods
+        .iter()
+        .filter(|pod| pod["spec"]["nodeName"] == "node-3")
+        .map(|pod| pod["status"]["podIP"].as_str().unwrap().parse().unwrap())
+        .map(|ip| SocketAddr::new(ip, 8080))
+        .collect();
+    assert!(!there.is_empty(), "node-3 has pods");
+    let others =
+        Load::start_from(&Origin::Namespace(cluster.netns("node-2")), address, "/", 100, 16);
+    let inside =
+        Load::start_from(&Origin::Namespace(cluster.netns("node-3")), there[0], "/", 20, 2);
+    sleep(Duration::from_secs(1));
+    cluster.chaos("isolate", "node-3");
+    nodes_ready(cluster, 2, Duration::from_secs(5));
+    eventually(Duration::from_secs(2), "its endpoints leave", || {
+        let ready = ready_endpoints(cluster);
+        match there.iter().find(|gone| ready.contains(&gone.ip().to_string())) {
+            Some(still) => Err(format!("{still} of {ready:?}")),
+            None => Ok(()),
+        }
+    });
+    eventually(Duration::from_secs(14), "five pods on two nodes", || {
+        let pods = cluster.json(&["pods", "-l", "app=hello"]);
+        let pods = pods["items"].as_array().unwrap();
+        let ready = pods
+            .iter()
+            .filter(|pod| atoll_e2e::cluster::is_ready(pod) && pod["spec"]["nodeName"] != "node-3");
+        match ready.count() {
+            5 => Ok(()),
+            count => Err(format!("{count} ready")),
+        }
+    });
+    // Its pods still serve whoever reaches them.
+    let shots = inside.stop();
+    let failed: Vec<_> = shots.iter().filter(|shot| shot.result.is_err()).collect();
+    assert!(failed.is_empty(), "inside: {} of {}: {:?}", failed.len(), shots.len(), failed[0]);
+    let shots = others.stop();
+    let last = shots.iter().filter(|shot| shot.result.is_err()).map(|shot| shot.at).max();
+    // Isolated a second after the load began; see the bar of a node that dies.
+    assert!(last < Some(Duration::from_secs(5)), "the last failure began at {last:?}");
+
+    cluster.chaos("heal", "node-3");
+    nodes_ready(cluster, 3, Duration::from_secs(10));
+    eventually(Duration::from_secs(20), "the replaced pods are gone from node-3", || {
+        let pods = cluster.json(&["pods", "-A"]);
+        let pods = pods["items"].as_array().unwrap();
+        let assigned = pods.iter().filter(|pod| pod["spec"]["nodeName"] == "node-3").count();
+        let left = system::inside(&cluster.dir);
+        let sandboxes =
+            left.iter().filter(|line| line.starts_with("node-3 ns: ") && line.ends_with("/net"));
+        match (pods.len(), sandboxes.count()) {
+            (5, sandboxes) if sandboxes == assigned => Ok(()),
+            other => Err(format!("{other:?} with {assigned} assigned")),
+        }
+    });
+}
+
+fn nodes_ready(cluster: &Cluster, count: usize, within: Duration) {
+    eventually(within, &format!("{count} nodes are ready"), || {
+        let nodes = cluster.kubectl(&["get", "nodes", "--no-headers"]).ok();
+        let ready = nodes.lines().filter(|line| line.contains(" Ready ")).count();
+        if ready == count { Ok(()) } else { Err(nodes) }
+    });
+}
+
+fn ready_endpoints(cluster: &Cluster) -> BTreeSet<String> {
+    let slices = cluster.json(&["endpointslices", "-l", "kubernetes.io/service-name=hello"]);
+    let slices = slices["items"].as_array().into_iter().flatten();
+    let endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().cloned()).flatten();
+    endpoints
+        .filter(|endpoint| endpoint["conditions"]["ready"] == true)
+        .filter_map(|endpoint| endpoint["addresses"][0].as_str().map(ToOwned::to_owned))
+        .collect()
 }
 
 /// Starts the cluster again, and refuses another one on its folder.

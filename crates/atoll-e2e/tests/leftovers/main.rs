@@ -1,6 +1,7 @@
 //! What is left in the system when clusters end, however they end: nothing.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
 
+mod ends;
 mod random;
 
 use atoll_e2e::{
@@ -21,7 +22,7 @@ fn hello(cluster: &Cluster) {
 /// Other tests on the machine may be in the middle of something, so it is looked again.
 fn as_before(before: &BTreeSet<String>) {
     eventually(Duration::from_secs(20), "the machine is as before", || {
-        let difference = system::difference(before, &system::state());
+        let difference = system::left(before, &system::state());
         if difference.is_empty() { Ok(()) } else { Err(difference.join("\n")) }
     });
 }

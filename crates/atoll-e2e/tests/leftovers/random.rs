@@ -6,6 +6,7 @@ use super::as_before;
 use atoll_e2e::{Cluster, eventually, is_root, system};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    collections::BTreeSet,
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -46,15 +47,21 @@ fn random_cycles_leave_nothing() {
 }
 
 /// A cluster that has just begun may still be writing its first rules.
-fn settled(cluster: &Cluster) -> std::collections::BTreeSet<String> {
+fn settled(cluster: &Cluster) -> BTreeSet<String> {
+    let service = cluster.json(&["service", "kubernetes"]);
+    let address = service["spec"]["clusterIP"].as_str().unwrap();
     eventually(Duration::from_secs(20), "the new cluster settles", || {
         let first = system::inside(&cluster.dir);
         std::thread::sleep(Duration::from_millis(500));
         let second = system::inside(&cluster.dir);
+        for index in 1..=NODES {
+            let rules = format!("node-{index} rule:");
+            if !second.iter().any(|line| line.starts_with(&rules) && line.contains(address)) {
+                return Err(format!("node-{index} has no rule for {address}"));
+            }
+        }
         let difference = system::difference(&first, &second);
-        let complete =
-            second.iter().filter(|line| line.contains("10.4") && line.contains("rule")).count() > 0;
-        if difference.is_empty() && complete { Ok(second) } else { Err(difference.join("\n")) }
+        if difference.is_empty() { Ok(second) } else { Err(difference.join("\n")) }
     })
 }
 
@@ -63,7 +70,10 @@ fn all_deleted(cluster: &Cluster) {
     cluster.kubectl(&["delete", kinds, "-l", "random", "--wait=false"]).ok();
     eventually(Duration::from_secs(90), "all pods are gone", || {
         let shown = cluster.kubectl(&["get", "pods", "-A", "-o", "wide"]);
-        if shown.stdout.is_empty() { Ok(()) } else { Err(shown.stdout) }
+        if shown.stdout.is_empty() {
+            return Ok(());
+        }
+        Err(format!("{}\n{}", shown.stdout, cluster.logs()))
     });
     eventually(Duration::from_secs(30), "all nodes are ready", || {
         let nodes = cluster.kubectl(&["get", "nodes", "--no-headers"]).stdout;

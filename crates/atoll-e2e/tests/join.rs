@@ -1,0 +1,367 @@
+//! Servers and agents started by hand, without `atoll dev`, and the tokens between them.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
+
+use atoll_e2e::{
+    Output,
+    cluster::{binary, run},
+    eventually, is_root,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    fs::File,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: one}
+spec:
+  containers: [{name: one, image: atoll.local/hello}]
+";
+
+/// A server and its nodes, each in a network namespace of its own, joined by a bridge.
+struct Lab {
+    name: String,
+    folder: tempfile::TempDir,
+    processes: Vec<Child>,
+}
+
+fn ip(arguments: &str) -> Output {
+    let mut command = Command::new("ip");
+    command.args(arguments.split(' '));
+    run(command, "")
+}
+
+impl Lab {
+    /// Namespaces `<name>-1` and so on, with the addresses 10.251.<net>.1 and so on.
+    fn new(net: u32, count: u32) -> Self {
+        let name = format!("e2e{}x{net}", std::process::id() % 10_000);
+        let folder = tempfile::Builder::new().prefix("atoll-join-").tempdir().unwrap();
+        let lab = Self { name, folder, processes: Vec::new() };
+        let switch = format!("{}-0", lab.name);
+        ip(&format!("netns add {switch}")).ok();
+        ip(&format!("-n {switch} link add switch type bridge")).ok();
+        ip(&format!("-n {switch} link set switch up")).ok();
+        for k in 1..=count {
+            let node = lab.netns(k);
+            ip(&format!("netns add {node}")).ok();
+            ip(&format!("-n {node} link set lo up")).ok();
+            ip(&format!("-n {switch} link add p{k} type veth peer name eth0 netns {node}")).ok();
+            ip(&format!("-n {switch} link set p{k} master switch up")).ok();
+            ip(&format!("-n {node} address add 10.251.{net}.{k}/24 dev eth0")).ok();
+            ip(&format!("-n {node} link set eth0 up")).ok();
+            ip(&format!("-n {node} route add default via 10.251.{net}.254")).ok();
+        }
+        lab
+    }
+
+    fn netns(&self, k: u32) -> String {
+        format!("{}-{k}", self.name)
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, k: u32, arguments: &[&str]) -> Command {
+        let mut command = self.inside(k, binary().to_str().unwrap());
+        command.args(arguments);
+        command
+    }
+
+    /// Not `ip netns exec`, which hides the machine's cgroups.
+    fn inside(&self, k: u32, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.netns(k))).arg(program);
+        command
+    }
+
+    /// Starts it for good; returns its place in the list of processes.
+    fn start(&mut self, k: u32, log: &str, arguments: &[&str]) -> usize {
+        let log = File::options().create(true).append(true).open(self.dir(log)).unwrap();
+        let mut command = self.command(k, arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.processes.push(command.spawn().unwrap());
+        self.processes.len() - 1
+    }
+
+    fn signal(&mut self, process: usize, signal: Signal) {
+        let pid = i32::try_from(self.processes[process].id()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        self.processes[process].wait().unwrap();
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> Output {
+        self.kubectl_with(arguments, "")
+    }
+
+    fn kubectl_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.inside(1, "kubectl");
+        command.arg("--kubeconfig").arg(self.dir("server/kubeconfig")).args(arguments);
+        command.env("HOME", self.folder.path());
+        run(command, input)
+    }
+
+    fn atoll(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(1, arguments);
+        command.env("KUBECONFIG", self.dir("server/kubeconfig"));
+        run(command, "")
+    }
+
+    fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir(name)).unwrap_or_default()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+            pid.map(|pid| kill_process(pid, Signal::TERM));
+            process.wait().ok();
+        }
+        // Whatever runs from this folder: shims outlive their agents.
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let program = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let folder = self.folder.path();
+            let ours = program.starts_with(folder)
+                || String::from_utf8_lossy(&line).contains(folder.to_str().unwrap());
+            let pid = entry.file_name().to_string_lossy().parse::<i32>().ok();
+            if let Some(pid) = pid.filter(|_| ours).and_then(Pid::from_raw) {
+                kill_process(pid, Signal::KILL).ok();
+            }
+        }
+        for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&format!("{}-", self.name)) {
+                ip(&format!("netns del {name}"));
+            }
+        }
+        unmount_below(self.folder.path());
+    }
+}
+
+fn unmount_below(folder: &Path) {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(1));
+    let below: Vec<&str> = points.filter(|point| Path::new(point).starts_with(folder)).collect();
+    for point in below.into_iter().rev() {
+        let mut command = Command::new("umount");
+        command.args(["-l", point]);
+        run(command, "");
+    }
+}
+
+/// The process that has the lock of a node's name server, and whether it lives.
+fn name_server(folder: &Path) -> Result<i32, String> {
+    let text = std::fs::read_to_string(folder.join("dns/lock")).map_err(|e| e.to_string())?;
+    let pid: i32 = text.trim().parse().map_err(|_| format!("the lock holds {text:?}"))?;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line).replace('\0', " ");
+    if line.contains(" dns --listen ") { Ok(pid) } else { Err(format!("{pid} is {line:?}")) }
+}
+
+fn resolve(lab: &Lab, k: u32) -> Result<String, String> {
+    let mut dig = lab.inside(k, "dig");
+    dig.args(["+short", "+time=1", "+tries=1"]);
+    dig.args(["@10.43.0.10", "kubernetes.default.svc.cluster.local"]);
+    let answer = run(dig, "");
+    if answer.stdout.trim() == "10.43.0.1" { Ok(answer.stdout) } else { Err(format!("{answer:?}")) }
+}
+
+#[test]
+fn a_node_joins_by_hand_and_has_names() {
+    if !is_root("join") {
+        return;
+    }
+    let mut lab = Lab::new(1, 2);
+    let (server, node) = (lab.dir("server"), lab.dir("node"));
+    let run_dir = lab.dir("run");
+    lab.start(
+        1,
+        "server.log",
+        &["server", "--data-dir", server.to_str().unwrap(), "--advertise", "10.251.1.1"],
+    );
+    eventually(SOON, "the server is ready", || {
+        let answer = lab.kubectl(&["get", "--raw", "/readyz"]);
+        if answer.code == 0 { Ok(()) } else { Err(lab.log("server.log")) }
+    });
+    let token = lab.atoll(&["token", "create"]).ok();
+    let token_file = lab.dir("token");
+    std::fs::write(&token_file, &token).unwrap();
+    let words = [
+        "agent",
+        "--join",
+        "https://10.251.1.1:6443",
+        "--token-file",
+        token_file.to_str().unwrap(),
+        "--name",
+        "by-hand",
+        "--data-dir",
+        node.to_str().unwrap(),
+        "--run-dir",
+        run_dir.to_str().unwrap(),
+    ];
+    let agent = lab.start(2, "agent.log", &words);
+    ready(&lab, "by-hand");
+    let key = std::fs::metadata(node.join("agent/client.key")).unwrap();
+    assert_eq!(key.permissions().mode() & 0o777, 0o600);
+    runs_a_pod(&lab);
+    eventually(SOON, "names are found", || resolve(&lab, 2));
+    let names = name_server(&node).unwrap();
+
+    // It outlives an agent that is killed, and the next one adopts it.
+    lab.signal(agent, Signal::KILL);
+    resolve(&lab, 2).unwrap();
+    let agent = lab.start(2, "agent.log", &words);
+    eventually(SOON, "it is adopted", || {
+        let log = lab.log("agent.log");
+        if log.contains("the node's name server is adopted") { Ok(()) } else { Err(log) }
+    });
+    ready(&lab, "by-hand");
+    assert_eq!(name_server(&node).unwrap(), names);
+
+    // One that dies is started again.
+    kill_process(Pid::from_raw(names).unwrap(), Signal::KILL).unwrap();
+    eventually(SOON, "another one answers", || {
+        let other = name_server(&node)?;
+        if other == names { Err("still the same".to_owned()) } else { resolve(&lab, 2) }
+    });
+    let names = name_server(&node).unwrap();
+
+    // It goes with an agent that is told to end.
+    lab.signal(agent, Signal::TERM);
+    assert!(!Path::new("/proc").join(names.to_string()).exists(), "{names} is left");
+    lab.kubectl(&["delete", "pod", "one", "--force", "--grace-period=0"]).ok();
+}
+
+fn ready(lab: &Lab, node: &str) {
+    eventually(SOON, "the node is ready", || {
+        let nodes = lab.kubectl(&["get", "nodes", "--no-headers"]);
+        let found =
+            nodes.stdout.lines().any(|line| line.starts_with(node) && line.contains(" Ready"));
+        if found { Ok(()) } else { Err(format!("{nodes:?}\n{}", lab.log("agent.log"))) }
+    });
+}
+
+fn runs_a_pod(lab: &Lab) {
+    eventually(SOON, "the pod is created", || {
+        let created = lab.kubectl_with(&["apply", "-f", "-"], POD);
+        if created.code == 0 { Ok(()) } else { Err(created.stderr) }
+    });
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod/one", "--timeout=30s"]).ok();
+    let said = lab.kubectl(&["exec", "one", "--", "/atoll", "--version"]).ok();
+    assert!(said.starts_with("atoll "), "{said}");
+}
+
+#[test]
+fn tokens_that_do_not_fit_are_refused_with_a_reason() {
+    if !is_root("join") {
+        return;
+    }
+    let mut lab = Lab::new(2, 3);
+    let (server, other) = (lab.dir("server"), lab.dir("other"));
+    lab.start(
+        1,
+        "server.log",
+        &["server", "--data-dir", server.to_str().unwrap(), "--advertise", "10.251.2.1"],
+    );
+    lab.start(
+        3,
+        "other.log",
+        &["server", "--data-dir", other.to_str().unwrap(), "--advertise", "10.251.2.3"],
+    );
+    eventually(SOON, "the servers are ready", || {
+        let first = lab.kubectl(&["get", "--raw", "/readyz"]);
+        let second = lab.log("other.log").contains("serving");
+        if first.code == 0 && second { Ok(()) } else { Err(lab.log("server.log")) }
+    });
+    let join = |url: &str, token: &str, name: &str| {
+        let mut command = lab.command(2, &["agent", "--join", url, "--name", name]);
+        command.arg("--data-dir").arg(lab.dir(name)).arg("--run-dir").arg(lab.dir("run"));
+        command.env("ATOLL_TOKEN", token);
+        run(command, "").fails()
+    };
+    let url = "https://10.251.2.1:6443";
+    let token = lab.atoll(&["token", "create", "--ttl", "1h"]).ok();
+    let token = token.trim();
+
+    let said = join(url, "", "empty");
+    assert!(said.contains("make a token on a server with `atoll token create`"), "{said}");
+    let said = join(url, "K10abc::server:secret", "garbage");
+    assert!(said.contains("this is not a join token; it must look like atoll1."), "{said}");
+    let said = join("https://10.251.2.3:6443", token, "elsewhere");
+    assert!(said.contains("is for another cluster"), "{said}");
+    assert!(!said.contains("InvalidCertificate"), "{said}");
+    let said = join("https://10.251.2.1:9", token, "nobody");
+    assert!(said.contains("10.251.2.1:9 is not reached; check"), "{said}");
+    let said = join("10.251.2.1:6443", token, "no-url");
+    assert!(said.contains("is not a URL such as https://10.0.0.1:6443"), "{said}");
+    let mut changed = token.to_owned();
+    changed.replace_range(changed.len() - 4.., "0000");
+    let said = join(url, &changed, "guessed");
+    assert!(said.contains("is not known here; create one with `atoll token create`"), "{said}");
+
+    let short = lab.atoll(&["token", "create", "--ttl", "1s"]).ok();
+    std::thread::sleep(Duration::from_millis(1_200));
+    let said = join(url, short.trim(), "late");
+    assert!(said.contains("expired at"), "{said}");
+    listed_and_revoked(&lab, token, &join);
+    used_once(&lab, &join);
+}
+
+type Join<'a> = dyn Fn(&str, &str, &str) -> String + 'a;
+
+fn listed_and_revoked(lab: &Lab, token: &str, join: &Join<'_>) {
+    let id = token.split('.').nth(2).unwrap();
+    let listed = lab.atoll(&["token", "list"]).ok();
+    let line = listed.lines().find(|line| line.starts_with(id)).unwrap();
+    assert!(line.contains("can be used"), "{listed}");
+    assert!(!listed.contains(token.rsplit('.').next().unwrap()), "{listed}");
+    let items: Value =
+        serde_json::from_str(&lab.atoll(&["token", "list", "-o", "json"]).ok()).unwrap();
+    assert!(items.as_array().unwrap().iter().any(|item| item["id"] == id), "{items}");
+    let revoked = lab.atoll(&["token", "revoke", id]).ok();
+    assert_eq!(revoked, format!("join token {id} revoked\n"));
+    let said = join("https://10.251.2.1:6443", token, "revoked");
+    assert!(said.contains("is not known here"), "{said}");
+    let said = lab.atoll(&["token", "revoke", id]).fails();
+    assert!(said.contains(&format!("there is no join token {id}")), "{said}");
+    let said = lab.atoll(&["token", "create", "--ttl", "soon"]).fails();
+    assert!(said.contains("is not a duration such as 30m, 24h or 7d"), "{said}");
+    let said = lab.atoll(&["token", "create", "--ttl", "400d"]).fails();
+    assert!(said.contains("ttlSeconds must be between 1 and"), "{said}");
+}
+
+/// The port of the kubelet is taken, so the agent ends once it has joined.
+fn used_once(lab: &Lab, join: &Join<'_>) {
+    let url = "https://10.251.2.1:6443";
+    let token = lab.atoll(&["token", "create"]).ok();
+    let token = token.trim();
+    let mut holder = lab.inside(2, "python3");
+    holder.args(["-m", "http.server", "10250"]);
+    holder.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut holder = holder.spawn().unwrap();
+    eventually(SOON, "the port is taken", || {
+        let mut sockets = lab.inside(2, "ss");
+        sockets.args(["-ltnH", "sport", "=", ":10250"]);
+        let shown = run(sockets, "").stdout;
+        if shown.is_empty() { Err("not yet".to_owned()) } else { Ok(()) }
+    });
+    let said = join(url, token, "first");
+    assert!(said.contains("10250") && said.contains("Address already in use"), "{said}");
+    let said = join(url, token, "second");
+    assert!(said.contains("was already used by node \"first\""), "{said}");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let left = name_server(&lab.dir("first"));
+    assert!(left.is_err(), "the name server of a node that does not run: {left:?}");
+}
