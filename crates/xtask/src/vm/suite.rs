@@ -17,10 +17,10 @@ const NODE_SUITE: &str = "(package(atoll-container) & kind(test)) | \
                           (package(atoll-image) & test(archives::)) | \
                           (package(atoll-e2e) & binary(cgroup_v2) - test(the_node_suite))";
 
-/// These move tens of thousands of packets or make hundreds of namespaces, and nothing in
-/// them depends on cgroups: emulated they alone would take minutes.
+/// These move tens of thousands of packets, make hundreds of namespaces or write megabytes of
+/// logs, and nothing in them depends on cgroups: emulated they alone would take minutes.
 const HEAVY: &str = "test(twenty_thousand_requests) | test(two_hundred_sandboxes) | \
-                     test(a_thousand_services)";
+                     test(a_thousand_services) | test(streams::) | test(processes::)";
 
 /// Writes the script that the machine runs, and what it refers to.
 pub(crate) fn write(wish: &Wish, speed: Speed, folder: &Folder) -> Result<()> {
