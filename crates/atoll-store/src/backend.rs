@@ -4,6 +4,7 @@
 //! It is written seldom; what makes a write durable is the log.
 
 use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -44,6 +45,8 @@ pub(crate) enum BackendError {
     Io { file: String, action: &'static str, source: std::io::Error },
     #[error("the thread that writes {file} has ended")]
     ThreadEnded { file: String },
+    #[error("{file} is damaged: its pages do not fit together")]
+    Damaged { file: String },
     #[error("{file} holds a record that cannot be read")]
     Malformed { file: String, source: Malformed },
 }
@@ -184,10 +187,12 @@ impl Backend {
         // Whoever opens a store on a full disk wants to hear so, not to wait.
         patience.closing.store(true, Ordering::Release);
         let patient = PatientFile::new(file, clock, patience.clone());
-        let database = redb::Builder::new()
-            .set_cache_size(cache_bytes)
-            .create_with_backend(patient)
-            .map_err(|error| redb_error(&name, "opening failed", error))?;
+        let database = unless_damaged(&name, || {
+            redb::Builder::new()
+                .set_cache_size(cache_bytes)
+                .create_with_backend(patient)
+                .map_err(|error| redb_error(&name, "opening failed", error))
+        })?;
         if !exists {
             disk.rename(NEW_STATE_FILE, STATE_FILE).map_err(failed("renaming failed"))?;
         }
@@ -211,6 +216,10 @@ impl Backend {
     }
 
     pub(crate) fn load(&self) -> Result<Loaded, BackendError> {
+        unless_damaged(&self.file, || self.load_all())
+    }
+
+    fn load_all(&self) -> Result<Loaded, BackendError> {
         let mut loaded = Loaded { meta: None, states: [State::default(), State::default()] };
         let reads = self.database.begin_read().map_err(|e| self.failed("reading failed", e))?;
         let table = match reads.open_table(META) {
@@ -345,6 +354,15 @@ impl Backend {
     fn malformed(&self, source: Malformed) -> BackendError {
         BackendError::Malformed { file: self.file.clone(), source }
     }
+}
+
+/// redb panics on pages that hold nonsense; whoever opens a folder wants an answer.
+fn unless_damaged<T>(
+    file: &str,
+    act: impl FnOnce() -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
+    let outcome = catch_unwind(AssertUnwindSafe(act));
+    outcome.unwrap_or_else(|_panic| Err(BackendError::Damaged { file: file.to_owned() }))
 }
 
 fn redb_error(file: &str, action: &'static str, error: impl Into<redb::Error>) -> BackendError {

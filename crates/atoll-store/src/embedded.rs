@@ -239,6 +239,10 @@ fn open_error(dir: &str, error: CoreOpenError) -> OpenError {
         CoreOpenError::Wal(WalOpenError::Corrupt { file, offset, reason }) => {
             OpenError::Corrupt { file, offset, reason }
         }
+        CoreOpenError::Backend(BackendError::Damaged { file }) => {
+            let reason = "the pages of the state file do not fit together";
+            OpenError::Corrupt { file, offset: 0, reason }
+        }
         CoreOpenError::Backend(BackendError::Malformed { file, source }) => {
             OpenError::Corrupt { file, offset: 0, reason: source.0 }
         }

@@ -87,3 +87,27 @@ async fn a_folder_of_a_newer_format_is_refused() {
     let text = format!("{refused:?}");
     assert!(text.contains("found: 2"), "{text}");
 }
+
+/// What stands in a value is not checked by the state file; everything else that is changed is
+/// refused or does not matter, and never a panic.
+#[tokio::test]
+async fn a_state_file_that_holds_nonsense_is_an_error_and_no_panic() {
+    let dir = TempDir::new().expect("a temporary folder");
+    filled(dir.path()).await;
+    let file = dir.path().join("state.redb");
+    let good = fs::read(&file).expect("readable");
+    let mut refused = 0;
+    for block in 0..good.len().min(64 << 10) / 512 {
+        let mut bad = good.clone();
+        bad[block * 512..(block + 1) * 512].fill(0xff);
+        fs::write(&file, &bad).expect("writable");
+        let config = config(dir.path());
+        let opened = tokio::task::spawn_blocking(|| EmbeddedStore::open_blocking(config));
+        match opened.await.expect("no panic") {
+            Ok(store) => store.shutdown().await,
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 0, "nothing was noticed");
+    fs::write(&file, &good).expect("writable");
+}
