@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -79,7 +78,7 @@ fn ids(pods: &[Value]) -> BTreeSet<String> {
     pods.iter().map(|pod| container(pod, "hello")["containerID"].to_string()).collect()
 }
 
-/// The processes of all containers, and their shims.
+/// The processes of all containers that run, and their shims.
 fn processes(cluster: &Cluster) -> Vec<u64> {
     let dir = cluster.dir.display().to_string();
     let mut find = Command::new("find");
@@ -91,11 +90,23 @@ fn processes(cluster: &Cluster) -> Vec<u64> {
         let state: Value = serde_json::from_slice(&text).unwrap();
         pids.extend(["pid", "shim_pid"].iter().filter_map(|key| state[key].as_u64()));
     }
+    pids.retain(|pid| is_there(*pid));
     pids
 }
 
+/// One that has ended and waits for its parent to notice is not.
 fn is_there(pid: u64) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+}
+
+/// Stops the cluster, and looks that none of its processes is left.
+fn stop(cluster: &mut Cluster) {
+    let pids = processes(cluster);
+    assert!(!pids.is_empty());
+    cluster.stop();
+    let left: Vec<u64> = pids.into_iter().filter(|pid| is_there(*pid)).collect();
+    assert!(left.is_empty(), "processes are left: {left:?}");
 }
 
 #[test]
@@ -111,11 +122,7 @@ fn pods_without_root() {
     refused(&cluster);
     failing_starts_wait(&cluster);
     survives(&mut cluster);
-    let pids = processes(&cluster);
-    assert!(!pids.is_empty());
-    cluster.stop();
-    let left: Vec<u64> = pids.into_iter().filter(|pid| is_there(*pid)).collect();
-    assert!(left.is_empty(), "processes are left: {left:?}");
+    stop(&mut cluster);
     assert!(!cluster.dir.join("node-1/run").exists());
     let pods = std::fs::read_dir(cluster.dir.join("node-1/pods")).unwrap();
     assert_eq!(pods.count(), 0, "folders of pods are left");
@@ -372,10 +379,7 @@ fn pods_where_no_namespaces_are_allowed() {
          spec.containers[0].volumeMounts[0]",
     );
     leaves_nothing_running(&cluster);
-    let pids = processes(&cluster);
-    cluster.stop();
-    let left: Vec<u64> = pids.into_iter().filter(|pid| is_there(*pid)).collect();
-    assert!(left.is_empty(), "processes are left: {left:?}");
+    stop(&mut cluster);
 }
 
 /// What a command of the node has put into the background ends with it.
