@@ -4,6 +4,12 @@
 
 #[path = "images/archive.rs"]
 mod archive;
+#[path = "images/disk.rs"]
+mod disk;
+#[path = "images/hostile.rs"]
+mod hostile;
+#[path = "images/pods.rs"]
+mod pods;
 #[path = "images/registry.rs"]
 mod registry;
 
@@ -17,148 +23,18 @@ use std::{
 
 use archive::{Image, Layer, Packing, busybox, busybox_config, gzip};
 use atoll_e2e::{
-    Cluster, Output,
+    Cluster,
     cluster::{free_port, is_ready, run, workspace},
     eventually, is_root,
 };
+use disk::Disk;
+use hostile::bad_images;
+use pods::{
+    SOON, Wish, becomes, create, events, has_event, image, image_with, left_over, names,
+    nothing_left, runs, waits, why,
+};
 use registry::{Anything, Line, Registry};
 use serde_json::{Value, json};
-
-const SOON: Duration = Duration::from_secs(60);
-const STAY: &str = "sleep 1000 & wait";
-
-/// A pod of one container, on one node.
-struct Wish<'a> {
-    name: &'a str,
-    node: u32,
-    image: String,
-    policy: &'a str,
-    command: &'a [&'a str],
-    secret: Option<&'a str>,
-}
-
-impl Default for Wish<'_> {
-    fn default() -> Self {
-        Self {
-            name: "",
-            node: 1,
-            image: String::new(),
-            policy: "IfNotPresent",
-            command: &["sh", "-c", STAY],
-            secret: None,
-        }
-    }
-}
-
-fn create(cluster: &Cluster, wish: Wish<'_>) {
-    let secrets: Vec<Value> = wish.secret.iter().map(|name| json!({ "name": name })).collect();
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": wish.name },
-        "spec": {
-            "nodeName": format!("node-{}", wish.node),
-            "terminationGracePeriodSeconds": 1,
-            "imagePullSecrets": secrets,
-            "containers": [{ "name": "c", "image": wish.image, "command": wish.command,
-                "imagePullPolicy": wish.policy }],
-        },
-    });
-    cluster.kubectl_with(&["create", "-f", "-"], &pod.to_string()).ok();
-}
-
-fn events(cluster: &Cluster, pod: &str) -> Vec<String> {
-    let about = format!("involvedObject.name={pod}");
-    let list = cluster.json(&["events", "--field-selector", &about]);
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let items = list["items"].as_array().cloned().unwrap_or_default();
-    items
-        .iter()
-        .map(|e| format!("{} {} {}", text(&e["type"]), text(&e["reason"]), text(&e["message"])))
-        .collect()
-}
-
-#[track_caller]
-fn becomes(cluster: &Cluster, pod: &str, check: impl Fn(&Value) -> bool) -> Value {
-    eventually(SOON, &format!("pod {pod}"), || {
-        let status = cluster.json(&["pod", pod])["status"]["containerStatuses"][0].clone();
-        if check(&status) {
-            return Ok(status);
-        }
-        Err(format!("{status:#}\n{}\n{}", events(cluster, pod).join("\n"), cluster.logs()))
-    })
-}
-
-#[track_caller]
-fn runs(cluster: &Cluster, pod: &str) -> Value {
-    becomes(cluster, pod, |status| !status["state"]["running"].is_null())
-}
-
-/// Waits for the waiting reason; returns the message.
-#[track_caller]
-fn waits(cluster: &Cluster, pod: &str, reason: &str) -> String {
-    let status = becomes(cluster, pod, |status| status["state"]["waiting"]["reason"] == reason);
-    status["state"]["waiting"]["message"].as_str().unwrap_or_default().to_owned()
-}
-
-#[track_caller]
-fn has_event(cluster: &Cluster, pod: &str, wanted: &str) {
-    eventually(Duration::from_secs(10), &format!("event of {pod}: {wanted}"), || {
-        let all = events(cluster, pod);
-        if all.iter().any(|event| event.starts_with(wanted)) { Ok(()) } else { Err(all.join("\n")) }
-    });
-}
-
-#[track_caller]
-fn why(cluster: &Cluster, target: &str, parts: &[&str]) {
-    let said = cluster.atoll(&["why", target]).ok();
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
-}
-
-/// `atoll image` on the cluster's folder.
-fn image(cluster: &Cluster, arguments: &[&str]) -> Output {
-    image_with(cluster, arguments, Path::new("/dev/null"))
-}
-
-fn image_with(cluster: &Cluster, arguments: &[&str], stdin: &Path) -> Output {
-    let mut command = Command::new("sh");
-    let program = atoll_e2e::cluster::binary();
-    command.args(["-c", "exec \"$0\" \"$@\" < \"$STDIN\""]).arg(program).arg("image");
-    command.args(arguments).arg("--data-dir").arg(&cluster.dir).env("STDIN", stdin);
-    run(command, "")
-}
-
-fn names(cluster: &Cluster, node: u32) -> Vec<String> {
-    let node = format!("node-{node}");
-    let list = image(cluster, &["list", "-o", "json", "--node", &node]).ok();
-    let list: Value = serde_json::from_str(&list).unwrap();
-    let items = list["items"].as_array().unwrap().clone();
-    let tags = items.iter().flat_map(|item| item["image"]["tags"].as_array().unwrap().clone());
-    tags.map(|tag| tag.as_str().unwrap().to_owned()).collect()
-}
-
-/// Neither parts of downloads nor of unpacked layers.
-fn left_over(cluster: &Cluster, node: u32) -> Vec<String> {
-    let images = cluster.dir.join(format!("node-{node}/images"));
-    let mut left = Vec::new();
-    for folder in ["tmp", "blobs/sha256"] {
-        for entry in fs::read_dir(images.join(folder)).into_iter().flatten().flatten() {
-            left.push(entry.path().display().to_string());
-        }
-    }
-    left
-}
-
-#[track_caller]
-fn nothing_left(cluster: &Cluster, nodes: u32) {
-    // A pull may be on its way when one looks.
-    for node in 1..=nodes {
-        eventually(Duration::from_secs(20), "nothing is left of failed pulls", || {
-            let left = left_over(cluster, node);
-            if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
-        });
-    }
-}
 
 #[test]
 fn pods_pull_from_registries_on_the_hosts_loopback() {
@@ -377,53 +253,6 @@ fn commands_that_are_not_there(cluster: &Cluster, port: u16) {
         has_event(cluster, name, "Warning BackOff Back-off restarting failed container c in pod");
         why(cluster, &format!("pod/{name}"), &[explained, said, "Correct command and args"]);
     }
-}
-
-/// What a hostile or broken registry gives out, and what it is refused with.
-fn bad_images(outside: &Path) -> Vec<(&'static str, Image, String)> {
-    let outside = outside.display().to_string();
-    let of = |layer: Layer| Image::new(&[layer.bytes()], Packing::Gzip, busybox_config());
-    let link = tar::EntryType::Link;
-    let file = tar::EntryType::Regular;
-    let mut lie = busybox(Packing::Gzip);
-    let layer = lie.layers[0].clone();
-    lie.blobs.get_mut(&layer).unwrap()[1000] ^= 1;
-    let mut cut = busybox(Packing::Gzip);
-    let layer = cut.layers[0].clone();
-    cut.blobs.get_mut(&layer).unwrap().truncate(1000);
-    let layers = [Layer::new().busybox().bytes()];
-    let other = Image::for_machine("s390x", &layers, Packing::Gzip, busybox_config());
-    vec![
-        ("lie", lie, "a layer has digest sha256:".to_owned()),
-        ("cut", cut, "ended after 1000 of ".to_owned()),
-        ("other", other, "has no variant for linux/amd64, only for linux/s390x".to_owned()),
-        (
-            "dots",
-            of(Layer::new().raw("a/../../evil", file, "", 0)),
-            "a/../../evil leads out of the image".to_owned(),
-        ),
-        (
-            "symlink",
-            of(Layer::new().symlink("out", &outside).file("out/evil", 0o644, b"x")),
-            "out is used as a directory and is none".to_owned(),
-        ),
-        (
-            "hardlink",
-            of(Layer::new().raw("mine", link, "/etc/shadow", 0)),
-            "mine is a hard link to /etc/shadow, which is not in the layer".to_owned(),
-        ),
-        (
-            "hardlink-dots",
-            of(Layer::new().raw("mine", link, "../../../etc/shadow", 0)),
-            "leads out of the image".to_owned(),
-        ),
-        (
-            // It says so before the first byte.
-            "bomb",
-            of(Layer::new().raw("zeroes", file, "", 40 << 30)),
-            "unpacks to more than the limit allows".to_owned(),
-        ),
-    ]
 }
 
 #[test]
@@ -654,33 +483,6 @@ fn node_service(cluster: &Cluster, folder: &Path) {
         cluster.atoll(&["why", "deployment/node-service"]).ok(),
         "deployment/node-service is well.\n"
     );
-}
-
-/// A small disk under the images of the only node.
-struct Disk<'a>(&'a Path);
-
-impl<'a> Disk<'a> {
-    fn mount(at: &'a Path, size: &str) -> Self {
-        fs::create_dir_all(at).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "atoll-e2e"]).arg(at);
-        run(mount, "").ok();
-        Self(at)
-    }
-
-    fn grow(&self, size: &str) {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", &format!("remount,size={size}")]).arg(self.0);
-        run(mount, "").ok();
-    }
-}
-
-impl Drop for Disk<'_> {
-    fn drop(&mut self) {
-        let mut umount = Command::new("umount");
-        umount.arg("-l").arg(self.0);
-        run(umount, "");
-    }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Why a Service answers nobody.
 
 use super::{Cause, Seen, pod};
-use k8s_openapi::api::{
-    core::v1::{Pod, Service},
-    discovery::v1::EndpointSlice,
+use k8s_openapi::{
+    api::{
+        core::v1::{Pod, Service, ServiceSpec},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::ResourceExt as _;
 
@@ -57,28 +60,28 @@ pub fn cause(service: &Service, slices: &[EndpointSlice], pods: &[Seen]) -> Opti
             remedy: cause.remedy,
         },
         None if pods.iter().all(|(pod, _)| has_no_address(pod)) => without_root(&name),
-        None => {
-            let ports: Vec<String> = spec
-                .and_then(|spec| spec.ports.as_ref())
-                .into_iter()
-                .flatten()
-                .filter_map(|port| match &port.target_port {
-                    Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(
-                        name,
-                    )) => Some(name.clone()),
-                    _ => None,
-                })
-                .collect();
-            Cause::new(
-                "without endpoints",
-                format!(
-                    "the pods of service {name} are ready, but none has its target ports ({}).",
-                    ports.join(", ")
-                ),
-            )
-            .remedy("Name the ports in the pods' containers as the Service's targetPort does.")
-        }
+        None => without_ports(&name, spec),
     })
+}
+
+fn without_ports(name: &str, spec: Option<&ServiceSpec>) -> Cause {
+    let ports: Vec<String> = spec
+        .and_then(|spec| spec.ports.as_ref())
+        .into_iter()
+        .flatten()
+        .filter_map(|port| match &port.target_port {
+            Some(IntOrString::String(name)) => Some(name.clone()),
+            _ => None,
+        })
+        .collect();
+    Cause::new(
+        "without endpoints",
+        format!(
+            "the pods of service {name} are ready, but none has its target ports ({}).",
+            ports.join(", ")
+        ),
+    )
+    .remedy("Name the ports in the pods' containers as the Service's targetPort does.")
 }
 
 /// On a node without root a pod shares the loopback of the machine.
