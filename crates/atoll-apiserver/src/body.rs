@@ -8,12 +8,17 @@ use futures::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a client gets to read.
 #[derive(Debug)]
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// The place among requests that take long, until the client has read everything.
+    held: Option<OwnedSemaphorePermit>,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -23,15 +28,20 @@ enum Kind {
 
 impl Body {
     pub fn empty() -> Self {
-        Self(Kind::Once(Bytes::new()))
+        Kind::Once(Bytes::new()).into()
     }
 
     /// The bytes, when they are all there.
     pub(crate) fn whole(&self) -> Option<&Bytes> {
-        match &self.0 {
+        match &self.kind {
             Kind::Once(bytes) => Some(bytes),
             Kind::Stream(_) => None,
         }
+    }
+
+    /// The same body, which keeps a place until it ends.
+    pub(crate) fn holding(self, place: OwnedSemaphorePermit) -> Self {
+        Self { held: Some(place), ..self }
     }
 
     pub fn stream<S>(stream: S) -> Self
@@ -39,7 +49,7 @@ impl Body {
         S: Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
     {
         let frames = stream.map(|chunk| chunk.map(Frame::data));
-        Self(Kind::Stream(http_body_util::StreamBody::new(frames).boxed_unsync()))
+        Kind::Stream(http_body_util::StreamBody::new(frames).boxed_unsync()).into()
     }
 
     pub fn wrap<B>(body: B) -> Self
@@ -47,25 +57,31 @@ impl Body {
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self(Kind::Stream(body.map_err(Into::into).boxed_unsync()))
+        Kind::Stream(body.map_err(Into::into).boxed_unsync()).into()
+    }
+}
+
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self { kind, held: None }
     }
 }
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self(Kind::Once(bytes))
+        Kind::Once(bytes).into()
     }
 }
 
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Kind::Once(bytes.into()))
+        Kind::Once(bytes.into()).into()
     }
 }
 
 impl From<&'static str> for Body {
     fn from(text: &'static str) -> Self {
-        Self(Kind::Once(Bytes::from_static(text.as_bytes())))
+        Kind::Once(Bytes::from_static(text.as_bytes())).into()
     }
 }
 
@@ -77,22 +93,28 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Once(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Once(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Stream(stream) => Pin::new(stream).poll_frame(cx),
+            Kind::Stream(stream) => {
+                let frame = std::task::ready!(Pin::new(stream).poll_frame(cx));
+                if frame.is_none() {
+                    self.held = None;
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Once(bytes) => bytes.is_empty(),
             Kind::Stream(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Stream(stream) => stream.size_hint(),
         }

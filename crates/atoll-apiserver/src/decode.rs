@@ -88,10 +88,40 @@ pub(crate) fn patched(
     object: &mut Value,
     duplicates: Vec<String>,
     validation: FieldValidation,
+    blamed: Blamed<'_>,
 ) -> Result<Vec<String>, Status> {
     check_type(expected, object, &[])?;
-    let before = object.clone();
-    prune(expected, object, duplicates, validation).map_err(|problem| problem.of_patch(&before))
+    let shown = match blamed {
+        Blamed::Result => object.to_string(),
+        Blamed::Patch(patch) => go_value(patch),
+    };
+    prune(expected, object, duplicates, validation).map_err(|problem| problem.of_patch(shown))
+}
+
+/// What upstream shows of a patch that gives no object: its result, or the patch itself.
+pub(crate) enum Blamed<'a> {
+    Result,
+    Patch(&'a Value),
+}
+
+/// A tree as Go's `%v` prints it: `map[a:1 b:[x y]]`.
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_value).collect();
+            format!("[{}]", items.join(" "))
+        }
+        Value::Object(map) => {
+            let mut pairs: Vec<(&String, &Value)> = map.iter().collect();
+            pairs.sort_by_key(|(key, _)| *key);
+            let pairs: Vec<String> =
+                pairs.iter().map(|(key, value)| format!("{key}:{}", go_value(value))).collect();
+            format!("map[{}]", pairs.join(" "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Options of a request: fields that are not known do not matter.
@@ -182,11 +212,11 @@ impl Misfit {
     }
 
     /// Upstream blames the patch, not the body.
-    fn of_patch(self, object: &Value) -> Status {
+    fn of_patch(self, shown: String) -> Status {
         match self {
             Self::Unknown(status) => status,
             Self::Text(why) => {
-                let error = Path::new("patch").invalid(object.to_string(), why);
+                let error = Path::new("patch").invalid(shown, why);
                 Status::invalid_kind("", "", "", &[error])
             }
         }

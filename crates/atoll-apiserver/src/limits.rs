@@ -1,6 +1,8 @@
 //! How much is done at once; what comes on top is told to come again.
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, TryAcquireError};
 
 use crate::status::Status;
 
@@ -18,7 +20,7 @@ const STRANGERS_MAX: usize = 32;
 pub struct Limits {
     outside: Semaphore,
     local: Semaphore,
-    long: Semaphore,
+    long: Arc<Semaphore>,
     strangers: Semaphore,
 }
 
@@ -27,27 +29,28 @@ impl Limits {
         Self {
             outside: Semaphore::new(requests_max.max(1)),
             local: Semaphore::new(LOCAL_MAX),
-            long: Semaphore::new(LONG_MAX),
+            long: Arc::new(Semaphore::new(LONG_MAX)),
             strangers: Semaphore::new(STRANGERS_MAX),
         }
     }
 
     /// A place for one request that nobody's rights stand behind.
     pub fn admit_stranger(&self) -> Result<SemaphorePermit<'_>, Status> {
-        self.strangers.try_acquire().map_err(|_full| {
-            Status::too_many_requests("Too many requests, please try again later.", 1)
-        })
+        self.strangers.try_acquire().map_err(full)
     }
 
-    /// A place for one request, kept until it is answered (a watch: until it has begun).
-    pub fn admit(&self, local: bool, long: bool) -> Result<SemaphorePermit<'_>, Status> {
-        let share = match (long, local) {
-            (true, _) => &self.long,
-            (false, true) => &self.local,
-            (false, false) => &self.outside,
-        };
-        share.try_acquire().map_err(|_full| {
-            Status::too_many_requests("Too many requests, please try again later.", 1)
-        })
+    /// A place for one request, kept until it is answered.
+    pub fn admit(&self, local: bool) -> Result<SemaphorePermit<'_>, Status> {
+        let share = if local { &self.local } else { &self.outside };
+        share.try_acquire().map_err(full)
     }
+
+    /// A place for one watch or stream, kept until it ends.
+    pub fn admit_long(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.long.clone().try_acquire_owned().map_err(full)
+    }
+}
+
+fn full(_: TryAcquireError) -> Status {
+    Status::too_many_requests("Too many requests, please try again later.", 1)
 }

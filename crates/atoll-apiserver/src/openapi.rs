@@ -5,6 +5,7 @@
 //! its content is a function of this binary.
 
 mod describe;
+mod gnostic;
 mod paths;
 mod schemas;
 
@@ -90,9 +91,8 @@ fn index(core: &Core) -> Value {
 
 fn third(core: &Core, head: &Parts, query: &Query, place: &str) -> Result<Response<Body>, Status> {
     let Some(rows) = places(core).remove(place) else { return Ok(plain::page_not_found()) };
-    let known = json_accepted(head);
-    if !known {
-        return Err(Status::not_acceptable());
+    if !json_accepted(head) {
+        return Ok(plain::not_acceptable());
     }
     let document = core.openapi.document(place, || third_document(&rows), hash(&rows));
     let mut response = document.respond(head, "application/json");
@@ -117,14 +117,24 @@ fn json_accepted(head: &Parts) -> bool {
         .any(|range| matches!(range.name, "application/json" | "*/*" | "application/*"))
 }
 
-/// The older form, as JSON only: a client that wants protobuf is told that it cannot have it.
+/// The older form: definitions without paths, as JSON or in gnostic's protobuf.
 fn second(core: &Core, head: &Parts) -> Result<Response<Body>, Status> {
-    if !json_accepted(head) {
-        return Err(Status::not_acceptable());
-    }
     let rows: Vec<&'static ResourceInfo> = core.registry.rows().collect();
-    let document = core.openapi.document("v2", || second_document(&rows), hash(&rows));
-    Ok(document.respond(head, "application/json"))
+    for range in negotiate::media_ranges(&head.headers) {
+        match range.name {
+            "application/json" | "application/*" | "*/*" => {
+                let document = core.openapi.document("v2", || second_document(&rows), hash(&rows));
+                return Ok(document.respond(head, "application/json"));
+            }
+            gnostic::MEDIA_TYPE | gnostic::MEDIA_TYPE_DOTTED => {
+                let make = || gnostic::document(&second_document(&rows));
+                let document = core.openapi.bytes("v2.pb", make, hash(&rows));
+                return Ok(document.respond(head, "application/octet-stream"));
+            }
+            _ => {}
+        }
+    }
+    Ok(plain::not_acceptable())
 }
 
 fn third_document(rows: &[&'static ResourceInfo]) -> Value {
@@ -150,11 +160,15 @@ fn second_document(rows: &[&'static ResourceInfo]) -> Value {
 
 impl OpenApi {
     fn document(&self, place: &str, make: impl FnOnce() -> Value, hash: String) -> Document {
+        self.bytes(place, || make().to_string().into_bytes(), hash)
+    }
+
+    fn bytes(&self, place: &str, make: impl FnOnce() -> Vec<u8>, hash: String) -> Document {
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(document) = documents.get(place) {
             return document.clone();
         }
-        let document = Document { bytes: Bytes::from(make().to_string()), hash };
+        let document = Document { bytes: Bytes::from(make()), hash };
         documents.insert(place.to_owned(), document.clone());
         document
     }

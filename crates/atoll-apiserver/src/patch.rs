@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::call::Call;
 use crate::create::{self, Managing};
-use crate::decode::{self, Expected};
+use crate::decode::{self, Blamed, Expected};
 use crate::managed;
 use crate::negotiate;
 use crate::query::WriteOptions;
@@ -74,7 +74,11 @@ impl Patch {
         }
         let validation = options.field_validation;
         let duplicates = self.duplicates.clone();
-        let warnings = decode::patched(expected, &mut object, duplicates, validation)?;
+        let blamed = match self.format {
+            Format::Strategic => Blamed::Patch(&self.body),
+            _ => Blamed::Result,
+        };
+        let warnings = decode::patched(expected, &mut object, duplicates, validation, blamed)?;
         Ok((object, warnings))
     }
 }

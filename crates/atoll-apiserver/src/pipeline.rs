@@ -74,14 +74,30 @@ pub(crate) async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Res
 
 async fn answer(
     core: Arc<Core>,
-    mut head: Parts,
+    head: Parts,
     query: Query,
     target: Target,
     body: RequestBody,
 ) -> Result<Response<Body>, Status> {
-    let long = is_long(&target, &query);
+    if is_long(&target, &query) {
+        let place = core.limits.admit_long()?;
+        let response = permitted(core.clone(), head, query, target, body, true).await?;
+        return Ok(response.map(|body| body.holding(place)));
+    }
     let local = head.extensions.get::<UserInfo>().is_some();
-    let _permit = core.limits.admit(local, long)?;
+    let _place = core.limits.admit(local)?;
+    permitted(core.clone(), head, query, target, body, false).await
+}
+
+/// Answers a request that has a place.
+async fn permitted(
+    core: Arc<Core>,
+    mut head: Parts,
+    query: Query,
+    target: Target,
+    body: RequestBody,
+    long: bool,
+) -> Result<Response<Body>, Status> {
     let connection = head.extensions.remove::<Connection>().unwrap_or_default();
     let user = identify(&core, &mut head, &connection).await?;
     let routed = match &target {

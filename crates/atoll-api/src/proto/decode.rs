@@ -316,7 +316,8 @@ fn raw(bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
 
 fn time(parts: &Parts<'_>, micro: bool) -> Value {
     let (seconds, nanos) = (parts.number(1), parts.number(2));
-    if (seconds == 0 && nanos == 0) || seconds <= ZERO_TIME_SECONDS {
+    // As in Go, only an empty message is no time: zeros are the year 1970.
+    if parts.0.is_empty() || seconds <= ZERO_TIME_SECONDS {
         return Value::Null;
     }
     let nanos = i32::try_from(nanos).unwrap_or(0);

@@ -49,6 +49,13 @@ fn refuses_a_kind_that_protobuf_does_not_carry() {
 }
 
 #[test]
+fn the_first_second_of_1970_is_a_time() {
+    let event = json!({"kind": "Event", "apiVersion": "v1", "metadata": {"name": "a"},
+        "eventTime": "1970-01-01T00:00:00.000000Z"});
+    assert_eq!(decode(&encode(&event).unwrap()).unwrap().1, event);
+}
+
+#[test]
 fn refuses_envelopes_nested_without_end() {
     // ControllerRevision.data (2) is a RawExtension (raw is 1), which may hold an envelope.
     let named =

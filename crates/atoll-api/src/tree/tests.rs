@@ -81,6 +81,9 @@ fn expands_aliases_and_merge_keys_but_no_bombs() {
 
 #[test]
 fn splits_documents() {
+    assert!(from_yaml(b"{a: 1}").is_ok(), "YAML is not");
+    let error = from_yaml_all(b"{\"a\": 1,\n}").unwrap_err();
+    assert!(matches!(error, DecodeError::Json { line: 2, .. }), "a file of JSON is JSON: {error}");
     let documents = from_yaml_all(b"# nothing\n---\na: 1\n---\n---\nb: 2\n...\n").unwrap();
     let objects: Vec<_> = documents.iter().map(|one| one.decoded.object.clone()).collect();
     assert_eq!(objects, [json!({"a": 1}), json!({"b": 2})]);

@@ -32,7 +32,7 @@ pub fn from_yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     {
         return Ok(decoded);
     }
-    let mut documents = from_yaml_all(bytes)?;
+    let mut documents = documents(bytes)?;
     match documents.len() {
         0 => Err(DecodeError::Empty),
         1 => Ok(documents.remove(0).decoded),
@@ -40,12 +40,21 @@ pub fn from_yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     }
 }
 
-/// Decodes all documents of a file; empty ones are left out.
+/// Decodes all documents of a file; empty ones are left out. As kubectl has it, what begins as
+/// JSON is JSON, with none of YAML's liberties.
 ///
 /// # Errors
 ///
-/// When the input is no YAML or breaks a limit.
+/// When the input is neither JSON nor YAML or breaks a limit.
 pub fn from_yaml_all(bytes: &[u8]) -> Result<Vec<Document>, DecodeError> {
+    if bytes.trim_ascii_start().starts_with(b"{") {
+        let decoded = super::from_json(bytes)?;
+        return Ok(vec![Document { decoded, line: 1 }]);
+    }
+    documents(bytes)
+}
+
+fn documents(bytes: &[u8]) -> Result<Vec<Document>, DecodeError> {
     check_size(bytes)?;
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();

@@ -134,7 +134,9 @@ fn is_plain(text: &str) -> bool {
         && !text.contains(": ")
         && !text.contains(" #")
         && !text.chars().any(|one| one.is_control() || one == '\u{feff}')
+        // Either would end the document when it stands at the start of a line.
         && !text.starts_with("---")
+        && !text.starts_with("...")
 }
 
 fn push_indent(indent: usize, out: &mut String) {
