@@ -1,6 +1,6 @@
 //! Taints that follow from a node's conditions, and whether evictions may go on.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{Node, Pod, Taint, Toleration},
     apimachinery::pkg::apis::meta::v1::Time,
@@ -26,6 +26,10 @@ const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// the whole zone rather than of nodes (kube-controller-manager's default of 0.55).
 const UNHEALTHY_PERCENT_MAX: usize = 55;
 
+/// Nodes that are lost within this time are lost at once (kube-controller-manager looks at
+/// all of them every five seconds, and sees those together).
+const TOGETHER: SignedDuration = SignedDuration::from_secs(5);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
     Ready,
@@ -50,7 +54,7 @@ fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a str> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evictions {
     Go,
-    /// None begin; those that have begun go on.
+    /// None begin yet; those that have begun go on.
     Hold,
     /// None begin, and those that have begun are called off.
     CallOff,
@@ -60,13 +64,13 @@ pub(super) enum Evictions {
 /// cause is more likely here than there, and moving everything would make it worse.
 pub(super) fn evictions(nodes: &[Arc<Node>]) -> Evictions {
     let unwell = nodes.iter().filter(|node| health(node) != Health::Ready).count();
-    if unwell == nodes.len() {
+    let is_disturbed = unwell > 2 && unwell * 100 >= UNHEALTHY_PERCENT_MAX * nodes.len();
+    if is_disturbed || unwell == nodes.len() {
+        // Nodes that vanish together are noticed one by one, so the first of them have
+        // begun to lose their pods already.
         return Evictions::CallOff;
     }
-    if unwell <= 2 || unwell * 100 < UNHEALTHY_PERCENT_MAX * nodes.len() {
-        return Evictions::Go;
-    }
-    Evictions::Hold
+    Evictions::Go
 }
 
 /// The taints the node is to have, or `None` when it has them.
@@ -98,8 +102,12 @@ pub(super) fn taints(node: &Node, evictions: Evictions, now: Timestamp) -> Optio
         Health::Unknown => Some(UNREACHABLE),
     };
     if let Some(key) = evicting {
-        let has_it = known.iter().any(|taint| taint.key == key && taint.effect == "NoExecute");
-        if evictions == Evictions::Go || (evictions == Evictions::Hold && has_it) {
+        let had = known.iter().find(|taint| taint.key == key && taint.effect == "NoExecute");
+        // Of nodes that vanish at once some are noticed first: what began with them is part
+        // of the disturbance.
+        let began = had.and_then(|taint| taint.time_added.as_ref()).map(|time| time.0);
+        let before = began.is_some_and(|at| now.duration_since(at) > TOGETHER);
+        if evictions == Evictions::Go || (evictions == Evictions::Hold && before) {
             wanted.push(keep(key, "NoExecute"));
         }
     }
@@ -236,10 +244,29 @@ mod tests {
         assert_eq!(evictions(&cluster(1, 3)), Evictions::Go);
         assert_eq!(evictions(&cluster(2, 3)), Evictions::Go);
         assert_eq!(evictions(&cluster(3, 3)), Evictions::CallOff);
-        assert_eq!(evictions(&cluster(3, 4)), Evictions::Hold);
+        assert_eq!(evictions(&cluster(3, 4)), Evictions::CallOff);
         assert_eq!(evictions(&cluster(4, 10)), Evictions::Go);
         let lost = node("a", "Unknown", json!([]));
         assert_eq!(text(taints(&lost, Evictions::Hold, now())).len(), 1);
+    }
+
+    #[test]
+    fn what_began_with_the_first_of_many_lost_nodes_is_called_off() {
+        let since = |second: u32| {
+            let at = format!("2026-01-01T00:00:{second:02}Z");
+            let taints = json!([
+                { "key": UNREACHABLE, "effect": "NoSchedule", "timeAdded": at },
+                { "key": UNREACHABLE, "effect": "NoExecute", "timeAdded": at },
+            ]);
+            text(taints_under_hold(&node("a", "Unknown", taints)))
+        };
+        // Unchanged: the node was lost by itself, long before the others.
+        assert!(since(20).is_empty());
+        assert_eq!(since(28), [format!("{UNREACHABLE}:NoSchedule")]);
+    }
+
+    fn taints_under_hold(node: &Node) -> Option<Vec<Taint>> {
+        taints(node, Evictions::Hold, now())
     }
 
     #[test]
@@ -251,7 +278,6 @@ mod tests {
         let lost = node("a", "Unknown", leaving);
         let left = text(taints(&lost, Evictions::CallOff, now()));
         assert_eq!(left, [format!("{UNREACHABLE}:NoSchedule")]);
-        assert_eq!(taints(&lost, Evictions::Hold, now()), None);
     }
 
     #[test]
