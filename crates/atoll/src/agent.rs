@@ -175,7 +175,7 @@ pub async fn run(agent: Agent) -> Result<()> {
     if let Some(names) = names {
         tasks.spawn(names.keep(stop_names.clone()));
     }
-    let ended = run_node(&agent, &name, config, renewed).await;
+    let ended = Box::pin(run_node(&agent, &name, config, renewed)).await;
     if matches!(ended, Ok(End::StartAgain)) {
         return start_again();
     }
@@ -323,7 +323,11 @@ fn configure(
         version: format!("v{}", env!("CARGO_PKG_VERSION")),
         max_pods: 110,
         containers: is_root,
-        rootless: if is_root { atoll_node::rootless::Rootless::default() } else { rootless::configure(agent, root)? },
+        rootless: if is_root {
+            atoll_node::rootless::Rootless::default()
+        } else {
+            rootless::configure(agent, root)?
+        },
     })
 }
 

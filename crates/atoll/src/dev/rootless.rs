@@ -218,7 +218,7 @@ struct Running {
 fn processes() -> BTreeMap<i32, Running> {
     let own = geteuid().as_raw();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mine = entries.filter(|entry| entry.metadata().is_ok_and(|data| data.uid() == own));
+    let mine = entries.filter(|entry| entry.metadata().is_ok_and(|found| found.uid() == own));
     let read = |pid: i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
