@@ -158,6 +158,7 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
         isolation: cx.config.containers || cx.runtime.capabilities().isolation,
     };
     let spec = spec::build(parts).map_err(config_error)?;
+    remove_leftover(cx, &spec).await.map_err(create_error)?;
     let created = cx.runtime.create(&spec).await;
     let reference = created.map_err(|error| not_created(&error, &spec, cx.now()))?;
     cx.container_event(
@@ -178,6 +179,19 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
             Err(Failure::Waits(messages::RUN_CONTAINER_ERROR, with_sources(&error)))
         }
     }
+}
+
+/// An agent that was killed may have made this run without starting it.
+async fn remove_leftover(cx: &Context, spec: &ContainerSpec) -> Result<(), String> {
+    let key = ContainerKey {
+        sandbox: spec.sandbox.clone(),
+        name: spec.name.clone(),
+        attempt: spec.attempt,
+    };
+    let found = cx.runtime.inspect(&key).await.map_err(|error| with_sources(&error))?;
+    let Some(found) = found else { return Ok(()) };
+    tracing::info!(container = %key, "made by the last agent and never started; made anew");
+    cx.runtime.remove(&found.container).await.map_err(|error| with_sources(&error))
 }
 
 async fn prepare_files(cx: &Context, key: &ContainerKey) -> Result<(), String> {

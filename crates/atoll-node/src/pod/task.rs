@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_container::Observed;
+use atoll_container::{Observed, State};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, mpsc, watch};
@@ -198,6 +198,14 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
 
 /// Runs found on disk, in order of their attempts, become what is known of containers.
 fn adopt(pod: &Pod, mut observed: Vec<Observed>, pods_dir: &Path) -> Tracks {
+    // What the last agent made and could not start any more is no run: it is made anew.
+    observed.retain(|found| match &found.state {
+        State::Creating | State::Created => false,
+        State::Running { .. } => true,
+        State::Exited(exit) => {
+            !exit.unknown || exit.started_at.is_some() || exit.start_error.is_some()
+        }
+    });
     observed.sort_by_key(|o| o.container.key.attempt);
     let mut tracks = Tracks::new();
     for found in &observed {

@@ -64,6 +64,18 @@ fn a_start_that_nobody_heard_of_is_still_probed() {
 }
 
 #[test]
+fn what_was_made_but_never_started_is_no_run() {
+    let exit = Exit { unknown: false, code: 9, ..Exit::unknown(Some(at(1)), at(2)) };
+    let ended = || observed("c", 0, State::Exited(exit.clone()));
+    let lost = State::Exited(Exit::unknown(None, at(3)));
+    for second in [State::Created, State::Creating, lost] {
+        let tracks = adopt_at(&pod(json!({})), vec![ended(), observed("c", 1, second)]);
+        assert_eq!(tracks["c"].exit().unwrap().code, 9);
+        assert_eq!((tracks["c"].restart_count(), tracks["c"].next_attempt()), (0, 1));
+    }
+}
+
+#[test]
 fn restarts_are_never_counted_back() {
     let exit = Exit { unknown: false, ..Exit::unknown(Some(at(1)), at(2)) };
     let found =
