@@ -1,3 +1,5 @@
+//! What pods get, and what they are told of it.
+
 use super::*;
 use serde_json::json;
 
