@@ -466,6 +466,7 @@ impl PodTask {
             let status = self.derive_status();
             if !self.gone {
                 self.writer.set(&status);
+                self.writer.seen(&self.pod);
             }
             self.status = Some(status);
         }

@@ -22,6 +22,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 struct Wanted {
     version: u64,
     status: Option<PodStatus>,
+    /// What somebody else made of it: the object's resourceVersion and status.
+    seen: Option<(String, PodStatus)>,
     /// The pod is gone from this node: its object goes too.
     delete: bool,
 }
@@ -44,7 +46,8 @@ impl StatusWriter {
         let (wanted, receiver) = watch::channel(Wanted::default());
         let (sender, written) = watch::channel(0);
         let api = Api::namespaced(client.clone(), &id.namespace);
-        let writer = Writer { api, id, known: known.unwrap_or_default() };
+        let known = known.unwrap_or_default();
+        let writer = Writer { api, id, known, seen: String::new() };
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -61,6 +64,23 @@ impl StatusWriter {
             }
             wanted.version += 1;
             wanted.status = Some(status.clone());
+            true
+        });
+    }
+
+    /// The object as the API shows it. Where it contradicts what is wanted it is written
+    /// again: a node that was lost finds its pods marked as not ready when it is back.
+    pub fn seen(&self, object: &Pod) {
+        let Some(status) = &object.status else { return };
+        let version = object.metadata.resource_version.clone().unwrap_or_default();
+        self.wanted.send_if_modified(|wanted| {
+            let is_known = wanted.seen.as_ref().is_some_and(|(known, _)| *known == version);
+            let agrees = wanted.status.as_ref().is_none_or(|own| !contradicts(status, own));
+            if is_known || agrees {
+                return false;
+            }
+            wanted.version += 1;
+            wanted.seen = Some((version, status.clone()));
             true
         });
     }
@@ -90,6 +110,8 @@ struct Writer {
     api: Api<Pod>,
     id: PodId,
     known: PodStatus,
+    /// The last version of the object that contradicted.
+    seen: String,
 }
 
 impl Writer {
@@ -128,6 +150,12 @@ impl Writer {
 
     /// Returns whether there may be more to write.
     async fn write(&mut self, wanted: &Wanted) -> Result<bool, kube::Error> {
+        if let Some((version, status)) = &wanted.seen
+            && *version != self.seen
+        {
+            self.seen.clone_from(version);
+            self.known = status.clone();
+        }
         if let Some(status) = &wanted.status
             && let Some(patch) = patch(&self.id, &self.known, status)
         {
@@ -168,6 +196,14 @@ impl Writer {
             _ => Err(error),
         }
     }
+}
+
+/// Whether a condition that this node writes has another value in the API.
+fn contradicts(shown: &PodStatus, own: &PodStatus) -> bool {
+    own.conditions.iter().flatten().any(|condition| {
+        let shown = shown.conditions.iter().flatten().find(|one| one.type_ == condition.type_);
+        shown.is_some_and(|shown| shown.status != condition.status)
+    })
 }
 
 /// The strategic merge patch from one status to the other; `None` when they are equal in
@@ -304,6 +340,32 @@ mod tests {
         let condition = &patch(&id(), &old, &new).unwrap()["status"]["conditions"][0];
         let null = Some(&Value::Null);
         assert_eq!((condition.get("reason"), condition.get("message")), (null, null));
+    }
+
+    #[test]
+    fn what_others_make_of_a_condition_is_seen_once() {
+        let of = |ready: &str| status(json!({"conditions": [{"type": "Ready", "status": ready}]}));
+        let (wanted, receiver) = watch::channel(Wanted::default());
+        let (_, written) = watch::channel(0);
+        let writer = StatusWriter { wanted, written };
+        let object = |version: &str, ready: &str| Pod {
+            metadata: kube::api::ObjectMeta {
+                resource_version: Some(version.to_owned()),
+                ..Default::default()
+            },
+            status: Some(of(ready)),
+            ..Default::default()
+        };
+        writer.set(&of("True"));
+        let version = || receiver.borrow().version;
+        let before = version();
+        writer.seen(&object("7", "True"));
+        assert_eq!(version(), before);
+        writer.seen(&object("8", "False"));
+        writer.seen(&object("8", "False"));
+        assert_eq!(version(), before + 1);
+        let (_, shown) = receiver.borrow().seen.clone().unwrap();
+        assert!(patch(&id(), &shown, &of("True")).is_some());
     }
 
     #[test]
