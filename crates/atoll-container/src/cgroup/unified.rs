@@ -127,16 +127,26 @@ fn move_processes(from: &Path, to: &Path) -> Result<(), Error> {
 }
 
 /// Undoes what made room for groups in the root, once no cluster has any: `atoll` is the
-/// folder of all of them.
+/// folder of all of them. May block for a moment.
+#[allow(clippy::disallowed_methods, reason = "called on threads that may block")]
 pub fn give_back(atoll: &str) -> Result<(), Error> {
     let root = Path::new(ROOT);
     let leaf = root.join(LEAF);
     if !leaf.exists() || root.join(atoll).exists() {
         return Ok(());
     }
-    withdraw(root);
-    move_processes(&leaf, root)?;
-    fs::remove_dir(&leaf).map_err(failed(&leaf, "removing it"))
+    let mut last = Ok(());
+    for _ in 0..CLEAR_ROUNDS_MAX {
+        withdraw(root);
+        // Refused as long as something is handed down still.
+        last = move_processes(&leaf, root)
+            .and_then(|()| fs::remove_dir(&leaf).map_err(failed(&leaf, "removing it")));
+        if last.is_ok() || root.join(atoll).exists() {
+            return last;
+        }
+        std::thread::sleep(CLEAR_PAUSE);
+    }
+    last
 }
 
 pub(super) fn is_forbidden(error: &io::Error) -> bool {

@@ -250,6 +250,12 @@ impl Cgroups {
         for shared in &self.hierarchies {
             std::fs::remove_dir(shared).ok();
         }
+        let given = tokio::task::spawn_blocking(|| atoll_container::give_back_cgroup(CGROUPS));
+        match given.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the cgroup of this container is not as it was"),
+            Err(error) => warn!(%error, "giving a cgroup back"),
+        }
     }
 }
 
