@@ -71,7 +71,9 @@ pub(crate) struct Folder {
 
 impl Folder {
     pub(crate) fn new(kernel: &Kernel) -> Result<Folder> {
-        let path = std::env::current_dir()?.join(format!("target/vm/{}", std::process::id()));
+        let all = std::env::current_dir()?.join("target/vm");
+        sweep(&all)?;
+        let path = all.join(std::process::id().to_string());
         fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(Folder { path, modules: kernel.modules.clone() })
     }
@@ -84,6 +86,17 @@ impl Folder {
     pub(crate) fn modules(&self) -> &Path {
         &self.modules
     }
+}
+
+/// Removes the folders of runs that were killed; their processes went with them.
+fn sweep(all: &Path) -> Result<()> {
+    for entry in fs::read_dir(all).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            let path = entry.path();
+            fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Folder {
@@ -218,6 +231,20 @@ mod tests {
         assert!(virtualizes("flags\t\t: fpu svm\n"));
         assert!(!virtualizes("flags\t\t: fpu vmmcall\nbugs\t\t: vmx\n"));
         assert!(!virtualizes(""));
+    }
+
+    #[test]
+    fn the_folders_of_dead_runs_go() {
+        let name = format!("atoll-vm-test-{}", std::process::id());
+        let all = std::env::temp_dir().join(name);
+        let own = all.join(std::process::id().to_string());
+        // Above the largest process number that the kernel gives.
+        let dead = all.join("4194305");
+        fs::create_dir_all(&own).unwrap();
+        fs::create_dir_all(dead.join("below")).unwrap();
+        sweep(&all).unwrap();
+        assert!(own.exists() && !dead.exists());
+        fs::remove_dir_all(&all).unwrap();
     }
 
     #[test]

@@ -20,7 +20,8 @@ const NODE_SUITE: &str = "(package(atoll-container) & kind(test)) | \
 /// These move tens of thousands of packets, make hundreds of namespaces or write megabytes of
 /// logs, and nothing in them depends on cgroups: emulated they alone would take minutes.
 const HEAVY: &str = "test(twenty_thousand_requests) | test(two_hundred_sandboxes) | \
-                     test(a_thousand_services) | test(streams::) | test(processes::)";
+                     test(a_thousand_services) | test(streams::) | test(processes::) | \
+                     test(cycles::)";
 
 /// Writes the script that the machine runs, and what it refers to.
 pub(crate) fn write(wish: &Wish, speed: Speed, folder: &Folder) -> Result<()> {
