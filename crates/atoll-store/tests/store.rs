@@ -447,3 +447,39 @@ async fn an_idle_store_writes_nothing() {
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(store.log_bytes_written(), before);
 }
+
+#[tokio::test]
+async fn a_long_list_comes_from_the_state_file_whole_and_at_any_revision() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let (store, kv) = open(&dir).await;
+    for number in 0..100 {
+        write(&kv, put(&format!("key/{number:03}"), &format!("value {number}"))).await;
+    }
+    store.shutdown().await;
+    let (store, kv) = open(&dir).await;
+    let wanted: Vec<_> = (0..100).map(|number| format!("key/{number:03}=value {number}")).collect();
+    // As in etcd, zero and below are the present.
+    for revision in [None, Some(0), Some(-1), Some(101)] {
+        assert_eq!(values(&kv, KeyRange::prefix("key/"), revision).await, wanted);
+    }
+    store.shutdown().await;
+}
+
+#[tokio::test]
+async fn everything_in_a_request_counts_towards_its_size() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let (store, kv) = open(&dir).await;
+    let large = Bytes::from(vec![b'x'; 2 << 20]);
+    let compare = Compare {
+        range: key("a"),
+        relation: Relation::Equal,
+        target: CompareTarget::Value(large.clone()),
+    };
+    let compared = Txn { compare: vec![compare], success: vec![put("a", "1")], ..Txn::default() };
+    let range = KeyRange { key: "a".into(), end: Some(large) };
+    let deleted = Txn { success: vec![delete(range)], ..Txn::default() };
+    for txn in [compared, deleted] {
+        assert!(matches!(kv.txn(txn).await, Err(Error::TooLarge { .. })));
+    }
+    store.shutdown().await;
+}

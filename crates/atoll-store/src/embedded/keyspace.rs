@@ -94,7 +94,15 @@ impl KvStore for KeyspaceHandle {
             state.check_revision(request.revision)?;
             state.plan(&request, state.revision)
         };
-        Ok(plan.finish()?)
+        if !plan.is_long() {
+            return Ok(plan.finish()?);
+        }
+        match tokio::task::spawn_blocking(move || plan.finish()).await {
+            Ok(found) => Ok(found?),
+            Err(error) => {
+                Err(Error::Unavailable { detail: format!("reading the state file: {error}") })
+            }
+        }
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResult> {

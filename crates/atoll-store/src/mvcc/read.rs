@@ -10,6 +10,9 @@ use super::{ReadFault, Record, RevKey, State, Version};
 use crate::backend::View;
 use crate::kv::{Error, Event, KeyRange, KeyValue, RangeRequest, RangeResult, Revision};
 
+/// Values that a caller's own thread fetches, each a few microseconds when it is not cached.
+const FETCHED_AT_ONCE_MAX: usize = 64;
+
 /// Records that one read for a watch looks at, for it holds up writers meanwhile.
 const SCAN_MAX: usize = 4096;
 
@@ -23,6 +26,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Whether so much is to be fetched from the file that an asynchronous thread should not
+    /// wait for it.
+    pub(crate) fn is_long(&self) -> bool {
+        self.missing.len() > FETCHED_AT_ONCE_MAX
+    }
+
     pub(crate) fn finish(mut self) -> Result<RangeResult, ReadFault> {
         for (position, at) in self.missing {
             let record = fetch(self.view.as_deref(), at)?;
