@@ -46,11 +46,11 @@ struct Controller {
 struct Disruption {
     /// Nodes of a cluster that has just started have not been well before.
     was_well: bool,
-    /// When all nodes were last unwell at once.
+    /// When most nodes were last unwell at once.
     at: Option<Instant>,
 }
 
-/// After all nodes were unwell at once, none of them is evicted for this long once the
+/// After most nodes were unwell at once, none of them is evicted for this long once the
 /// first is back: the others are given time to come back too.
 const RECOVERY: Duration = Duration::from_secs(10);
 

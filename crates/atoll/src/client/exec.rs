@@ -39,7 +39,7 @@ pub async fn run(
     exec: &Exec,
 ) -> Result<ExitCode> {
     let namespace = namespace.unwrap_or(&connection.namespace);
-    let pod = find_pod(connection, namespace, &pod_first(&exec.target)).await?;
+    let pod = find_pod(connection, namespace, &pod_first(&exec.target), false).await?;
     let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
     let tty = exec.tty && std::io::stdin().is_terminal();
     if exec.tty && !tty {

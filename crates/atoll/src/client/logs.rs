@@ -36,7 +36,7 @@ pub struct Logs {
 
 pub async fn run(connection: &Connection, namespace: Option<&str>, logs: &Logs) -> Result<()> {
     let namespace = namespace.unwrap_or(&connection.namespace);
-    let pod = find_pod(connection, namespace, &logs.target).await?;
+    let pod = find_pod(connection, namespace, &logs.target, true).await?;
     if let Some(name) = logs.container.as_deref().filter(|name| !has_container(&pod, name)) {
         bail!("container {name} is not valid for pod {}", pod.name_any());
     }
@@ -73,11 +73,13 @@ async fn copy(stream: impl AsyncRead) -> Result<()> {
     }
 }
 
-/// The pod that a command means: itself, or one of those that an object selects.
+/// The pod that a command means: itself, or one of those that an object selects, which
+/// is said if `says_which`.
 pub(super) async fn find_pod(
     connection: &Connection,
     namespace: &str,
     target: &str,
+    says_which: bool,
 ) -> Result<Pod> {
     let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
     let Some((word, name)) = target.split_once('/') else {
@@ -106,7 +108,7 @@ pub(super) async fn find_pod(
     let found = pods.items.iter().find(running).or_else(|| pods.items.first());
     match found {
         Some(pod) => {
-            if pods.items.len() > 1 {
+            if pods.items.len() > 1 && says_which {
                 let count = pods.items.len();
                 output::remark(&format!("Found {count} pods, using pod/{}", pod.name_any()));
             }

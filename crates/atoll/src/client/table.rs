@@ -40,7 +40,7 @@ impl Table {
         table
     }
 
-    /// Aligned text; each line ends without blanks.
+    /// Aligned text; what stands before an empty last cell is filled up, as kubectl does.
     pub fn render(&self, headings: bool) -> String {
         let mut widths: Vec<usize> = vec![0; self.columns.len()];
         let lines = || headings.then_some(&self.columns).into_iter().chain(&self.rows);
@@ -59,7 +59,7 @@ impl Table {
                     text.extend(std::iter::repeat_n(' ', fill));
                 }
             }
-            rendered.push_str(text.trim_end());
+            rendered.push_str(&text);
             rendered.push('\n');
         }
         rendered
@@ -69,7 +69,6 @@ impl Table {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "<none>".into(),
-        Value::String(text) if text.is_empty() => "<none>".into(),
         // A line break would tear the table.
         Value::String(text) => text.lines().next().unwrap_or_default().to_owned(),
         other => other.to_string(),
@@ -89,12 +88,14 @@ mod tests {
                 { "name": "Node", "priority": 1 },
             ],
             "rows": [
-                { "cells": ["kube-root-ca.crt", 1, "n"], "object": {} },
+                { "cells": ["kube-root-ca.crt", 1, null], "object": {} },
                 { "cells": ["x", 12, ""], "object": {} },
             ],
         });
         let narrow = "NAME               DATA\nkube-root-ca.crt   1\nx                  12\n";
         assert_eq!(Table::read(&document, false, false).render(true), narrow);
-        assert!(Table::read(&document, true, false).render(true).contains("<none>"));
+        assert!(
+            Table::read(&document, true, false).render(true).ends_with("x                  12\n")
+        );
     }
 }

@@ -3,12 +3,13 @@
 use super::{Cause, Seen, pod};
 use k8s_openapi::{
     api::{
-        core::v1::{Pod, Service, ServiceSpec},
+        core::v1::{Pod, Service, ServicePort, ServiceSpec},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::ResourceExt as _;
+use std::collections::BTreeSet;
 
 pub fn cause(service: &Service, slices: &[EndpointSlice], pods: &[Seen]) -> Option<Cause> {
     let name = service.name_any();
@@ -18,7 +19,7 @@ pub fn cause(service: &Service, slices: &[EndpointSlice], pods: &[Seen]) -> Opti
         conditions.and_then(|one| one.ready) != Some(false)
     });
     if ready.count() > 0 {
-        return None;
+        return undeclared(service, pods);
     }
     let spec = service.spec.as_ref();
     if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
@@ -104,10 +105,66 @@ fn without_root(name: &str) -> Cause {
     )
 }
 
+/// A target port that no container declares is no error, since declaring is optional; where
+/// containers declare others it is nearly always a slip.
+fn undeclared(service: &Service, pods: &[Seen]) -> Option<Cause> {
+    let name = service.name_any();
+    let declared: BTreeSet<i32> = pods
+        .iter()
+        .filter_map(|(pod, _)| pod.spec.as_ref())
+        .flat_map(|spec| &spec.containers)
+        .flat_map(|container| container.ports.iter().flatten())
+        .map(|port| port.container_port)
+        .collect();
+    if declared.is_empty() {
+        return None;
+    }
+    let ports = service.spec.as_ref()?.ports.as_ref()?;
+    let target = |port: &ServicePort| match &port.target_port {
+        Some(IntOrString::Int(number)) => Some(*number),
+        Some(IntOrString::String(_)) => None,
+        None => Some(port.port),
+    };
+    let wrong = ports.iter().filter_map(target).find(|target| !declared.contains(target))?;
+    let declared = declared.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Some(
+        Cause::new(
+            "doubtful",
+            format!(
+                "service {name} sends requests to port {wrong} of its pods, but their containers declare only {declared}."
+            ),
+        )
+        .remedy("Set targetPort to the port on which the program listens."),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn caused(target: serde_json::Value) -> Option<Cause> {
+        let service = serde_json::from_value(json!({
+            "metadata": { "name": "web" },
+            "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": target }] },
+        }));
+        let slices = serde_json::from_value(json!([{ "addressType": "IPv4", "metadata": {},
+            "endpoints": [{ "addresses": ["10.0.0.1"], "conditions": { "ready": true } }] }]));
+        let pod = serde_json::from_value(json!({
+            "metadata": { "name": "p" },
+            "spec": { "containers": [{ "name": "c", "ports": [{ "containerPort": 8080 }] }] },
+        }));
+        let slices: Vec<EndpointSlice> = slices.unwrap();
+        cause(&service.unwrap(), &slices, &[(pod.unwrap(), Vec::new())])
+    }
+
+    #[test]
+    fn a_port_that_no_container_declares_is_pointed_out() {
+        let cause = caused(json!(9999)).unwrap();
+        assert!(cause.sentence.contains("9999") && cause.sentence.contains("8080"));
+        assert_eq!(caused(json!(8080)), None);
+        assert_eq!(caused(json!("http")), None);
+    }
 
     #[test]
     fn pods_without_root_are_told_from_pods_whose_ports_do_not_fit() {
