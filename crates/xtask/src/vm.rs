@@ -12,8 +12,7 @@ mod suite;
 use anyhow::{Context, Result, bail};
 use std::{path::PathBuf, time::Duration};
 
-/// All of it, building included when there is something to build; a minute is usual with
-/// KVM, and three without.
+/// From power on to power off; a minute is usual with KVM, and three without.
 const TIMEOUT: Duration = Duration::from_secs(235);
 const TIMEOUT_EMULATED: Duration = Duration::from_secs(330);
 
@@ -73,11 +72,11 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         machine::Speed::Kvm => TIMEOUT,
         machine::Speed::Emulated => TIMEOUT_EMULATED,
     });
-    let deadline = std::time::Instant::now() + timeout;
     let kernel = kernel::prepare()?;
     let folder = machine::Folder::new(&kernel)?;
     suite::write(&wish, speed, &folder)?;
     ramdisk::write(&kernel, &folder.path("ramdisk"))?;
+    let deadline = std::time::Instant::now() + timeout;
     match machine::boot(&kernel, speed, &folder, deadline)? {
         0 => Ok(()),
         code => bail!("tests failed on {} (exit code {code})", kernel.version),
