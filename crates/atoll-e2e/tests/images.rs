@@ -16,6 +16,7 @@ mod registry;
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -355,6 +356,12 @@ fn good_archives(cluster: &Cluster, folder: &Path) {
     let wish = Wish { name: "mine", image: "mine:1".into(), policy: never, ..Wish::default() };
     create(cluster, wish);
     runs(cluster, "mine");
+    // Neither images nor what pods hold is for the host's users.
+    for folder in ["images", "pods"] {
+        let folder = cluster.dir.join("node-1").join(folder);
+        let mode = fs::metadata(&folder).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", folder.display());
+    }
     let listed = image(cluster, &["list"]).ok();
     assert!(listed.starts_with("NODE     IMAGE"), "{listed}");
     // Its files stay with who runs.

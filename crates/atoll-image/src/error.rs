@@ -122,6 +122,9 @@ impl Error {
             Error::NoSpace { .. } => {
                 "free some, or remove images with `atoll image rm`, and try again"
             }
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "only the user of the node may do this, usually root"
+            }
             Error::Corrupt { .. } => "move the file away and import or pull the images again",
             _ => return None,
         })

@@ -1,6 +1,7 @@
 //! The image store: one directory of unpacked layers and an index of images.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,6 +76,7 @@ impl ImageStore {
                 source,
             })?;
         }
+        protect(&config.root)?;
         let index = Index::new(&config.root);
         index.read()?;
         for builtin in &config.builtin {
@@ -387,6 +389,18 @@ impl ImageStore {
         })
         .await
     }
+}
+
+/// What is in images is not for the host's users: neither private files nor programs that
+/// run as root.
+fn protect(root: &Path) -> Result<(), Error> {
+    let fail = |e| Error::io("protecting", root, e);
+    let mut permissions = fs::metadata(root).map_err(fail)?.permissions();
+    if permissions.mode() & 0o777 == 0o700 {
+        return Ok(());
+    }
+    permissions.set_mode(0o700);
+    fs::set_permissions(root, permissions).map_err(fail)
 }
 
 fn present(image: ImageInfo, started: Instant) -> Outcome {

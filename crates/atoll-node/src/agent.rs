@@ -193,11 +193,9 @@ fn pod_network(
     }
 }
 
-/// Secrets stand on disk where none can be mounted: they are their owner's alone.
+/// What pods hold is not for the host's users: neither their secrets nor what a container
+/// wrote to run as root.
 fn protect(config: &Config) -> Result<(), Error> {
-    if config.containers {
-        return Ok(());
-    }
     let path = config.pods_dir();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700))
         .map_err(|source| Error::Io { what: "protecting", path, source })

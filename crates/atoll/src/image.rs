@@ -165,6 +165,8 @@ async fn import(
             bail!("--name is for one archive, and {} are given", files.len());
         }
     }
+    // Who may not do this is told before a long archive has come through a pipe.
+    places[0].open(&Registries::default()).await?;
     let mut arrivals = Arrivals { format, ..Arrivals::default() };
     for path in files {
         let (file, label) = open_archive(path, places)?;

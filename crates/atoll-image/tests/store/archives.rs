@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use atoll_image::{
     Builtin, Config, Error, GcPolicy, ImageConfig, ImageStore, PullPolicy, PullRequest,
@@ -25,6 +26,8 @@ async fn an_imported_image_resolves_and_mounts() {
     let path = write_tar(&fixture.dir.path().join("app.tar"), &layout.files);
     let imported = fixture.import(&path).await.unwrap();
     assert_eq!(imported.images[0].tags, ["example.com/app:1"]);
+    let mode = fs::metadata(fixture.dir.path().join("images")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "the host's users do not run an image's programs");
     let image = fixture.store.resolve("example.com/app:1").unwrap().unwrap();
     assert_eq!(image.digest, layout.manifest_digest);
     assert_eq!(image.config.entrypoint, ["/bin/app"]);
