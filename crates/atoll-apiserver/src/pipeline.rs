@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::FutureExt as _;
+use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Limited};
 use tokio::time::Instant;
 
 use crate::authz::Attributes;
@@ -36,6 +35,8 @@ struct BodyLimit {
 
 /// Upstream's limit for a request's body.
 const BODY: BodyLimit = BodyLimit { bytes_max: 3 * 1024 * 1024, timeout: Duration::from_secs(30) };
+/// Bytes beyond the limit that are still read, and dropped.
+const DROPPED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// For those who have not said who they are yet: a signing request or two.
 const STRANGER: BodyLimit = BodyLimit { bytes_max: 64 * 1024, timeout: Duration::from_secs(5) };
 /// One request without a watch or stream takes at most this long; upstream's number.
@@ -243,15 +244,31 @@ fn call(
 
 /// The whole body, if it is not too large and not too slow.
 async fn read(body: RequestBody, limit: &BodyLimit) -> Result<Bytes, Status> {
-    let collected = Limited::new(body, limit.bytes_max).collect().boxed();
-    match tokio::time::timeout(limit.timeout, collected).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::body_too_large(limit.bytes_max))
-        }
+    match tokio::time::timeout(limit.timeout, collect(body, limit.bytes_max)).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(Status::body_too_large(limit.bytes_max)),
         Ok(Err(error)) => Err(Status::bad_request(format!("reading the body failed: {error}"))),
         Err(_) => Err(Status::timeout("the body did not arrive in time")),
     }
+}
+
+/// The bytes of a body, `None` when they are too many. Of those the rest is read and dropped
+/// for a while: a client that is still sending may never read the answer otherwise.
+async fn collect(mut body: RequestBody, bytes_max: usize) -> Result<Option<Bytes>, BoxError> {
+    let mut whole = BytesMut::new();
+    let mut read = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame?.into_data() else { continue };
+        read += chunk.len();
+        if read <= bytes_max {
+            whole.extend_from_slice(&chunk);
+        } else if read - bytes_max <= DROPPED_BYTES_MAX {
+            whole = BytesMut::new();
+        } else {
+            break;
+        }
+    }
+    Ok((read <= bytes_max).then(|| whole.freeze()))
 }
 
 /// The headers that every answer carries.

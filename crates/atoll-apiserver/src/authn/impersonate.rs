@@ -106,7 +106,7 @@ fn complete_groups(user: &str, mut groups: Vec<String>) -> Vec<String> {
 /// the sender's own.
 fn text(name: &str, value: &HeaderValue) -> Result<String, Status> {
     String::from_utf8(value.as_bytes().to_vec())
-        .map_err(|_| Status::bad_request(format!("the header {name} is not valid UTF-8")))
+        .map_err(|_error| Status::bad_request(format!("the header {name} is not valid UTF-8")))
 }
 
 fn extra(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Status> {

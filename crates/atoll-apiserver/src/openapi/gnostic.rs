@@ -13,12 +13,12 @@ pub(super) const MEDIA_TYPE_DOTTED: &str =
 
 /// A version 2 document as gnostic's `Document`.
 pub(super) fn document(document: &Value) -> Vec<u8> {
-    let mut info = Vec::new();
-    text(&mut info, 1, &document["info"]["title"]);
-    text(&mut info, 2, &document["info"]["version"]);
+    let mut about = Vec::new();
+    text(&mut about, 1, &document["info"]["title"]);
+    text(&mut about, 2, &document["info"]["version"]);
     let mut out = Vec::new();
     text(&mut out, 1, &document["swagger"]);
-    bytes(&mut out, 2, &info);
+    bytes(&mut out, 2, &about);
     bytes(&mut out, 9, &named_schemas(&document["definitions"]));
     out
 }
