@@ -172,8 +172,11 @@ mod tests {
             {"selector": {"a": "b"}, "ports": [{"port": 80, "targetPort": "http"}]}}))
         .unwrap();
         let sentence = |ip: &str| {
-            let pod = serde_json::from_value(json!({"status": {"podIP": ip, "phase": "Running",
-                "conditions": [{"type": "Ready", "status": "True"}]}}))
+            let pod = serde_json::from_value(json!({
+                "spec": {"nodeName": "n", "containers": []},
+                "status": {"podIP": ip, "phase": "Running",
+                    "conditions": [{"type": "Ready", "status": "True"}]},
+            }))
             .unwrap();
             cause(&service, &[], &[(pod, Vec::new())]).unwrap().sentence
         };
