@@ -88,7 +88,16 @@ pub fn inside(dir: &Path) -> BTreeSet<String> {
     };
     lines.extend(own(mounts()).into_iter().map(|line| format!("mount: {line}")));
     lines.extend(own(cgroups()).into_iter().map(|line| format!("cgroup: {line}")));
+    // The parents of pods stay with the node; link-local addresses come a moment late.
+    lines.retain(|line| !line.contains("fe80:") && !is_parent(line, &id));
     lines
+}
+
+/// The cgroup of a node or of a class of pods, which holds no process itself.
+fn is_parent(line: &str, id: &str) -> bool {
+    let Some((_, rest)) = line.split_once(&format!("/atoll/{id}-node-")) else { return false };
+    line.starts_with("cgroup: ")
+        && (!rest.contains('/') || rest.ends_with("/besteffort") || rest.ends_with("/burstable"))
 }
 
 /// The id in the names of everything that the cluster in `dir` makes.
