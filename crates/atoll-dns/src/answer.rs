@@ -85,6 +85,10 @@ impl Answerer {
             Ok(query) => query,
             Err(code) => {
                 reply.metadata.response_code = code;
+                if question.queries.len() > 1 {
+                    // Hundreds of questions sent back would not fit a datagram.
+                    reply.queries.clear();
+                }
                 return encoded(&question, reply, transport);
             }
         };
