@@ -3,10 +3,7 @@
 
 use atoll_e2e::{Cluster, eventually, is_root};
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 const SOON: Duration = Duration::from_secs(20);
 /// A debug build on a loaded machine; a second or two otherwise.
@@ -198,9 +195,7 @@ fn three_hundred(cluster: &Cluster) {
     });
     // The remark makes it YAML, which may hold several documents.
     let manifests = format!("# pods\n{}", manifests.collect::<Vec<_>>().join("\n---\n"));
-    let begun = Instant::now();
     cluster.kubectl_with(&["create", "-f", "-"], &manifests).ok();
-    let created = begun.elapsed();
     eventually(MANY, "all are placed", || {
         let waiting = cluster
             .kubectl(&[
@@ -218,7 +213,6 @@ fn three_hundred(cluster: &Cluster) {
             count => Err(format!("{count} wait")),
         }
     });
-    println!("300 pods: created within {created:?}, placed within {:?}", begun.elapsed());
     cluster
         .kubectl(&[
             "delete",

@@ -74,7 +74,7 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     let handler = scheduler.clone();
     scheduler.namespaces.on_change(move |change: &Change<'_, Namespace>| {
         if change.old.map(|one| one.labels()) != change.new.map(|one| one.labels()) {
-            handler.retry_parked(|pod| minds_others(pod));
+            handler.retry_parked(minds_others);
         }
     });
     let handler = scheduler.clone();

@@ -35,10 +35,10 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
             "h" => 3_600.0,
             _ => return Err(wrong()),
         };
-        total += number.parse::<f64>().map_err(|_| wrong())? * seconds;
+        total += number.parse::<f64>().map_err(|_not_a_number| wrong())? * seconds;
         rest = after;
     }
-    std::time::Duration::try_from_secs_f64(total).map_err(|_| wrong())
+    std::time::Duration::try_from_secs_f64(total).map_err(|_not_a_number| wrong())
 }
 
 /// The one object that a command is about: `KIND/NAME` or `KIND NAME`.

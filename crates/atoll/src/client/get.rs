@@ -278,10 +278,9 @@ async fn tables(
     if let Some((open, entry)) = pending {
         print_table(open, entry, several, get.no_headers, &mut tally);
     }
-    if tally.printed == 0 && !tally.failed && !get.ignore_not_found {
-        if get.output != Some(Format::Name) {
-            nothing(scope.filter(|_| wanted.iter().any(|one| one.entry.namespaced)));
-        }
+    let is_silent = get.ignore_not_found || get.output == Some(Format::Name);
+    if tally.printed == 0 && !tally.failed && !is_silent {
+        nothing(scope.filter(|_| wanted.iter().any(|one| one.entry.namespaced)));
     }
     Ok(exit(tally.failed))
 }
