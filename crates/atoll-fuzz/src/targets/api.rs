@@ -289,7 +289,8 @@ fn quantity(input: &[u8]) {
     let written = quantity.to_string();
     let again = Quantity::parse(&written).map(|again| (again.nanos(), again.to_string()));
     assert_eq!(again, Ok((quantity.nanos(), written)), "{text}");
-    (quantity.value(), quantity.milli(), quantity.is_zero(), quantity.is_negative());
+    let numbers = (quantity.value(), quantity.milli());
+    std::hint::black_box((numbers, quantity.is_zero(), quantity.is_negative()));
 }
 
 fn quantity_seeds() -> Vec<Vec<u8>> {

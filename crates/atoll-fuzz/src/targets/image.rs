@@ -21,7 +21,7 @@ fn reference(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let Ok(reference) = text.parse::<Reference>() else { return };
     assert!(reference.to_string().parse::<Reference>().is_ok_and(|again| again == reference));
-    (reference.registry_host(), reference.name(), reference.version());
+    std::hint::black_box((reference.registry_host(), reference.name(), reference.version()));
 }
 
 fn reference_seeds() -> Vec<Vec<u8>> {
