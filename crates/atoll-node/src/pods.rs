@@ -116,6 +116,17 @@ impl Pods {
 
     /// Containers that run and pods that were desired when the last agent stopped.
     async fn adopt(&mut self) {
+        // An agent that was killed before a pod's first container has left the pod's folders.
+        let config = &self.cx.config;
+        for folder in [config.pods_dir(), config.run.join("ns"), config.logs_dir()] {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                // Folders of logs are called <namespace>_<name>_<uid>.
+                let name = entry.file_name();
+                if let Some(uid) = name.to_str().and_then(|name| name.rsplit('_').next()) {
+                    self.unclaimed.entry(uid.to_owned()).or_default();
+                }
+            }
+        }
         match self.cx.runtime.list().await {
             Ok(all) => {
                 for observed in all {
@@ -159,7 +170,7 @@ impl Pods {
             self.want(pod, false);
         }
         for (uid, containers) in std::mem::take(&mut self.unclaimed) {
-            tracing::info!(uid, containers = containers.len(), "containers of no pod; removing");
+            tracing::info!(uid, containers = containers.len(), "what a former pod left; removing");
             self.remove_orphan(uid);
         }
         self.listed.send_replace(true);
@@ -249,6 +260,14 @@ impl Pods {
         self.cx.tasks.spawn(async move {
             if let Err(reason) = crate::pod::sandbox::tear_down(&cx, &id, false).await {
                 tracing::warn!(uid = id.uid, reason, "orphaned containers not removed");
+            }
+            let suffix = format!("_{}", id.uid);
+            for entry in std::fs::read_dir(cx.config.logs_dir()).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().ends_with(&suffix)
+                    && let Err(error) = std::fs::remove_dir_all(entry.path())
+                {
+                    tracing::warn!(uid = id.uid, %error, "logs of a former pod not removed");
+                }
             }
         });
     }
