@@ -169,6 +169,7 @@ fn long_and_odd_folders_work_and_two_clusters_do_not_meet() {
     let before = system::state();
     let parent = tempfile::tempdir().unwrap();
     let long = parent.path().join("x".repeat(120)).join("data");
+    std::fs::create_dir_all(long.parent().unwrap()).unwrap();
     let odd = parent.path().join("with space, colon: and 'quote'");
     std::fs::create_dir(parent.path().join("real")).unwrap();
     std::os::unix::fs::symlink("real", parent.path().join("link")).unwrap();

@@ -222,7 +222,8 @@ mod tests {
         let stop = CancellationToken::new();
         let snapshot = server.snapshot.clone();
         let watch = NameServer { snapshot, ..self::server(folder.path()) };
-        let keeping = tokio::task::spawn(server.keep(stop.clone()));
+        let tasks = tokio_util::task::TaskTracker::new();
+        let keeping = tasks.spawn(server.keep(stop.clone()));
         end(&first).await;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         let second = loop {
