@@ -336,12 +336,7 @@ fn recipe(
     }
 }
 
-/// Starts it and waits until it is ready.
-async fn start(recipe: Recipe) -> Result<Process> {
-    start_under(recipe, &CancellationToken::new()).await
-}
-
-/// The same for a process that `hurry` ends at once.
+/// Starts it and waits until it is ready; `hurry` ends it at once.
 async fn start_under(recipe: Recipe, hurry: &CancellationToken) -> Result<Process> {
     let name = recipe.name.clone();
     let mut process = Process::start(recipe, hurry);
