@@ -58,9 +58,9 @@ impl PodNetwork for NodePods {
     }
 
     async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
-        // A node without a network has connected nothing.
-        let network = self.network.borrow().clone();
-        let Some(network) = network else { return Ok(()) };
+        // An agent that was just started has yet to find the leases of the former one. A node
+        // that gets no network at all has connected nothing.
+        let Ok(network) = self.network().await else { return Ok(()) };
         network.detach(uid).await.map_err(|source| NetworkError {
             what: format!("taking down the network of sandbox {uid}"),
             source: source.into(),
@@ -77,5 +77,23 @@ fn engine_port(port: &HostPort) -> EngineHostPort {
         host_port: port.host_port,
         container_port: port.container_port,
         protocol: if port.udp { Protocol::Udp } else { Protocol::Tcp },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn taking_down_waits_for_the_network_of_a_new_agent() {
+        let (sender, receiver) = watch::channel(None);
+        let pods = NodePods::new(receiver);
+        let started = tokio::time::Instant::now();
+        pods.detach("uid").await.unwrap();
+        assert!(
+            started.elapsed() >= READY_TIMEOUT,
+            "it must wait before it says that none is there"
+        );
+        drop(sender);
     }
 }
