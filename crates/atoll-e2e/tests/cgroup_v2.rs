@@ -151,7 +151,7 @@ fn a_cluster_runs_in_a_cgroup_namespace_and_gives_its_root_back() {
     cluster.stop();
     let left = std::fs::read_dir(&outside).unwrap().flatten();
     let left: Vec<_> = left.filter(|e| e.path().is_dir()).map(|e| e.file_name()).collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert!(left.is_empty(), "{left:?}\n{}", cluster.logs());
     std::fs::remove_dir(&outside).unwrap();
 }
 

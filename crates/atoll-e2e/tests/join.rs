@@ -163,7 +163,8 @@ fn unmount_below(folder: &Path) {
 /// The process that has the lock of a node's name server, and whether it lives.
 fn name_server(folder: &Path) -> Result<i32, String> {
     let text = std::fs::read_to_string(folder.join("dns/lock")).map_err(|e| e.to_string())?;
-    let pid: i32 = text.trim().parse().map_err(|error| format!("the lock holds {text:?}: {error}"))?;
+    let pid: i32 =
+        text.trim().parse().map_err(|error| format!("the lock holds {text:?}: {error}"))?;
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
     if line.contains(" dns --listen ") { Ok(pid) } else { Err(format!("{pid} is {line:?}")) }

@@ -76,10 +76,12 @@ fn hand_down(dir: &Path) -> Handed {
     Handed::Done
 }
 
-/// Takes back what a group hands down, where no group below needs it.
+/// Takes back what a group hands down, where no group below needs it: more than we handed
+/// down ourselves, since libcontainer hands down whatever a group has.
 fn withdraw(dir: &Path) {
     let control = dir.join("cgroup.subtree_control");
-    for name in CONTROLLERS {
+    let handed_down = fs::read_to_string(&control).unwrap_or_default();
+    for name in handed_down.split_whitespace() {
         if let Err(source) = put(&control, format!("-{name}")) {
             tracing::debug!(path = %control.display(), %source, name, "still handed down");
         }

@@ -253,7 +253,10 @@ impl Cgroups {
         let given = tokio::task::spawn_blocking(|| atoll_container::give_back_cgroup(CGROUPS));
         match given.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "the cgroup of this container is not as it was"),
+            Ok(Err(error)) => {
+                let error = anyhow::Error::from(error);
+                warn!("the cgroup of this container is not as it was: {error:#}");
+            }
             Err(error) => warn!(%error, "giving a cgroup back"),
         }
     }
