@@ -125,7 +125,7 @@ async fn evict_for_memory(cx: &Context, index: &PodIndex, available: i64) {
     let mut candidates = Vec::new();
     for handle in all.values() {
         let shown = handle.shown.borrow().clone();
-        if is_terminal(&shown.pod) {
+        if shown.has_ended() {
             continue;
         }
         let mut used = 0;

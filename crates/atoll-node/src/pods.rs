@@ -225,10 +225,13 @@ impl Pods {
             return Some(Refusal { reason, message }.rejected());
         }
         let index = self.index.borrow().clone();
-        let others: Vec<Arc<Pod>> =
-            index.values().map(|handle| handle.shown.borrow().pod.clone()).collect();
-        let others: Vec<&Pod> =
-            others.iter().map(AsRef::as_ref).filter(|pod| !is_terminal(pod)).collect();
+        let others: Vec<Arc<Pod>> = index
+            .values()
+            .map(|handle| handle.shown.borrow().clone())
+            .filter(|shown| !shown.has_ended())
+            .map(|shown| shown.pod.clone())
+            .collect();
+        let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
         let Some(refusal) = admit::admit(pod, &others, &self.cx.machine.room()) else {
             self.tell_shortcomings(pod);
             return None;

@@ -51,7 +51,7 @@ pub(crate) fn pods(routes: &Routes) -> Answer {
         .pods
         .all()
         .values()
-        .filter_map(|handle| serde_json::to_value(&*handle.shown.borrow().pod).ok())
+        .filter_map(|handle| serde_json::to_value(handle.shown.borrow().object()).ok())
         .collect();
     answer_json(&json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items }))
 }

@@ -19,7 +19,7 @@ use crate::pod::identity::{RestartPolicy, find_container};
 use crate::pod::start::{StartEnd, StartJob, start};
 use crate::pod::task::{JobEnd, PodTask, RESYNC, Stage};
 use crate::pod::track::{Condemned, Run, RunState, Waiting};
-use crate::pod::{image, messages, sandbox, spec, status_writer};
+use crate::pod::{image, messages, sandbox, spec};
 use crate::volume::{self, Dirs, Ownership, gather};
 
 /// A container whose configuration is wrong, or that could not be made, is tried again
@@ -463,7 +463,7 @@ impl PodTask {
             return;
         }
         if !self.fate.frozen && (self.stage != Stage::Cleared || self.status.is_none()) {
-            let status = self.derive_status();
+            let status = Arc::new(self.derive_status());
             if !self.gone {
                 self.writer.set(&status);
                 self.writer.seen(&self.pod);
@@ -480,7 +480,7 @@ impl PodTask {
             (name.clone(), shown)
         });
         let shown = super::task::Shown {
-            pod: Arc::new(status_writer::with_status(&self.pod, status)),
+            pod: self.pod.clone(),
             status: status.clone(),
             containers: containers.collect(),
             netns: self.sandbox.as_ref().and_then(|sandbox| sandbox.net.clone()),

@@ -159,7 +159,7 @@ impl PodTask {
             ended: matches!(self.stage, Stage::Clearing | Stage::Cleared),
             now: self.cx.now(),
         };
-        status::derive(&view, self.status.as_ref())
+        status::derive(&view, self.status.as_deref())
     }
 
     pub(crate) fn any_running(&self) -> bool {

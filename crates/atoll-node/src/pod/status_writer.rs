@@ -21,9 +21,9 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default)]
 struct Wanted {
     version: u64,
-    status: Option<PodStatus>,
+    status: Option<Arc<PodStatus>>,
     /// What somebody else made of it: the object's resourceVersion and status.
-    seen: Option<(String, PodStatus)>,
+    seen: Option<(String, Arc<PodStatus>)>,
     /// The pod is gone from this node: its object goes too.
     delete: bool,
 }
@@ -39,7 +39,7 @@ impl StatusWriter {
     pub fn start(
         client: &Client,
         id: PodId,
-        known: Option<PodStatus>,
+        known: Option<Arc<PodStatus>>,
         tasks: &tokio_util::task::TaskTracker,
         stop: CancellationToken,
     ) -> StatusWriter {
@@ -57,7 +57,7 @@ impl StatusWriter {
         StatusWriter { wanted, written }
     }
 
-    pub fn set(&self, status: &PodStatus) {
+    pub fn set(&self, status: &Arc<PodStatus>) {
         self.wanted.send_if_modified(|wanted| {
             if wanted.status.as_ref() == Some(status) {
                 return false;
@@ -80,7 +80,7 @@ impl StatusWriter {
                 return false;
             }
             wanted.version += 1;
-            wanted.seen = Some((version, status.clone()));
+            wanted.seen = Some((version, Arc::new(status.clone())));
             true
         });
     }
@@ -109,7 +109,7 @@ impl StatusWriter {
 struct Writer {
     api: Api<Pod>,
     id: PodId,
-    known: PodStatus,
+    known: Arc<PodStatus>,
     /// The last version of the object that contradicted.
     seen: String,
 }
@@ -281,14 +281,6 @@ fn whole_condition(condition: &mut Value) {
     }
 }
 
-/// The pod as it would be with this status, for those who look at it on the node.
-#[must_use]
-pub fn with_status(pod: &Arc<Pod>, status: &PodStatus) -> Pod {
-    let mut shown = (**pod).clone();
-    shown.status = Some(status.clone());
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,7 +348,7 @@ mod tests {
             status: Some(of(ready)),
             ..Default::default()
         };
-        writer.set(&of("True"));
+        writer.set(&Arc::new(of("True")));
         let version = || receiver.borrow().version;
         let before = version();
         writer.seen(&object("7", "True"));

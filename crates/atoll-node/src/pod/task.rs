@@ -47,12 +47,26 @@ pub struct Desired {
 /// What others on the node may see of a pod: the kubelet API, statistics, eviction.
 #[derive(Debug, Clone)]
 pub struct Shown {
+    /// As the API has it, which may be behind.
     pub pod: Arc<Pod>,
-    pub status: PodStatus,
+    pub status: Arc<PodStatus>,
     pub containers: BTreeMap<String, ShownContainer>,
     pub netns: Option<PathBuf>,
     pub ports: PodPorts,
     pub ip: Option<String>,
+}
+
+impl Shown {
+    /// The pod with the status that this node gives it.
+    #[must_use]
+    pub fn object(&self) -> Pod {
+        Pod { status: Some((*self.status).clone()), ..(*self.pod).clone() }
+    }
+
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -128,7 +142,7 @@ pub(crate) struct PodTask {
     /// Ends pulls when the pod is to end.
     pub cancel_starts: CancellationToken,
     pub deadline: Option<watch::Sender<Instant>>,
-    pub status: Option<PodStatus>,
+    pub status: Option<Arc<PodStatus>>,
     pub writer: StatusWriter,
     pub shown: watch::Sender<Arc<Shown>>,
     pub notify: Arc<Notify>,
@@ -148,7 +162,7 @@ pub struct Start {
 pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
     let Start { desired, id, observed } = start;
     let pod = desired.pod.clone();
-    let status = pod.status.clone();
+    let status = pod.status.clone().map(Arc::new);
     let notify = Arc::new(Notify::new());
     let (desired_sender, desired_receiver) = watch::channel(desired.clone());
     let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
