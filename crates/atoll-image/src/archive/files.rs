@@ -109,7 +109,7 @@ impl Files {
         let label = self.label.clone();
         let damaged = |e: io::Error| Error::Archive {
             path: label.clone(),
-            reason: format!("it is no tar archive, or a damaged one: {e}"),
+            reason: format!("it is no tar archive, or a damaged one: {}", first_words(&e)),
         };
         self.file.seek(SeekFrom::Start(0)).map_err(damaged)?;
         let length = self.file.metadata().map_err(damaged)?.len();
@@ -217,4 +217,24 @@ fn normal(path: &Path) -> String {
         }
     }
     parts.join("/")
+}
+
+/// The reader's complaint without what it quotes of the file, which may be anything: secrets
+/// of the wrong file, commands to a terminal.
+fn first_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let quoted = text.find([':', '`']).or_else(|| text.find(char::is_control));
+    text[..quoted.unwrap_or(text.len())].trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_quotes_nothing_of_the_file() {
+        let error = io::Error::other("numeric field was not a number: root:x:0\n\u{1b}[2J");
+        assert_eq!(first_words(&error), "numeric field was not a number");
+        assert_eq!(first_words(&io::Error::other("unexpected EOF")), "unexpected EOF");
+    }
 }
