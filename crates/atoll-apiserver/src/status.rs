@@ -429,7 +429,9 @@ impl Status {
                 "RequestEntityTooLarge",
                 format!("the object has {bytes} bytes; the store takes at most {limit_bytes}"),
             ),
-            Error::NoLeader | Error::Unavailable { .. } => Self::unavailable(error.to_string()),
+            Error::NoLeader | Error::NoQuorum { .. } | Error::Unavailable { .. } => {
+                Self::unavailable(error.to_string())
+            }
             other => Self::internal(other),
         }
     }

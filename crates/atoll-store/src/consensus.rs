@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use crate::cluster::{Lane, Member, OutgoingSnapshot};
 use crate::wal::format::HardState;
 
 mod log;
@@ -54,12 +55,20 @@ pub struct LogEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerMessage {
     pub to: u64,
+    pub lane: Lane,
     pub content: Bytes,
 }
 
 /// Carries messages to the other members. It may lose, delay and reorder them.
 pub trait Net: Send + std::fmt::Debug {
+    /// Returns at once; what does not fit into the queue is dropped.
     fn send(&mut self, message: PeerMessage);
+    /// Streams it on a connection of its own, throttled; then [`Inbox::snapshot_sent`].
+    ///
+    /// [`Inbox::snapshot_sent`]: crate::cluster::Inbox::snapshot_sent
+    fn send_snapshot(&mut self, snapshot: OutgoingSnapshot);
+    /// Whom to talk to from now on, without this member itself.
+    fn set_peers(&mut self, peers: &[Member]);
 }
 
 /// The network of a sole voter, who has nobody to talk to.
@@ -70,6 +79,12 @@ impl Net for NoPeers {
     fn send(&mut self, message: PeerMessage) {
         tracing::error!(to = message.to, "a sole voter has a message for a peer; dropped");
     }
+
+    fn send_snapshot(&mut self, snapshot: OutgoingSnapshot) {
+        tracing::error!(to = snapshot.to, "a sole voter has a snapshot for a peer; dropped");
+    }
+
+    fn set_peers(&mut self, _peers: &[Member]) {}
 }
 
 /// What consensus wants done, in the order of the fields.

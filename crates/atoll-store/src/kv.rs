@@ -237,6 +237,12 @@ pub enum Error {
     Future { requested: Revision, current: Revision },
     #[error("the store has no leader")]
     NoLeader,
+    /// Writes and linearizable reads need a majority; stale reads go on.
+    #[error(
+        "this server sees {seen} of {voters} servers, a majority is {}; start or reach the others, or ask for a stale read",
+        .voters / 2 + 1
+    )]
+    NoQuorum { seen: usize, voters: usize },
     #[error("the store did not answer in time{}", if *.maybe_applied { "; the write may have happened" } else { "" })]
     Timeout { maybe_applied: bool },
     #[error("no space: {detail}")]
@@ -264,7 +270,13 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed a little later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NoLeader | Self::Timeout { .. } | Self::Unavailable { .. })
+        matches!(
+            self,
+            Self::NoLeader
+                | Self::NoQuorum { .. }
+                | Self::Timeout { .. }
+                | Self::Unavailable { .. }
+        )
     }
 }
 

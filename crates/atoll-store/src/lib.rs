@@ -8,6 +8,7 @@
 
 mod backend;
 pub mod clock;
+pub mod cluster;
 mod codec;
 pub mod consensus;
 mod core;

@@ -4,11 +4,15 @@
 
 use bytes::Bytes;
 use prost_raft::Message as _;
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState as RaftHardState, Message};
+use raft::eraftpb::{
+    ConfState, Entry, EntryType, HardState as RaftHardState, Message, MessageType,
+};
+
 use raft::{Config, RawNode, StateRole};
 
 use super::log::MemoryLog;
 use super::{Consensus, ConsensusError, EntryKind, LogEntry, PeerMessage, Position, Work};
+use crate::cluster::Lane;
 use crate::wal::format::HardState;
 
 /// Ticks are 100 ms.
@@ -155,7 +159,13 @@ fn refused(error: raft::Error) -> ConsensusError {
 }
 
 fn encode_message(message: Message) -> PeerMessage {
-    PeerMessage { to: message.to, content: Bytes::from(message.encode_to_vec()) }
+    let lane = match message.get_msg_type() {
+        MessageType::MsgAppend | MessageType::MsgAppendResponse | MessageType::MsgPropose => {
+            Lane::Bulk
+        }
+        _ => Lane::Urgent,
+    };
+    PeerMessage { to: message.to, lane, content: Bytes::from(message.encode_to_vec()) }
 }
 
 fn to_raft(entry: LogEntry) -> Entry {
