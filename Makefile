@@ -34,6 +34,7 @@ check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --target $(TARGET) -- -D warnings
 	cargo xtask tidy
+	cargo xtask proto --check
 
 fix:
 	cargo clippy --workspace --all-targets --target $(TARGET) --fix --allow-dirty --allow-staged

@@ -1,0 +1,6 @@
+//! The etcd v3 gRPC API: [`server`] gives it over any [`atoll_store::kv::KvStore`], [`external`]
+//! is a `KvStore` over an etcd that somebody else runs.
+
+pub mod external;
+pub mod proto;
+pub mod server;
