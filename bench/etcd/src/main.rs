@@ -1,211 +1,258 @@
-//! Atoll's store by its trait, in process, beside etcd by gRPC on the loopback: the same disk,
-//! the same requests, one after the other, several rounds.
+//! Atoll beside etcd: both by gRPC on the loopback from the same client, with a watch open, the
+//! same disk and the same requests, in turns; medians of the rounds.
 //!
-//! `atoll-bench-etcd ETCD-PROGRAM FOLDER [ROUNDS [SECONDS]]` prints medians. It is no fair
-//! comparison: etcd pays for gRPC and for a second process, Atoll does not yet. Read it as an
-//! upper bound of what the store can win.
+//! `atoll-bench-etcd ATOLL ETCD FOLDER [--servers N] [--rounds N] [--seconds S] [NAME…]`, where a
+//! NAME is one of `load`, `memory`, `start`, `restart`, `kill`, `watchers`.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use atoll_store::kv::{KeyRange, KvStore, Op, PutRequest, RangeRequest, Txn, WatchRequest};
-use atoll_store::{EmbeddedStore, Keyspace, StoreConfig};
-use futures::StreamExt;
-use tokio::task::JoinSet;
+use etcd_client::{Client, WatchOptions};
+
+use load::{Figures, Kind, connect, figures, fill, measure};
+use sides::{Name, Programs, Side};
+
+mod load;
+mod sides;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const VALUE_BYTES: usize = 1024;
-/// Keys of a list, as a client of Kubernetes pages them.
-const LISTED: usize = 500;
-const WATCHED: usize = 300;
-const ENDPOINT: &str = "http://127.0.0.1:17152";
+const USAGE: &str = "usage: atoll-bench-etcd ATOLL ETCD FOLDER [--servers N] [--rounds N] \
+                     [--seconds S] [load|memory|start|restart|kill|watchers]…";
 
-#[derive(Clone)]
-enum Side {
-    Atoll(Arc<dyn KvStore>),
-    Etcd(etcd_client::Client),
+struct Settings {
+    programs: Programs,
+    folder: PathBuf,
+    servers: usize,
+    rounds: usize,
+    time: Duration,
+    names: Vec<String>,
 }
 
-impl Side {
-    async fn put(&mut self, key: String) -> Outcome<()> {
-        let value = vec![b'v'; VALUE_BYTES];
-        match self {
-            Self::Atoll(kv) => {
-                let put =
-                    PutRequest { key: key.into(), value: value.into(), lease: 0, prev_kv: false };
-                kv.txn(Txn { success: vec![Op::Put(put)], ..Txn::default() }).await?;
-            }
-            Self::Etcd(client) => drop(client.put(key, value, None).await?),
+fn settings() -> Outcome<Settings> {
+    let mut plain = Vec::new();
+    let (mut servers, mut rounds, mut seconds) = (1, 5, 2.0);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(USAGE);
+        match argument.as_str() {
+            "--servers" => servers = value()?.parse()?,
+            "--rounds" => rounds = value()?.parse()?,
+            "--seconds" => seconds = value()?.parse()?,
+            _ => plain.push(argument),
         }
-        Ok(())
+    }
+    if plain.len() < 3 {
+        return Err(USAGE.into());
+    }
+    let names = plain.split_off(3);
+    let [atoll, etcd, folder] = [0, 1, 2].map(|at| PathBuf::from(&plain[at]));
+    let programs = Programs { atoll, etcd };
+    Ok(Settings { programs, folder, servers, rounds, time: Duration::from_secs_f64(seconds), names })
+}
+
+impl Settings {
+    fn wants(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|one| one == name)
     }
 
-    async fn get(&mut self, key: String) -> Outcome<usize> {
-        Ok(match self {
-            Self::Atoll(kv) => kv.range(RangeRequest::new(KeyRange::single(key))).await?.kvs.len(),
-            Self::Etcd(client) => client.get(key, None).await?.kvs().len(),
-        })
+    async fn side(&self, name: Name, run: &str) -> Outcome<Side> {
+        let folder = self.folder.join(run);
+        Side::start(name, &self.programs, &folder, self.servers).await
     }
+}
 
-    async fn list(&mut self) -> Outcome<usize> {
-        Ok(match self {
-            Self::Atoll(kv) => {
-                let range = RangeRequest { limit: LISTED, ..all() };
-                kv.range(range).await?.kvs.len()
-            }
-            Self::Etcd(client) => {
-                let options = etcd_client::GetOptions::new()
-                    .with_prefix()
-                    .with_limit(i64::try_from(LISTED)?);
-                client.get("bench/", Some(options)).await?.kvs().len()
-            }
-        })
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Outcome<()> {
+    let settings = settings()?;
+    println!("servers: {}, rounds: {}", settings.servers, settings.rounds);
+    if settings.wants("start") {
+        start(&settings).await?;
     }
+    if settings.wants("load") {
+        under_load(&settings).await?;
+    }
+    if settings.wants("watchers") {
+        watchers(&settings).await?;
+    }
+    if settings.wants("memory") {
+        memory(&settings).await?;
+    }
+    if settings.wants("restart") {
+        restart(&settings).await?;
+    }
+    if settings.wants("kill") && settings.servers > 1 {
+        kill(&settings).await?;
+    }
+    Ok(())
+}
 
-    /// From a put's beginning until a watch has its event.
-    async fn watch(&mut self) -> Outcome<Vec<Duration>> {
-        let mut taken = Vec::new();
-        match self.clone() {
-            Self::Atoll(kv) => {
-                let mut events = kv.watch(WatchRequest {
-                    range: KeyRange::prefix("watched/"),
-                    start_revision: None,
-                    prev_kv: false,
-                });
-                for number in 0..WATCHED {
-                    let start = Instant::now();
-                    let put = self.put(format!("watched/{number}"));
-                    let (put, event) = tokio::join!(put, events.next());
-                    put?;
-                    event.ok_or("the watch ended")??;
-                    taken.push(start.elapsed());
+async fn under_load(settings: &Settings) -> Outcome<()> {
+    let sides = both(settings, "load").await?;
+    let mut watches = Vec::new();
+    for side in &sides {
+        let mut client = Client::connect([&side.endpoints[0]], None).await?;
+        let options = WatchOptions::new().with_prefix();
+        watches.push(client.watch("bench/", Some(options)).await?);
+    }
+    for mut watch in watches {
+        // Read to the end of the run, or the servers would keep everything.
+        tokio::spawn(async move { while let Ok(Some(_)) = watch.message().await {} });
+    }
+    let plan = [
+        ("put", Kind::Put, [1, 32, 256].as_slice()),
+        ("get", Kind::Get, &[1, 32, 256]),
+        ("serializable get", Kind::SerializableGet, &[32]),
+        ("txn of get and put", Kind::Txn, &[32]),
+        ("list of 500", Kind::List, &[1]),
+    ];
+    for (name, kind, counts) in plan {
+        for &clients in counts {
+            let mut found = [Vec::new(), Vec::new()];
+            for _ in 0..settings.rounds {
+                for (side, found) in sides.iter().zip(&mut found) {
+                    let connections = connect(&side.endpoints, clients).await?;
+                    let before = side.cpu()?;
+                    let taken = measure(&connections, kind, clients, settings.time).await?;
+                    let cpu = side.cpu()?.saturating_sub(before);
+                    found.push(figures(taken, settings.time, cpu));
                 }
             }
-            Self::Etcd(mut client) => {
-                let options = etcd_client::WatchOptions::new().with_prefix();
-                let mut events = client.watch("watched/", Some(options)).await?;
-                // It says first that it watches.
-                events.message().await?;
-                for number in 0..WATCHED {
-                    let start = Instant::now();
-                    let put = self.put(format!("watched/{number}"));
-                    let (put, event) = tokio::join!(put, events.message());
-                    put?;
-                    event?.ok_or("the watch ended")?;
-                    taken.push(start.elapsed());
-                }
-            }
+            print(&format!("{name} ×{clients}"), &found);
         }
-        Ok(taken)
     }
+    Ok(())
 }
 
-fn all() -> RangeRequest {
-    RangeRequest::new(KeyRange::prefix("bench/"))
+async fn both(settings: &Settings, run: &str) -> Outcome<Vec<Side>> {
+    let mut sides = Vec::new();
+    for name in Name::BOTH {
+        sides.push(settings.side(name, run).await?);
+    }
+    Ok(sides)
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Put,
-    Get,
-    List,
+/// An empty start until the first put is acknowledged.
+async fn start(settings: &Settings) -> Outcome<()> {
+    let mut found = [Vec::new(), Vec::new()];
+    for round in 0..settings.rounds {
+        for (name, found) in Name::BOTH.into_iter().zip(&mut found) {
+            let began = Instant::now();
+            let side = settings.side(name, &format!("start-{round}")).await?;
+            Client::connect([&side.endpoints[0]], None).await?.put("first", "1", None).await?;
+            found.push(began.elapsed().as_secs_f64());
+        }
+    }
+    print_one("empty start to the first put, s", &found, 3);
+    Ok(())
 }
 
-/// What one measurement says.
-#[derive(Default, Clone, Copy)]
-struct Figures {
-    per_second: f64,
-    p50_micros: f64,
-    p99_micros: f64,
-    cpu_micros: f64,
+async fn memory(settings: &Settings) -> Outcome<()> {
+    let (mut empty, mut full) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for round in 0..settings.rounds {
+        for (at, name) in Name::BOTH.into_iter().enumerate() {
+            let side = settings.side(name, &format!("memory-{round}")).await?;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            empty[at].push(side.resident_mb()?);
+            fill(&connect(&side.endpoints, 64).await?, 100_000).await?;
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            full[at].push(side.resident_mb()?);
+            drop(side);
+            std::fs::remove_dir_all(settings.folder.join(format!("memory-{round}")).join(name.text()))?;
+        }
+    }
+    print_one("resident, empty, MB each server", &empty, 1);
+    print_one("resident, 100,000 keys of 1 KiB, MB each server", &full, 1);
+    Ok(())
 }
 
-async fn measure(side: &Side, kind: Kind, clients: usize, time: Duration) -> Outcome<Vec<Duration>> {
-    let end = Instant::now() + time;
-    let mut tasks: JoinSet<Outcome<Vec<Duration>>> = JoinSet::new();
-    for client in 0..clients {
-        let mut side = side.clone();
-        tasks.spawn(async move {
-            let mut taken = Vec::new();
-            let mut number = 0_usize;
-            while Instant::now() < end {
-                let key = format!("bench/{client:03}/{:05}", number % 1000);
-                number += 1;
-                let start = Instant::now();
-                match kind {
-                    Kind::Put => side.put(key).await?,
-                    Kind::Get => drop(side.get(key).await?),
-                    Kind::List => drop(side.list().await?),
-                }
-                taken.push(start.elapsed());
-                // A read in process never waits; others must have their turn.
-                tokio::task::coop::consume_budget().await;
+/// A million keys, all servers killed and started again, until all serve.
+async fn restart(settings: &Settings) -> Outcome<()> {
+    let mut found = [Vec::new(), Vec::new()];
+    let mut sides = both(settings, "restart").await?;
+    for side in &sides {
+        fill(&connect(&side.endpoints, 64).await?, 1_000_000).await?;
+    }
+    for _ in 0..settings.rounds {
+        for (side, found) in sides.iter_mut().zip(&mut found) {
+            for number in 0..settings.servers {
+                side.kill(number)?;
             }
-            Ok(taken)
-        });
+            let began = Instant::now();
+            for number in 0..settings.servers {
+                side.restart(number)?;
+            }
+            side.wait().await?;
+            found.push(began.elapsed().as_secs_f64());
+        }
     }
-    let mut all = Vec::new();
-    while let Some(done) = tasks.join_next().await {
-        all.extend(done??);
-    }
-    Ok(all)
+    print_one("restart with a million keys, s", &found, 2);
+    Ok(())
 }
 
-fn figures(mut taken: Vec<Duration>, time: Duration, cpu: Duration) -> Figures {
-    taken.sort_unstable();
-    let at = |share: usize| {
-        let place = (taken.len() * share / 100).min(taken.len().saturating_sub(1));
-        taken.get(place).map_or(0.0, |one| one.as_secs_f64() * 1e6)
+/// The leader killed under load: until the next write of a client of the others is acknowledged.
+async fn kill(settings: &Settings) -> Outcome<()> {
+    let mut found = [Vec::new(), Vec::new()];
+    let mut sides = both(settings, "kill").await?;
+    for _ in 0..settings.rounds {
+        for (side, found) in sides.iter_mut().zip(&mut found) {
+            found.push(kill_once(side).await?);
+        }
+    }
+    print_one("leader killed: next acknowledged write, s", &found, 2);
+    Ok(())
+}
+
+async fn kill_once(side: &mut Side) -> Outcome<f64> {
+    let leader = side.leader().await?;
+    let others: Vec<_> = side
+        .endpoints
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| *number != leader)
+        .map(|(_, endpoint)| endpoint.clone())
+        .collect();
+    let connections = connect(&others, 8).await?;
+    let load = connections.clone();
+    let background =
+        tokio::spawn(async move { measure(&load, Kind::Put, 8, Duration::from_secs(1)).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    side.kill(leader)?;
+    let began = Instant::now();
+    let taken = loop {
+        let mut client = connections[0].clone();
+        let put = client.put("after", "1", None);
+        if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(300), put).await {
+            break began.elapsed();
+        }
+        if began.elapsed() > Duration::from_secs(60) {
+            return Err(format!("{}: no write for a minute", side.name.text()).into());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    Figures {
-        per_second: taken.len() as f64 / time.as_secs_f64(),
-        p50_micros: at(50),
-        p99_micros: at(99),
-        cpu_micros: cpu.as_secs_f64() * 1e6 / taken.len().max(1) as f64,
-    }
+    // It ends with an error when a write was under way at the kill.
+    drop(background.await);
+    side.restart(leader)?;
+    side.wait().await?;
+    Ok(taken.as_secs_f64())
 }
 
-struct Etcd(Child);
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
-            eprintln!("etcd does not end: {error}");
+async fn watchers(settings: &Settings) -> Outcome<()> {
+    let sides = both(settings, "watchers").await?;
+    let mut found = [Vec::new(), Vec::new()];
+    let mut memory = [Vec::new(), Vec::new()];
+    for _ in 0..settings.rounds {
+        for (at, side) in sides.iter().enumerate() {
+            let time = Duration::from_secs(3);
+            let before = side.cpu()?;
+            let taken = load::watchers(&side.endpoints, 1000, 1000, time).await?;
+            memory[at].push(side.resident_mb()?);
+            found[at].push(figures(taken, time, side.cpu()?.saturating_sub(before)));
         }
     }
-}
-
-fn start_etcd(program: &Path, folder: &Path) -> Outcome<Etcd> {
-    let peer = "http://127.0.0.1:17153";
-    let child = Command::new(program)
-        .args(["--data-dir".as_ref(), folder.join("etcd").as_os_str()])
-        .args(["--listen-client-urls", ENDPOINT, "--advertise-client-urls", ENDPOINT])
-        .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-        .args(["--initial-cluster", &format!("default={peer}"), "--log-level", "error"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    Ok(Etcd(child))
-}
-
-/// Of all threads of a process: both sides' own, and for etcd its server's only.
-fn cpu(process: &str) -> Outcome<Duration> {
-    let mut nanos = 0;
-    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        nanos += text.split(' ').next().ok_or("an empty schedstat")?.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(nanos))
-}
-
-fn resident_mb(process: &str) -> Outcome<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = text.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
-    let kilobytes: f64 = line.split_whitespace().nth(1).ok_or("an empty VmRSS")?.parse()?;
-    Ok(kilobytes / 1024.0)
+    print("1,000 watchers, 1,000 puts/s: delivery", &found);
+    print_one("the same: resident, MB each server", &memory, 1);
+    Ok(())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -213,77 +260,32 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> Outcome<()> {
-    let mut arguments = std::env::args().skip(1);
-    let usage = "usage: atoll-bench-etcd ETCD-PROGRAM FOLDER [ROUNDS [SECONDS]]";
-    let program = PathBuf::from(arguments.next().ok_or(usage)?);
-    let folder = PathBuf::from(arguments.next().ok_or(usage)?);
-    let rounds: usize = arguments.next().map_or(Ok(5), |text| text.parse())?;
-    let seconds: f64 = arguments.next().map_or(Ok(1.0), |text| text.parse())?;
-    let time = Duration::from_secs_f64(seconds);
-    std::fs::create_dir_all(&folder)?;
-    let etcd = start_etcd(&program, &folder)?;
-    let etcd_process = etcd.0.id().to_string();
-    let config = StoreConfig { dir: folder.join("atoll"), ..StoreConfig::default() };
-    let store = EmbeddedStore::open(config).await?;
-    let client = loop {
-        if let Ok(mut client) = etcd_client::Client::connect([ENDPOINT], None).await
-            && client.status().await.is_ok()
-        {
-            break client;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    let sides = [Side::Atoll(store.keyspace(Keyspace::Cluster)), Side::Etcd(client)];
-    println!("resident, empty: atoll {:.1} MB, etcd {:.1} MB", resident_mb("self")?, resident_mb(&etcd_process)?);
-    let plan = [
-        ("put ×1", Kind::Put, 1),
-        ("put ×32", Kind::Put, 32),
-        ("get ×1", Kind::Get, 1),
-        ("get ×32", Kind::Get, 32),
-        ("list of 500 ×1", Kind::List, 1),
-    ];
-    for (name, kind, clients) in plan {
-        let mut found = [Vec::new(), Vec::new()];
-        for _ in 0..rounds {
-            for (side, found) in sides.iter().zip(&mut found) {
-                let process = if matches!(side, Side::Etcd(_)) { etcd_process.as_str() } else { "self" };
-                let before = cpu(process)?;
-                let taken = measure(side, kind, clients, time).await?;
-                found.push(figures(taken, time, cpu(process)?.saturating_sub(before)));
-            }
-        }
-        print(name, &found);
-    }
-    let mut found = [Vec::new(), Vec::new()];
-    for _ in 0..rounds {
-        for (side, found) in sides.iter().zip(&mut found) {
-            let taken = side.clone().watch().await?;
-            let time = taken.iter().sum();
-            found.push(figures(taken, time, Duration::ZERO));
-        }
-    }
-    print("put to event ×1", &found);
-    println!(
-        "resident, after: atoll {:.1} MB (with this program's clients), etcd {:.1} MB",
-        resident_mb("self")?,
-        resident_mb(&etcd_process)?
-    );
-    store.shutdown().await;
-    drop(etcd);
-    Ok(())
+fn print_one(what: &str, found: &[Vec<f64>; 2], digits: usize) {
+    let [atoll, etcd] = found.each_ref().map(|values| median(values.clone()));
+    let ratio = atoll / etcd;
+    println!("{what:<48} atoll {atoll:.digits$}  etcd {etcd:.digits$}  ratio {ratio:.2}");
 }
 
-fn print(name: &str, found: &[Vec<Figures>; 2]) {
-    for (side, found) in ["atoll", "etcd"].into_iter().zip(found) {
-        let of = |pick: fn(&Figures) -> f64| median(found.iter().map(pick).collect());
+fn print(what: &str, found: &[Vec<Figures>; 2]) {
+    let of = |at: usize, pick: fn(&Figures) -> f64| median(found[at].iter().map(pick).collect());
+    for (at, name) in Name::BOTH.into_iter().enumerate() {
         println!(
-            "{name:<16} {side:<6} {:>9.0}/s  p50 {:>8.0} µs  p99 {:>8.0} µs  {:>7.1} µs of CPU each",
-            of(|one| one.per_second),
-            of(|one| one.p50_micros),
-            of(|one| one.p99_micros),
-            of(|one| one.cpu_micros),
+            "{what:<40} {:<6} {:>8.0}/s  p50 {:>8.0} µs  p99 {:>8.0} µs  {:>7.1} µs of CPU each",
+            name.text(),
+            of(at, |one| one.per_second),
+            of(at, |one| one.p50_micros),
+            of(at, |one| one.p99_micros),
+            of(at, |one| one.cpu_micros),
         );
     }
+    // Ratio of each round, since the machine's noise hits neighbours alike.
+    let ratio = |pick: fn(&Figures) -> f64| {
+        median(found[0].iter().zip(&found[1]).map(|(ours, theirs)| pick(ours) / pick(theirs)).collect())
+    };
+    println!(
+        "{what:<40} ratio  throughput {:.2}  p99 {:.2}  CPU {:.2}",
+        ratio(|one| one.per_second),
+        ratio(|one| one.p99_micros),
+        ratio(|one| one.cpu_micros),
+    );
 }
