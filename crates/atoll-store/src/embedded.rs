@@ -22,6 +22,7 @@ use crate::sync::lock;
 use crate::wal::WalOpenError;
 
 mod driver;
+mod history;
 mod keyspace;
 mod queue;
 

@@ -143,11 +143,25 @@ pub struct PutRequest {
     pub prev_kv: bool,
 }
 
+/// A put on a key that exists, which keeps what is not given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateRequest {
+    pub key: Bytes,
+    pub value: Option<Bytes>,
+    pub lease: Option<LeaseId>,
+    pub prev_kv: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     Range(RangeRequest),
     Put(PutRequest),
-    Delete { range: KeyRange, prev_kv: bool },
+    /// Fails with [`Error::KeyNotFound`]; answered as a put.
+    Update(UpdateRequest),
+    Delete {
+        range: KeyRange,
+        prev_kv: bool,
+    },
     Txn(Box<Txn>),
 }
 
@@ -226,6 +240,28 @@ pub struct Status {
     pub live_bytes: u64,
     pub disk_bytes: u64,
     pub is_leader: bool,
+    /// What was compacted last has not been dropped yet.
+    pub compacting: bool,
+}
+
+/// One kept version of a key, or its deletion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRecord {
+    /// Its `mod_revision` is the record's revision; of a deletion only the key is set besides.
+    pub kv: KeyValue,
+    /// Position within the revision.
+    pub sub: u32,
+    pub deletion: bool,
+}
+
+/// Everything that a keyspace keeps, as of one revision.
+pub struct History {
+    pub revision: Revision,
+    pub compacted_revision: Revision,
+    /// Id and seconds, as granted.
+    pub leases: Vec<(LeaseId, i64)>,
+    /// In the order of revisions; exactly what compaction leaves.
+    pub records: BoxStream<'static, Result<Vec<HistoryRecord>>>,
 }
 
 /// Why a call did not do what it was asked.
@@ -261,6 +297,8 @@ pub enum Error {
     LeaseTtlTooLarge { ttl: i64 },
     #[error("the key is empty")]
     EmptyKey,
+    #[error("a key whose value or lease is to be kept does not exist")]
+    KeyNotFound,
     #[error("the watch fell too far behind and was ended")]
     WatchTooSlow,
     #[error("the store is stopping or has stopped: {detail}")]
@@ -301,4 +339,8 @@ pub trait KvStore: Send + Sync {
     async fn status(&self) -> Result<Status>;
     /// A consistent copy of the whole keyspace, in chunks, in a versioned format.
     async fn snapshot(&self) -> Result<BoxStream<'static, Result<Bytes>>>;
+    /// Not every store can tell: an etcd shows no positions within a revision.
+    async fn history(&self) -> Result<History> {
+        Err(Error::Unavailable { detail: "this store does not show its history".to_owned() })
+    }
 }

@@ -11,14 +11,14 @@ use futures::stream::BoxStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::StoreConfig;
 use super::queue::Queue;
+use super::{StoreConfig, history};
 use crate::clock::Clock;
 use crate::core::{Proposal, Reply};
 use crate::disk::Disk;
 use crate::kv::{
-    CompareTarget, Error, KeyRange, KvStore, LeaseId, LeaseInfo, Op, RangeRequest, RangeResult,
-    Result, Revision, Status, Txn, TxnResult, WatchBatch, WatchRequest,
+    CompareTarget, Error, History, KeyRange, KvStore, LeaseId, LeaseInfo, Op, RangeRequest,
+    RangeResult, Result, Revision, Status, Txn, TxnResult, WatchBatch, WatchRequest,
 };
 use crate::mvcc::{Command, Response, check_txn, is_read_only};
 use crate::shared::{KeyspaceShared, Shared};
@@ -187,12 +187,18 @@ impl KvStore for KeyspaceHandle {
             live_bytes: state.live_bytes,
             disk_bytes,
             is_leader: self.shared.is_leader.load(Ordering::Acquire),
+            compacting: state.needs_sweep(),
         })
     }
 
     async fn snapshot(&self) -> Result<BoxStream<'static, Result<Bytes>>> {
         self.shared.check_open()?;
         Ok(snapshot::export(self.keyspace.clone()))
+    }
+
+    async fn history(&self) -> Result<History> {
+        self.shared.check_open()?;
+        history::open(self.keyspace.clone(), self.request_timeout).await
     }
 }
 
@@ -211,6 +217,11 @@ fn put_bytes(txn: &Txn) -> u64 {
         ops.iter()
             .map(|op| match op {
                 Op::Put(put) => (put.key.len() + put.value.len()).max(1) as u64,
+                // What it keeps is counted when it is written.
+                Op::Update(update) => {
+                    let value_bytes = update.value.as_ref().map_or(0, Bytes::len);
+                    (update.key.len() + value_bytes).max(1) as u64
+                }
                 Op::Txn(inner) => put_bytes(inner),
                 Op::Range(_) | Op::Delete { .. } => 0,
             })
@@ -224,6 +235,9 @@ fn request_bytes(txn: &Txn) -> u64 {
     let in_ops: u64 = ops
         .map(|op| match op {
             Op::Put(put) => (put.key.len() + put.value.len()) as u64,
+            Op::Update(update) => {
+                (update.key.len() + update.value.as_ref().map_or(0, Bytes::len)) as u64
+            }
             Op::Range(request) => range_bytes(&request.range),
             Op::Delete { range, .. } => range_bytes(range),
             Op::Txn(inner) => request_bytes(inner),

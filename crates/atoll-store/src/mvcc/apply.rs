@@ -10,7 +10,7 @@ use super::txn::{Path, branch};
 use super::{Command, History, Lease, ReadFault, Record, Response, RevKey, State, Version};
 use crate::kv::{
     Error, EventKind, KeyRange, KeyValue, LeaseId, Op, OpResult, PutRequest, Revision, Txn,
-    TxnResult,
+    TxnResult, UpdateRequest,
 };
 
 /// One change, before it is made into an event for a particular watch.
@@ -110,6 +110,7 @@ impl<'a> Writer<'a> {
                     OpResult::Range(self.state.plan(request, self.current()).finish()?)
                 }
                 Op::Put(put) => OpResult::Put { prev_kv: self.put(put)? },
+                Op::Update(update) => OpResult::Put { prev_kv: self.update(update)? },
                 Op::Delete { range, prev_kv } => self.delete(range, *prev_kv)?,
                 Op::Txn(inner) => OpResult::Txn(self.run(inner, path)?),
             });
@@ -130,6 +131,19 @@ impl<'a> Writer<'a> {
         };
         self.write(record, replaced.as_ref(), prev.clone());
         Ok(prev.filter(|_| put.prev_kv))
+    }
+
+    /// A put of what is there already, where nothing else is given.
+    fn update(&mut self, update: &UpdateRequest) -> Result<Option<KeyValue>, ReadFault> {
+        let live = self.state.index.get(&update.key).and_then(History::live).copied();
+        let Some(version) = live else { return Ok(None) };
+        let value = match &update.value {
+            Some(value) => value.clone(),
+            None => self.state.load(&update.key, &version)?.value,
+        };
+        let lease = update.lease.unwrap_or(version.lease);
+        let put = PutRequest { key: update.key.clone(), value, lease, prev_kv: update.prev_kv };
+        self.put(&put)
     }
 
     fn delete(&mut self, range: &KeyRange, prev_kv: bool) -> Result<OpResult, ReadFault> {

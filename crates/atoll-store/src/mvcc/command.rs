@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
 use crate::kv::{
     Compare, CompareTarget, Consistency, KeyRange, LeaseId, Op, PutRequest, RangeRequest, Relation,
-    Revision, Txn, TxnResult,
+    Revision, Txn, TxnResult, UpdateRequest,
 };
 
 /// Version of the entry's encoding.
@@ -225,6 +225,17 @@ fn encode_op(out: &mut Vec<u8>, op: &Op) {
             out.push(4);
             encode_txn(out, txn);
         }
+        Op::Update(update) => {
+            out.push(5);
+            put_bytes(out, &update.key);
+            out.push(u8::from(update.value.is_some()));
+            if let Some(value) = &update.value {
+                put_bytes(out, value);
+            }
+            out.push(u8::from(update.lease.is_some()));
+            put_i64(out, update.lease.unwrap_or(0));
+            out.push(u8::from(update.prev_kv));
+        }
     }
 }
 
@@ -246,6 +257,15 @@ fn decode_op(reader: &mut Reader, depth: usize) -> Result<Op, Malformed> {
         }),
         3 => Op::Delete { range: decode_range(reader)?, prev_kv: reader.bool()? },
         4 => Op::Txn(Box::new(decode_txn(reader, depth + 1)?)),
+        5 => Op::Update(decode_update(reader)?),
         _ => return Err(Malformed("an unknown operation")),
     })
+}
+
+fn decode_update(reader: &mut Reader) -> Result<UpdateRequest, Malformed> {
+    let key = reader.bytes()?;
+    let value = if reader.bool()? { Some(reader.bytes()?) } else { None };
+    let with_lease = reader.bool()?;
+    let lease = Some(reader.i64()?).filter(|_| with_lease);
+    Ok(UpdateRequest { key, value, lease, prev_kv: reader.bool()? })
 }

@@ -81,24 +81,46 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
+    /// Every encoded record from `start` on, in the order of revisions, until `visit` says no;
+    /// whether it never did.
+    pub(crate) fn visit_from(
+        &self,
+        start: RevKey,
+        mut visit: impl FnMut(RevKey, &[u8]) -> bool,
+    ) -> Result<bool, ReadFault> {
+        if let Some(view) = &self.view {
+            let complete = view.scan(start, |at, encoded| {
+                Ok(self.removed.contains(&at) || visit(at, encoded))
+            })?;
+            if !complete {
+                return Ok(false);
+            }
+        }
+        let mut encoded = Vec::new();
+        for (at, record) in self.newer.range(start..) {
+            encoded.clear();
+            record.encode(&mut encoded);
+            if !visit(*at, &encoded) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Every record in the order of revisions, until `visit` fails.
     pub(crate) fn for_each<E: From<ReadFault>>(
         &self,
         mut visit: impl FnMut(RevKey, &Record) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut failure = None;
-        if let Some(view) = &self.view {
-            view.scan(RevKey { main: 0, sub: 0 }, |at, encoded| {
-                if !self.removed.contains(&at) {
-                    let record = Record::decode(Bytes::copy_from_slice(encoded))?;
-                    failure = visit(at, &record).err();
-                }
-                Ok(failure.is_none())
-            })?;
-        }
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        self.newer.iter().try_for_each(|(at, record)| visit(*at, record))
+        let mut outcome = Ok(());
+        self.visit_from(RevKey { main: 0, sub: 0 }, |at, encoded| {
+            let record = Record::decode(Bytes::copy_from_slice(encoded)).map_err(ReadFault::from);
+            outcome = match record {
+                Ok(record) => visit(at, &record),
+                Err(fault) => Err(fault.into()),
+            };
+            outcome.is_ok()
+        })?;
+        outcome
     }
 }

@@ -1,7 +1,7 @@
 //! Versions, compaction and the encoding of commands, without a disk.
 
 use super::*;
-use crate::kv::{KeyRange, Op, PutRequest, RangeRequest, Txn};
+use crate::kv::{KeyRange, Op, PutRequest, RangeRequest, Txn, UpdateRequest};
 
 fn apply(state: &mut State, op: Op) -> apply::Applied {
     let command = Command::Txn(Txn { success: vec![op], ..Txn::default() });
@@ -158,4 +158,34 @@ fn a_read_for_a_watch_ends_between_revisions_and_says_how_far_it_came() {
     assert!(rest.events.iter().all(|event| event.prev_kv.is_some()));
     let small = state.events(&range, (2, 3001), false, 10).unwrap();
     assert_eq!((small.through, small.events.len()), (7, 6));
+}
+
+#[test]
+fn an_update_keeps_what_it_is_not_given() {
+    let mut state = State::default();
+    put(&mut state, "a", "1");
+    let update = |key: &'static str, value: Option<&'static str>| {
+        Op::Update(UpdateRequest {
+            key: key.into(),
+            value: value.map(Bytes::from),
+            lease: None,
+            prev_kv: true,
+        })
+    };
+    let missing = apply(&mut state, update("b", Some("2"))).response;
+    assert_eq!(missing, Err(kv::Error::KeyNotFound));
+    assert_eq!(state.revision, 2);
+
+    let applied = apply(&mut state, update("a", None));
+    assert!(applied.response.is_ok());
+    assert_eq!(applied.events[0].kv.value, "1");
+    assert_eq!(applied.events[0].kv.version, 2);
+
+    let origin = Origin { member_id: 1, epoch: 1, number: 1 };
+    let mut encoded = Vec::new();
+    encode_batch_header(&mut encoded, origin);
+    let command = Command::Txn(Txn { success: vec![update("a", None)], ..Txn::default() });
+    encode_command(&mut encoded, 1, &command);
+    let decoded = decode_batch(encoded.into()).unwrap();
+    assert_eq!(decoded, (origin, vec![(1, command)]));
 }

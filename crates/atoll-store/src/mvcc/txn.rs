@@ -7,9 +7,10 @@ use bytes::Bytes;
 use super::apply::set_revision;
 use super::command::DEPTH_MAX;
 use super::read::bounds;
-use super::{ReadFault, State, Version};
+use super::{History, ReadFault, State, Version};
 use crate::kv::{
-    Compare, CompareTarget, Error, KeyRange, Op, OpResult, RangeRequest, Relation, Txn, TxnResult,
+    Compare, CompareTarget, Error, KeyRange, LeaseId, Op, OpResult, RangeRequest, Relation, Txn,
+    TxnResult,
 };
 
 /// Which branch each transaction takes, the outer one first, inner ones in order.
@@ -26,7 +27,7 @@ pub(crate) fn check(txn: &Txn, operations_max: usize) -> Result<(), Error> {
 pub(crate) fn is_read_only(txn: &Txn) -> bool {
     txn.success.iter().chain(&txn.failure).all(|op| match op {
         Op::Range(_) => true,
-        Op::Put(_) | Op::Delete { .. } => false,
+        Op::Put(_) | Op::Update(_) | Op::Delete { .. } => false,
         Op::Txn(inner) => is_read_only(inner),
     })
 }
@@ -46,6 +47,7 @@ fn check_shape(txn: &Txn, operations_max: usize, depth: usize) -> Result<(), Err
         match op {
             Op::Range(request) => not_empty(&request.range.key)?,
             Op::Put(put) => not_empty(&put.key)?,
+            Op::Update(update) => not_empty(&update.key)?,
             Op::Delete { range, .. } => not_empty(&range.key)?,
             Op::Txn(inner) => check_shape(inner, operations_max, depth + 1)?,
         }
@@ -95,8 +97,10 @@ fn written(ops: &[Op]) -> Result<Written<'_>, Error> {
         all.deletes.extend(failure.deletes);
     }
     for op in ops {
-        if let Op::Put(put) = op {
-            all.put(&put.key)?;
+        match op {
+            Op::Put(put) => all.put(&put.key)?,
+            Op::Update(update) => all.put(&update.key)?,
+            Op::Range(_) | Op::Delete { .. } | Op::Txn(_) => {}
         }
     }
     Ok(all)
@@ -119,7 +123,7 @@ impl State {
             responses.push(match op {
                 Op::Range(request) => OpResult::Range(self.plan(request, self.revision).finish()?),
                 Op::Txn(inner) => OpResult::Txn(self.run_reads(inner, path)?),
-                Op::Put(_) | Op::Delete { .. } => {
+                Op::Put(_) | Op::Update(_) | Op::Delete { .. } => {
                     let detail = "a write was taken for a read".to_owned();
                     return Err(Error::Unavailable { detail });
                 }
@@ -155,14 +159,25 @@ impl State {
         for op in branch(txn, succeeded) {
             match op {
                 Op::Range(RangeRequest { revision, .. }) => self.check_revision(*revision)?,
-                Op::Put(put) if put.lease != 0 && !self.leases.contains_key(&put.lease) => {
-                    return Err(Error::LeaseNotFound { id: put.lease });
+                Op::Put(put) => self.check_lease(put.lease)?,
+                Op::Update(update) => {
+                    // No transaction deletes a key that it also puts, so it will still be there.
+                    let live = self.index.get(&update.key).and_then(History::live);
+                    live.ok_or(Error::KeyNotFound)?;
+                    self.check_lease(update.lease.unwrap_or(0))?;
                 }
-                Op::Put(_) | Op::Delete { .. } => {}
+                Op::Delete { .. } => {}
                 Op::Txn(inner) => self.check_path(inner, path)?,
             }
         }
         Ok(())
+    }
+
+    fn check_lease(&self, id: LeaseId) -> Result<(), Error> {
+        if id == 0 || self.leases.contains_key(&id) {
+            return Ok(());
+        }
+        Err(Error::LeaseNotFound { id })
     }
 
     fn holds(&self, compare: &Compare) -> Result<bool, ReadFault> {

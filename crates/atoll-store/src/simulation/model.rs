@@ -182,7 +182,8 @@ impl KeyspaceModel {
                 let count = kvs.len() as u64;
                 OpResult::Range(RangeResult { revision, kvs, count, more: false })
             }
-            Op::Txn(_) => OpResult::Txn(TxnResult::default()),
+            // The workload has neither.
+            Op::Update(_) | Op::Txn(_) => OpResult::Txn(TxnResult::default()),
         }
     }
 
