@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use atoll_identity::{
-    JoinToken, Leaf, PeerIdentity, SigningRequest, certificates_from_pem, new_request,
-    private_key_from_pem, renewal_of,
+    JoinToken, Leaf, MemberIdentity, PeerIdentity, SigningRequest, certificates_from_pem,
+    new_request, private_key_from_pem, renewal_of,
 };
 
 use super::texts;
@@ -46,7 +46,14 @@ fn account_token_seeds() -> Vec<Vec<u8>> {
 }
 
 fn certificate(input: &[u8]) {
-    drop(PeerIdentity::from_der(input));
+    if let Ok(peer) = PeerIdentity::from_der(input) {
+        drop(MemberIdentity::of(&peer));
+    }
+    if let Ok(text) = std::str::from_utf8(input)
+        && let Ok(member) = MemberIdentity::parse(text)
+    {
+        assert_eq!(member.uri(), text);
+    }
 }
 
 /// A certificate of each shape that we make.
@@ -60,6 +67,7 @@ fn made() -> Vec<atoll_identity::Issued> {
     let leaves = [
         Leaf::client("system:node:n", &["system:nodes"], hour),
         Leaf::serving("n", &["n.example"], &[[10, 0, 0, 1].into()], hour),
+        Leaf::member(MemberIdentity { cluster_id: [7; 16], member_id: 9 }, hour),
     ];
     leaves.iter().filter_map(|leaf| authority.issue(leaf, now).ok()).collect()
 }
