@@ -1,8 +1,11 @@
 //! `atoll server`: the store, the API over it, controllers and scheduler, in one process.
 
+mod connections;
+mod controllers;
+mod store;
+
 use crate::{
     dev::folder::{write_atomically, write_for_the_user},
-    handoff,
     keys::Keys,
     memory,
     process::{say_ready, supervised},
@@ -10,34 +13,24 @@ use crate::{
 use anyhow::{Context as _, Result};
 use atoll_apiserver::{
     config::Cidr,
-    server::{ApiServer, accepted},
+    server::ApiServer,
     trust::{Trust, TrustConfig},
-    user::UserInfo,
 };
 use atoll_identity::AuthorityKind;
-use atoll_store::{EmbeddedStore, Keyspace, OpenError, StoreConfig};
-use futures::{Stream, StreamExt as _};
+use atoll_store::{EmbeddedStore, Keyspace};
 use jiff::Timestamp;
-use kube::Client;
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
-    time::Instant,
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 /// Controllers and requests get this long to end.
 const STOP_MAX: Duration = Duration::from_secs(10);
-/// A former server that is ending needs no longer than that, and a little.
-const FORMER_MAX: Duration = Duration::from_secs(15);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Server {
@@ -97,15 +90,15 @@ impl std::fmt::Display for CidrFlag {
 }
 
 pub async fn run(server: Server) -> Result<()> {
-    let store = open_store(&server).await?;
+    let store = store::open(&server).await?;
     let now = Timestamp::now();
     let trust = trust(&server, store.cluster_id(), now)?;
     let api = start_api(&server, &store, &trust).await?;
 
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    start_controllers(&api, &trust, &tasks, &stop)?;
-    serve(&server, &api, &tasks, &stop).await?;
+    controllers::start(&api, &trust, &tasks, &stop)?;
+    connections::serve(&server, &api, &tasks, &stop).await?;
     write_kubeconfig(&server, &trust, now)?;
     info!(listen = %server.listen, cluster = store.cluster_id(), "serving");
     if server.supervised {
@@ -124,30 +117,6 @@ pub async fn run(server: Server) -> Result<()> {
     }
     store.shutdown().await;
     Ok(())
-}
-
-async fn open_store(server: &Server) -> Result<EmbeddedStore> {
-    let dir = server.data_dir.join("store");
-    let deadline = Instant::now() + FORMER_MAX;
-    let mut said = false;
-    loop {
-        let config = StoreConfig { dir: dir.clone(), ..StoreConfig::default() };
-        match EmbeddedStore::open(config).await {
-            // The server of a killed supervisor is about to end.
-            Err(OpenError::Locked { holder, .. })
-                if server.supervised && Instant::now() < deadline =>
-            {
-                if !said {
-                    info!(holder, "waiting for the former server to end");
-                    said = true;
-                }
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            opened => {
-                return opened.with_context(|| format!("opening the store {}", dir.display()));
-            }
-        }
-    }
 }
 
 fn trust(server: &Server, cluster: &str, now: Timestamp) -> Result<Arc<Trust>> {
@@ -176,101 +145,6 @@ async fn start_api(
     config.advertise = SocketAddr::new(server.advertise, server.listen.port());
     config.trust = Some(trust.clone());
     ApiServer::start(config).await.context("starting the API")
-}
-
-fn start_controllers(
-    api: &ApiServer,
-    trust: &Arc<Trust>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Result<()> {
-    let signers =
-        atoll_controllers::Signers { client: trust.client.clone(), kubelet: trust.kubelet.clone() };
-    let (service, scheduler) = (api.clone(), api.clone());
-    let clients: atoll_controllers::ClientFor = Arc::new(move |controller: &str| {
-        Client::new(service.local_service(controller_user(controller)), "default")
-    });
-    let config = atoll_controllers::Config {
-        clients,
-        root_ca_pem: trust.serving.certificate_pem().to_owned(),
-        signers: Some(signers),
-    };
-    atoll_controllers::start(&config, tasks, stop);
-    let user = UserInfo::authenticated("system:kube-scheduler", Vec::<String>::new());
-    let client = Client::new(scheduler.local_service(user), "default");
-    atoll_scheduler::start(&atoll_scheduler::Config { client }, tasks, stop);
-    Ok(())
-}
-
-/// Each controller is a user of its own; the informers they share act as the manager.
-fn controller_user(controller: &str) -> UserInfo {
-    if controller == "kube-controller-manager" {
-        return UserInfo::authenticated("system:kube-controller-manager", Vec::<String>::new());
-    }
-    UserInfo::authenticated(
-        format!("system:serviceaccount:kube-system:{controller}"),
-        ["system:serviceaccounts", "system:serviceaccounts:kube-system"],
-    )
-}
-
-type Connections = std::pin::Pin<Box<dyn Stream<Item = (TcpStream, Option<SocketAddr>)> + Send>>;
-
-async fn serve(
-    server: &Server,
-    api: &ApiServer,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Result<()> {
-    let listener = TcpListener::bind(server.listen).await.with_context(|| {
-        format!(
-            "listening on {}; another program may have the port, choose another with --listen",
-            server.listen
-        )
-    })?;
-    let mut connections: Connections = Box::pin(accepted(listener));
-    if let Some(path) = &server.handoff {
-        let receiver = handoff::Receiver::bind(path)?;
-        connections = Box::pin(futures::stream::select(connections, handed_over(receiver)));
-    }
-    let acceptor = api.tls().context("setting up TLS")?;
-    let (api, stop) = (api.clone(), stop.clone());
-    tasks.spawn(async move { api.serve_tls(connections, acceptor, stop).await });
-    Ok(())
-}
-
-/// Connections from whichever supervisor is there.
-fn handed_over(
-    receiver: handoff::Receiver,
-) -> impl Stream<Item = (TcpStream, Option<SocketAddr>)> + Send {
-    let start = (receiver, None::<handoff::Incoming>);
-    let streams = futures::stream::unfold(start, |(receiver, incoming)| async move {
-        let incoming = match incoming {
-            Some(incoming) => incoming,
-            None => match receiver.accept().await {
-                Ok(incoming) => incoming,
-                Err(error) => {
-                    warn!(%error, "the supervisor could not be accepted");
-                    return None;
-                }
-            },
-        };
-        match incoming.next().await {
-            Ok(Some(stream)) => Some((Some(stream), (receiver, Some(incoming)))),
-            Ok(None) => Some((None, (receiver, None))),
-            Err(error) => {
-                warn!(%error, "a connection was not handed over");
-                Some((None, (receiver, None)))
-            }
-        }
-    });
-    streams.filter_map(|stream| async move {
-        let stream = stream?;
-        stream.set_nonblocking(true).ok()?;
-        let stream = TcpStream::from_std(stream).ok()?;
-        stream.set_nodelay(true).ok()?;
-        let remote = stream.peer_addr().ok();
-        Some((stream, remote))
-    })
 }
 
 fn write_kubeconfig(server: &Server, trust: &Trust, now: Timestamp) -> Result<()> {
