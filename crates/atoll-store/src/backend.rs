@@ -20,6 +20,9 @@ use crate::mvcc::{Pending, ReadFault, Record, RevKey, State, Version};
 use crate::wal::Released;
 
 mod file;
+mod incoming;
+
+pub(crate) use incoming::Incoming;
 
 use file::{Patience, PatientFile};
 
@@ -63,7 +66,7 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![META_FORMAT];
         put_u64(&mut out, self.applied.index);
         put_u64(&mut out, self.applied.term);

@@ -9,8 +9,9 @@ use crate::consensus::{EntryKind, LogEntry, Position};
 use crate::disk::{Disk, SimulatedDisk};
 use crate::kv::{Compare, CompareTarget, KeyRange, Op, PutRequest, RangeRequest, Relation, Txn};
 use crate::mvcc::{
-    Command, Origin, Record, RevKey, decode_batch, encode_batch_header, encode_command,
+    Command, Origin, Record, RevKey, State, decode_batch, encode_batch_header, encode_command,
 };
+use crate::snapshot::whole::{Importer, WholeCopy};
 use crate::wal::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, FRAME_HEADER_BYTES, HardState};
 use crate::wal::{Identity, Wal};
 
@@ -47,6 +48,35 @@ pub fn record(bytes: &[u8]) {
         assert_eq!(Record::decode(Bytes::from(again)), Ok(record));
     }
     drop(Meta::decode(bytes));
+}
+
+/// A whole store's snapshot: a state file comes of it only when all of it was there.
+pub fn whole(bytes: &[u8]) {
+    let clock = Arc::new(crate::clock::MonotonicClock::new());
+    let disk = Arc::new(SimulatedDisk::new());
+    let Ok(mut importer) = Importer::new(disk, clock, "state.incoming") else { return };
+    if importer.push(bytes).is_ok() {
+        drop(importer.finish());
+    }
+}
+
+/// Makes every checksum of such a snapshot right.
+pub fn with_whole_checksums(bytes: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    if out.len() < 16 {
+        return out;
+    }
+    let mut chain = crc32c::crc32c(&out[..12]);
+    out[12..16].copy_from_slice(&chain.to_le_bytes());
+    let mut at = 16;
+    while out.len() >= at + 12 {
+        let end = (at + 12).saturating_add(u32_at(&out, at) as usize).min(out.len());
+        let start = crc32c::crc32c_append(crc32c::crc32c(&chain.to_le_bytes()), &out[at..at + 8]);
+        chain = crc32c::crc32c_append(start, &out[at + 12..end]);
+        out[at + 8..at + 12].copy_from_slice(&chain.to_le_bytes());
+        at = end;
+    }
+    out
 }
 
 /// `member.json`.
@@ -176,6 +206,17 @@ pub fn entries() -> Vec<Vec<u8>> {
     let mut seeds = vec![encode_entry(origin, &commands)];
     seeds.extend(commands.chunks(1).map(|one| encode_entry(origin, one)));
     seeds
+}
+
+/// Seeds for [`whole`].
+pub fn wholes() -> Vec<Vec<u8>> {
+    let mut states = [State::default(), State::default()];
+    let empty = WholeCopy::of(b"meta".to_vec(), &states);
+    for (keyspace, command) in commands() {
+        drop(states[usize::from(keyspace)].apply(&command, &|_| false));
+    }
+    let written = [empty, WholeCopy::of(Vec::new(), &states)];
+    written.map(|copy| copy.chunks().flatten().flatten().collect()).to_vec()
 }
 
 /// Seeds for [`record`].

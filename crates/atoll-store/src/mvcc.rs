@@ -25,6 +25,7 @@ pub(crate) use command::{
     Command, Origin, Response, decode_batch, encode_batch_header, encode_command,
 };
 pub(crate) use history::{History, Version};
+pub(crate) use load::Copy;
 pub(crate) use txn::{check as check_txn, is_read_only};
 
 /// Bytes that a kept version costs besides its key and value, for the quota.
@@ -42,6 +43,14 @@ pub(crate) struct RevKey {
 
 impl RevKey {
     pub(crate) const BYTES: usize = 12;
+
+    /// The place right behind this one.
+    pub(crate) fn next(self) -> Self {
+        match self.sub.checked_add(1) {
+            Some(sub) => Self { sub, ..self },
+            None => Self { main: self.main.saturating_add(1), sub: 0 },
+        }
+    }
 
     pub(crate) fn encode(self) -> [u8; Self::BYTES] {
         let mut out = [0; Self::BYTES];

@@ -19,6 +19,8 @@ use crate::mvcc::{ReadFault, Record, RevKey};
 use crate::shared::KeyspaceShared;
 use crate::sync::read;
 
+pub(crate) mod whole;
+
 const MAGIC: &[u8; 8] = b"ATSNAP1\0";
 const VERSION: u64 = 1;
 /// Records before compression; one record may be larger.

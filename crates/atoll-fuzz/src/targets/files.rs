@@ -13,6 +13,7 @@ pub(super) const TARGETS: &[Target] = &[
         run: atoll_store::fuzz::record,
         seeds: atoll_store::fuzz::records,
     },
+    Target { name: "store_snapshot", run: store_snapshot, seeds: atoll_store::fuzz::wholes },
     Target { name: "member_file", run: atoll_store::fuzz::member, seeds: member_seeds },
     Target { name: "dns_files", run: atoll_dns::fuzz::files, seeds: dns_file_seeds },
     Target { name: "pod_checkpoint", run: checkpoint, seeds: checkpoint_seeds },
@@ -24,6 +25,11 @@ pub(super) const TARGETS: &[Target] = &[
 fn wal_segment(input: &[u8]) {
     atoll_store::fuzz::segment(input);
     atoll_store::fuzz::segment(&atoll_store::fuzz::with_checksums(input));
+}
+
+fn store_snapshot(input: &[u8]) {
+    atoll_store::fuzz::whole(input);
+    atoll_store::fuzz::whole(&atoll_store::fuzz::with_whole_checksums(input));
 }
 
 fn member_seeds() -> Vec<Vec<u8>> {

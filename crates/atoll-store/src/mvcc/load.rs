@@ -89,9 +89,8 @@ impl Copy {
         mut visit: impl FnMut(RevKey, &[u8]) -> bool,
     ) -> Result<bool, ReadFault> {
         if let Some(view) = &self.view {
-            let complete = view.scan(start, |at, encoded| {
-                Ok(self.removed.contains(&at) || visit(at, encoded))
-            })?;
+            let complete = view
+                .scan(start, |at, encoded| Ok(self.removed.contains(&at) || visit(at, encoded)))?;
             if !complete {
                 return Ok(false);
             }
