@@ -4,6 +4,7 @@
 //! lease is the fall-back. From the conditions follow taints, from taints what becomes of
 //! pods. [`plan`] decides; rules and texts are kube-controller-manager's.
 
+mod ages;
 mod evict;
 mod lease;
 mod plan;

@@ -1,7 +1,10 @@
 //! Deletes pods that their node's NoExecute taints no longer let stay, and pods whose
 //! node is gone for good.
 
-use super::plan::{Stay, is_out_of_service, stay};
+use super::{
+    ages::Ages,
+    plan::{Stay, is_out_of_service, stay},
+};
 use crate::{
     error::{Error, failed, gone_is_fine},
     launch::launch,
@@ -30,6 +33,7 @@ struct Evictor {
     client: Client,
     recorder: Recorder,
     shared: Arc<Shared>,
+    ages: Ages,
 }
 
 pub(super) fn start(
@@ -40,7 +44,8 @@ pub(super) fn start(
     stop: &CancellationToken,
 ) {
     let queue = WorkQueue::new();
-    let evictor = Arc::new(Evictor { client, recorder, shared: shared.clone() });
+    let evictor =
+        Arc::new(Evictor { client, recorder, shared: shared.clone(), ages: Ages::default() });
     let own = queue.clone();
     shared.pods.on_change(move |change: &Change<'_, Pod>| {
         let moved = change.old.and_then(|pod| pods::node_name(pod))
@@ -83,12 +88,9 @@ impl Evictor {
             return Ok(Outcome::Done);
         }
         let now = Timestamp::now();
-        match stay(&node, &pod, now) {
+        match stay(&self.ages.of(&node, now), &pod) {
             Stay::Forever => Ok(Outcome::Done),
-            Stay::Until(end) => {
-                let left = end.duration_since(now).unsigned_abs();
-                Ok(Outcome::After(left))
-            }
+            Stay::For(left) => Ok(Outcome::After(left)),
             Stay::Leave => {
                 self.evict(key, &pod, now).await?;
                 Ok(Outcome::Done)
@@ -116,6 +118,7 @@ impl Evictor {
 
     /// A node that has been removed cannot confirm that its containers are gone.
     async fn on_missing_node(&self, pod: &Pod, node: &str) -> Result<Outcome, Error> {
+        self.ages.forget(node);
         let bound_at = pods::condition(pod, "PodScheduled")
             .and_then(|condition| condition.last_transition_time.as_ref())
             .map_or_else(|| pods::created_at(pod), |time| time.0);

@@ -6,7 +6,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::ResourceExt;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -133,18 +133,17 @@ fn is_ours(taint: &Taint) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stay {
     Forever,
-    Until(Timestamp),
+    For(Duration),
     Leave,
 }
 
-/// What the node's NoExecute taints mean for `pod`: the shortest of the tolerations that
-/// match counts from when the taint was added.
-pub(super) fn stay(node: &Node, pod: &Pod, now: Timestamp) -> Stay {
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+/// What the node's NoExecute taints, each with its age, mean for `pod`: the shortest of the
+/// tolerations that match counts from when the taint was added.
+pub(super) fn stay(taints: &[(Taint, Duration)], pod: &Pod) -> Stay {
     let tolerations =
         pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let mut until: Option<Timestamp> = None;
-    for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
+    let mut left: Option<Duration> = None;
+    for (taint, age) in taints {
         let matching: Vec<&Toleration> =
             tolerations.iter().filter(|one| tolerates(one, taint)).collect();
         if matching.is_empty() {
@@ -153,15 +152,14 @@ pub(super) fn stay(node: &Node, pod: &Pod, now: Timestamp) -> Stay {
         let Some(seconds) = matching.iter().filter_map(|one| one.toleration_seconds).min() else {
             continue;
         };
-        let added = taint.time_added.as_ref().map_or(now, |time| time.0);
-        let end = added.as_second().saturating_add(seconds.max(0));
-        let end = Timestamp::from_second(end).unwrap_or(Timestamp::MAX);
-        until = Some(until.map_or(end, |known| known.min(end)));
+        let tolerated = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let rest = tolerated.saturating_sub(*age);
+        left = Some(left.map_or(rest, |known| known.min(rest)));
     }
-    match until {
+    match left {
         None => Stay::Forever,
-        Some(end) if end <= now => Stay::Leave,
-        Some(end) => Stay::Until(end),
+        Some(Duration::ZERO) => Stay::Leave,
+        Some(left) => Stay::For(left),
     }
 }
 
@@ -282,23 +280,22 @@ mod tests {
 
     #[test]
     fn the_shortest_matching_toleration_counts_from_the_taint() {
-        let lost = node(
-            "a",
-            "Unknown",
-            json!([
-                { "key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:28Z" },
-            ]),
-        );
+        let taint = |seconds| {
+            let taint = json!({ "key": UNREACHABLE, "effect": "NoExecute" });
+            [(serde_json::from_value(taint).unwrap(), Duration::from_secs(seconds))]
+        };
         let pod = |tolerations: Value| -> Pod {
             serde_json::from_value(
                 json!({ "spec": { "containers": [], "tolerations": tolerations } }),
             )
             .unwrap()
         };
-        let five = json!([{ "key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5 }]);
-        let end: Timestamp = "2026-01-01T00:00:33Z".parse().unwrap();
-        assert_eq!(stay(&lost, &pod(five), now()), Stay::Until(end));
-        assert_eq!(stay(&lost, &pod(json!([])), now()), Stay::Leave);
-        assert_eq!(stay(&lost, &pod(json!([{ "operator": "Exists" }])), now()), Stay::Forever);
+        let five = pod(
+            json!([{ "key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5 }]),
+        );
+        assert_eq!(stay(&taint(2), &five), Stay::For(Duration::from_secs(3)));
+        assert_eq!(stay(&taint(5), &five), Stay::Leave);
+        assert_eq!(stay(&taint(0), &pod(json!([]))), Stay::Leave);
+        assert_eq!(stay(&taint(9), &pod(json!([{ "operator": "Exists" }]))), Stay::Forever);
     }
 }
