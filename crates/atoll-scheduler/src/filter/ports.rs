@@ -12,9 +12,13 @@ pub(crate) struct HostPort {
 }
 
 impl HostPort {
-    /// The ports that a pod takes on its node.
+    /// The ports that a pod takes on its node for as long as it is there.
     pub(crate) fn of(pod: &Pod) -> Vec<Self> {
-        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let containers = pod.spec.iter().flat_map(|spec| {
+            let first = spec.init_containers.iter().flatten();
+            let sidecars = first.filter(|one| one.restart_policy.as_deref() == Some("Always"));
+            spec.containers.iter().chain(sidecars)
+        });
         containers
             .flat_map(|container| container.ports.iter().flatten())
             .filter_map(|port| {

@@ -101,6 +101,13 @@ fn host_ports_are_exclusive() {
     let cluster = cluster(vec![node("a", json!({}))], vec![("a", pod("1", port()))]);
     let expected = ["node(s) didn't have free ports for the requested pod ports"];
     assert_eq!(why(&cluster, &pod("2", port())), expected);
+    // A sidecar runs as long as its pod; another init container is over before it matters.
+    let init = |policy: Value| {
+        let ports = json!([{ "containerPort": 80, "hostPort": 80 }]);
+        json!({ "initContainers": [{ "name": "i", "restartPolicy": policy, "ports": ports }] })
+    };
+    assert_eq!(why(&cluster, &pod("3", init(json!("Always")))), expected);
+    assert_eq!(why(&cluster, &pod("4", init(json!(null)))), [""]);
 }
 
 fn anti_affinity() -> Value {
