@@ -174,14 +174,24 @@ impl Backend {
         clock: Arc<dyn Clock>,
         cache_bytes: usize,
     ) -> Result<Self, BackendError> {
-        let name = disk.describe(STATE_FILE);
+        Self::open_file(disk, clock, cache_bytes, STATE_FILE)
+    }
+
+    /// The same under another name.
+    pub(crate) fn open_file(
+        disk: &dyn Disk,
+        clock: Arc<dyn Clock>,
+        cache_bytes: usize,
+        state_file: &str,
+    ) -> Result<Self, BackendError> {
+        let name = disk.describe(state_file);
         let failed = |action| {
             let file = name.clone();
             move |source| BackendError::Io { file, action, source }
         };
         // A crash while redb makes its file would leave one that it does not open again.
-        let exists = disk.exists(STATE_FILE).map_err(failed("opening failed"))?;
-        let opened = if exists { STATE_FILE } else { NEW_STATE_FILE };
+        let exists = disk.exists(state_file).map_err(failed("opening failed"))?;
+        let opened = if exists { state_file } else { NEW_STATE_FILE };
         let file = disk.open(opened, true).map_err(failed("opening failed"))?;
         if !exists {
             file.set_length(0).map_err(failed("emptying failed"))?;
@@ -197,7 +207,7 @@ impl Backend {
                 .map_err(|error| redb_error(&name, "opening failed", error))
         })?;
         if !exists {
-            disk.rename(NEW_STATE_FILE, STATE_FILE).map_err(failed("renaming failed"))?;
+            disk.rename(NEW_STATE_FILE, state_file).map_err(failed("renaming failed"))?;
         }
         patience.closing.store(false, Ordering::Release);
         Ok(Self { database, file: name, patience })

@@ -8,12 +8,13 @@ use std::io;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::consensus::Position;
 use crate::kv::Error;
 
 /// One server of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Member {
     /// Drawn at random when it joins, never zero, never given again.
     pub id: u64,
@@ -25,6 +26,33 @@ pub struct Member {
     pub client_urls: Vec<String>,
     /// Receives everything and has no vote.
     pub is_learner: bool,
+}
+
+/// Who a server is when it opens its folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStart {
+    /// The name of its node.
+    pub name: String,
+    /// `HOST:PORT` where other members reach it.
+    pub peer_address: String,
+    /// Where clients reach its API.
+    pub client_urls: Vec<String>,
+    pub start: Start,
+}
+
+/// What becomes of a folder that does not exist yet; one that exists goes on as what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// A cluster of one.
+    New,
+    /// A member that [`ClusterControl::add_learner`] has added.
+    Join {
+        /// 32 hexadecimal digits.
+        cluster_id: String,
+        member_id: u64,
+        /// Those who are there already.
+        members: Vec<Member>,
+    },
 }
 
 /// The members as one server knows them.

@@ -20,9 +20,14 @@ use crate::sync::write;
 use crate::wal::Wal;
 use crate::wal::format::HardState;
 
+mod arrivals;
+mod ask;
 mod background;
 mod open;
 mod propose;
+
+pub(crate) use arrivals::{Arrivals, Arrived};
+pub(crate) use ask::{Ask, AskResult, Told};
 
 pub(crate) use open::CoreOpenError;
 
@@ -111,6 +116,11 @@ impl Core {
             self.propose(entry);
         }
         self.run();
+    }
+
+    /// How other members are reached from now on.
+    pub(crate) fn set_net(&mut self, net: Box<dyn Net>) {
+        self.net = net;
     }
 
     /// Does all that consensus wants done now.

@@ -13,19 +13,23 @@ use std::time::Duration;
 
 use crate::backend::{BackendError, KEYSPACES};
 use crate::clock::MonotonicClock;
-use crate::core::{Core, CoreOpenError};
+use crate::cluster::{ClusterControl, Inbox, MemberStart};
+use crate::consensus::Net;
+use crate::core::{Arrivals, Core, CoreOpenError};
 use crate::disk::{RealDisk, is_full};
-use crate::folder::{self, LockError};
+use crate::folder::{self, FolderLock, LockError};
 use crate::kv::KvStore;
 use crate::shared::Shared;
 use crate::sync::lock;
 use crate::wal::WalOpenError;
 
+mod cluster;
 mod driver;
 mod history;
 mod keyspace;
 mod queue;
 
+use cluster::{ClusterHandle, StoreInbox};
 use driver::Threads;
 use keyspace::KeyspaceHandle;
 use queue::Queue;
@@ -122,37 +126,66 @@ pub struct EmbeddedStore {
     queue: Arc<Queue>,
     threads: Mutex<Option<Threads>>,
     handles: [Arc<KeyspaceHandle>; KEYSPACES],
+    cluster: Arc<ClusterHandle>,
     cluster_id: String,
     member_id: u64,
 }
 
+/// Makes the transport to the other members from what it hands its messages to.
+type MakeNet = Box<dyn FnOnce(Arc<dyn Inbox>) -> Box<dyn Net> + Send>;
+
 impl EmbeddedStore {
+    /// A folder on its own: a cluster of one, made when it does not exist.
     pub async fn open(config: StoreConfig) -> Result<Self, OpenError> {
+        Self::open_elsewhere(config, None).await
+    }
+
+    /// A member of a cluster that may have others. A folder that exists goes on as what it is.
+    pub async fn open_member(
+        config: StoreConfig,
+        start: MemberStart,
+        make_net: impl FnOnce(Arc<dyn Inbox>) -> Box<dyn Net> + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        Self::open_elsewhere(config, Some((start, Box::new(make_net)))).await
+    }
+
+    async fn open_elsewhere(
+        config: StoreConfig,
+        member: Option<(MemberStart, MakeNet)>,
+    ) -> Result<Self, OpenError> {
         let dir = config.dir.display().to_string();
-        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(config)).await;
+        let opened = tokio::task::spawn_blocking(move || Self::open_folder(config, member)).await;
         opened.unwrap_or_else(|error| Err(OpenError::Folder { dir, source: error.into() }))
     }
 
-    /// The same outside of an asynchronous runtime.
+    /// The same as [`Self::open`] outside of an asynchronous runtime.
     pub fn open_blocking(config: StoreConfig) -> Result<Self, OpenError> {
+        Self::open_folder(config, None)
+    }
+
+    fn open_folder(
+        config: StoreConfig,
+        member: Option<(MemberStart, MakeNet)>,
+    ) -> Result<Self, OpenError> {
         let dir = config.dir.display().to_string();
         let failed = |source| refused(&dir, source);
         make_folder(&config.dir).map_err(|error| failed(error.into()))?;
-        let folder_lock = folder::lock(&config.dir).map_err(|error| match error {
-            LockError::Held { pid } => OpenError::Locked {
-                dir: dir.clone(),
-                holder: pid
-                    .map_or("another process".to_owned(), |pid| format!("the process {pid}")),
-            },
-            LockError::Io(source) => failed(source.into()),
-        })?;
+        let folder_lock = lock_folder(&config.dir)?;
         let disk = Arc::new(RealDisk::new(&config.dir));
         let clock = Arc::new(MonotonicClock::new());
-        let opened = Core::open(disk.clone(), clock.clone(), config.clone(), &mut rand::rng())
+        let start = member.as_ref().map(|(start, _)| start);
+        let mut random = rand::rng();
+        let opened = Core::open(disk.clone(), clock.clone(), config.clone(), &mut random, start)
             .map_err(|error| open_error(&dir, error))?;
-        let shared = opened.core.shared.clone();
+        let mut core = opened.core;
+        let shared = core.shared.clone();
         let queue = Arc::new(Queue::new());
-        let threads = Threads::start(opened.core, queue.clone(), clock.clone(), folder_lock)
+        if let Some((_, make_net)) = member {
+            let arrivals = Arrivals::new(disk.clone(), clock.clone(), config.cache_bytes);
+            let inbox = StoreInbox { shared: shared.clone(), queue: queue.clone(), arrivals };
+            core.set_net(make_net(Arc::new(inbox)));
+        }
+        let threads = Threads::start(core, queue.clone(), clock.clone(), folder_lock)
             .map_err(|error| failed(error.into()))?;
         let handles = Keyspace::ALL.map(|keyspace| {
             Arc::new(KeyspaceHandle::new(
@@ -163,14 +196,21 @@ impl EmbeddedStore {
                 &config,
             ))
         });
+        let cluster = ClusterHandle::new(shared.clone(), queue.clone(), config.request_timeout);
         Ok(Self {
             shared,
             queue,
             threads: Mutex::new(Some(threads)),
             handles,
+            cluster: Arc::new(cluster),
             cluster_id: opened.cluster_id,
             member_id: opened.member_id,
         })
+    }
+
+    /// The members and who leads them; changes of them.
+    pub fn cluster(&self) -> Arc<dyn ClusterControl> {
+        self.cluster.clone()
     }
 
     pub fn keyspace(&self, keyspace: Keyspace) -> Arc<dyn KvStore> {
@@ -215,6 +255,17 @@ impl Drop for EmbeddedStore {
             threads.join();
         }
     }
+}
+
+fn lock_folder(dir: &Path) -> Result<FolderLock, OpenError> {
+    let name = dir.display().to_string();
+    folder::lock(dir).map_err(|error| match error {
+        LockError::Held { pid } => OpenError::Locked {
+            dir: name,
+            holder: pid.map_or("another process".to_owned(), |pid| format!("the process {pid}")),
+        },
+        LockError::Io(source) => refused(&name, source.into()),
+    })
 }
 
 /// The store holds secrets, so its folder is nobody else's; its name must survive a power cut.

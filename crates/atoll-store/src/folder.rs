@@ -9,10 +9,11 @@ use std::path::Path;
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::{self, MemberStart, Start};
 use crate::disk::{Disk, is_full};
 
-/// Version of the folder's layout. Opening a folder with another one is refused.
-pub(crate) const FORMAT: u32 = 1;
+/// Version of the folder's layout. An older one is read, a newer one refused.
+pub(crate) const FORMAT: u32 = 2;
 const MEMBER_FILE: &str = "member.json";
 const LOCK_FILE: &str = "lock";
 
@@ -23,9 +24,34 @@ pub(crate) struct Member {
     pub(crate) cluster_id: String,
     pub(crate) member_id: u64,
     pub(crate) epoch: u64,
+    /// What it was last told to be known as; the cluster hears of it through the log.
+    #[serde(default)]
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) peer_address: String,
+    #[serde(default)]
+    pub(crate) client_urls: Vec<String>,
+    /// Whom it joined; of use until the first state has arrived.
+    #[serde(default)]
+    pub(crate) joined: Vec<cluster::Member>,
 }
 
 impl Member {
+    /// Its place in the cluster, as it would have it.
+    pub(crate) fn record(&self) -> cluster::Member {
+        cluster::Member {
+            id: self.member_id,
+            name: self.name.clone(),
+            peer_address: self.peer_address.clone(),
+            client_urls: self.client_urls.clone(),
+            is_learner: !self.joined.is_empty(),
+        }
+    }
+
+    pub(crate) fn has_joined(&self) -> bool {
+        !self.joined.is_empty()
+    }
+
     pub(crate) fn cluster_bytes(&self) -> [u8; 16] {
         let mut bytes = [0; 16];
         for (position, byte) in bytes.iter_mut().enumerate() {
@@ -40,7 +66,7 @@ impl Member {
 pub(crate) enum FolderError {
     #[error("{file} is not readable as a member file")]
     Parse { file: String, source: serde_json::Error },
-    #[error("{file} has format {found}; this release reads format {FORMAT}")]
+    #[error("{file} has format {found}; this release reads up to format {FORMAT}")]
     Format { file: String, found: u32 },
     #[error("{file} is missing although the folder holds a store; restore it from a backup")]
     Missing { file: String },
@@ -49,7 +75,11 @@ pub(crate) enum FolderError {
 }
 
 /// Reads who this member is, or decides it for a new folder, and raises the epoch.
-pub(crate) fn enter(disk: &dyn Disk, random: &mut dyn RngCore) -> Result<Member, FolderError> {
+pub(crate) fn enter(
+    disk: &dyn Disk,
+    random: &mut dyn RngCore,
+    start: Option<&MemberStart>,
+) -> Result<Member, FolderError> {
     let file = disk.describe(MEMBER_FILE);
     let failed = |action| {
         let file = file.clone();
@@ -62,14 +92,20 @@ pub(crate) fn enter(disk: &dyn Disk, random: &mut dyn RngCore) -> Result<Member,
             if disk.exists("state.redb").map_err(failed("looking for a state file failed"))? {
                 return Err(FolderError::Missing { file });
             }
-            new_member(random)
+            new_member(random, start)
         }
         Err(error) => return Err(failed("reading failed")(error)),
     };
-    if member.format != FORMAT {
+    if member.format == 0 || member.format > FORMAT {
         return Err(FolderError::Format { file, found: member.format });
     }
+    member.format = FORMAT;
     member.epoch += 1;
+    if let Some(start) = start {
+        member.name.clone_from(&start.name);
+        member.peer_address.clone_from(&start.peer_address);
+        member.client_urls.clone_from(&start.client_urls);
+    }
     let content = serde_json::to_vec_pretty(&member)
         .map_err(|source| FolderError::Parse { file: file.clone(), source })?;
     match disk.replace("", MEMBER_FILE, &content) {
@@ -83,16 +119,33 @@ pub(crate) fn enter(disk: &dyn Disk, random: &mut dyn RngCore) -> Result<Member,
     Ok(member)
 }
 
-fn new_member(random: &mut dyn RngCore) -> Member {
-    let mut cluster = [0; 16];
-    random.fill_bytes(&mut cluster);
+fn new_member(random: &mut dyn RngCore, start: Option<&MemberStart>) -> Member {
+    let (cluster_id, member_id, joined) = match start.map(|start| &start.start) {
+        Some(Start::Join { cluster_id, member_id, members }) => {
+            (cluster_id.clone(), *member_id, members.clone())
+        }
+        Some(Start::New) | None => {
+            let mut cluster = [0; 16];
+            random.fill_bytes(&mut cluster);
+            let cluster_id = cluster.iter().map(|byte| format!("{byte:02x}")).collect();
+            (cluster_id, draw_id(random), Vec::new())
+        }
+    };
     Member {
         format: FORMAT,
-        cluster_id: cluster.iter().map(|byte| format!("{byte:02x}")).collect(),
-        // Zero is no member in Raft; 63 bits keep it positive for clients that use signed ids.
-        member_id: (random.next_u64() >> 1).max(1),
+        cluster_id,
+        member_id,
         epoch: 0,
+        name: String::new(),
+        peer_address: String::new(),
+        client_urls: Vec::new(),
+        joined,
     }
+}
+
+/// Zero is no member in Raft; 63 bits keep it positive for clients that use signed ids.
+pub(crate) fn draw_id(random: &mut dyn RngCore) -> u64 {
+    (random.next_u64() >> 1).max(1)
 }
 
 /// Held as long as the store is open; the kernel frees it when the process ends, however it does.

@@ -10,6 +10,10 @@ use crate::mvcc::State;
 use crate::sync::{lock, read, write};
 use crate::watch::Hub;
 
+mod cluster;
+
+pub(crate) use cluster::{ClusterShared, Reached};
+
 #[derive(Debug)]
 pub(crate) struct KeyspaceShared {
     pub(crate) state: RwLock<State>,
@@ -20,6 +24,7 @@ pub(crate) struct KeyspaceShared {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) keyspaces: [std::sync::Arc<KeyspaceShared>; KEYSPACES],
+    pub(crate) cluster: ClusterShared,
     /// Why nothing can be written any more.
     failure: RwLock<Option<String>>,
     stopped: AtomicBool,
@@ -31,9 +36,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(keyspaces: [std::sync::Arc<KeyspaceShared>; KEYSPACES]) -> Self {
+    pub(crate) fn new(
+        keyspaces: [std::sync::Arc<KeyspaceShared>; KEYSPACES],
+        cluster: ClusterShared,
+    ) -> Self {
         Self {
             keyspaces,
+            cluster,
             failure: RwLock::new(None),
             stopped: AtomicBool::new(false),
             raft_term: AtomicU64::new(0),

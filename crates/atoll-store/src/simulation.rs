@@ -179,7 +179,7 @@ impl Run {
         for _ in 0..12 {
             let mut random = StdRng::seed_from_u64(self.plan.seed);
             let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-            match Core::open(disk, self.clock.clone(), config(self.plan.seed), &mut random) {
+            match Core::open(disk, self.clock.clone(), config(self.plan.seed), &mut random, None) {
                 Ok(opened) => {
                     self.flush = None;
                     let change = self.planted.core.unwrap_or(|core| core);
@@ -398,7 +398,7 @@ impl Run {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let seed = self.plan.seed;
         let mut random = StdRng::seed_from_u64(seed);
-        match Core::open(disk, self.clock.clone(), config(seed), &mut random) {
+        match Core::open(disk, self.clock.clone(), config(seed), &mut random, None) {
             Err(error) if is_damage(&error) && chain(&error).contains(&name) => {}
             Err(error) => return Err(format!("{name} changed at {offset}: {}", chain(&error))),
             Ok(_) => return Err(format!("{name} changed at {offset} of {used}: it opens")),

@@ -9,14 +9,15 @@ use rand::RngCore;
 use super::Core;
 use crate::backend::{Backend, BackendError};
 use crate::clock::Clock;
+use crate::cluster::{MemberStart, Membership};
 use crate::consensus::raft::{RaftConsensus, Start};
-use crate::consensus::{ConsensusError, NoPeers, Position};
+use crate::consensus::{Consensus, ConsensusError, NoPeers, Position};
 use crate::disk::Disk;
 use crate::embedded::StoreConfig;
 use crate::folder::{self, FolderError};
 use crate::lease::LeaseClock;
 use crate::mvcc::State;
-use crate::shared::{KeyspaceShared, Shared};
+use crate::shared::{ClusterShared, KeyspaceShared, Shared};
 use crate::sync::read;
 use crate::wal::{Identity, Room, Wal, WalError, WalOpenError};
 use crate::watch::Hub;
@@ -50,8 +51,9 @@ impl Core {
         clock: Arc<dyn Clock>,
         config: StoreConfig,
         random: &mut dyn RngCore,
+        start: Option<&MemberStart>,
     ) -> Result<Opened, CoreOpenError> {
-        let member = folder::enter(&*disk, random).map_err(CoreOpenError::Folder)?;
+        let member = folder::enter(&*disk, random, start).map_err(CoreOpenError::Folder)?;
         let backend = Backend::open(&*disk, clock.clone(), config.cache_bytes)
             .map_err(CoreOpenError::Backend)?;
         let loaded = backend.load().map_err(CoreOpenError::Backend)?;
@@ -79,12 +81,18 @@ impl Core {
         })
         .map_err(CoreOpenError::Consensus)?;
         let keyspaces = loaded.states.map(|state| share(state, &config, &*clock));
+        let cluster = ClusterShared::new(member.cluster_bytes(), member.member_id, member.epoch);
+        cluster.set_membership(Membership {
+            members: vec![member.record()],
+            leader: Some(member.member_id),
+            term: consensus.term(),
+        });
         let mut core = Self {
             clock,
             config,
             member_id: member.member_id,
             epoch: member.epoch,
-            shared: Arc::new(Shared::new(keyspaces)),
+            shared: Arc::new(Shared::new(keyspaces, cluster)),
             backend: Arc::new(backend),
             consensus: Box::new(consensus),
             net: Box::new(NoPeers),

@@ -7,11 +7,12 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::queue::Queue;
+use super::queue::{Event, Queue};
 use crate::backend::{Backend, FlushJob};
 use crate::clock::Clock;
 use crate::core::Core;
 use crate::folder::FolderLock;
+use crate::kv::Error;
 use crate::shared::Shared;
 use crate::wal::FillJob;
 
@@ -115,12 +116,26 @@ impl Driver {
             if let Some(result) = taken.flushed {
                 self.core.finish_flush(result);
             }
+            for event in taken.events {
+                self.on_event(event);
+            }
             if !taken.proposals.is_empty() {
                 self.core.submit(taken.proposals);
             }
             if taken.stopped {
                 return self.stop();
             }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Ask(_, sender) => {
+                let detail = "this server is a cluster of its own".to_owned();
+                drop(sender.send(Err(Error::Unavailable { detail })));
+            }
+            Event::Read(sender) => drop(sender.send(Ok(()))),
+            other => tracing::warn!(?other, "a sole voter heard of a peer"),
         }
     }
 

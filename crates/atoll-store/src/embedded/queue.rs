@@ -5,10 +5,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::backend::{BackendError, KEYSPACES, View};
-use crate::core::Proposal;
+use crate::cluster::Refusal;
+use crate::core::{Arrived, Ask, AskResult, Proposal};
 use crate::kv::Error;
 use crate::sync::lock;
 
@@ -16,6 +18,11 @@ use crate::sync::lock;
 const QUEUE_MAX_KIB: u32 = 64 << 10;
 /// Proposals made durable together.
 const TAKE_MAX: usize = 4096;
+/// Bytes of messages of other members that wait here; beyond it they are dropped, and Raft sends
+/// them again.
+const MESSAGES_MAX_BYTES: usize = 64 << 20;
+/// What a message costs besides its bytes.
+const MESSAGE_OVERHEAD_BYTES: usize = 128;
 
 pub(super) type FlushResult = Result<[View; KEYSPACES], BackendError>;
 
@@ -26,9 +33,24 @@ pub(super) struct Queue {
     room: Arc<Semaphore>,
 }
 
+/// What the store's thread is told besides proposals.
+#[derive(Debug)]
+pub(super) enum Event {
+    Ask(Ask, oneshot::Sender<AskResult>),
+    /// Somebody waits until what is applied here is no longer stale.
+    Read(oneshot::Sender<Result<(), Error>>),
+    Unreachable(u64),
+    Refused(u64, Refusal),
+    SnapshotArrived(Arrived),
+    SnapshotSent(u64, bool),
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     proposals: VecDeque<Proposal>,
+    events: Vec<Event>,
+    messages: Vec<(u64, Bytes)>,
+    messages_bytes: usize,
     flushed: Option<FlushResult>,
     stopped: bool,
 }
@@ -37,6 +59,8 @@ struct Inner {
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     pub(super) proposals: Vec<Proposal>,
+    pub(super) events: Vec<Event>,
+    pub(super) messages: Vec<(u64, Bytes)>,
     pub(super) flushed: Option<FlushResult>,
     pub(super) stopped: bool,
 }
@@ -67,6 +91,31 @@ impl Queue {
         Ok(())
     }
 
+    pub(super) fn push_event(&self, event: Event) -> Result<(), Error> {
+        let mut inner = lock(&self.inner);
+        if inner.stopped {
+            return Err(stopped());
+        }
+        inner.events.push(event);
+        drop(inner);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// `false` when it was dropped.
+    pub(super) fn push_message(&self, from: u64, message: Bytes) -> bool {
+        let mut inner = lock(&self.inner);
+        let bytes = message.len() + MESSAGE_OVERHEAD_BYTES;
+        if inner.stopped || inner.messages_bytes + bytes > MESSAGES_MAX_BYTES {
+            return false;
+        }
+        inner.messages_bytes += bytes;
+        inner.messages.push((from, message));
+        drop(inner);
+        self.changed.notify_one();
+        true
+    }
+
     pub(super) fn flushed(&self, result: FlushResult) {
         lock(&self.inner).flushed = Some(result);
         self.changed.notify_one();
@@ -91,7 +140,11 @@ impl Queue {
     pub(super) fn take(&self, timeout: Option<Duration>, only_flush: bool) -> Taken {
         let mut inner = lock(&self.inner);
         let idle = |inner: &mut Inner| {
-            inner.flushed.is_none() && !inner.stopped && (only_flush || inner.proposals.is_empty())
+            inner.flushed.is_none()
+                && !inner.stopped
+                && inner.events.is_empty()
+                && inner.messages.is_empty()
+                && (only_flush || inner.proposals.is_empty())
         };
         inner = match timeout {
             None => self.changed.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner),
@@ -103,7 +156,10 @@ impl Queue {
             }
         };
         let count = if only_flush { 0 } else { inner.proposals.len().min(TAKE_MAX) };
+        inner.messages_bytes = 0;
         Taken {
+            events: std::mem::take(&mut inner.events),
+            messages: std::mem::take(&mut inner.messages),
             proposals: inner.proposals.drain(..count).collect(),
             flushed: inner.flushed.take(),
             stopped: inner.stopped,
