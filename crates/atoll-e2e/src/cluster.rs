@@ -1,10 +1,12 @@
 //! A cluster of the real program, and the commands that are run against it.
 
-use crate::wait::eventually;
+use crate::{http, wait::eventually};
 use serde_json::Value;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -14,6 +16,8 @@ use std::{
 /// A debug build on a loaded machine takes a while.
 const READY_MAX: Duration = Duration::from_secs(90);
 const STOP_MAX: Duration = Duration::from_secs(60);
+/// An emulated machine takes a minute.
+const HELLO_MAX: &str = "--timeout=120s";
 
 /// What a command printed, and how it ended.
 #[derive(Debug, Clone)]
@@ -215,6 +219,87 @@ impl Cluster {
     #[track_caller]
     pub fn apply(&self, manifest: &str) {
         self.kubectl_with(&["apply", "-f", "-"], manifest).ok();
+    }
+
+    /// Five replicas on their way in; the address of their Service, which answers.
+    #[track_caller]
+    pub fn hello(&self) -> SocketAddr {
+        let manifest = workspace().join("examples/hello.yaml");
+        self.kubectl(&["apply", "-f", manifest.to_str().unwrap()]).ok();
+        let rolled = self.kubectl(&["rollout", "status", "deployment/hello", HELLO_MAX]);
+        assert_eq!(rolled.code, 0, "{}{}\n{}", rolled.stdout, rolled.stderr, self.logs());
+        self.pods_ready("app=hello", 5, Duration::from_secs(60));
+        let address = SocketAddr::new(self.service_ip("hello"), 80);
+        let answers = || http::get(address, "/");
+        eventually(Duration::from_secs(60), "the service answers", answers);
+        address
+    }
+
+    pub fn service_ip(&self, name: &str) -> IpAddr {
+        let service = self.json(&["service", name]);
+        service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Its processes whose command line has these words behind `atoll`.
+    pub fn pids(&self, role: &str) -> Vec<i32> {
+        let dir = self.dir.canonicalize().unwrap().display().to_string();
+        let role = format!("atoll {role}");
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let processes = processes.filter(|process| {
+            let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            words.starts_with(&dir) && words.contains(&role)
+        });
+        processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// Waits until so many pods are ready on other nodes than this.
+    #[track_caller]
+    pub fn ready_elsewhere(&self, selector: &str, than: &str, count: usize, within: Duration) {
+        eventually(within, &format!("{count} pods of {selector} elsewhere than {than}"), || {
+            let pods = self.json(&["pods", "-l", selector]);
+            let all = pods["items"].as_array().into_iter().flatten();
+            match all.filter(|pod| is_ready(pod) && pod["spec"]["nodeName"] != than).count() {
+                ready if ready == count => Ok(()),
+                ready => Err(format!("{ready} ready")),
+            }
+        });
+    }
+
+    #[track_caller]
+    pub fn node_ready(&self, node: &str, within: Duration) {
+        eventually(within, &format!("{node} is ready"), || {
+            let shown = self.kubectl(&["get", "node", node, "--no-headers"]).ok();
+            if shown.contains(" Ready ") { Ok(()) } else { Err(shown) }
+        });
+    }
+
+    /// Container ids and restart counts of the pods in the default namespace.
+    pub fn containers(&self) -> BTreeSet<(String, i64)> {
+        let pods = self.json(&["pods"]);
+        let statuses = pods["items"].as_array().into_iter().flatten();
+        statuses
+            .flat_map(|pod| pod["status"]["containerStatuses"].as_array().cloned())
+            .flatten()
+            .map(|status| {
+                let id = status["containerID"].as_str().unwrap_or_default().to_owned();
+                (id, status["restartCount"].as_i64().unwrap_or(-1))
+            })
+            .collect()
+    }
+
+    /// Since when each node is ready, or not. Equal answers say that none was lost between.
+    pub fn node_health(&self) -> BTreeMap<String, String> {
+        let nodes = self.json(&["nodes"]);
+        let nodes = nodes["items"].as_array().unwrap();
+        let health = nodes.iter().map(|node| {
+            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+            let ready = conditions
+                .filter(|one| one["type"] == "Ready")
+                .map(|one| format!("{} since {}", one["status"], one["lastTransitionTime"]));
+            (node["metadata"]["name"].as_str().unwrap().to_owned(), ready.collect())
+        });
+        health.collect()
     }
 
     /// Waits until a pod is as `check` wants it; `check` says what it is instead.

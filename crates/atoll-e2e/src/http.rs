@@ -19,9 +19,14 @@ pub const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// GETs `path` on a new connection; the body of a 200, or what went wrong.
 pub fn get(address: SocketAddr, path: &str) -> Result<String, String> {
+    get_within(address, path, TIMEOUT)
+}
+
+/// The same with a patience of its own, for each step that may hang.
+pub fn get_within(address: SocketAddr, path: &str, patience: Duration) -> Result<String, String> {
     let text = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(text)?;
-    stream.set_read_timeout(Some(TIMEOUT)).map_err(text)?;
+    let mut stream = TcpStream::connect_timeout(&address, patience).map_err(text)?;
+    stream.set_read_timeout(Some(patience)).map_err(text)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(text)?;
     let mut answer = String::new();
@@ -38,6 +43,7 @@ pub fn get(address: SocketAddr, path: &str) -> Result<String, String> {
 pub struct Shot {
     /// Since the load began.
     pub at: Duration,
+    pub took: Duration,
     pub result: Result<String, String>,
 }
 
@@ -51,7 +57,7 @@ pub enum Origin {
 
 impl Origin {
     /// Moves the calling thread there: the sockets that it opens from now on are of that place.
-    fn enter(&self) {
+    pub(crate) fn enter(&self) {
         if let Self::Namespace(path) = self {
             let file = File::open(path).unwrap();
             let kind = Some(rustix::thread::LinkNameSpaceType::Network);
@@ -80,6 +86,18 @@ impl Load {
         per_second: u32,
         workers: u32,
     ) -> Self {
+        Self::start_patient(origin, address, path, per_second, workers, TIMEOUT)
+    }
+
+    /// With so many workers that those whose requests hang do not thin out the load.
+    pub fn start_patient(
+        origin: &Origin,
+        address: SocketAddr,
+        path: &str,
+        per_second: u32,
+        workers: u32,
+        patience: Duration,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let begun = Instant::now();
         let gap = Duration::from_secs(1) * workers / per_second;
@@ -94,7 +112,8 @@ impl Load {
                     std::thread::sleep(next.saturating_duration_since(Instant::now()));
                     next += gap;
                     let at = begun.elapsed();
-                    shots.push(Shot { at, result: get(address, &path) });
+                    let result = get_within(address, &path, patience);
+                    shots.push(Shot { at, took: begun.elapsed().saturating_sub(at), result });
                 }
                 shots
             })

@@ -9,8 +9,10 @@
     reason = "a test harness: what goes wrong here fails a test, and tests may block"
 )]
 
+pub mod clock;
 pub mod cluster;
 pub mod console;
+pub mod forwarder;
 pub mod http;
 pub mod image;
 pub mod system;

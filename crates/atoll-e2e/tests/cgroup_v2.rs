@@ -18,7 +18,6 @@ use atoll_e2e::{
 };
 use serde_json::Value;
 use std::{
-    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -75,7 +74,7 @@ fn a_cluster_runs_heals_and_leaves_nothing() {
         return;
     }
     let mut cluster = Cluster::start(2);
-    let address = hello(&cluster);
+    let address = cluster.hello();
     let group = group_of_container(&cluster, Path::new(ROOT), "app=hello");
     let read = |file: &str| std::fs::read_to_string(group.join(file)).unwrap().trim().to_owned();
     assert_eq!(read("memory.max"), (64 << 20).to_string());
@@ -103,17 +102,6 @@ fn a_cluster_runs_heals_and_leaves_nothing() {
     assert_eq!(groups_named(Path::new(ROOT), &id), Vec::<PathBuf>::new());
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains(&id), "{mounts}");
-}
-
-fn hello(cluster: &Cluster) -> SocketAddr {
-    let manifest = workspace().join("examples/hello.yaml");
-    cluster.kubectl(&["apply", "-f", manifest.to_str().unwrap()]).ok();
-    cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=120s"]).ok();
-    let service = cluster.json(&["service", "hello"]);
-    let address: IpAddr = service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
-    let address = SocketAddr::new(address, 80);
-    eventually(PATIENCE, "the service answers", || get(address, "/"));
-    address
 }
 
 /// A container that takes more than it may is ended by the kernel, and its status says so.

@@ -3,14 +3,14 @@
 
 use atoll_e2e::{
     Cluster,
-    cluster::{binary, run, workspace},
+    cluster::{binary, run},
     eventually,
-    http::{Load, Origin, get},
+    http::{Load, Origin},
     is_root, system,
 };
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
@@ -22,10 +22,10 @@ fn nothing_is_lost_when_processes_are_killed() {
         return;
     }
     let mut cluster = Cluster::start(3);
-    let address = hello(&cluster);
-    let before = containers(&cluster);
+    let address = cluster.hello();
+    let before = cluster.containers();
 
-    let load = Load::start(address, "/", 100, 4);
+    let load = Load::start(address, "/", 200, 8);
     for role in ["server --data-dir", "agent --join", "dns --listen"] {
         let killed = kill(&cluster, role);
         assert!(killed > 0, "no process is an `atoll {role}`");
@@ -39,23 +39,11 @@ fn nothing_is_lost_when_processes_are_killed() {
     assert!(failed.is_empty(), "{} of {}: {:?}", failed.len(), shots.len(), failed.first());
 
     eventually(Duration::from_secs(20), "the containers are the same", || {
-        let now = containers(&cluster);
+        let now = cluster.containers();
         if now == before { Ok(()) } else { Err(format!("{now:?} instead of {before:?}")) }
     });
     cluster.stop();
     leaves_nothing(&cluster);
-}
-
-/// Five pods, and the address of their service.
-fn hello(cluster: &Cluster) -> SocketAddr {
-    let manifest = workspace().join("examples/hello.yaml");
-    cluster.kubectl(&["apply", "-f", manifest.to_str().unwrap()]).ok();
-    cluster.pods_ready("app=hello", 5, Duration::from_secs(60));
-    let service = cluster.json(&["service", "hello"]);
-    let address: IpAddr = service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
-    let address = SocketAddr::new(address, 80);
-    eventually(Duration::from_secs(10), "the service answers", || get(address, "/"));
-    address
 }
 
 #[test]
@@ -64,7 +52,7 @@ fn an_isolated_node_is_replaced_and_comes_back() {
         return;
     }
     let cluster = Cluster::start(NODES);
-    let address = hello(&cluster);
+    let address = cluster.hello();
     // Upstream calls a zone disrupted from three lost nodes on, if they are the most of it.
     most_nodes_vanish(&cluster, &["node-2", "node-3", "node-4"]);
     most_nodes_vanish(&cluster, &["node-1"]);
@@ -77,7 +65,7 @@ const ALL: usize = NODES as usize;
 /// That looks like a network that failed: nothing is thrown out. With the server on node-1
 /// isolated, the others are the lost ones.
 fn most_nodes_vanish(cluster: &Cluster, isolated: &[&str]) {
-    let before = containers(cluster);
+    let before = cluster.containers();
     for node in isolated {
         cluster.chaos("isolate", node);
     }
@@ -96,7 +84,7 @@ fn most_nodes_vanish(cluster: &Cluster, isolated: &[&str]) {
     }
     nodes_ready(cluster, ALL, Duration::from_secs(15));
     cluster.pods_ready("app=hello", 5, Duration::from_secs(15));
-    assert_eq!(containers(cluster), before, "no container was started again");
+    assert_eq!(cluster.containers(), before, "no container was started again");
 }
 
 fn one_node_vanishes(cluster: &Cluster, address: SocketAddr) {
@@ -186,34 +174,14 @@ fn second_on_the_same_folder(cluster: &mut Cluster) {
     assert!(refused.contains(&cluster.pid().to_string()), "{refused}");
 }
 
-/// Container ids and restart counts of all pods.
-fn containers(cluster: &Cluster) -> BTreeSet<(String, i64)> {
-    let pods = cluster.json(&["pods"]);
-    let statuses = pods["items"].as_array().into_iter().flatten();
-    statuses
-        .flat_map(|pod| pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default())
-        .map(|status| {
-            let id = status["containerID"].as_str().unwrap_or_default().to_owned();
-            (id, status["restartCount"].as_i64().unwrap_or(-1))
-        })
-        .collect()
-}
-
 /// Kills the cluster's processes of one role with -9; returns how many.
 fn kill(cluster: &Cluster, role: &str) -> usize {
-    let dir = cluster.dir.canonicalize().unwrap().display().to_string();
-    let mut killed = 0;
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let text = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&text).replace('\0', " ");
-        if words.starts_with(&dir) && words.contains(&format!("atoll {role}")) {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            killed += 1;
-        }
+    let pids = cluster.pids(role);
+    for pid in &pids {
+        let pid = rustix::process::Pid::from_raw(*pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
-    killed
+    pids.len()
 }
 
 fn leaves_nothing(cluster: &Cluster) {

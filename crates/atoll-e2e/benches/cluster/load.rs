@@ -3,12 +3,10 @@
 use crate::figure::Figure;
 use atoll_e2e::{
     Cluster,
-    cluster::{is_ready, workspace},
-    eventually,
-    http::{Load, Origin, Shot, get},
+    http::{Load, Origin, Shot},
 };
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -26,7 +24,7 @@ pub fn node_kill(runs: usize) -> Vec<Figure> {
     let mut failing = Figure::new(what, "s", "3 s");
     let mut failed = Figure::new("the same: requests that failed", "% of those", "");
     let cluster = Cluster::start(3);
-    let address = serve(&cluster);
+    let address = cluster.hello();
     for _ in 0..runs {
         let load = start_load(&cluster, address);
         let load_began = Instant::now();
@@ -34,7 +32,7 @@ pub fn node_kill(runs: usize) -> Vec<Figure> {
         let killed = Instant::now();
         cluster.chaos("kill", VICTIM);
         let killed_at = killed.duration_since(load_began);
-        wait_ready_elsewhere(&cluster);
+        cluster.ready_elsewhere("app=hello", VICTIM, 5, Duration::from_secs(60));
         back.add(killed.elapsed().as_secs_f64());
         sleep(Duration::from_secs(3));
         let shots = load.stop();
@@ -52,7 +50,7 @@ pub fn rolling(runs: usize) -> Vec<Figure> {
     let mut time = Figure::new("rolling update of 5 replicas under 200 requests/s", "s", "");
     let mut failed = Figure::new("the same: requests that failed", "", "0");
     let cluster = Cluster::start(3);
-    let address = serve(&cluster);
+    let address = cluster.hello();
     for run in 0..runs {
         let load = start_load(&cluster, address);
         sleep(Duration::from_secs(1));
@@ -68,39 +66,14 @@ pub fn rolling(runs: usize) -> Vec<Figure> {
     vec![time, failed]
 }
 
-fn serve(cluster: &Cluster) -> SocketAddr {
-    let manifest = workspace().join("examples/hello.yaml");
-    cluster.kubectl(&["apply", "-f", manifest.to_str().unwrap()]).ok();
-    cluster.pods_ready("app=hello", 5, Duration::from_secs(60));
-    let service = cluster.json(&["service", "hello"]);
-    let address: IpAddr = service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
-    let address = SocketAddr::new(address, 80);
-    eventually(Duration::from_secs(10), "the service answers", || get(address, "/"));
-    address
-}
-
 fn start_load(cluster: &Cluster, address: SocketAddr) -> Load {
     let origin = Origin::Namespace(cluster.netns(FROM));
     Load::start_from(&origin, address, "/", PER_SECOND, WORKERS)
 }
 
-fn wait_ready_elsewhere(cluster: &Cluster) {
-    eventually(Duration::from_secs(60), "five pods on two nodes", || {
-        let pods = cluster.json(&["pods", "-l", "app=hello"]);
-        let all = pods["items"].as_array().into_iter().flatten();
-        match all.filter(|pod| is_ready(pod) && pod["spec"]["nodeName"] != VICTIM).count() {
-            5 => Ok(()),
-            count => Err(format!("{count} ready")),
-        }
-    });
-}
-
 /// Brings pods to the healed node again.
 fn rebalance(cluster: &Cluster) {
-    eventually(Duration::from_secs(60), "the node is ready again", || {
-        let node = cluster.kubectl(&["get", "node", VICTIM]).ok();
-        if node.contains(" Ready ") { Ok(()) } else { Err(node) }
-    });
+    cluster.node_ready(VICTIM, Duration::from_secs(60));
     cluster.kubectl(&["rollout", "restart", "deployment/hello"]).ok();
     cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=120s"]).ok();
     cluster.pods_ready("app=hello", 5, Duration::from_secs(60));
