@@ -31,4 +31,4 @@ pub use signers::{
     KUBE_APISERVER_CLIENT_SIGNER, KUBELET_CLIENT_SIGNER, KUBELET_SERVING_SIGNER, NODE_USER_PREFIX,
     NODES_GROUP, SignerError, SignerRequest, node_client_leaf, node_serving_leaf, sign,
 };
-pub use token::{JoinToken, TokenError, TokenRecord};
+pub use token::{JoinToken, TokenError, TokenRecord, TokenUse};

@@ -1,4 +1,5 @@
-//! Join tokens: `atoll1.<SHA-256 of the serving authority>.<id>.<secret>`.
+//! Join tokens: `atoll1.<SHA-256 of the serving authority>.<id>.<secret>` lets a node join,
+//! `atoll1-server.…` a server.
 //!
 //! The hash lets the joining machine recognise the cluster before it says anything; the
 //! secret lets the cluster recognise the machine, once. The server stores only a
@@ -13,15 +14,22 @@ use crate::authority::{fingerprint, hex};
 use crate::error::IdentityError;
 use crate::leaf::random;
 
-const VERSION: &str = "atoll1";
 const HASH_CHARS: usize = 64;
 const ID_BYTES: usize = 5;
 /// 128 bits: guessing is hopeless, so one round of SHA-256 is enough to store it.
 const SECRET_BYTES: usize = 16;
 
+/// Whom a token lets in. A server gets the keys of the whole cluster, a node one certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenUse {
+    Agent,
+    Server,
+}
+
 /// A token as it is typed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
+    pub usage: TokenUse,
     pub authority_hash: String,
     pub id: String,
     secret: String,
@@ -30,6 +38,7 @@ pub struct JoinToken {
 /// What the server keeps of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRecord {
+    pub usage: TokenUse,
     pub id: String,
     /// SHA-256 of the secret in hex.
     pub secret_hash: String,
@@ -42,7 +51,7 @@ pub struct TokenRecord {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     #[error(
-        "this is not a join token; it must look like {VERSION}.<hash>.<id>.<secret>, as `atoll token create` prints it"
+        "this is not a join token; it must look like atoll1.<hash>.<id>.<secret>, as `atoll token create` prints it"
     )]
     Malformed,
     #[error(
@@ -54,14 +63,54 @@ pub enum TokenError {
     #[error("join token {id} expired at {expires_at}; create a new one with `atoll token create`")]
     Expired { id: String, expires_at: Timestamp },
     #[error(
+        "join token {id} lets {} join, not {}; create another with `{}`",
+        .has.who(), .needs.who(), .needs.command()
+    )]
+    WrongUse { id: String, has: TokenUse, needs: TokenUse },
+    #[error(
         "join token {id} was already used by node {node:?}; a token lets one node join, create another with `atoll token create`"
     )]
     Used { id: String, node: String },
 }
 
+impl TokenUse {
+    pub const ALL: [Self; 2] = [Self::Agent, Self::Server];
+
+    /// What a token for this begins with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Agent => "atoll1",
+            Self::Server => "atoll1-server",
+        }
+    }
+
+    fn who(self) -> &'static str {
+        match self {
+            Self::Agent => "a node",
+            Self::Server => "a server",
+        }
+    }
+
+    fn command(self) -> &'static str {
+        match self {
+            Self::Agent => "atoll token create",
+            Self::Server => "atoll token create --usage server",
+        }
+    }
+}
+
 impl JoinToken {
-    /// Makes a token for the cluster whose serving authority has this certificate.
+    /// Makes a token with which a node can join the cluster whose serving authority has this
+    /// certificate.
     pub fn create(
+        serving_authority_der: &[u8],
+        expires_at: Timestamp,
+    ) -> Result<(Self, TokenRecord), IdentityError> {
+        Self::create_for(TokenUse::Agent, serving_authority_der, expires_at)
+    }
+
+    pub fn create_for(
+        usage: TokenUse,
         serving_authority_der: &[u8],
         expires_at: Timestamp,
     ) -> Result<(Self, TokenRecord), IdentityError> {
@@ -69,11 +118,13 @@ impl JoinToken {
         random(&mut id)?;
         random(&mut secret)?;
         let token = Self {
+            usage,
             authority_hash: fingerprint(serving_authority_der),
             id: hex(&id),
             secret: hex(&secret),
         };
         let record = TokenRecord {
+            usage,
             id: token.id.clone(),
             secret_hash: token.secret_hash(),
             expires_at,
@@ -85,30 +136,46 @@ impl JoinToken {
     /// Reads a token as typed; surrounding white space is forgiven.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         let mut parts = text.trim().split('.');
-        let (Some(VERSION), Some(hash), Some(id), Some(secret), None) =
+        let (Some(prefix), Some(hash), Some(id), Some(secret), None) =
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(TokenError::Malformed);
         };
+        let usage = TokenUse::ALL.into_iter().find(|usage| usage.prefix() == prefix);
+        let usage = usage.ok_or(TokenError::Malformed)?;
         let fits = |part: &str, length: usize| {
             part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         };
         if !fits(hash, HASH_CHARS) || !fits(id, ID_BYTES * 2) || !fits(secret, SECRET_BYTES * 2) {
             return Err(TokenError::Malformed);
         }
-        Ok(Self { authority_hash: hash.to_owned(), id: id.to_owned(), secret: secret.to_owned() })
+        Ok(Self {
+            usage,
+            authority_hash: hash.to_owned(),
+            id: id.to_owned(),
+            secret: secret.to_owned(),
+        })
     }
 
     /// Whether bearer text could be a join token at all.
     #[must_use]
     pub fn looks_like(text: &str) -> bool {
-        text.starts_with(VERSION) && text.as_bytes().get(VERSION.len()) == Some(&b'.')
+        let prefix = text.split_once('.').map(|(prefix, _)| prefix);
+        TokenUse::ALL.iter().any(|usage| prefix == Some(usage.prefix()))
     }
 
     /// The text to hand to the joining machine.
     #[must_use]
     pub fn reveal(&self) -> String {
-        format!("{VERSION}.{}.{}.{}", self.authority_hash, self.id, self.secret)
+        format!("{}.{}.{}.{}", self.usage.prefix(), self.authority_hash, self.id, self.secret)
+    }
+
+    /// Checks that the token lets in what wants to join.
+    pub fn check_use(&self, needs: TokenUse) -> Result<(), TokenError> {
+        if self.usage == needs {
+            return Ok(());
+        }
+        Err(TokenError::WrongUse { id: self.id.clone(), has: self.usage, needs })
     }
 
     /// Whether the certificate is the serving authority that the token was made for.
@@ -138,6 +205,8 @@ impl JoinToken {
         if record.id != self.id || !same(&record.secret_hash, &self.secret_hash()) {
             return Err(unknown());
         }
+        // Whoever rewrites the beginning of a token does not make it another.
+        self.check_use(record.usage)?;
         if now >= record.expires_at {
             return Err(TokenError::Expired { id: self.id.clone(), expires_at: record.expires_at });
         }

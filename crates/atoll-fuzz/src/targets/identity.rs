@@ -29,7 +29,10 @@ fn join_token(input: &[u8]) {
 fn token_seeds() -> Vec<Vec<u8>> {
     let digits = "0123456789abcdef";
     let hash = digits.repeat(4);
-    texts(&[&format!(" atoll1.{hash}.0123456789.{} \n", digits.repeat(2))])
+    texts(&[
+        &format!(" atoll1.{hash}.0123456789.{} \n", digits.repeat(2)),
+        &format!("atoll1-server.{hash}.0123456789.{}", digits.repeat(2)),
+    ])
 }
 
 fn account_token(input: &[u8]) {

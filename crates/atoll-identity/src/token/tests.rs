@@ -74,3 +74,21 @@ fn debug_output_keeps_the_secret() {
     let (token, _) = token();
     assert!(!format!("{token:?}").contains(&token.secret));
 }
+
+#[test]
+fn a_token_lets_in_what_it_was_made_for() {
+    let made = JoinToken::create_for(TokenUse::Server, b"the authority", at(1_000)).unwrap();
+    let (server, record) = made;
+    assert!(server.reveal().starts_with("atoll1-server."), "{server:?}");
+    assert!(JoinToken::looks_like(&server.reveal()) && JoinToken::looks_like("atoll1.x"));
+    assert!(!JoinToken::looks_like("atoll1-agent.x") && !JoinToken::looks_like("atoll1"));
+    let read = JoinToken::parse(&server.reveal()).unwrap();
+    assert_eq!(read, server);
+    assert_eq!(read.check(Some(&record), at(1)), Ok(()));
+    let refused = read.check_use(TokenUse::Agent).unwrap_err().to_string();
+    assert!(refused.contains("lets a server join, not a node"), "{refused}");
+    let rewritten = server.reveal().replace("atoll1-server.", "atoll1.");
+    let rewritten = JoinToken::parse(&rewritten).unwrap();
+    let refused = rewritten.check(Some(&record), at(1)).unwrap_err().to_string();
+    assert!(refused.contains("token create --usage server"), "{refused}");
+}
