@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use atoll_backup::{age, archive};
+
 use super::texts;
 use crate::Target;
 
@@ -14,6 +16,8 @@ pub(super) const TARGETS: &[Target] = &[
         seeds: atoll_store::fuzz::records,
     },
     Target { name: "store_snapshot", run: store_snapshot, seeds: atoll_store::fuzz::wholes },
+    Target { name: "backup", run: backup, seeds: backup_seeds },
+    Target { name: "backup_contents", run: backup_contents, seeds: backup_contents_seeds },
     Target { name: "member_file", run: atoll_store::fuzz::member, seeds: member_seeds },
     Target { name: "dns_files", run: atoll_dns::fuzz::files, seeds: dns_file_seeds },
     Target { name: "pod_checkpoint", run: checkpoint, seeds: checkpoint_seeds },
@@ -30,6 +34,64 @@ fn wal_segment(input: &[u8]) {
 fn store_snapshot(input: &[u8]) {
     atoll_store::fuzz::whole(input);
     atoll_store::fuzz::whole(&atoll_store::fuzz::with_whole_checksums(input));
+}
+
+fn backup_key() -> (age::Lock, Option<age::Key>) {
+    let text = "AGE-SECRET-KEY-1AEPGYREC4FYCHRZP8JPL9X0S7GEJ83ZJXEDTW6SVTG7GSECQN07QRU9GRZ";
+    let keys = age::Identity::parse_file(text).ok();
+    let recipients = keys.iter().flatten().flat_map(age::Identity::recipient).collect();
+    (age::Lock::Recipients(recipients), keys.map(age::Key::Identities))
+}
+
+/// For a key: trying a passphrase takes half a second.
+fn backup(input: &[u8]) {
+    let Some(key) = backup_key().1 else { return };
+    let (mut opener, mut out) = (age::Opener::new(key), Vec::new());
+    if opener.push(input, &mut out).is_ok() {
+        drop(opener.finish(&mut out));
+    }
+    assert!(out.len() <= input.len());
+}
+
+fn backup_seeds() -> Vec<Vec<u8>> {
+    let sealed = |bytes: usize| {
+        let (mut sealer, mut out) = age::Sealer::new(&backup_key().0).ok()?;
+        sealer.push(&vec![b'c'; bytes], &mut out).ok()?;
+        sealer.finish(&mut out).ok()?;
+        Some(out)
+    };
+    [0, 100, 70_000].into_iter().filter_map(sealed).collect()
+}
+
+fn backup_contents(input: &[u8]) {
+    let mut reader = archive::Reader::new();
+    for piece in input.chunks(7) {
+        if reader.push(piece).is_err() {
+            return;
+        }
+    }
+    if let Ok(manifest) = reader.finish() {
+        assert!(manifest.keys.iter().all(|key| !key.name.contains('/') && key.content().is_ok()));
+        let mut again = archive::Reader::new();
+        let encoded = manifest.encode().unwrap_or_default();
+        assert!(again.push(&encoded).is_ok_and(<[u8]>::is_empty));
+        assert!(again.finish().is_ok_and(|read| read == manifest));
+    }
+}
+
+fn backup_contents_seeds() -> Vec<Vec<u8>> {
+    let manifest = archive::Manifest {
+        cluster_id: "00112233445566778899aabbccddeeff".into(),
+        taken_at: "2026-11-25T12:00:00Z".into(),
+        release: "0.1.0".into(),
+        servers: vec!["server-1".into()],
+        cluster_revision: 812,
+        applications_revision: 1,
+        keys: vec![archive::KeyFile::new("client-ca.key".into(), true, b"key")],
+    };
+    let mut bytes = manifest.encode().unwrap_or_default();
+    bytes.extend_from_slice(b"ATWHOLE");
+    vec![bytes]
 }
 
 fn member_seeds() -> Vec<Vec<u8>> {
