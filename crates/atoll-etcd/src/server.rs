@@ -1,1 +1,179 @@
-//! The etcd v3 API over a [`KvStore`](atoll_store::kv::KvStore).
+//! The etcd v3 API over a [`KvStore`].
+//!
+//! It takes connections and a TLS configuration and reads no files. What is answered, codes and
+//! texts included, is what etcd answers; [`ETCD_VERSION`] is the one it says it is.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_store::cluster::{ClusterControl, Membership};
+use atoll_store::kv::{Consistency, KeyRange, KvStore, RangeRequest, Revision};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use crate::proto::etcdserverpb::ResponseHeader;
+
+mod auth;
+mod cluster;
+mod connection;
+mod convert;
+mod error;
+mod fuzz;
+mod hash;
+mod kv;
+mod lease;
+mod maintenance;
+mod order;
+mod router;
+mod sole;
+mod tls;
+mod watch_stream;
+
+#[doc(hidden)]
+pub use fuzz::{request as fuzz_request, requests as fuzz_requests};
+pub use sole::SoleMember;
+pub use tls::{TlsError, tls_config};
+
+/// What `Maintenance.Status` reports: clients look for features by it.
+pub const ETCD_VERSION: &str = "3.6.8";
+
+/// What a server is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    /// Of the keyspace; it is reported, the store enforces it.
+    pub quota_bytes: u64,
+    /// A request that writes, as it would stand in etcd's log.
+    pub request_bytes_max: usize,
+    /// Compares, and operations of each branch, of one transaction.
+    pub txn_operations_max: usize,
+    /// A watch that asked for it hears this often how far it has come.
+    pub progress_every: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster_id: 0,
+            member_id: 0,
+            quota_bytes: 4 << 30,
+            request_bytes_max: 1_572_864,
+            txn_operations_max: 128,
+            progress_every: Duration::from_secs(600),
+        }
+    }
+}
+
+/// gRPC messages may be this much larger than requests.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// Streams that ask for a leader end after this long without one: an election may come between.
+const LEADERLESS_MAX: Duration = Duration::from_secs(3);
+
+/// The API, ready to serve connections. Clones are the same server.
+#[derive(Clone)]
+pub struct EtcdServer {
+    router: router::Router,
+    stop: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl EtcdServer {
+    pub fn new(
+        store: Arc<dyn KvStore>,
+        control: Arc<dyn ClusterControl>,
+        config: Config,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let membership = control.watch_membership();
+        let core = Core { store, control, membership, config, stop: stop.clone() };
+        Self {
+            router: router::Router::new(&Shared(Arc::new(core))),
+            stop,
+            connections: TaskTracker::new(),
+        }
+    }
+}
+
+/// The services are written on this, so that streams can outlive the call that began them.
+#[derive(Clone)]
+struct Shared(Arc<Core>);
+
+impl Deref for Shared {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.0
+    }
+}
+
+/// What all services share.
+struct Core {
+    store: Arc<dyn KvStore>,
+    control: Arc<dyn ClusterControl>,
+    membership: watch::Receiver<Membership>,
+    config: Config,
+    stop: CancellationToken,
+}
+
+impl Core {
+    /// 0 leaves the revision out, as etcd does in some answers.
+    fn header(&self, revision: Revision) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            cluster_id: self.config.cluster_id,
+            member_id: self.config.member_id,
+            revision,
+            raft_term: self.membership.borrow().term,
+        })
+    }
+
+    /// The keyspace's revision as this member knows it.
+    async fn revision(&self) -> Result<Revision, Status> {
+        let mut nothing = RangeRequest::new(KeyRange::single(&b"\0"[..]));
+        nothing.count_only = true;
+        nothing.consistency = Consistency::Serializable;
+        let read = self.store.range(nothing).await;
+        Ok(read.map_err(|error| error::status(&error))?.revision)
+    }
+
+    /// For answers of calls that do not say at which revision they were done.
+    async fn current_header(&self) -> Result<Option<ResponseHeader>, Status> {
+        Ok(self.header(self.revision().await?))
+    }
+
+    fn has_leader(&self) -> bool {
+        self.membership.borrow().leader.is_some()
+    }
+
+    /// Ends when a call that asked for a leader has been without one for too long.
+    fn leader_lost(&self, metadata: &MetadataMap) -> BoxFuture<'static, ()> {
+        if !router::requires_leader(metadata.as_ref()) {
+            return std::future::pending().boxed();
+        }
+        let mut membership = self.membership.clone();
+        async move {
+            loop {
+                if membership.wait_for(|now| now.leader.is_none()).await.is_err() {
+                    return std::future::pending().await;
+                }
+                let found = membership.wait_for(|now| now.leader.is_some());
+                if tokio::time::timeout(LEADERLESS_MAX, found).await.is_err() {
+                    return;
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn is_learner(&self) -> bool {
+        let membership = self.membership.borrow();
+        membership.member(self.config.member_id).is_some_and(|member| member.is_learner)
+    }
+}

@@ -1,0 +1,118 @@
+//! Connections: TLS, HTTP/2, and their end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::EtcdServer;
+
+/// Connections open at once; further ones wait in the listener.
+const CONNECTIONS_MAX: usize = 10_000;
+/// A client that takes longer to finish its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Calls at once on one connection: a client has one connection for all its watches.
+const STREAMS_MAX: u32 = 100_000;
+/// What a client may send before it is read. h2 closes a connection whose unread small frames
+/// exceed half of it, so it is larger than a client fills with small requests.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// How often a silent client is asked whether it is there, and how long it may think.
+const PING_EVERY: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long calls may take to finish once the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+impl EtcdServer {
+    /// Serves the connections of a stream until `stop`, then lets running calls finish. With
+    /// TLS when there is a configuration, plainly otherwise.
+    pub async fn serve<S>(
+        &self,
+        mut connections: S,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        stop: CancellationToken,
+    ) where
+        S: Stream<Item = (TcpStream, Option<SocketAddr>)> + Send + Unpin,
+    {
+        let acceptor = tls.map(TlsAcceptor::from);
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(permit) = permits.clone().acquire_owned().await else { break };
+            let next = tokio::select! {
+                () = stop.cancelled() => break,
+                next = connections.next() => next,
+            };
+            let Some((stream, remote)) = next else { break };
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "no TCP_NODELAY");
+            }
+            let server = self.clone();
+            let acceptor = acceptor.clone();
+            self.connections.spawn(async move {
+                server.serve_accepted(stream, remote, acceptor).await;
+                drop(permit);
+            });
+        }
+        self.stop.cancel();
+        self.connections.close();
+        if tokio::time::timeout(DRAIN, self.connections.wait()).await.is_err() {
+            tracing::warn!("calls were still running when the etcd API stopped");
+        }
+    }
+
+    async fn serve_accepted(
+        self,
+        stream: TcpStream,
+        remote: Option<SocketAddr>,
+        acceptor: Option<TlsAcceptor>,
+    ) {
+        let Some(acceptor) = acceptor else {
+            return self.serve_connection(stream).await;
+        };
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve_connection(stream).await,
+            Ok(Err(error)) => tracing::debug!(?remote, %error, "TLS handshake failed"),
+            Err(_elapsed) => tracing::debug!(?remote, "TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_connection<I>(self, stream: I)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let router = self.router;
+        let service = service_fn(move |request| {
+            let router = router.clone();
+            async move { Ok::<_, Infallible>(router.serve(request).await) }
+        });
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = self.stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}

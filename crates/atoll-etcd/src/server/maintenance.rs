@@ -1,0 +1,171 @@
+//! The Maintenance service: what operators ask a server.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use tonic::{Request, Response, Status};
+
+use super::hash::{self, HistoryHash};
+use super::{Core, ETCD_VERSION, Shared, error};
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
+use crate::proto::etcdserverpb::maintenance_server::Maintenance;
+use crate::proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
+};
+
+/// The version of etcd whose files a snapshot has.
+const STORAGE_VERSION: &str = "3.6.0";
+
+type Snapshots = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
+
+impl Core {
+    async fn hash(&self, at: i64) -> Result<HistoryHash, Status> {
+        let hashed = hash::history_hash(self.store.as_ref(), at).await;
+        hashed.map_err(|error| error::status(&error))
+    }
+
+    /// The alarm is up while a request of the largest size would find no space.
+    async fn alarms(&self) -> Result<Vec<AlarmMember>, Status> {
+        let status = self.store.status().await.map_err(|error| error::status(&error))?;
+        let needed = status.live_bytes + self.config.request_bytes_max as u64;
+        if needed <= self.config.quota_bytes {
+            return Ok(Vec::new());
+        }
+        let member_id = self.config.member_id;
+        Ok(vec![AlarmMember { member_id, alarm: AlarmType::Nospace.into() }])
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for Shared {
+    async fn alarm(
+        &self,
+        request: Request<AlarmRequest>,
+    ) -> Result<Response<AlarmResponse>, Status> {
+        let alarms = match AlarmAction::try_from(request.get_ref().action) {
+            Ok(AlarmAction::Get) => self.alarms().await?,
+            // One that has a cause stays; one that has none is not up.
+            Ok(AlarmAction::Deactivate) => Vec::new(),
+            Ok(AlarmAction::Activate) | Err(_) => return Err(error::NO_ALARM_BY_HAND.into()),
+        };
+        Ok(Response::new(AlarmResponse { header: self.current_header().await?, alarms }))
+    }
+
+    async fn status(
+        &self,
+        _request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        let status = self.store.status().await.map_err(|error| error::status(&error))?;
+        let leader = self.membership.borrow().leader;
+        let mut errors: Vec<String> = Vec::new();
+        if leader.is_none() {
+            errors.push(error::NO_LEADER.status().message().to_owned());
+        }
+        for alarm in self.alarms().await? {
+            let kind = alarm.alarm().as_str_name();
+            errors.push(format!("memberID:{} alarm:{kind} ", alarm.member_id));
+        }
+        Ok(Response::new(StatusResponse {
+            header: self.header(status.revision),
+            version: ETCD_VERSION.to_owned(),
+            db_size: size(status.disk_bytes),
+            leader: leader.unwrap_or(0),
+            raft_index: status.raft_index,
+            raft_term: status.raft_term,
+            raft_applied_index: status.applied_index,
+            errors,
+            db_size_in_use: size(status.live_bytes),
+            is_learner: self.is_learner(),
+            storage_version: STORAGE_VERSION.to_owned(),
+            db_size_quota: size(self.config.quota_bytes),
+            downgrade_info: Some(DowngradeInfo::default()),
+        }))
+    }
+
+    /// Space is given back all the time; there is nothing to do at once.
+    async fn defragment(
+        &self,
+        _request: Request<DefragmentRequest>,
+    ) -> Result<Response<DefragmentResponse>, Status> {
+        Ok(Response::new(DefragmentResponse { header: self.current_header().await? }))
+    }
+
+    async fn hash(&self, _request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let hashed = Core::hash(self, 0).await?;
+        let header = self.header(hashed.revision);
+        Ok(Response::new(HashResponse { header, hash: hashed.hash }))
+    }
+
+    async fn hash_kv(
+        &self,
+        request: Request<HashKvRequest>,
+    ) -> Result<Response<HashKvResponse>, Status> {
+        let hashed = Core::hash(self, request.into_inner().revision).await?;
+        Ok(Response::new(HashKvResponse {
+            header: self.header(hashed.revision),
+            hash: hashed.hash,
+            // Etcd says so before its first compaction.
+            compact_revision: if hashed.compact_revision == 0 {
+                -1
+            } else {
+                hashed.compact_revision
+            },
+            hash_revision: hashed.hash_revision,
+        }))
+    }
+
+    type SnapshotStream = Snapshots;
+
+    async fn snapshot(
+        &self,
+        _request: Request<SnapshotRequest>,
+    ) -> Result<Response<Snapshots>, Status> {
+        Err(Status::unimplemented("etcdserver: snapshots are not served yet"))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
+        let target = request.into_inner().target_id;
+        let leader = self.membership.borrow().leader;
+        if leader != Some(self.config.member_id) {
+            return Err(error::NOT_LEADER.into());
+        }
+        if !self.membership.borrow().voters().any(|member| member.id == target) {
+            return Err(error::BAD_TRANSFEREE.into());
+        }
+        if leader != Some(target) {
+            let moved = self.control.transfer_leadership(Some(target)).await;
+            moved.map_err(|error| error::status(&error))?;
+        }
+        Ok(Response::new(MoveLeaderResponse { header: self.current_header().await? }))
+    }
+
+    async fn downgrade(
+        &self,
+        request: Request<DowngradeRequest>,
+    ) -> Result<Response<DowngradeResponse>, Status> {
+        let request = request.into_inner();
+        let refusal = match request.action() {
+            DowngradeAction::Cancel => error::NO_DOWNGRADE,
+            _ if !is_version(&request.version) => error::DOWNGRADE_FORMAT,
+            // There is no older release of this store that is an etcd.
+            DowngradeAction::Validate | DowngradeAction::Enable => error::DOWNGRADE_TARGET,
+        };
+        Err(refusal.into())
+    }
+}
+
+fn is_version(text: &str) -> bool {
+    let parts: Vec<_> = text.split('.').map(str::parse::<u32>).collect();
+    parts.len() == 3 && parts.iter().all(Result::is_ok)
+}
+
+fn size(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,142 @@
+//! From a path to the service it names, and what etcd asks of every call.
+
+use std::convert::Infallible;
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::{Code, Status};
+
+use super::{MESSAGE_OVERHEAD_BYTES, Shared, error};
+use crate::proto::etcdserverpb::auth_server::AuthServer;
+use crate::proto::etcdserverpb::cluster_server::ClusterServer;
+use crate::proto::etcdserverpb::kv_server::KvServer;
+use crate::proto::etcdserverpb::lease_server::LeaseServer;
+use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::proto::etcdserverpb::watch_server::WatchServer;
+
+/// A call with this header is refused, and a stream ends, where there is no leader.
+const REQUIRE_LEADER: &str = "hasleader";
+/// What a server without a vote answers; ranges are looked at closer.
+const FOR_LEARNERS: &[&str] = &[
+    "/etcdserverpb.KV/Range",
+    "/etcdserverpb.Maintenance/Status",
+    "/etcdserverpb.Maintenance/Snapshot",
+];
+
+#[derive(Clone)]
+pub(super) struct Router {
+    shared: Shared,
+    kv: KvServer<Shared>,
+    watch: WatchServer<Shared>,
+    lease: LeaseServer<Shared>,
+    cluster: ClusterServer<Shared>,
+    maintenance: MaintenanceServer<Shared>,
+    auth: AuthServer<Shared>,
+}
+
+impl Router {
+    pub(super) fn new(shared: &Shared) -> Self {
+        let message_bytes_max = shared.config.request_bytes_max + MESSAGE_OVERHEAD_BYTES;
+        Self {
+            kv: KvServer::new(shared.clone()).max_decoding_message_size(message_bytes_max),
+            watch: WatchServer::new(shared.clone()).max_decoding_message_size(message_bytes_max),
+            lease: LeaseServer::new(shared.clone()).max_decoding_message_size(message_bytes_max),
+            cluster: ClusterServer::new(shared.clone())
+                .max_decoding_message_size(message_bytes_max),
+            maintenance: MaintenanceServer::new(shared.clone())
+                .max_decoding_message_size(message_bytes_max),
+            auth: AuthServer::new(shared.clone()).max_decoding_message_size(message_bytes_max),
+            shared: shared.clone(),
+        }
+    }
+
+    pub(super) async fn serve(self, request: Request<Incoming>) -> Response<Body> {
+        if let Err(refused) = self.check(&request) {
+            return refused.into_http();
+        }
+        let path = request.uri().path().trim_start_matches('/');
+        let (service, method) = path.split_once('/').unwrap_or((path, ""));
+        let unknown = format!("unknown method {method} for service {service}");
+        let answer = match service {
+            "etcdserverpb.KV" => call(self.kv, request).await,
+            "etcdserverpb.Watch" => call(self.watch, request).await,
+            "etcdserverpb.Lease" => call(self.lease, request).await,
+            "etcdserverpb.Cluster" => call(self.cluster, request).await,
+            "etcdserverpb.Maintenance" => call(self.maintenance, request).await,
+            "etcdserverpb.Auth" => call(self.auth, request).await,
+            _ => return Status::unimplemented(format!("unknown service {service}")).into_http(),
+        };
+        reword(answer, &unknown)
+    }
+
+    fn check<B>(&self, request: &Request<B>) -> Result<(), Status> {
+        if requires_leader(request.headers()) && !self.shared.has_leader() {
+            return Err(error::NO_LEADER.into());
+        }
+        if !FOR_LEARNERS.contains(&request.uri().path()) && self.shared.is_learner() {
+            return Err(error::NOT_FOR_LEARNER.into());
+        }
+        Ok(())
+    }
+}
+
+async fn call<S>(mut service: S, request: Request<Incoming>) -> Response<Body>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+{
+    match service.call(request).await {
+        Ok(answer) => answer,
+        Err(never) => match never {},
+    }
+}
+
+pub(super) fn requires_leader(headers: &HeaderMap) -> bool {
+    headers.get(REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true")
+}
+
+/// A refusal that was made before the service saw the call, in etcd's words: clients match them.
+fn reword(answer: Response<Body>, unknown: &str) -> Response<Body> {
+    let Some(status) = answer.headers().get(Status::GRPC_STATUS) else { return answer };
+    let code = Code::from_bytes(status.as_bytes());
+    let message = answer.headers().get(Status::GRPC_MESSAGE).map(HeaderValue::as_bytes);
+    match (code, message) {
+        (Code::Unimplemented, None) => Status::unimplemented(unknown).into_http(),
+        (Code::OutOfRange, Some(message)) => match sizes(message) {
+            Some((found, limit)) => Status::resource_exhausted(format!(
+                "grpc: received message larger than max ({found} vs. {limit})"
+            ))
+            .into_http(),
+            None => answer,
+        },
+        (Code::Internal, Some(_)) => match Status::from_header_map(answer.headers()) {
+            Some(status) if status.message().starts_with(UNDECODABLE) => {
+                let why = status.message().trim_start_matches(UNDECODABLE);
+                Status::internal(format!("grpc: error unmarshalling request: {why}")).into_http()
+            }
+            _ => answer,
+        },
+        _ => answer,
+    }
+}
+
+/// How tonic begins to say that a message was no protobuf.
+const UNDECODABLE: &str = "failed to decode Protobuf message: ";
+
+/// The two numbers of tonic's refusal of a message that is too large.
+fn sizes(message: &[u8]) -> Option<(u64, u64)> {
+    let message = std::str::from_utf8(message).ok()?;
+    if !message.contains("length%20too%20large") && !message.contains("length too large") {
+        return None;
+    }
+    let decoded = message.replace("%20", " ");
+    let numbers: Vec<u64> = decoded
+        .split(|character: char| !character.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect();
+    match numbers.as_slice() {
+        [found, limit] => Some((*found, *limit)),
+        _ => None,
+    }
+}

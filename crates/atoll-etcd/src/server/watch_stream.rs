@@ -1,0 +1,367 @@
+//! The Watch service: one stream carries many watches.
+//!
+//! Nothing is queued for a watch: the stream asks its watches for more when its client has
+//! taken what it was sent, and a watch that is behind reads from the store again.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use atoll_store::kv::{Error, EventKind, Result as StoreResult, WatchBatch};
+use futures::future::BoxFuture;
+use futures::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
+use futures::{Stream, StreamExt};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Core, MESSAGE_OVERHEAD_BYTES, Shared, convert, error};
+use crate::proto::etcdserverpb::watch_create_request::FilterType;
+use crate::proto::etcdserverpb::watch_request::RequestUnion;
+use crate::proto::etcdserverpb::watch_server::Watch;
+use crate::proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use crate::proto::mvccpb;
+
+mod fragment;
+
+/// The id of answers that are about no watch, or about all of them.
+const NO_WATCH: i64 = -1;
+const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
+const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
+/// Watches of one stream; more are refused.
+const WATCHES_MAX: usize = 100_000;
+/// Progress requests waiting for a stream's watches; more are one with the last.
+const PROGRESS_MAX: usize = 64;
+
+type Answers = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+/// What a watch has brought, with the watch's serial number; `None` is its end.
+type Brought = (u64, Option<StoreResult<WatchBatch>>);
+
+#[tonic::async_trait]
+impl Watch for Shared {
+    type WatchStream = Answers;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<WatchRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let leader_lost = self.leader_lost(request.metadata());
+        let session = Session::new(self.0.clone(), request.into_inner(), leader_lost);
+        let answers = futures::stream::unfold(Some(session), |session| async move {
+            let mut session = session?;
+            let answer = session.next().await?;
+            let goes_on = answer.is_ok();
+            Some((answer, goes_on.then_some(session)))
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+}
+
+struct Session {
+    core: Arc<Core>,
+    requests: Streaming<WatchRequest>,
+    leader_lost: BoxFuture<'static, ()>,
+    watches: HashMap<i64, Watched>,
+    /// A watch's id may be used again, its serial number is not.
+    serials: HashMap<u64, i64>,
+    batches: SelectAll<BoxStream<'static, Brought>>,
+    next_serial: u64,
+    next_id: i64,
+    progress_timer: Interval,
+    /// Revisions that all watches have to reach before a request for progress is answered.
+    progress: VecDeque<i64>,
+    /// Made and not yet taken; a step adds a few.
+    ready: VecDeque<WatchResponse>,
+}
+
+struct Watched {
+    serial: u64,
+    request: WatchCreateRequest,
+    abort: AbortHandle,
+    /// Everything up to this revision has been sent.
+    reached: i64,
+    /// Nothing was sent since the timer last looked.
+    is_quiet: bool,
+    /// The timer wants to tell how far it is.
+    tells_progress: bool,
+}
+
+impl Session {
+    fn new(
+        core: Arc<Core>,
+        requests: Streaming<WatchRequest>,
+        leader_lost: BoxFuture<'static, ()>,
+    ) -> Self {
+        let every = core.config.progress_every;
+        let mut progress_timer = tokio::time::interval_at(Instant::now() + every, every);
+        progress_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            core,
+            requests,
+            leader_lost,
+            watches: HashMap::new(),
+            serials: HashMap::new(),
+            batches: SelectAll::new(),
+            next_serial: 0,
+            next_id: 0,
+            progress_timer,
+            progress: VecDeque::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// The next answer; `None` when the client has closed its side, an error is the last.
+    async fn next(&mut self) -> Option<Result<WatchResponse, Status>> {
+        loop {
+            if let Some(answer) = self.ready.pop_front() {
+                return Some(Ok(answer));
+            }
+            let stepped = tokio::select! {
+                request = self.requests.message() => match request {
+                    Ok(Some(request)) => self.on_request(request).await,
+                    Ok(None) => return None,
+                    Err(status) => Err(status),
+                },
+                Some((serial, brought)) = self.batches.next() => self.on_batch(serial, brought),
+                _ = self.progress_timer.tick() => self.on_timer().await,
+                () = self.core.stop.cancelled() => Err(error::STOPPED.into()),
+                () = &mut self.leader_lost => Err(error::NO_LEADER.into()),
+            };
+            if let Err(status) = stepped {
+                return Some(Err(status));
+            }
+        }
+    }
+
+    async fn on_request(&mut self, request: WatchRequest) -> Result<(), Status> {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.create(create).await,
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id).await,
+            Some(RequestUnion::ProgressRequest(_)) => self.ask_progress().await,
+            // A kind that is not known yet; etcd passes over it too.
+            None => Ok(()),
+        }
+    }
+
+    async fn create(&mut self, create: WatchCreateRequest) -> Result<(), Status> {
+        let revision = self.core.revision().await?;
+        let create = normalised(create);
+        let refusal = if is_empty_range(&create) {
+            Some(EMPTY_RANGE.to_owned())
+        } else if create.watch_id != 0 && self.watches.contains_key(&create.watch_id) {
+            Some(DUPLICATE_ID.to_owned())
+        } else if self.watches.len() >= WATCHES_MAX {
+            Some(format!("etcdserver: this stream has {WATCHES_MAX} watches; open another"))
+        } else {
+            None
+        };
+        let mut created = WatchResponse {
+            header: self.core.header(revision),
+            watch_id: NO_WATCH,
+            created: true,
+            ..WatchResponse::default()
+        };
+        if let Some(reason) = refusal {
+            created.canceled = true;
+            created.cancel_reason = reason;
+            self.ready.push_back(created);
+            return Ok(());
+        }
+        created.watch_id = if create.watch_id == 0 { self.free_id() } else { create.watch_id };
+        let id = created.watch_id;
+        self.ready.push_back(created);
+        // Whoever names no start sees all that follows the revision it was told.
+        let start = if create.start_revision > 0 { create.start_revision } else { revision + 1 };
+        self.open(id, create, start);
+        Ok(())
+    }
+
+    fn free_id(&mut self) -> i64 {
+        while self.watches.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    fn open(&mut self, id: i64, request: WatchCreateRequest, start: i64) {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let watch = self.core.store.watch(atoll_store::kv::WatchRequest {
+            range: convert::key_range(&request.key, &request.range_end),
+            start_revision: Some(start),
+            prev_kv: request.prev_kv,
+        });
+        let brought = watch.map(move |batch| (serial, Some(batch)));
+        let end = futures::stream::once(std::future::ready((serial, None)));
+        let (abort, registration) = AbortHandle::new_pair();
+        self.batches.push(Abortable::new(brought.chain(end), registration).boxed());
+        let watched = Watched {
+            serial,
+            request,
+            abort,
+            reached: start - 1,
+            is_quiet: true,
+            tells_progress: false,
+        };
+        self.watches.insert(id, watched);
+        self.serials.insert(serial, id);
+    }
+
+    /// The watch is over for the store; what it had brought is not sent any more.
+    fn close(&mut self, id: i64) -> Option<Watched> {
+        let watched = self.watches.remove(&id)?;
+        watched.abort.abort();
+        self.serials.remove(&watched.serial);
+        Some(watched)
+    }
+
+    async fn cancel(&mut self, id: i64) -> Result<(), Status> {
+        if self.close(id).is_none() {
+            return Ok(());
+        }
+        let revision = self.core.revision().await?;
+        self.ready.push_back(WatchResponse {
+            header: self.core.header(revision),
+            watch_id: id,
+            canceled: true,
+            ..WatchResponse::default()
+        });
+        self.answer_progress();
+        Ok(())
+    }
+
+    fn on_batch(
+        &mut self,
+        serial: u64,
+        brought: Option<StoreResult<WatchBatch>>,
+    ) -> Result<(), Status> {
+        // It was cancelled meanwhile.
+        let Some(id) = self.serials.get(&serial).copied() else { return Ok(()) };
+        match brought {
+            Some(Ok(batch)) => self.send(id, batch),
+            Some(Err(Error::Compacted { compacted, .. })) => {
+                self.close(id);
+                self.ready.push_back(WatchResponse {
+                    header: self.core.header(0),
+                    watch_id: id,
+                    canceled: true,
+                    compact_revision: compacted,
+                    ..WatchResponse::default()
+                });
+                self.answer_progress();
+            }
+            // The store remembers no more for those who are slow; it still has it on disk.
+            Some(Err(Error::WatchTooSlow)) => {
+                if let Some(watched) = self.close(id) {
+                    self.open(id, watched.request, watched.reached + 1);
+                }
+            }
+            Some(Err(error)) => return Err(error::status(&error)),
+            None => return Err(error::STOPPED.into()),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, id: i64, batch: WatchBatch) {
+        let Some(watched) = self.watches.get_mut(&id) else { return };
+        watched.reached = watched.reached.max(batch.revision);
+        let filters = &watched.request.filters;
+        let wanted = |kind| {
+            let filter = match kind {
+                EventKind::Put => FilterType::Noput,
+                EventKind::Delete => FilterType::Nodelete,
+            };
+            !filters.contains(&i32::from(filter))
+        };
+        let is_progress = batch.events.is_empty();
+        let events: Vec<_> = batch
+            .events
+            .into_iter()
+            .filter(|event| wanted(event.kind))
+            .map(|event| mvccpb::Event {
+                r#type: match event.kind {
+                    EventKind::Put => mvccpb::event::EventType::Put.into(),
+                    EventKind::Delete => mvccpb::event::EventType::Delete.into(),
+                },
+                kv: Some(convert::key_value(event.kv)),
+                prev_kv: event.prev_kv.map(convert::key_value),
+            })
+            .collect();
+        let told = is_progress && std::mem::take(&mut watched.tells_progress);
+        if told || !events.is_empty() {
+            watched.is_quiet &= told;
+            let answer = WatchResponse {
+                header: self.core.header(batch.revision),
+                watch_id: id,
+                events,
+                ..WatchResponse::default()
+            };
+            if watched.request.fragment {
+                let bytes_max = self.core.config.request_bytes_max + MESSAGE_OVERHEAD_BYTES;
+                fragment::split(answer, bytes_max, &mut self.ready);
+            } else {
+                self.ready.push_back(answer);
+            }
+        }
+        self.answer_progress();
+    }
+
+    /// Answered once every watch of the stream has sent all up to the present. A watch that
+    /// starts in the future has not, and then there is no answer, as in etcd.
+    async fn ask_progress(&mut self) -> Result<(), Status> {
+        let asked = self.core.store.request_progress().await;
+        let revision = asked.map_err(|error| error::status(&error))?;
+        if self.watches.values().any(|watched| watched.reached > revision) {
+            return Ok(());
+        }
+        if self.progress.len() >= PROGRESS_MAX {
+            self.progress.pop_back();
+        }
+        self.progress.push_back(revision);
+        self.answer_progress();
+        Ok(())
+    }
+
+    fn answer_progress(&mut self) {
+        while let Some(revision) = self.progress.front().copied() {
+            if self.watches.values().any(|watched| watched.reached < revision) {
+                return;
+            }
+            self.progress.pop_front();
+            self.ready.push_back(WatchResponse {
+                header: self.core.header(revision),
+                watch_id: NO_WATCH,
+                ..WatchResponse::default()
+            });
+        }
+    }
+
+    /// Watches that asked for it and had nothing to tell for a while tell how far they are.
+    async fn on_timer(&mut self) -> Result<(), Status> {
+        let mut wanted = false;
+        for watched in self.watches.values_mut() {
+            let asks = watched.request.progress_notify && watched.is_quiet;
+            watched.tells_progress |= asks;
+            watched.is_quiet = true;
+            wanted |= asks;
+        }
+        if wanted {
+            let asked = self.core.store.request_progress().await;
+            asked.map_err(|error| error::status(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// As etcd reads it: no key is the first one.
+fn normalised(mut create: WatchCreateRequest) -> WatchCreateRequest {
+    if create.key.is_empty() {
+        create.key = bytes::Bytes::from_static(b"\0");
+    }
+    create
+}
+
+fn is_empty_range(create: &WatchCreateRequest) -> bool {
+    let end = create.range_end.as_ref();
+    !end.is_empty() && end != b"\0" && create.key.as_ref() >= end
+}
