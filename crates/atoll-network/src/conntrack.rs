@@ -58,17 +58,14 @@ fn delete_where(chosen: impl Fn(&Tuple, &Tuple) -> bool) -> Result<usize, Netlin
     let mut socket = Socket::open(Family::Netfilter)?;
     let mut request = Message::new();
     request.begin(GET, 0, &HEADER);
-    let mut doomed: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    socket.dump(&mut request, |_, body| {
+    let doomed = socket.dump(&mut request, |_, body| {
         let flow = Attributes::after(body, HEADER.len());
-        let original = read(flow.nested(ORIGINAL));
-        let reply = read(flow.nested(REPLY));
-        if let (Some(original), Some(reply)) = (original, reply)
-            && chosen(&original, &reply)
-            && let (Some(tuple), Some(id)) = (flow.get(ORIGINAL), flow.get(ID))
-        {
-            doomed.push((tuple.to_vec(), id.to_vec()));
+        let original = read(flow.nested(ORIGINAL))?;
+        let reply = read(flow.nested(REPLY))?;
+        if !chosen(&original, &reply) {
+            return None;
         }
+        Some((flow.get(ORIGINAL)?.to_vec(), flow.get(ID)?.to_vec()))
     })?;
     for (tuple, id) in &doomed {
         let mut request = Message::new();

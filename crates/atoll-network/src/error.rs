@@ -30,10 +30,6 @@ pub enum Error {
     LinkVanished { link: String },
     #[error("services must be synchronised once before changes to them are applied")]
     NotSynchronised,
-    #[error("session affinity of {key} is longer than a day")]
-    AffinityTooLong { key: String },
-    #[error("service {key} has {count} endpoints, {max} is the most", max = crate::service::ENDPOINTS_MAX)]
-    TooManyEndpoints { key: String, count: usize },
     #[error("the cluster id {id:?} is unusable; take 1 to 10 lower-case letters and digits")]
     BadClusterId { id: String },
     #[error("{count} nodes do not fit on one machine, {max} do", max = crate::underlay::NODES_MAX)]

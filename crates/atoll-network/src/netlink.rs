@@ -23,6 +23,8 @@ pub enum NetlinkError {
     Receive { source: io::Error },
     #[error("the kernel refused message {index} of the request")]
     Refused { index: u32, source: io::Error },
+    #[error("what the kernel lists changes too fast to be listed")]
+    Unsteady,
     #[error("the kernel's answer is cut short")]
     Truncated,
     #[error("a name or list is too long for a netlink attribute: {bytes} bytes")]

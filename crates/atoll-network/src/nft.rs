@@ -10,6 +10,7 @@ pub(crate) use expression::{Reg, Rule};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const NEW_TABLE: u16 = SUBSYSTEM;
+const GET_TABLE: u16 = SUBSYSTEM | 1;
 const DEL_TABLE: u16 = SUBSYSTEM | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
@@ -17,7 +18,10 @@ const DEL_CHAIN: u16 = SUBSYSTEM | 5;
 const NEW_RULE: u16 = SUBSYSTEM | 6;
 const DEL_RULE: u16 = SUBSYSTEM | 8;
 const NEW_SET: u16 = SUBSYSTEM | 9;
+const GET_SET: u16 = SUBSYSTEM | 10;
+const DEL_SET: u16 = SUBSYSTEM | 11;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
+const GET_ELEMENT: u16 = SUBSYSTEM | 13;
 const DEL_ELEMENT: u16 = SUBSYSTEM | 14;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
@@ -54,8 +58,8 @@ pub(crate) enum Point {
 
 /// A set, or a map when it has data.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SetSpec {
-    pub(crate) name: &'static str,
+pub(crate) struct SetSpec<'a> {
+    pub(crate) name: &'a str,
     /// The parts of the key, as `nft list` shows them.
     pub(crate) key: &'static [Part],
     pub(crate) holds: Holds,
@@ -107,8 +111,13 @@ impl Batch {
         self.message.begin(kind, flags, &HEADER).text(1, &table)
     }
 
-    pub(crate) fn add_table(&mut self) {
-        self.begin(NEW_TABLE, CREATE).be32(2, 0);
+    /// The comment is what `nft list` shows; that of a table which is there stays.
+    pub(crate) fn add_table(&mut self, comment: &str) {
+        let message = self.begin(NEW_TABLE, CREATE).be32(2, 0);
+        if let Ok(length) = u8::try_from(comment.len() + 1) {
+            let value = [&[TABLE_COMMENT, length], comment.as_bytes(), &[0]].concat();
+            message.attribute(6, &value);
+        }
     }
 
     pub(crate) fn delete_table(&mut self) {
@@ -140,7 +149,7 @@ impl Batch {
             .nest(4, |expressions| write(&mut Rule::new(expressions)));
     }
 
-    pub(crate) fn add_set(&mut self, set: &SetSpec) {
+    pub(crate) fn add_set(&mut self, set: &SetSpec<'_>) {
         self.sets += 1;
         let id = self.sets;
         let mut flags = if set.dynamic.is_some() { SET_DYNAMIC | SET_TIMEOUT } else { 0 };
@@ -164,6 +173,10 @@ impl Batch {
             });
         }
         message.be32(10, id);
+    }
+
+    pub(crate) fn delete_set(&mut self, set: &str) {
+        self.begin(DEL_SET, 0).text(2, set);
     }
 
     /// Removes all elements.
@@ -212,10 +225,13 @@ impl Batch {
         }
         self.message.flag(ACK);
         self.message.begin(BATCH_END, 0, &[0, 0, 0, 10]);
-        socket.send(&mut self.message)?;
-        socket.acknowledged(last)
+        let sent = socket.send(&mut self.message)?;
+        socket.acknowledged(sent, last)
     }
 }
+
+/// What `nft` keeps in a table's own data: the kind of an entry, its length, its bytes.
+const TABLE_COMMENT: u8 = 0;
 
 /// Family ip, version 0, no resource.
 const HEADER: [u8; 4] = [2, 0, 0, 0];
@@ -259,18 +275,83 @@ pub(crate) fn open() -> Result<Socket, NetlinkError> {
     Socket::open(Family::Netfilter)
 }
 
+/// The comment of a table, if it has one; `None` when there is no such table.
+pub(crate) fn table_comment(
+    socket: &mut Socket,
+    table: &str,
+) -> Result<Option<Option<String>>, NetlinkError> {
+    let mut request = Message::new();
+    request.begin(GET_TABLE, 0, &HEADER);
+    let found = socket.dump(&mut request, |kind, body| {
+        let attributes = Attributes::after(body, HEADER.len());
+        let ours = kind == NEW_TABLE && attributes.text(1) == Some(table);
+        ours.then(|| read_comment(attributes.get(6).unwrap_or_default()))
+    })?;
+    Ok(found.into_iter().next())
+}
+
+pub(crate) fn read_comment(mut entries: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = entries {
+        let (value, further) = rest.split_at_checked(usize::from(*length))?;
+        if *kind == TABLE_COMMENT {
+            let text = std::str::from_utf8(value).ok()?;
+            return Some(text.trim_end_matches('\0').to_owned());
+        }
+        entries = further;
+    }
+    None
+}
+
 /// The names of the table's chains.
 pub(crate) fn chains(socket: &mut Socket, table: &str) -> Result<Vec<String>, NetlinkError> {
+    names(socket, table, (GET_CHAIN, NEW_CHAIN), 3)
+}
+
+/// The names of the table's sets and maps.
+pub(crate) fn sets(socket: &mut Socket, table: &str) -> Result<Vec<String>, NetlinkError> {
+    names(socket, table, (GET_SET, NEW_SET), 2)
+}
+
+fn names(
+    socket: &mut Socket,
+    table: &str,
+    (get, new): (u16, u16),
+    name: u16,
+) -> Result<Vec<String>, NetlinkError> {
     let mut request = Message::new();
-    request.begin(GET_CHAIN, 0, &HEADER);
-    let mut found = Vec::new();
+    request.begin(get, 0, &HEADER).text(1, table);
     socket.dump(&mut request, |kind, body| {
         let attributes = Attributes::after(body, HEADER.len());
-        if kind == NEW_CHAIN && attributes.text(1) == Some(table) {
-            found.extend(attributes.text(3).map(str::to_owned));
-        }
+        let ours = kind == new && attributes.text(1) == Some(table);
+        attributes.text(name).filter(|_| ours).map(str::to_owned)
+    })
+}
+
+/// A key of a map, and what it leads to.
+pub(crate) type Entry = (Vec<u8>, Vec<u8>);
+
+pub(crate) fn elements(
+    socket: &mut Socket,
+    table: &str,
+    map: &str,
+) -> Result<Vec<Entry>, NetlinkError> {
+    let mut request = Message::new();
+    request.begin(GET_ELEMENT, 0, &HEADER).text(1, table).text(2, map);
+    let lists = socket.dump(&mut request, |kind, body| {
+        (kind == NEW_ELEMENT).then(|| read_elements(Attributes::after(body, HEADER.len())))
     })?;
-    Ok(found)
+    Ok(lists.concat())
+}
+
+pub(crate) fn read_elements(message: Attributes<'_>) -> Vec<Entry> {
+    let elements = message.nested(3).filter(|(kind, _)| *kind == 1);
+    let value = |element: Attributes<'_>, kind| element.nested(kind).get(1).map(<[u8]>::to_vec);
+    elements
+        .filter_map(|(_, element)| {
+            let element = Attributes(element);
+            Some((value(element, 1)?, value(element, 2)?))
+        })
+        .collect()
 }
 
 /// Removes a table with everything in it; one that is not there is no error.

@@ -1,16 +1,22 @@
 //! The node's rule table: its fixed frame, and the elements that come and go in it.
 //!
 //! ```text
-//! prerouting ─ source is a sandbox → inside ┐
-//!            └ else                → outside ┤ (address, protocol, port) → pick-… chain
-//! output     ─                     → inside ┘                            → host-ports
+//! prerouting ─ source is a sandbox → inside ┐ (address, protocol, port) → pick-… chain
+//!            └ else                → outside ┤ (protocol, port) on the node → pick-… chain
+//! output     ─                     → inside ┘ host ports
 //! input, forward, output: new connections to ports without endpoints are refused
 //! postrouting: masquerade what is marked, hairpins, and sandboxes' way out
 //! ```
 //! The table outlives the agent. At a start the frame is written again over the old
 //! one, in one transaction; what is remembered for session affinity stays.
+//!
+//! What one lookup finds is never another one's key: Debian 12's `nft` (1.0.6) ends with an
+//! assertion when it prints such a rule. So session affinity is written down behind the
+//! translation, where the packet itself has the endpoint's address.
 
-use std::collections::BTreeSet;
+mod picks;
+
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use crate::Error;
@@ -18,22 +24,19 @@ use crate::error::NetlinkContext as _;
 use crate::ipam::{HostPort, Lease};
 use crate::netlink::{NetlinkError, Socket, unless};
 use crate::nft::{self, Batch, Data, Holds, Hook, Part, Point, Reg, Rule, SetSpec};
-use crate::service::{Chain, Difference, Front, Protocol, Set, Side, Value, halves, port_part};
+use crate::service::{Difference, Front, ListId, Protocol, Set, Side, Value, port_part};
 use crate::settings::Config;
+use picks::Picks;
+
+/// Stands in the table's comment. A table of another layout is replaced by an empty one,
+/// which the first synchronisation fills.
+const LAYOUT: &str = "Atoll's addresses of services, layout 2";
 
 /// kube-proxy's bit for packets whose source becomes the node.
 const MASQUERADE_MARK: u32 = 0x4000;
 
-/// Clients remembered for session affinity on one node. Beyond it new clients are
-/// spread without being remembered.
-const AFFINITY_CLIENTS_MAX: u32 = 262_144;
-
-const AFFINITY: &str = "affinity";
 const HAIRPINS: &str = "hairpins";
-const HOST_PORTS: &str = "host-ports";
 const TARGET: &[Part] = &[Part::Address, Part::Port];
-const FRONT: &[Part] = &[Part::Address, Part::Protocol, Part::Port];
-const LIST: &[Part] = &[Part::Mark, Part::Mark];
 
 const NAT_BEFORE_ROUTING: i32 = -100;
 const AFTER_DESTINATION_NAT: i32 = -90;
@@ -48,7 +51,10 @@ const BASE_CHAINS: [(&str, Hook); 6] = [
     ("refuse-output", hook("filter", Point::Output, AFTER_DESTINATION_NAT)),
 ];
 
-const CHAINS: [&str; 4] = ["inside", "outside", "refuse", "host-port"];
+const CHAINS: [&str; 7] =
+    ["inside", "outside", "host-port", "refuse", "remember", "inside-kept", "outside-kept"];
+
+const FRONTS: [Front; 2] = [Front::Address, Front::NodePort];
 
 const fn hook(kind: &'static str, point: Point, priority: i32) -> Hook {
     Hook { kind, point, priority }
@@ -59,15 +65,15 @@ const fn hook(kind: &'static str, point: Point, priority: i32) -> Hook {
 pub(crate) struct Rules {
     socket: Socket,
     table: String,
-    /// Chains that exist, so that a change adds only new ones.
-    picks: BTreeSet<String>,
+    /// What of the services is there, so that a change adds only what is new.
+    picks: Picks,
 }
 
 impl Rules {
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
         let table = config.node_id.table();
         let socket = nft::open().when(|| format!("reaching nf_tables for {table}"))?;
-        Ok(Self { socket, table, picks: BTreeSet::new() })
+        Ok(Self { socket, table, picks: Picks::default() })
     }
 
     /// Writes the frame, and the elements of the leases. Services stay as they are.
@@ -76,12 +82,13 @@ impl Rules {
         config: &Config,
         leases: impl Iterator<Item = &'a Lease> + Clone,
     ) -> Result<(), Error> {
-        let first = self.try_frame(config, leases.clone());
-        let outcome = match first {
-            // An older version laid the table out in another way.
+        let what = || format!("writing the rule table {}", self.table);
+        let old = nft::table_comment(&mut self.socket, &self.table).when(what)?;
+        let outdated = old.is_some_and(|comment| comment.as_deref() != Some(LAYOUT));
+        let outcome = match self.try_frame(config, leases.clone(), outdated) {
+            // Somebody has changed the kind of a chain or a set.
             Err(error) if error.is(libc::EEXIST) || error.is(libc::EOPNOTSUPP) => {
-                nft::drop_table(&mut self.socket, &self.table)
-                    .and_then(|()| self.try_frame(config, leases))
+                self.try_frame(config, leases, true)
             }
             other => other,
         };
@@ -92,12 +99,14 @@ impl Rules {
         &mut self,
         config: &Config,
         leases: impl Iterator<Item = &'a Lease>,
+        anew: bool,
     ) -> Result<(), NetlinkError> {
         let mut batch = Batch::new(&self.table);
-        batch.add_table();
-        for set in sets() {
-            batch.add_set(&set);
+        if anew {
+            batch.delete_table();
         }
+        batch.add_table(LAYOUT);
+        add_fixed_sets(&mut batch);
         for (name, hook) in BASE_CHAINS {
             batch.add_chain(name, Some(hook));
             batch.flush_chain(name);
@@ -107,43 +116,52 @@ impl Rules {
             batch.flush_chain(name);
         }
         frame_rules(&mut batch, config);
-        batch.flush_set(HAIRPINS);
-        batch.flush_set(HOST_PORTS);
-        for lease in leases {
-            add_lease(&mut batch, lease);
-        }
+        write_leases(&mut batch, leases);
         batch.commit(&mut self.socket)
     }
 
     /// Replaces all services in one transaction.
     pub(crate) fn replace_services(&mut self, all: &Difference) -> Result<(), Error> {
-        let what = || format!("writing all services into {}", self.table);
-        let old = nft::chains(&mut self.socket, &self.table).when(what)?;
-        let chains = all.chains();
+        let mut picks = Picks::default();
+        let turn = picks.turn(all);
         let mut batch = Batch::new(&self.table);
-        for set in Set::ALL {
-            batch.flush_set(set.name());
-        }
-        for chain in &chains {
-            write_pick(&mut batch, chain);
+        picks::add(&mut batch, &turn);
+        for set in Set::FIXED.into_iter().chain(turn.new_lists.iter().map(|l| Set::Valid(*l))) {
+            batch.flush_set(&set.name());
         }
         add_elements(&mut batch, all);
         batch.commit(&mut self.socket).when(|| format!("writing services into {}", self.table))?;
-        self.picks = chains.iter().map(Chain::name).collect();
-        self.drop_unused(old)
+        self.picks = picks;
+        if let Err(error) = self.drop_unused() {
+            // Nothing leads to them; the next full synchronisation tries again.
+            tracing::warn!(table = self.table, %error, "unused chains and sets stay");
+        }
+        let mut valid: HashMap<ListId, HashSet<&[u8]>> = HashMap::new();
+        for (key, _) in &all.add {
+            if let Set::Valid(list) = key.set {
+                valid.entry(list).or_default().insert(key.bytes());
+            }
+        }
+        for (list, endpoints) in valid {
+            self.forget_clients(list, |endpoint| !endpoints.contains(endpoint))?;
+        }
+        Ok(())
     }
 
-    fn drop_unused(&mut self, old: Vec<String>) -> Result<(), Error> {
+    fn drop_unused(&mut self) -> Result<(), NetlinkError> {
         let mut batch = Batch::new(&self.table);
-        for chain in old {
-            if chain.starts_with(Chain::PREFIX) && !self.picks.contains(&chain) {
+        for chain in nft::chains(&mut self.socket, &self.table)? {
+            if self.picks.owns_chain(&chain) == Some(false) {
                 batch.flush_chain(&chain);
                 batch.delete_chain(&chain);
             }
         }
-        batch
-            .commit(&mut self.socket)
-            .when(|| format!("removing unused chains from {}", self.table))
+        for set in nft::sets(&mut self.socket, &self.table)? {
+            if self.picks.owns_set(&set) == Some(false) {
+                batch.delete_set(&set);
+            }
+        }
+        batch.commit(&mut self.socket)
     }
 
     /// Applies a difference in one transaction.
@@ -151,41 +169,61 @@ impl Rules {
         if difference.is_empty() {
             return Ok(());
         }
+        let what = || format!("changing services in {}", self.table);
+        let turn = self.picks.turn(difference);
         let mut batch = Batch::new(&self.table);
-        let mut added = Vec::new();
-        for chain in difference.chains() {
-            let name = chain.name();
-            if !self.picks.contains(&name) {
-                write_pick(&mut batch, &chain);
-                added.push(name);
-            }
-        }
-        for set in Set::ALL {
-            let keys = difference.delete.iter().filter(|key| key.set == set);
-            batch.delete_elements(set.name(), keys.map(|key| key.bytes()));
+        picks::add(&mut batch, &turn);
+        for set in difference.sets() {
+            let keys = difference.delete.iter().filter(|(key, _)| key.set == set);
+            batch.delete_elements(&set.name(), keys.map(|(key, _)| key.bytes()));
         }
         add_elements(&mut batch, difference);
-        batch.commit(&mut self.socket).when(|| format!("changing services in {}", self.table))?;
-        self.picks.extend(added);
-        Ok(())
-    }
-
-    pub(crate) fn add_lease(&mut self, lease: &Lease) -> Result<(), Error> {
-        let mut batch = Batch::new(&self.table);
-        add_lease(&mut batch, lease);
-        batch.commit(&mut self.socket).when(|| format!("adding {} to {}", lease.uid, self.table))
-    }
-
-    pub(crate) fn remove_lease(&mut self, lease: &Lease) -> Result<(), Error> {
-        let hairpin = hairpin_key(lease.address);
-        let ports = lease.host_ports.iter().map(|port| (HOST_PORTS, host_port_key(port).to_vec()));
-        for (set, key) in std::iter::once((HAIRPINS, hairpin.to_vec())).chain(ports) {
-            let mut batch = Batch::new(&self.table);
-            batch.delete_elements(set, [key.as_slice()]);
-            unless(batch.commit(&mut self.socket), &[libc::ENOENT])
-                .when(|| format!("removing {} from {}", lease.uid, self.table))?;
+        picks::remove(&mut batch, &turn);
+        batch.commit(&mut self.socket).when(what)?;
+        let mut gone: HashMap<ListId, HashSet<&[u8]>> = HashMap::new();
+        for (key, _) in &difference.delete {
+            if let Set::Valid(list) = key.set
+                && !turn.idle_lists.contains(&list)
+            {
+                gone.entry(list).or_default().insert(key.bytes());
+            }
+        }
+        for (list, endpoints) in gone {
+            self.forget_clients(list, |endpoint| endpoints.contains(endpoint))?;
         }
         Ok(())
+    }
+
+    /// Ends the affinity of clients to such endpoints, so that they are kept at others. No
+    /// rule keeps a client at what is no endpoint any more, so none comes after this.
+    fn forget_clients(
+        &mut self,
+        list: ListId,
+        doomed: impl Fn(&[u8]) -> bool,
+    ) -> Result<(), Error> {
+        let map = list.affinity();
+        let what = || format!("ending session affinity to removed endpoints in {map}");
+        let mut clients = nft::elements(&mut self.socket, &self.table, &map).when(what)?;
+        clients.retain(|(_, endpoint)| doomed(endpoint));
+        for (client, _) in clients {
+            let mut batch = Batch::new(&self.table);
+            batch.delete_elements(&map, [client.as_slice()]);
+            // Its time may have come meanwhile.
+            unless(batch.commit(&mut self.socket), &[libc::ENOENT]).when(what)?;
+        }
+        Ok(())
+    }
+
+    /// Hairpins and host ports of exactly these leases, in one transaction.
+    pub(crate) fn set_leases<'a>(
+        &mut self,
+        leases: impl Iterator<Item = &'a Lease>,
+    ) -> Result<(), Error> {
+        let mut batch = Batch::new(&self.table);
+        write_leases(&mut batch, leases);
+        batch
+            .commit(&mut self.socket)
+            .when(|| format!("writing the sandboxes' ports into {}", self.table))
     }
 
     pub(crate) fn drop_table(&mut self) -> Result<(), Error> {
@@ -194,34 +232,47 @@ impl Rules {
     }
 }
 
-fn sets() -> Vec<SetSpec> {
-    let fixed = |name, key, holds| SetSpec { name, key, holds, dynamic: None };
-    let mut sets: Vec<_> = Set::ALL
-        .into_iter()
-        .map(|set| match set {
-            Set::Inside | Set::Outside => fixed(set.name(), FRONT, Holds::Verdicts),
-            Set::InsideLists | Set::OutsideLists => fixed(set.name(), FRONT, Holds::Parts(LIST)),
-            Set::Endpoints => {
-                fixed(set.name(), &[Part::Mark, Part::Mark, Part::Mark], Holds::Parts(TARGET))
+fn add_fixed_sets(batch: &mut Batch) {
+    for set in Set::FIXED {
+        let (key, holds) = match set {
+            Set::Fronts(_, front) | Set::Kept(_, front) => (front_parts(front), Holds::Verdicts),
+            Set::Endpoints(Front::Address, _) => {
+                (&[Part::Address, Part::Protocol, Part::Port, Part::Mark][..], Holds::Parts(TARGET))
             }
-            Set::Valid => fixed(
-                set.name(),
-                &[Part::Mark, Part::Mark, Part::Address, Part::Port],
-                Holds::Nothing,
-            ),
-            Set::Rejected => fixed(set.name(), FRONT, Holds::Nothing),
-            Set::ClusterAddresses => fixed(set.name(), &[Part::Address], Holds::Nothing),
-        })
-        .collect();
-    sets.push(fixed(HAIRPINS, &[Part::Address, Part::Address], Holds::Nothing));
-    sets.push(fixed(HOST_PORTS, FRONT, Holds::Parts(TARGET)));
-    sets.push(SetSpec {
-        name: AFFINITY,
-        key: &[Part::Mark, Part::Mark, Part::Address],
-        holds: Holds::Parts(TARGET),
-        dynamic: Some(AFFINITY_CLIENTS_MAX),
-    });
-    sets
+            Set::Endpoints(Front::NodePort, _) => {
+                (&[Part::Protocol, Part::Port, Part::Mark][..], Holds::Parts(TARGET))
+            }
+            Set::Rejected(front) => (front_parts(front), Holds::Nothing),
+            Set::ClusterAddresses => (&[Part::Address][..], Holds::Nothing),
+            // Made with its list.
+            Set::Valid(_) => continue,
+        };
+        batch.add_set(&SetSpec { name: &set.name(), key, holds, dynamic: None });
+    }
+    let hairpins = &[Part::Address, Part::Address];
+    batch.add_set(&SetSpec { name: HAIRPINS, key: hairpins, holds: Holds::Nothing, dynamic: None });
+    for front in FRONTS {
+        batch.add_set(&SetSpec {
+            name: host_ports(front),
+            key: front_parts(front),
+            holds: Holds::Parts(TARGET),
+            dynamic: None,
+        });
+    }
+}
+
+fn front_parts(front: Front) -> &'static [Part] {
+    match front {
+        Front::Address => &[Part::Address, Part::Protocol, Part::Port],
+        Front::NodePort => &[Part::Protocol, Part::Port],
+    }
+}
+
+fn host_ports(front: Front) -> &'static str {
+    match front {
+        Front::Address => "host-ports",
+        Front::NodePort => "node-host-ports",
+    }
 }
 
 fn frame_rules(batch: &mut Batch, config: &Config) {
@@ -234,31 +285,56 @@ fn frame_rules(batch: &mut Batch, config: &Config) {
     batch.add_rule("output", |rule| {
         rule.goto("inside");
     });
-    for side in [Side::Inside, Side::Outside] {
-        let (chain, verdicts) = match side {
-            Side::Inside => ("inside", Set::Inside.name()),
-            Side::Outside => ("outside", Set::Outside.name()),
-        };
-        batch.add_rule(chain, |rule| {
-            front_key(rule, Front::Address).verdict_of(verdicts, Reg(0));
-        });
-        batch.add_rule(chain, |rule| {
-            node_port(rule).verdict_of(verdicts, Reg(0));
-        });
+    for (chain, side) in [("inside", Side::Inside), ("outside", Side::Outside)] {
+        for front in FRONTS {
+            batch.add_rule(chain, |rule| {
+                addressed_to(rule, front).verdict_of(&Set::Fronts(side, front).name(), Reg(0));
+            });
+        }
         batch.add_rule(chain, |rule| {
             rule.jump("host-port");
         });
     }
-    batch.add_rule("host-port", |rule| {
-        front_key(rule, Front::Address)
-            .lookup(HOST_PORTS, Reg(0), Reg(8))
-            .translate_to(Reg(8), Reg(9));
-    });
-    batch.add_rule("host-port", |rule| {
-        node_port(rule).lookup(HOST_PORTS, Reg(0), Reg(8)).translate_to(Reg(8), Reg(9));
-    });
+    for front in FRONTS {
+        batch.add_rule("host-port", |rule| {
+            addressed_to(rule, front)
+                .lookup(host_ports(front), Reg(0), Reg(8))
+                .translate_to(Reg(8), Reg(9));
+        });
+    }
     refusals(batch, config);
+    remember(batch, config);
     way_out(batch, config);
+}
+
+/// A client stays where it was just led to, if its service has session affinity.
+fn remember(batch: &mut Batch, config: &Config) {
+    batch.add_rule("refuse", |rule| {
+        rule.is_translated().goto("remember");
+    });
+    batch.add_rule("remember", |rule| {
+        rule.source_in(config.cluster_pod_cidr, true).goto("inside-kept");
+    });
+    batch.add_rule("remember", |rule| {
+        rule.source_is_local().goto("inside-kept");
+    });
+    batch.add_rule("remember", |rule| {
+        rule.goto("outside-kept");
+    });
+    for (chain, side) in [("inside-kept", Side::Inside), ("outside-kept", Side::Outside)] {
+        for front in FRONTS {
+            let map = Set::Kept(side, front).name();
+            batch.add_rule(chain, |rule| {
+                match front {
+                    Front::Address => {
+                        rule.original_address(Reg(0)).protocol(Reg(1)).original_port(Reg(2))
+                    }
+                    Front::NodePort => rule.protocol(Reg(0)).original_port(Reg(1)),
+                };
+                rule.verdict_of(&map, Reg(0));
+            });
+        }
+    }
 }
 
 fn refusals(batch: &mut Batch, config: &Config) {
@@ -267,12 +343,11 @@ fn refusals(batch: &mut Batch, config: &Config) {
             rule.is_new(true).jump("refuse");
         });
     }
-    refuse(batch, "refuse", |rule| {
-        front_key(rule, Front::Address).in_set(Set::Rejected.name(), Reg(0));
-    });
-    refuse(batch, "refuse", |rule| {
-        node_port(rule).in_set(Set::Rejected.name(), Reg(0));
-    });
+    for front in FRONTS {
+        refuse(batch, "refuse", |rule| {
+            addressed_to(rule, front).in_set(&Set::Rejected(front).name(), Reg(0));
+        });
+    }
     // What is still addressed to a service now is for a port that it does not have.
     for chain in ["refuse-forward", "refuse-output"] {
         if let Some(dns) = config.dns_address {
@@ -282,7 +357,7 @@ fn refusals(batch: &mut Batch, config: &Config) {
         }
         refuse(batch, chain, |rule| {
             rule.is_new(true).destination_address(Reg(0));
-            rule.in_set(Set::ClusterAddresses.name(), Reg(0));
+            rule.in_set(&Set::ClusterAddresses.name(), Reg(0));
         });
         batch.add_rule(chain, |rule| {
             rule.is_new(true).destination_in(config.service_cidr, true).drop();
@@ -318,83 +393,29 @@ fn way_out(batch: &mut Batch, config: &Config) {
     });
 }
 
-/// Loads (address, protocol, port) into the first three registers.
+/// Loads what the packet is addressed to into the first registers; goes on if it can be
+/// of that kind.
+fn addressed_to<'r, 'm>(rule: &'r mut Rule<'m>, front: Front) -> &'r mut Rule<'m> {
+    if front == Front::NodePort {
+        let loopback = crate::Ipv4Net::new(Ipv4Addr::LOCALHOST, 8);
+        rule.destination_is_local().destination_in(loopback, false);
+    }
+    front_key(rule, front)
+}
+
 fn front_key<'r, 'm>(rule: &'r mut Rule<'m>, front: Front) -> &'r mut Rule<'m> {
     match front {
-        Front::Address => rule.destination_address(Reg(0)),
-        Front::NodePort => rule.load([0; 4], Reg(0)),
-    };
-    rule.protocol(Reg(1)).destination_port(Reg(2))
-}
-
-fn node_port<'r, 'm>(rule: &'r mut Rule<'m>) -> &'r mut Rule<'m> {
-    let loopback = crate::Ipv4Net::new(Ipv4Addr::LOCALHOST, 8);
-    rule.destination_is_local().destination_in(loopback, false);
-    front_key(rule, Front::NodePort)
-}
-
-/// The chain that sends a connection to one of so many endpoints.
-fn write_pick(batch: &mut Batch, chain: &Chain) {
-    let name = chain.name();
-    batch.add_chain(&name, None);
-    batch.flush_chain(&name);
-    if chain.masquerade {
-        batch.add_rule(&name, |rule| {
-            rule.set_mark(MASQUERADE_MARK, true);
-        });
+        Front::Address => {
+            rule.destination_address(Reg(0)).protocol(Reg(1)).destination_port(Reg(2))
+        }
+        Front::NodePort => rule.protocol(Reg(0)).destination_port(Reg(1)),
     }
-    let Some(seconds) = chain.affinity_seconds else {
-        batch.add_rule(&name, |rule| {
-            pick(rule, chain).translate_to(Reg(8), Reg(9));
-        });
-        return;
-    };
-    let kept_ms = u64::from(seconds) * 1000;
-    batch.add_rule(&name, |rule| {
-        list_of(rule, chain, Reg(4));
-        client_key(rule, chain);
-        rule.lookup(AFFINITY, Reg(10), Reg(6)).in_set(Set::Valid.name(), Reg(4));
-        rule.remember(AFFINITY, Reg(10), Reg(6), kept_ms).translate_to(Reg(6), Reg(7));
-    });
-    batch.add_rule(&name, |rule| {
-        pick(rule, chain);
-        client_key(rule, chain);
-        // An update leaves the old endpoint in place, so that has to go first.
-        rule.forget(AFFINITY, Reg(10), Reg(8)).remember(AFFINITY, Reg(10), Reg(8), kept_ms);
-        rule.translate_to(Reg(8), Reg(9));
-    });
-    // Reached when no more clients can be remembered.
-    batch.add_rule(&name, |rule| {
-        pick(rule, chain).translate_to(Reg(8), Reg(9));
-    });
-}
-
-/// Puts a random endpoint of the list into registers 8 and 9.
-fn pick<'r, 'm>(rule: &'r mut Rule<'m>, chain: &Chain) -> &'r mut Rule<'m> {
-    list_of(rule, chain, Reg(4)).random(chain.endpoints, Reg(6)).lookup(
-        Set::Endpoints.name(),
-        Reg(4),
-        Reg(8),
-    )
-}
-
-/// Loads (list, client) into registers 10 to 12.
-fn client_key(rule: &mut Rule<'_>, chain: &Chain) {
-    list_of(rule, chain, Reg(10)).source_address(Reg(12));
-}
-
-fn list_of<'r, 'm>(rule: &'r mut Rule<'m>, chain: &Chain, to: Reg) -> &'r mut Rule<'m> {
-    let lists = match chain.side {
-        Side::Inside => Set::InsideLists,
-        Side::Outside => Set::OutsideLists,
-    };
-    front_key(rule, chain.front).lookup(lists.name(), Reg(0), to)
 }
 
 fn add_elements(batch: &mut Batch, difference: &Difference) {
-    for set in Set::ALL {
+    for set in difference.sets() {
         let elements = difference.add.iter().filter(|(key, _)| key.set == set);
-        batch.add_elements(set.name(), elements.map(|(key, value)| (key.bytes(), held(*value))));
+        batch.add_elements(&set.name(), elements.map(|(key, value)| (key.bytes(), held(*value))));
     }
 }
 
@@ -403,27 +424,36 @@ fn held(value: Value) -> Data {
         Value::Nothing => Data::Nothing,
         Value::Drop => Data::Drop,
         Value::Pick(chain) => Data::Goto(chain.name()),
-        Value::List(id) => Data::Bytes(halves(id).concat()),
+        Value::Keep(affinity) => Data::Goto(affinity.name()),
         Value::Endpoint(to) => Data::Bytes([to.ip().octets(), port_part(to.port())].concat()),
     }
 }
 
-fn add_lease(batch: &mut Batch, lease: &Lease) {
-    batch.add_elements(HAIRPINS, [(hairpin_key(lease.address).as_slice(), Data::Nothing)]);
-    for port in &lease.host_ports {
-        let target = [lease.address.octets(), port_part(port.container_port)].concat();
-        batch.add_elements(HOST_PORTS, [(host_port_key(port).as_slice(), Data::Bytes(target))]);
+fn write_leases<'a>(batch: &mut Batch, leases: impl Iterator<Item = &'a Lease>) {
+    let mut hairpins = Vec::new();
+    let mut ports: [Vec<(Vec<u8>, Data)>; 2] = Default::default();
+    for lease in leases {
+        hairpins.push([lease.address.octets(), lease.address.octets()].concat());
+        for port in &lease.host_ports {
+            let target = [lease.address.octets(), port_part(port.container_port)].concat();
+            let of = &mut ports[usize::from(port.host_ip.is_none())];
+            of.push((host_port_key(port), Data::Bytes(target)));
+        }
+    }
+    batch.flush_set(HAIRPINS);
+    batch.add_elements(HAIRPINS, hairpins.iter().map(|key| (key.as_slice(), Data::Nothing)));
+    for (front, ports) in FRONTS.into_iter().zip(ports) {
+        let set = host_ports(front);
+        batch.flush_set(set);
+        batch.add_elements(set, ports.iter().map(|(key, held)| (key.as_slice(), held.clone())));
     }
 }
 
-fn hairpin_key(address: Ipv4Addr) -> [u8; 8] {
-    let [a, b, c, d] = address.octets();
-    [a, b, c, d, a, b, c, d]
-}
-
-fn host_port_key(port: &HostPort) -> [u8; 12] {
-    let [a, b, c, d] = port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED).octets();
-    let [high, low, ..] = port_part(port.host_port);
+fn host_port_key(port: &HostPort) -> Vec<u8> {
     let protocol: Protocol = port.protocol;
-    [a, b, c, d, protocol.number(), 0, 0, 0, high, low, 0, 0]
+    let front = [[protocol.number(), 0, 0, 0], port_part(port.host_port)].concat();
+    match port.host_ip {
+        Some(address) => [address.octets().as_slice(), front.as_slice()].concat(),
+        None => front,
+    }
 }

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 pub(crate) use diff::{Difference, Ledger, StaleFlows};
-pub(crate) use plan::{Chain, ENDPOINTS_MAX, Front, Set, Side, Value, halves, port_part};
+pub(crate) use plan::{Affinity, Chain, ElementKey, Front, ListId, Set, Side, Value, port_part};
 
 /// One port of one service: all addresses it answers on, and who answers.
 ///

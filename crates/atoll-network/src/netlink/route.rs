@@ -86,13 +86,12 @@ impl Routing {
     pub(crate) fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
         let mut request = Message::new();
         request.begin(GET_LINK, 0, &link_header(0, 0, 0));
-        let mut found = Vec::new();
-        self.0.dump(&mut request, |kind, body| {
-            if kind == NEW_LINK {
-                found.extend(read_link(body));
-            }
-        })?;
-        Ok(found)
+        self.0.dump(
+            &mut request,
+            |kind, body| {
+                if kind == NEW_LINK { read_link(body) } else { None }
+            },
+        )
     }
 
     /// `None` when there is no link of that name.
@@ -169,13 +168,12 @@ impl Routing {
     pub(crate) fn addresses(&mut self) -> Result<Vec<AssignedAddress>, NetlinkError> {
         let mut request = Message::new();
         request.begin(GET_ADDRESS, 0, &[IPV4, 0, 0, 0, 0, 0, 0, 0]);
-        let mut found = Vec::new();
-        self.0.dump(&mut request, |kind, body| {
-            if kind == NEW_ADDRESS {
-                found.extend(read_address(body));
-            }
-        })?;
-        Ok(found)
+        self.0.dump(
+            &mut request,
+            |kind, body| {
+                if kind == NEW_ADDRESS { read_address(body) } else { None }
+            },
+        )
     }
 
     pub(crate) fn add_address(
@@ -212,13 +210,12 @@ impl Routing {
     pub(crate) fn all_routes(&mut self) -> Result<Vec<(bool, Route)>, NetlinkError> {
         let mut request = Message::new();
         request.begin(GET_ROUTE, 0, &[IPV4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let mut found = Vec::new();
-        self.0.dump(&mut request, |kind, body| {
-            if kind == NEW_ROUTE {
-                found.extend(read_route(body));
-            }
-        })?;
-        Ok(found)
+        self.0.dump(
+            &mut request,
+            |kind, body| {
+                if kind == NEW_ROUTE { read_route(body) } else { None }
+            },
+        )
     }
 
     pub(crate) fn replace_route(&mut self, route: &Route) -> Result<(), NetlinkError> {

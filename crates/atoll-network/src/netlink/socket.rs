@@ -28,6 +28,12 @@ const NOOP: u16 = 1;
 const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
 
+/// What was listed changed meanwhile, so the list may lack something.
+const INTERRUPTED: u16 = 0x10;
+
+/// Tries to list what changes all the time, before that is an error.
+const DUMPS_MAX: usize = 16;
+
 /// Which part of the kernel the socket speaks to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Family {
@@ -40,6 +46,15 @@ pub(crate) enum Family {
 pub(crate) struct Socket {
     fd: OwnedFd,
     buffer: Vec<u8>,
+    /// Of the next request's first message.
+    sequence: u32,
+}
+
+/// The messages that an answer may be for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent {
+    first: u32,
+    count: u32,
 }
 
 impl Socket {
@@ -56,16 +71,18 @@ impl Socket {
             Ok(fd)
         };
         let fd = open().map_err(|errno| NetlinkError::Open { source: errno.into() })?;
-        Ok(Self { fd, buffer: vec![0; RECEIVE_BYTES] })
+        Ok(Self { fd, buffer: vec![0; RECEIVE_BYTES], sequence: 0 })
     }
 
     /// Sends the batch; every message but the last may go unacknowledged.
-    pub(crate) fn send(&mut self, message: &mut Message) -> Result<(), NetlinkError> {
-        let bytes = message.encode()?;
+    pub(crate) fn send(&mut self, message: &mut Message) -> Result<Sent, NetlinkError> {
+        self.drain();
+        let sent = Sent { first: self.sequence, count: message.count() };
+        self.sequence = self.sequence.wrapping_add(sent.count);
+        let bytes = message.encode(sent.first)?;
         self.make_room(bytes.len())?;
-        let sent = retry(|| send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()));
-        match sent {
-            Ok(_) => Ok(()),
+        match retry(|| send(self.fd.as_raw_fd(), bytes, MsgFlags::empty())) {
+            Ok(_) => Ok(sent),
             Err(errno) => Err(NetlinkError::Send { bytes: bytes.len(), source: errno.into() }),
         }
     }
@@ -73,40 +90,45 @@ impl Socket {
     /// One request, one acknowledgement.
     pub(crate) fn request(&mut self, message: &mut Message) -> Result<(), NetlinkError> {
         message.flag(ACK);
-        self.send(message)?;
         let last = message.count().saturating_sub(1);
-        self.acknowledged(last)
+        let sent = self.send(message)?;
+        self.acknowledged(sent, last)
     }
 
     /// Waits until message `last` is acknowledged. The first refusal is the answer.
-    pub(crate) fn acknowledged(&mut self, last: u32) -> Result<(), NetlinkError> {
+    pub(crate) fn acknowledged(&mut self, sent: Sent, last: u32) -> Result<(), NetlinkError> {
         let mut refused = None;
         let mut done = false;
         while !done {
-            self.receive(|message| {
+            self.receive(sent, |index, message| {
                 if message.kind != ERROR && message.kind != DONE {
                     return Ok(());
                 }
-                if let Err(error) = verdict(message) {
+                if let Err(error) = verdict(index, message) {
                     refused.get_or_insert(error);
                     done = true;
                 }
-                done |= message.sequence == last;
+                done |= index == last;
                 Ok(())
             })?;
         }
-        self.drain();
         refused.map_or(Ok(()), Err)
     }
 
-    /// Asks for all objects and gives each to `each`.
-    pub(crate) fn dump(
+    /// Asks for all objects; what `read` makes of each.
+    pub(crate) fn dump<T>(
         &mut self,
         message: &mut Message,
-        each: impl FnMut(u16, &[u8]),
-    ) -> Result<(), NetlinkError> {
+        mut read: impl FnMut(u16, &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         message.flag(DUMP);
-        self.objects(message, each)
+        for _ in 0..DUMPS_MAX {
+            let mut found = Vec::new();
+            if self.objects(message, |kind, body| found.extend(read(kind, body)))? {
+                return Ok(found);
+            }
+        }
+        Err(NetlinkError::Unsteady)
     }
 
     /// Asks for one object.
@@ -116,46 +138,55 @@ impl Socket {
         each: impl FnMut(u16, &[u8]),
     ) -> Result<(), NetlinkError> {
         message.flag(ACK);
-        self.objects(message, each)
+        self.objects(message, each).map(|_whole| ())
     }
 
+    /// Returns whether nothing changed while the kernel answered.
     fn objects(
         &mut self,
         message: &mut Message,
         mut each: impl FnMut(u16, &[u8]),
-    ) -> Result<(), NetlinkError> {
-        self.send(message)?;
+    ) -> Result<bool, NetlinkError> {
+        let sent = self.send(message)?;
         let mut done = false;
+        let mut whole = true;
         while !done {
-            self.receive(|message| {
+            self.receive(sent, |index, message| {
+                whole &= message.flags & INTERRUPTED == 0;
                 match message.kind {
                     NOOP => {}
-                    DONE => done = true,
-                    ERROR => {
+                    // Its body is an error number, where there was an error half-way.
+                    DONE | ERROR => {
                         done = true;
-                        verdict(message)?;
+                        verdict(index, message)?;
                     }
                     kind => each(kind, message.body),
                 }
                 Ok(())
             })?;
         }
-        Ok(())
+        Ok(whole)
     }
 
     fn receive(
         &mut self,
-        mut each: impl FnMut(&Received<'_>) -> Result<(), NetlinkError>,
+        sent: Sent,
+        mut each: impl FnMut(u32, &Received<'_>) -> Result<(), NetlinkError>,
     ) -> Result<(), NetlinkError> {
         let length = retry(|| recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()))
             .map_err(|errno| NetlinkError::Receive { source: errno.into() })?;
         for message in messages(&self.buffer[..length]) {
-            each(&message?)?;
+            let message = message?;
+            let index = message.sequence.wrapping_sub(sent.first);
+            // Else it is a late answer to a request that was given up.
+            if index < sent.count {
+                each(index, &message)?;
+            }
         }
         Ok(())
     }
 
-    /// A refused batch may leave more answers; they must not be taken for the next one's.
+    /// A refused batch may leave more answers; they take room from the next one's.
     fn drain(&mut self) {
         while recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
     }
@@ -170,13 +201,13 @@ impl Socket {
     }
 }
 
-fn verdict(message: &Received<'_>) -> Result<(), NetlinkError> {
+fn verdict(index: u32, message: &Received<'_>) -> Result<(), NetlinkError> {
     let code = ne_u32(message.body, 0).unwrap_or(0).cast_signed();
     if code == 0 {
         return Ok(());
     }
     let source = io::Error::from_raw_os_error(code.saturating_neg());
-    Err(NetlinkError::Refused { index: message.sequence, source })
+    Err(NetlinkError::Refused { index, source })
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {

@@ -22,15 +22,14 @@ impl Message {
         Self::default()
     }
 
-    /// Begins a message; its sequence number is its place in this batch.
+    /// Begins a message.
     pub(crate) fn begin(&mut self, kind: u16, flags: u16, header: &[u8]) -> &mut Self {
         self.finish();
         self.start = self.bytes.len();
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&(flags | 1).to_ne_bytes());
-        self.bytes.extend_from_slice(&self.count.to_ne_bytes());
-        self.bytes.extend_from_slice(&0u32.to_ne_bytes());
+        self.bytes.extend_from_slice(&[0; 8]);
         self.bytes.extend_from_slice(header);
         self.pad();
         self.count += 1;
@@ -106,13 +105,23 @@ impl Message {
         self.count
     }
 
-    /// The finished bytes.
-    pub(crate) fn encode(&mut self) -> Result<&[u8], NetlinkError> {
+    /// The finished bytes, the messages numbered from `sequence` on.
+    pub(crate) fn encode(&mut self, sequence: u32) -> Result<&[u8], NetlinkError> {
         self.finish();
-        match self.too_long {
-            Some(bytes) => Err(NetlinkError::TooLong { bytes }),
-            None => Ok(&self.bytes),
+        if let Some(bytes) = self.too_long {
+            return Err(NetlinkError::TooLong { bytes });
         }
+        let mut number = sequence;
+        let mut rest = self.bytes.as_mut_slice();
+        while let Some(length) = ne_u32(rest, 0).and_then(|length| usize::try_from(length).ok()) {
+            let Some((message, further)) = rest.split_at_mut_checked(length) else { break };
+            if let Some(field) = message.get_mut(8..12) {
+                field.copy_from_slice(&number.to_ne_bytes());
+            }
+            number = number.wrapping_add(1);
+            rest = further;
+        }
+        Ok(&self.bytes)
     }
 
     fn finish(&mut self) {
@@ -132,6 +141,7 @@ impl Message {
 #[derive(Debug)]
 pub(crate) struct Received<'a> {
     pub(crate) kind: u16,
+    pub(crate) flags: u16,
     pub(crate) sequence: u32,
     pub(crate) body: &'a [u8],
 }
@@ -156,6 +166,7 @@ pub(crate) fn messages(
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
         Some(Ok(Received {
             kind: u16::from_ne_bytes([message[4], message[5]]),
+            flags: u16::from_ne_bytes([message[6], message[7]]),
             sequence: ne_u32(message, 8).unwrap_or(0),
             body: &message[HEADER..],
         }))
@@ -214,9 +225,12 @@ mod tests {
             inner.ne32(3, 9).be32(4, 9);
         });
         message.begin(8, 4, &[]);
-        let bytes = message.encode().unwrap().to_vec();
+        let bytes = message.encode(u32::MAX).unwrap().to_vec();
         let all: Vec<_> = messages(&bytes).map(Result::unwrap).collect();
-        assert_eq!(all.iter().map(|m| (m.kind, m.sequence)).collect::<Vec<_>>(), [(7, 0), (8, 1)]);
+        assert_eq!(
+            all.iter().map(|m| (m.kind, m.sequence)).collect::<Vec<_>>(),
+            [(7, u32::MAX), (8, 0)]
+        );
         let attributes = Attributes::after(all[0].body, 4);
         assert_eq!(attributes.text(1), Some("eth0"));
         assert_eq!(attributes.nested(2).get(3).and_then(|v| ne_u32(v, 0)), Some(9));
@@ -227,7 +241,7 @@ mod tests {
     fn an_oversized_list_is_refused_not_cut() {
         let mut message = Message::new();
         message.begin(1, 0, &[]).attribute(1, &vec![0; 70_000]);
-        assert!(matches!(message.encode(), Err(NetlinkError::TooLong { bytes: 70_000 })));
+        assert!(matches!(message.encode(0), Err(NetlinkError::TooLong { bytes: 70_000 })));
     }
 
     #[test]

@@ -109,24 +109,67 @@ impl<'a> Rule<'a> {
 
     /// Goes on if the packet is for an address of this node.
     pub(crate) fn destination_is_local(&mut self) -> &mut Self {
-        const RESULT_ADDRESS_TYPE: u32 = 3;
         const BY_DESTINATION: u32 = 2;
+        self.is_local(BY_DESTINATION)
+    }
+
+    /// Goes on if the packet is from an address of this node.
+    pub(crate) fn source_is_local(&mut self) -> &mut Self {
+        const BY_SOURCE: u32 = 1;
+        self.is_local(BY_SOURCE)
+    }
+
+    fn is_local(&mut self, by: u32) -> &mut Self {
+        const RESULT_ADDRESS_TYPE: u32 = 3;
         const LOCAL: u32 = 2;
         self.expression("fib", |body| {
-            body.be32(1, Reg(0).number()).be32(2, RESULT_ADDRESS_TYPE).be32(3, BY_DESTINATION);
+            body.be32(1, Reg(0).number()).be32(2, RESULT_ADDRESS_TYPE).be32(3, by);
         })
         .compare(Reg(0), true, &LOCAL.to_ne_bytes())
+    }
+
+    fn tracked(&mut self, key: u32, to: Reg) -> &mut Self {
+        self.expression("ct", |body| {
+            body.be32(1, to.number()).be32(2, key);
+        })
+    }
+
+    fn original(&mut self, key: u32, to: Reg) -> &mut Self {
+        const ORIGINAL: u8 = 0;
+        self.expression("ct", |body| {
+            body.be32(1, to.number()).be32(2, key).attribute(3, &[ORIGINAL]);
+        })
+    }
+
+    /// What the connection was addressed to before it was translated.
+    pub(crate) fn original_address(&mut self, to: Reg) -> &mut Self {
+        const DESTINATION_ADDRESS: u32 = 20;
+        self.original(DESTINATION_ADDRESS, to)
+    }
+
+    pub(crate) fn original_port(&mut self, to: Reg) -> &mut Self {
+        const DESTINATION_PORT: u32 = 12;
+        self.original(DESTINATION_PORT, to)
+    }
+
+    /// Goes on if the connection was sent elsewhere than it was addressed to.
+    pub(crate) fn is_translated(&mut self) -> &mut Self {
+        const STATUS: u32 = 2;
+        const DESTINATION_TRANSLATED: u32 = 32;
+        self.tracked(STATUS, Reg(0))
+            .mask(Reg(0), DESTINATION_TRANSLATED.to_ne_bytes(), [0; 4])
+            .compare(Reg(0), false, &[0; 4])
     }
 
     /// Goes on if the packet begins (or does not begin) a connection.
     pub(crate) fn is_new(&mut self, wanted: bool) -> &mut Self {
         const STATE: u32 = 0;
         const NEW: u32 = 8;
-        self.expression("ct", |body| {
-            body.be32(1, Reg(0).number()).be32(2, STATE);
-        })
-        .mask(Reg(0), NEW.to_ne_bytes(), [0; 4])
-        .compare(Reg(0), !wanted, &[0; 4])
+        self.tracked(STATE, Reg(0)).mask(Reg(0), NEW.to_ne_bytes(), [0; 4]).compare(
+            Reg(0),
+            !wanted,
+            &[0; 4],
+        )
     }
 
     pub(crate) fn marked(&mut self, bit: u32) -> &mut Self {
@@ -145,14 +188,6 @@ impl<'a> Rule<'a> {
             .expression("meta", |body| {
                 body.be32(3, Reg(13).number()).be32(2, META_MARK);
             })
-    }
-
-    pub(crate) fn load(&mut self, value: [u8; 4], to: Reg) -> &mut Self {
-        self.expression("immediate", |body| {
-            body.be32(1, to.number()).nest(2, |held| {
-                held.attribute(1, &value);
-            });
-        })
     }
 
     /// Goes on if the key that begins at the register is in the set.
@@ -184,7 +219,9 @@ impl<'a> Rule<'a> {
         })
     }
 
-    /// Puts key and data into a dynamic map, or makes its element young again.
+    /// Puts key and data into a dynamic map, or makes its element young again. Rules do
+    /// not delete: the kernel (6.18) goes on counting what a rule deletes from a map, until
+    /// the map is full.
     pub(crate) fn remember(
         &mut self,
         map: &str,
@@ -196,13 +233,6 @@ impl<'a> Rule<'a> {
         self.expression("dynset", |body| {
             body.text(1, map).be32(3, UPDATE).be32(4, key.number()).be32(5, held.number());
             body.be64(6, timeout_ms);
-        })
-    }
-
-    pub(crate) fn forget(&mut self, map: &str, key: Reg, held: Reg) -> &mut Self {
-        const DELETE: u32 = 2;
-        self.expression("dynset", |body| {
-            body.text(1, map).be32(3, DELETE).be32(4, key.number()).be32(5, held.number());
         })
     }
 

@@ -73,7 +73,6 @@ impl State {
         netns: &Path,
         host_ports: &[HostPort],
     ) -> Result<Lease, Error> {
-        let before = self.pool.get(uid).cloned();
         let lease = self.pool.lease(uid, host_ports)?;
         let wiring = Wiring {
             uid,
@@ -84,10 +83,7 @@ impl State {
             mtu: Some(self.config.mtu.unwrap_or(self.uplink.mtu)).filter(|mtu| *mtu > 0),
         };
         sandbox::connect(&mut self.routing, &wiring)?;
-        if let Some(before) = before.filter(|before| *before != lease) {
-            self.rules.remove_lease(&before)?;
-        }
-        self.rules.add_lease(&lease)?;
+        self.rules.set_leases(self.pool.all())?;
         debug!(uid, address = %lease.address, "sandbox attached");
         Ok(lease)
     }
@@ -97,7 +93,7 @@ impl State {
         let Some(lease) = self.pool.get(uid).cloned() else {
             return Ok(());
         };
-        self.rules.remove_lease(&lease)?;
+        self.rules.set_leases(self.pool.all().filter(|other| other.uid != uid))?;
         // The next holder of the address must not inherit its flows.
         self.forget_flows(&HashSet::from([lease.address]))?;
         // Last: until here the address could not be given to another.
@@ -184,7 +180,7 @@ impl State {
         ports.retain(|port| !self.is_dns(port));
         match &self.services {
             None => {
-                let ledger = Ledger::of(ports)?;
+                let ledger = Ledger::of(ports);
                 self.rules.replace_services(&ledger.all())?;
                 let stale = ledger.udp_flows();
                 self.services = Some(ledger);
@@ -206,7 +202,7 @@ impl State {
             return Err(Error::NotSynchronised);
         };
         // On an error the ledger is not put back: the next synchronisation is a full one.
-        let (difference, stale) = ledger.change(changes)?;
+        let (difference, stale) = ledger.change(changes);
         self.rules.change_services(&difference)?;
         self.services = Some(ledger);
         self.forget_stale(&stale)

@@ -295,7 +295,7 @@ fn write_host_rules(underlay: &Underlay) -> Result<(), Error> {
     let mut socket = nft::open().when(what)?;
     let mut batch = Batch::new(&table);
     let hook = Hook { kind: "nat", point: Point::Postrouting, priority: 100 };
-    batch.add_table();
+    batch.add_table("Atoll: the way out of the nodes on this machine");
     batch.add_chain("postrouting", Some(hook));
     batch.flush_chain("postrouting");
     batch.add_rule("postrouting", |rule| {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 #![allow(clippy::print_stdout, reason = "tests say what they skip and measure")]
 
+mod printing;
 mod routing;
 mod services;
 mod underlay;
