@@ -1,9 +1,12 @@
 //! Whether this node has room for a pod, decided once before its first container. Pure.
 
 use k8s_openapi::api::core::v1::Pod;
+use std::net::IpAddr;
 
 use crate::amount;
+use crate::network::HostPort;
 use crate::pod::refuse;
+use crate::pod::sandbox::host_ports;
 
 /// What the node offers pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,16 +49,32 @@ pub fn admit(pod: &Pod, others: &[&Pod], room: &Room) -> Option<Refusal> {
         ("cpu", amount::pod_request(pod, "cpu"), used("cpu"), room.cpu_milli),
         ("memory", amount::pod_request(pod, "memory"), used("memory"), room.memory_bytes),
     ];
-    let (name, requested, used, capacity) = checks
+    let lacking = checks
         .into_iter()
-        .find(|(_, requested, used, capacity)| *requested > 0 && used + requested > *capacity)?;
-    Some(Refusal {
-        reason: format!("OutOf{name}"),
-        message: format!(
-            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, \
-             capacity: {capacity}"
-        ),
+        .find(|(_, requested, used, capacity)| *requested > 0 && used + requested > *capacity);
+    if let Some((name, requested, used, capacity)) = lacking {
+        return Some(Refusal {
+            reason: format!("OutOf{name}"),
+            message: format!(
+                "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, \
+                 capacity: {capacity}"
+            ),
+        });
+    }
+    let wanted = host_ports(pod);
+    let held: Vec<HostPort> = others.iter().flat_map(|other| host_ports(other)).collect();
+    wanted.iter().any(|port| held.iter().any(|other| conflict(port, other))).then(|| Refusal {
+        reason: "NodePorts".to_owned(),
+        message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested \
+                  pod ports"
+            .to_owned(),
     })
+}
+
+fn conflict(one: &HostPort, other: &HostPort) -> bool {
+    let all = |port: &HostPort| port.host_ip.is_none_or(|ip: IpAddr| ip.is_unspecified());
+    let same_address = all(one) || all(other) || one.host_ip == other.host_ip;
+    one.host_port == other.host_port && one.udp == other.udp && same_address
 }
 
 #[cfg(test)]
@@ -81,5 +100,33 @@ mod tests {
         );
         let tiny = pod("1m");
         assert_eq!(admit(&tiny, &[&tiny, &tiny], &room).unwrap().reason, "OutOfpods");
+    }
+
+    #[test]
+    fn a_port_of_the_node_belongs_to_one_pod() {
+        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 9 };
+        let pod = |ip: &str, protocol: &str, number: u16| -> Pod {
+            serde_json::from_value(
+                serde_json::json!({"spec": {"containers": [{"name": "c", "ports": [
+                {"containerPort": 80, "hostPort": number, "hostIP": ip, "protocol": protocol}]}]}}),
+            )
+            .unwrap()
+        };
+        let held = pod("127.0.0.1", "TCP", 8080);
+        for free in [
+            pod("127.0.0.1", "TCP", 8081),
+            pod("127.0.0.1", "UDP", 8080),
+            pod("10.0.0.1", "TCP", 8080),
+        ] {
+            assert_eq!(admit(&free, &[&held], &room), None);
+        }
+        for taken in [pod("127.0.0.1", "TCP", 8080), pod("0.0.0.0", "TCP", 8080)] {
+            let refusal = admit(&taken, &[&held], &room).unwrap();
+            assert_eq!(refusal.reason, "NodePorts");
+            assert_eq!(
+                refusal.message,
+                "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+            );
+        }
     }
 }

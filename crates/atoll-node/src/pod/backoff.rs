@@ -27,7 +27,7 @@ impl Backoff {
             return None;
         }
         let until = failed_at.saturating_add(delay).unwrap_or(Timestamp::MAX);
-        (now < until).then_some((delay, until))
+        is_ahead(until, now).then_some((delay, until))
     }
 
     /// Notes one more try after a failure at `failed_at`.
@@ -42,6 +42,15 @@ impl Backoff {
     pub fn reset(&mut self) {
         self.current = None;
     }
+}
+
+/// Whether a try that was planned for `until` has to wait at `now`. A wait that is far longer
+/// than any delay comes of a clock that was set back since; for that time to come again could
+/// take hours.
+#[must_use]
+pub fn is_ahead(until: Timestamp, now: Timestamp) -> bool {
+    let left = until.duration_since(now);
+    left.is_positive() && left < MAX * 2
 }
 
 fn expired(failed_at: Timestamp, last: Timestamp) -> bool {
@@ -84,6 +93,17 @@ mod tests {
             failed = until.as_second() + 1;
         }
         assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_lengthens_no_wait() {
+        let mut backoff = Backoff::default();
+        backoff.advance(at(5_000));
+        assert!(backoff.holds(at(5_000), at(5_001)).is_some());
+        assert_eq!(backoff.holds(at(5_000), at(1_400)), None);
+        assert!(is_ahead(at(5_010), at(5_001)));
+        assert!(!is_ahead(at(5_010), at(5_010)));
+        assert!(!is_ahead(at(5_010), at(1_400)));
     }
 
     #[test]

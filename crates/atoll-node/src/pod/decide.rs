@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
+use crate::pod::backoff;
 use crate::pod::identity::{RestartPolicy, is_sidecar};
 use crate::pod::messages;
 use crate::pod::track::{Condemned, Track, Tracks};
@@ -167,7 +168,7 @@ pub fn held_until(
     {
         return Some((Some(delay), until));
     }
-    track.retry_at.filter(|at| *at > now).map(|at| (None, at))
+    track.retry_at.filter(|at| backoff::is_ahead(*at, now)).map(|at| (None, at))
 }
 
 #[cfg(test)]
