@@ -15,6 +15,7 @@ mod signals;
 use crate::{
     client::connect::connect,
     handoff,
+    listen::listen,
     process::{Process, Recipe},
 };
 use anyhow::{Context as _, Result, bail};
@@ -31,7 +32,7 @@ use nodes::Nodes;
 use signals::Signals;
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -85,7 +86,7 @@ pub async fn run(dev: Dev) -> Result<()> {
     let mut signals = Signals::watch()?;
     let folder = Folder::take(&dev.data_dir()?).await?;
     let cluster = folder.cluster(dev.nodes)?;
-    let listener = listen(dev.port).await?;
+    let listener = listen((Ipv4Addr::LOCALHOST, dev.port).into(), "--port").await?;
     if !rustix::process::geteuid().is_root() {
         return rootless::run(&dev, &folder, &cluster, listener, &mut signals, started).await;
     }
@@ -154,15 +155,6 @@ async fn run_nodes(
     }
     program::remove(&program);
     result
-}
-
-async fn listen(port: u16) -> Result<TcpListener> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "listening on {address}; another program may have the port, choose another with --port"
-        )
-    })
 }
 
 fn make_underlay(folder: &Folder, cluster: &Cluster) -> Result<Underlay> {

@@ -15,6 +15,7 @@ mod handoff;
 mod hello;
 mod image;
 mod keys;
+mod listen;
 mod memory;
 mod process;
 mod server;

@@ -1,12 +1,12 @@
 //! Where a server's connections come from: its own listener, and the supervisor of `atoll dev`.
 
 use super::Server;
-use crate::handoff;
+use crate::{handoff, listen::listen};
 use anyhow::{Context as _, Result};
 use atoll_apiserver::server::{ApiServer, accepted};
 use futures::{Stream, StreamExt as _};
 use std::net::SocketAddr;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
@@ -18,12 +18,7 @@ pub async fn serve(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let listener = TcpListener::bind(server.listen).await.with_context(|| {
-        format!(
-            "listening on {}; another program may have the port, choose another with --listen",
-            server.listen
-        )
-    })?;
+    let listener = listen(server.listen, "--listen").await?;
     let mut connections: Connections = Box::pin(accepted(listener));
     if let Some(path) = &server.handoff {
         let receiver = handoff::Receiver::bind(path)?;
