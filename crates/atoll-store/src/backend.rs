@@ -12,17 +12,17 @@ use bytes::Bytes;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
 
 use crate::clock::Clock;
-use crate::codec::{Malformed, Reader, put_i64, put_u64};
-use crate::consensus::Position;
+use crate::codec::Malformed;
 use crate::disk::Disk;
-use crate::kv::Revision;
 use crate::mvcc::{Pending, ReadFault, Record, RevKey, State, Version};
 use crate::wal::Released;
 
 mod file;
 mod incoming;
+mod meta;
 
 pub(crate) use incoming::Incoming;
+pub(crate) use meta::{Meta, Roster};
 
 use file::{Patience, PatientFile};
 
@@ -30,7 +30,7 @@ type Versions = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Leases = TableDefinition<'static, i64, (i64, i64)>;
 
 pub(crate) const KEYSPACES: usize = 2;
-const STATE_FILE: &str = "state.redb";
+pub(crate) const STATE_FILE: &str = "state.redb";
 const NEW_STATE_FILE: &str = "state.tmp";
 const VERSIONS: [Versions; KEYSPACES] =
     [TableDefinition::new("cluster.versions"), TableDefinition::new("applications.versions")];
@@ -38,7 +38,6 @@ const LEASES: [Leases; KEYSPACES] =
     [TableDefinition::new("cluster.leases"), TableDefinition::new("applications.leases")];
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
 const META_KEY: &str = "state";
-const META_FORMAT: u8 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendError {
@@ -52,53 +51,6 @@ pub(crate) enum BackendError {
     Damaged { file: String },
     #[error("{file} holds a record that cannot be read")]
     Malformed { file: String, source: Malformed },
-}
-
-/// How far the state has come, in both keyspaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Meta {
-    pub(crate) applied: Position,
-    /// Continued with every entry; equal on all members that applied the same.
-    pub(crate) chain: u32,
-    pub(crate) voters: Vec<u64>,
-    /// Revision and compacted revision.
-    pub(crate) keyspaces: [(Revision, Revision); KEYSPACES],
-}
-
-impl Meta {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![META_FORMAT];
-        put_u64(&mut out, self.applied.index);
-        put_u64(&mut out, self.applied.term);
-        put_u64(&mut out, u64::from(self.chain));
-        put_u64(&mut out, self.voters.len() as u64);
-        for voter in &self.voters {
-            put_u64(&mut out, *voter);
-        }
-        for (revision, compacted) in self.keyspaces {
-            put_i64(&mut out, revision);
-            put_i64(&mut out, compacted);
-        }
-        out
-    }
-
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
-        if reader.u8()? != META_FORMAT {
-            return Err(Malformed("the state has a format that this release does not read"));
-        }
-        let applied = Position { index: reader.u64()?, term: reader.u64()? };
-        let chain = u32::try_from(reader.u64()?).unwrap_or(0);
-        let mut voters = Vec::new();
-        for _ in 0..reader.u64()? {
-            voters.push(reader.u64()?);
-        }
-        let mut keyspaces = [(1, 0); KEYSPACES];
-        for keyspace in &mut keyspaces {
-            *keyspace = (reader.i64()?, reader.i64()?);
-        }
-        Ok(Self { applied, chain, voters, keyspaces })
-    }
 }
 
 /// One keyspace's versions as of a commit.
@@ -162,6 +114,8 @@ pub(crate) struct Loaded {
 /// One transaction's worth of changes.
 #[derive(Debug)]
 pub(crate) struct FlushJob {
+    /// What it is to be written to.
+    pub(crate) backend: Arc<Backend>,
     pub(crate) meta: Meta,
     pub(crate) pending: [Arc<Pending>; KEYSPACES],
     /// What the log no longer needs to keep once this is durable.

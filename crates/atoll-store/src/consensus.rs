@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::cluster::{Lane, Member, OutgoingSnapshot};
+use crate::cluster::{Lane, Member, OutgoingSnapshot, Progress};
 use crate::wal::format::HardState;
 
 mod log;
@@ -87,12 +87,34 @@ impl Net for NoPeers {
     fn set_peers(&mut self, _peers: &[Member]) {}
 }
 
+/// One member more, or one less; one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberChange {
+    AddLearner(u64),
+    Promote(u64),
+    Remove(u64),
+}
+
+/// Who votes and who only listens, by their ids.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Configuration {
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+}
+
 /// What consensus wants done, in the order of the fields.
 #[derive(Debug, Default)]
 pub struct Work {
     /// For [`Consensus::persisted`].
     pub number: u64,
     pub messages: Vec<PeerMessage>,
+    /// To whom the present state is to be sent, before anything more is applied, with the message
+    /// that goes with it.
+    pub snapshots: Vec<(u64, Bytes)>,
+    /// Number of a [`Consensus::read_index`] and the index that must be applied for it.
+    pub reads: Vec<(u64, u64)>,
+    /// A state that was sent here replaces the present one and the log, before `entries`.
+    pub install: Option<Position>,
     /// Must be durable before `messages_after_persist` go out.
     pub hard_state: Option<HardState>,
     pub entries: Vec<LogEntry>,
@@ -108,23 +130,59 @@ pub enum ConsensusError {
     NoLeader,
     #[error("too much is waiting to be committed")]
     Overloaded,
+    /// What this member has on its disk is not what it told others.
+    #[error("the log does not fit to what the other members know of it: {0}")]
+    Inconsistent(String),
     #[error("consensus refused: {0}")]
     Other(String),
 }
 
+/// Where a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    pub is_leader: bool,
+    /// Zero while none is known.
+    pub leader: u64,
+    pub term: u64,
+    pub last_index: u64,
+    pub committed: u64,
+    /// A leader that has committed an entry of its own term: it knows what is committed.
+    pub is_settled: bool,
+    /// A change of the members is under way, or may be.
+    pub is_changing: bool,
+    /// A leader that is handing its place over takes no proposals.
+    pub is_transferring: bool,
+}
+
 pub trait Consensus: Send {
+    /// A follower passes it on to the leader, which may never get it, or get it twice.
     fn propose(&mut self, payload: Vec<u8>) -> Result<(), ConsensusError>;
-    fn step(&mut self, message: &[u8]) -> Result<(), ConsensusError>;
-    /// One unit of time has passed. A sole voter needs none.
+    /// Only on the leader. `context` comes back with the entry.
+    fn propose_change(
+        &mut self,
+        change: MemberChange,
+        context: Vec<u8>,
+    ) -> Result<(), ConsensusError>;
+    /// A change that was committed takes effect.
+    fn apply_change(&mut self, change: MemberChange) -> Result<Configuration, ConsensusError>;
+    /// A message of the member `from`.
+    fn step(&mut self, from: u64, message: &[u8]) -> Result<(), ConsensusError>;
+    /// One unit of time has passed. A sole member needs none.
     fn tick(&mut self);
     fn needs_ticks(&self) -> bool;
     /// The next piece of work, or nothing.
     fn poll(&mut self) -> Option<Work>;
     /// The work of this number, and all before, is durable.
     fn persisted(&mut self, number: u64);
-    /// Entries up to this one have been applied and need not be kept for the state.
+    /// Entries up to this one have been applied; followers may still need them.
     fn applied(&mut self, index: u64);
-    fn is_leader(&self) -> bool;
-    fn term(&self) -> u64;
-    fn last_index(&self) -> u64;
+    /// Asks for what is committed now, by [`Work::reads`]. It may get lost.
+    fn read_index(&mut self, number: u64);
+    fn unreachable(&mut self, peer: u64);
+    fn snapshot_sent(&mut self, peer: u64, arrived: bool);
+    /// Tries to make `to` the leader; gives up after an election timeout.
+    fn transfer(&mut self, to: u64);
+    fn standing(&self) -> Standing;
+    /// Of all members but this one; only on the leader.
+    fn progress(&self) -> Vec<Progress>;
 }

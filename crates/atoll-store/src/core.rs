@@ -1,35 +1,56 @@
-//! The store's single writer as step functions: take proposals, make them durable, apply them,
-//! answer. It has no thread and no timer of its own; somebody calls it and tells when to call
-//! again.
+//! The store's single writer as step functions: take proposals and what other members say, make
+//! it durable, apply what is committed, answer. It has no thread and no timer of its own; somebody
+//! calls it and tells when to call again.
+//!
+//! A member without others writes its log where it is called. With others the log is written by
+//! jobs that somebody else runs, so that heartbeats never wait for the disk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Roster};
 use crate::clock::Clock;
-use crate::consensus::{Consensus, EntryKind, LogEntry, Net, Position, Work};
+use crate::cluster::{Member, Membership};
+use crate::consensus::{Consensus, Net, Position, Standing, Work};
+use crate::disk::Disk;
 use crate::embedded::StoreConfig;
 use crate::kv::Error;
-use crate::mvcc::{Command, LeaseChange, Origin, ReadFault, Response, decode_batch};
-use crate::shared::Shared;
-use crate::sync::write;
-use crate::wal::Wal;
-use crate::wal::format::HardState;
+use crate::mvcc::{Command, Response};
+use crate::shared::{Reached, Shared};
 
+mod apply;
 mod arrivals;
 mod ask;
+mod asks;
 mod background;
+mod chains;
+mod health;
+mod install;
+mod journal;
+mod members;
 mod open;
+mod peers;
 mod propose;
+mod reads;
+mod system;
 
 pub(crate) use arrivals::{Arrivals, Arrived};
-pub(crate) use ask::{Ask, AskResult, Told};
-
+pub(crate) use ask::{Ask, AskResult, Told, member as read_member, put_member};
+pub(crate) use asks::AskReply;
+pub(crate) use journal::{WalDone, WalJob};
 pub(crate) use open::CoreOpenError;
+pub(crate) use reads::ReadReply;
+
+use asks::Asks;
+use chains::Chains;
+use health::Health;
+use journal::Journal;
+use propose::Waiting;
+use reads::Reads;
 
 pub(crate) type Answer = Result<Response, Error>;
 
@@ -70,30 +91,41 @@ impl Proposal {
     }
 }
 
-/// The callers whose commands stand in one entry, in order.
-#[derive(Debug)]
-struct Waiting {
-    number: u64,
-    replies: Vec<Option<Reply>>,
-}
-
 pub(crate) struct Core {
     clock: Arc<dyn Clock>,
     config: StoreConfig,
+    /// As this member would have itself known.
+    record: Member,
     member_id: u64,
     epoch: u64,
     pub(crate) shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
     pub(crate) backend: Arc<Backend>,
+    /// What was replaced last: reads that began before may still use it.
+    retired: Option<Arc<Backend>>,
     consensus: Box<dyn Consensus>,
     net: Box<dyn Net>,
-    wal: Wal,
+    journal: Journal,
     waiting: VecDeque<Waiting>,
     next_number: u64,
+    /// Proposals that wait for a leader.
+    parked: Vec<Proposal>,
+    /// Commands that were proposed, did not happen, and are proposed again.
+    again: Vec<(Vec<u8>, Vec<Option<Reply>>)>,
     applied: Position,
     chain: u32,
-    voters: Vec<u64>,
-    /// A commit index alone is written with the next batch, not for its own sake.
-    unwritten_hard_state: Option<HardState>,
+    installed: bool,
+    roster: Roster,
+    /// As of the last look.
+    standing: Standing,
+    reads: Reads,
+    asks: Asks,
+    health: Health,
+    chains: Chains,
+    /// The highest committed entry that each peer acknowledged, and in which epoch.
+    acknowledged: BTreeMap<u64, Reached>,
+    /// A state that has arrived and waits for what consensus says.
+    arrived: Option<Arrived>,
     /// The last batch is not sealed yet.
     written_at: Option<Duration>,
     /// When the oldest change came that the state file does not have.
@@ -111,126 +143,114 @@ impl Core {
             }
             return;
         }
-        let admitted = self.admit(proposals);
-        for entry in self.reserve(admitted) {
-            self.propose(entry);
-        }
+        self.propose_all(proposals);
         self.run();
     }
 
     /// How other members are reached from now on.
     pub(crate) fn set_net(&mut self, net: Box<dyn Net>) {
         self.net = net;
+        self.tell_peers();
     }
 
     /// Does all that consensus wants done now.
-    fn run(&mut self) {
-        while let Some(work) = self.consensus.poll() {
-            if let Err(error) = self.handle(work) {
-                self.fail(&*error);
-                return;
-            }
+    pub(crate) fn run(&mut self) {
+        if self.failed() {
+            return;
+        }
+        if let Err(error) = self.run_until_idle() {
+            self.fail(&*error);
+            return;
         }
         self.publish_status();
     }
 
+    fn run_until_idle(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        loop {
+            let mut moved = false;
+            while let Some(work) = self.consensus.poll() {
+                self.handle(work)?;
+                moved = true;
+            }
+            if self.writes_here()
+                && let Some(job) = self.take_wal_job()
+            {
+                self.finish_job(job.run(&*self.clock))?;
+                moved = true;
+            }
+            self.notice_standing();
+            self.begin_reads();
+            if !moved && !self.propose_again() {
+                return Ok(());
+            }
+        }
+    }
+
     fn handle(&mut self, work: Work) -> Result<(), Box<dyn std::error::Error>> {
         for message in work.messages {
-            self.net.send(message);
+            self.send_raft(message);
         }
-        let hard_state = work.hard_state.or(self.unwritten_hard_state.take());
-        if work.must_sync || !work.entries.is_empty() {
-            self.wal.append(hard_state, &work.entries)?;
-            self.written_at = Some(self.clock.now());
-        } else {
-            self.unwritten_hard_state = hard_state;
+        for (to, message) in work.snapshots {
+            self.send_snapshot(to, message);
         }
-        self.consensus.persisted(work.number);
-        for message in work.messages_after_persist {
-            self.net.send(message);
+        for (number, index) in work.reads {
+            self.confirm_reads(number, index);
         }
+        self.journal.push(
+            work.number,
+            work.install,
+            (work.hard_state, work.entries, work.must_sync),
+            work.messages_after_persist,
+        );
+        self.complete_unsynced();
         for entry in work.committed {
             let index = entry.index;
             self.apply(entry)?;
             self.consensus.applied(index);
         }
+        self.answer_reads();
         Ok(())
     }
 
-    fn apply(&mut self, entry: LogEntry) -> Result<(), Box<dyn std::error::Error>> {
-        self.applied = Position { index: entry.index, term: entry.term };
-        self.chain = crc32c::crc32c_append(self.chain, &entry.payload);
-        if entry.kind != EntryKind::Normal {
-            return Err("the log changes the membership, which this release cannot do".into());
-        }
-        if entry.payload.is_empty() {
-            return Ok(());
-        }
-        let (origin, commands) = decode_batch(entry.payload)?;
-        let mut replies = self.take_waiting(origin);
-        self.dirty_since.get_or_insert(self.clock.now());
-        for (position, (keyspace, command)) in commands.iter().enumerate() {
-            let answer = self.apply_command(usize::from(*keyspace), command)?;
-            if let Some(reply) = replies.get_mut(position).and_then(Option::take) {
-                reply.send(answer);
-            }
-        }
-        Ok(())
+    /// Whether the log is written where the core is called: there is nobody who would wait for a
+    /// heartbeat meanwhile.
+    fn writes_here(&self) -> bool {
+        self.roster.is_alone(self.member_id)
     }
 
-    /// Those who wait for this entry, if it was proposed here since the start.
-    fn take_waiting(&mut self, origin: Origin) -> Vec<Option<Reply>> {
-        if origin.member_id != self.member_id || origin.epoch != self.epoch {
-            return Vec::new();
-        }
-        while let Some(waiting) = self.waiting.pop_front() {
-            if waiting.number == origin.number {
-                return waiting.replies;
-            }
-            // Entries of one member are applied in order, so an earlier one was overwritten.
-            for reply in waiting.replies.into_iter().flatten() {
-                reply.send(Err(Error::NoLeader));
-            }
-        }
-        Vec::new()
-    }
-
-    fn apply_command(&mut self, code: usize, command: &Command) -> Result<Answer, ReadFault> {
-        let Some(keyspace) = self.shared.keyspaces.get(code) else {
-            return Ok(Err(Error::Unavailable { detail: format!("no keyspace {code}") }));
-        };
-        let applied = write(&keyspace.state).apply(command, &|key| keyspace.hub.wants_prev(key))?;
-        keyspace.hub.publish(applied.events);
-        let now = self.clock.now();
-        match applied.lease_change {
-            Some(LeaseChange::Granted { id, ttl }) => {
-                self.shared.with_leases(code, |leases| leases.start(id, ttl, 0, now));
-            }
-            Some(LeaseChange::Revoked { id }) => {
-                self.shared.with_leases(code, |leases| leases.end(id));
-            }
-            None => {}
-        }
-        Ok(applied.response)
-    }
-
-    fn publish_status(&self) {
+    fn publish_status(&mut self) {
+        self.note_acknowledged();
+        let standing = self.standing;
         let shared = &self.shared;
-        shared.raft_term.store(self.consensus.term(), Ordering::Relaxed);
-        shared.raft_index.store(self.consensus.last_index(), Ordering::Relaxed);
+        shared.raft_term.store(standing.term, Ordering::Relaxed);
+        shared.raft_index.store(standing.last_index, Ordering::Relaxed);
         shared.applied_index.store(self.applied.index, Ordering::Relaxed);
-        shared.log_bytes_written.store(self.wal.bytes_written(), Ordering::Relaxed);
-        shared.is_leader.store(self.consensus.is_leader(), Ordering::Release);
+        shared.log_bytes_written.store(self.journal.bytes_written(), Ordering::Relaxed);
+        shared.is_leader.store(standing.is_leader, Ordering::Release);
+        shared.is_alone.store(self.writes_here() && standing.is_leader, Ordering::Release);
+        self.publish_membership();
+    }
+
+    fn publish_membership(&self) {
+        let cluster = &self.shared.cluster;
+        cluster.set_membership(Membership {
+            members: self.roster.members.values().cloned().collect(),
+            leader: Some(self.standing.leader).filter(|leader| *leader != 0),
+            term: self.standing.term,
+        });
+        if !self.writes_here() {
+            cluster.set_progress(self.consensus.progress());
+        }
     }
 
     /// Nothing is acknowledged any more; what was asked and not answered is unknown.
     fn fail(&mut self, error: &dyn std::error::Error) {
-        self.shared.fail(describe(error));
-        for waiting in self.waiting.drain(..) {
-            for reply in waiting.replies.into_iter().flatten() {
-                reply.send(Err(Error::Timeout { maybe_applied: true }));
-            }
-        }
+        self.fail_with(describe(error));
+    }
+
+    fn fail_with(&mut self, detail: String) {
+        self.shared.fail(detail);
+        self.give_up_waiting(&Error::Timeout { maybe_applied: true });
     }
 
     /// For bugs planted in the simulation.

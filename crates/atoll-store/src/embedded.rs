@@ -23,12 +23,14 @@ use crate::shared::Shared;
 use crate::sync::lock;
 use crate::wal::WalOpenError;
 
+mod backup;
 mod cluster;
 mod driver;
 mod history;
 mod keyspace;
 mod queue;
 
+pub use backup::StoreSnapshot;
 use cluster::{ClusterHandle, StoreInbox};
 use driver::Threads;
 use keyspace::KeyspaceHandle;
@@ -71,6 +73,10 @@ pub struct StoreConfig {
     /// The log goes on in a new file after this much. Less than a few requests of the largest
     /// size makes no sense.
     pub segment_bytes: u64,
+    /// Entries of the log kept in memory for other members, and their bytes. One that is further
+    /// behind gets the whole state.
+    pub log_entries_max: usize,
+    pub log_bytes_max: usize,
     /// Recent events kept in memory for watches.
     pub watch_ring_bytes: usize,
     /// Bytes of events that a watch may be behind before it is ended.
@@ -93,6 +99,8 @@ impl Default for StoreConfig {
             request_timeout: Duration::from_secs(10),
             cache_bytes: 16 << 20,
             segment_bytes: 64 << 20,
+            log_entries_max: 20_000,
+            log_bytes_max: 64 << 20,
             watch_ring_bytes: 4 << 20,
             watch_behind_bytes_max: 64 << 20,
             flush_every: Duration::from_secs(10),
@@ -120,7 +128,6 @@ pub enum OpenError {
 }
 
 /// An open store. Dropping it stops it; [`Self::shutdown`] also says when it has stopped.
-#[derive(Debug)]
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
@@ -187,22 +194,23 @@ impl EmbeddedStore {
         }
         let threads = Threads::start(core, queue.clone(), clock.clone(), folder_lock)
             .map_err(|error| failed(error.into()))?;
+        let cluster = ClusterHandle::new(shared.clone(), queue.clone(), config.request_timeout);
+        let cluster = Arc::new(cluster);
         let handles = Keyspace::ALL.map(|keyspace| {
             Arc::new(KeyspaceHandle::new(
                 keyspace.code(),
                 shared.clone(),
-                queue.clone(),
+                (queue.clone(), cluster.clone()),
                 (disk.clone(), clock.clone()),
                 &config,
             ))
         });
-        let cluster = ClusterHandle::new(shared.clone(), queue.clone(), config.request_timeout);
         Ok(Self {
             shared,
             queue,
             threads: Mutex::new(Some(threads)),
             handles,
-            cluster: Arc::new(cluster),
+            cluster,
             cluster_id: opened.cluster_id,
             member_id: opened.member_id,
         })
@@ -248,6 +256,15 @@ impl EmbeddedStore {
     }
 }
 
+impl std::fmt::Debug for EmbeddedStore {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("EmbeddedStore")
+            .field("cluster_id", &self.cluster_id)
+            .field("member_id", &self.member_id)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         self.queue.stop();
@@ -269,7 +286,7 @@ fn lock_folder(dir: &Path) -> Result<FolderLock, OpenError> {
 }
 
 /// The store holds secrets, so its folder is nobody else's; its name must survive a power cut.
-fn make_folder(dir: &Path) -> io::Result<()> {
+pub(crate) fn make_folder(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }

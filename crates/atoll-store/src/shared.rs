@@ -12,7 +12,7 @@ use crate::watch::Hub;
 
 mod cluster;
 
-pub(crate) use cluster::{ClusterShared, Reached};
+pub(crate) use cluster::{ClusterShared, LEVEL, Reached};
 
 #[derive(Debug)]
 pub(crate) struct KeyspaceShared {
@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) applied_index: AtomicU64,
     pub(crate) log_bytes_written: AtomicU64,
     pub(crate) is_leader: AtomicBool,
+    /// A sole member that leads: whatever was acknowledged has been applied here.
+    pub(crate) is_alone: AtomicBool,
 }
 
 impl Shared {
@@ -50,6 +52,7 @@ impl Shared {
             applied_index: AtomicU64::new(0),
             log_bytes_written: AtomicU64::new(0),
             is_leader: AtomicBool::new(false),
+            is_alone: AtomicBool::new(false),
         }
     }
 

@@ -4,10 +4,11 @@
 //! taken, as zeros, before anything is proposed, so that a full disk refuses a write cleanly.
 //! After a failed write or sync nothing more is written: only a new start may look what is there.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use crate::consensus::LogEntry;
+use crate::consensus::{LogEntry, Position};
 use crate::disk::{Disk, DiskFile};
 
 mod fill;
@@ -19,9 +20,12 @@ pub(crate) use fill::FillJob;
 use fill::{Filling, create_segment};
 use format::{
     BATCH_HEADER_BYTES, BATCH_MAX_BYTES, BLOCK_BYTES, BatchHeader, FRAME_HEADER_BYTES, FrameKind,
-    HardState, PADDING, SegmentHeader, encode_frame, encode_hard_state,
+    HardState, PADDING, SegmentHeader, encode_acknowledged, encode_frame, encode_hard_state,
 };
-pub(crate) use recover::Recovered;
+pub(crate) use recover::{Base, Recovered};
+
+/// What every member acknowledged: epoch and index.
+pub(crate) type Acknowledged = BTreeMap<u64, (u64, u64)>;
 
 const WAL_FOLDER: &str = "wal";
 /// The batch buffer is given back when one large batch has grown it beyond this.
@@ -96,6 +100,9 @@ pub(crate) struct Wal {
     synced_index: u64,
     last_index: u64,
     hard_state: HardState,
+    acknowledged: Acknowledged,
+    /// The present segment does not have all of `acknowledged`.
+    acknowledged_unwritten: bool,
     buffer: Vec<u8>,
     filling: Option<Arc<Filling>>,
     /// A fill found the disk full; the next one waits for a write that finds room.
@@ -122,6 +129,8 @@ impl Wal {
             synced_index: 0,
             last_index: 0,
             hard_state: HardState::default(),
+            acknowledged: Acknowledged::new(),
+            acknowledged_unwritten: false,
             buffer: Vec::new(),
             filling: None,
             fill_refused: false,
@@ -151,7 +160,8 @@ impl Wal {
                 source,
             })?;
         let wal = Self::with_active(disk, identity, segment_bytes, active);
-        Ok(Recovered { wal, hard_state: HardState::default(), entries: Vec::new() })
+        let acknowledged = Acknowledged::new();
+        Ok(Recovered { wal, hard_state: HardState::default(), entries: Vec::new(), acknowledged })
     }
 
     pub(crate) fn bytes_written(&self) -> u64 {
@@ -189,11 +199,19 @@ impl Wal {
         Ok(())
     }
 
+    /// With the next batch, whichever it is.
+    pub(crate) fn note_acknowledged(&mut self, acknowledged: &Acknowledged) {
+        if self.acknowledged != *acknowledged {
+            self.acknowledged.clone_from(acknowledged);
+            self.acknowledged_unwritten = true;
+        }
+    }
+
     /// Writes the entries, and the hard state if it is new, and waits until they are durable.
-    pub(crate) fn append(
+    pub(crate) fn append<'a>(
         &mut self,
         hard_state: Option<HardState>,
-        entries: &[LogEntry],
+        entries: impl IntoIterator<Item = &'a LogEntry>,
     ) -> Result<(), WalError> {
         if self.failed {
             return Err(WalError::FailedBefore);
@@ -202,7 +220,7 @@ impl Wal {
             self.hard_state = state;
         }
         self.start_batch();
-        let mut frames = 0;
+        let mut frames = self.push_acknowledged();
         if let Some(state) = hard_state {
             let payload = encode_hard_state(state);
             self.push_frame(FrameKind::HardState, (state.term, 0), &[&payload]);
@@ -226,12 +244,44 @@ impl Wal {
         Ok(())
     }
 
-    /// A batch without frames: its presence proves that all before it was durable. It leaves the
+    /// The log begins again behind a state that has been installed.
+    pub(crate) fn restart(
+        &mut self,
+        at: Position,
+        hard_state: Option<HardState>,
+    ) -> Result<(), WalError> {
+        if self.failed {
+            return Err(WalError::FailedBefore);
+        }
+        self.hard_state = hard_state.unwrap_or(self.hard_state);
+        self.start_batch();
+        let payload = encode_hard_state(self.hard_state);
+        self.push_frame(FrameKind::HardState, (self.hard_state.term, 0), &[&payload]);
+        self.push_frame(FrameKind::Restart, (at.term, at.index), &[]);
+        self.last_index = at.index;
+        self.write_batch(2)?;
+        for closed in &mut self.closed {
+            closed.last_index = closed.last_index.min(at.index);
+        }
+        Ok(())
+    }
+
+    /// A batch without entries: its presence proves that all before it was durable. It leaves the
     /// last of the room to others.
     pub(crate) fn seal(&mut self) -> Result<(), WalError> {
         self.reserve(0, Room::Ordinary)?;
         self.start_batch();
-        self.write_batch(0)
+        let frames = self.push_acknowledged();
+        self.write_batch(frames)
+    }
+
+    fn push_acknowledged(&mut self) -> u32 {
+        if !std::mem::take(&mut self.acknowledged_unwritten) {
+            return 0;
+        }
+        let payload = encode_acknowledged(&self.acknowledged);
+        self.push_frame(FrameKind::Acknowledged, (0, 0), &[&payload]);
+        1
     }
 
     fn start_batch(&mut self) {
@@ -285,6 +335,10 @@ impl Wal {
 
     /// Takes out the segments that are of no use once the state has durably applied this index.
     pub(crate) fn take_released(&mut self, applied_index: u64) -> Released {
+        if self.acknowledged_unwritten {
+            // Older segments may be the only ones that have it.
+            return Released { disk: self.disk.clone(), names: Vec::new() };
+        }
         let gone =
             self.closed.iter().take_while(|segment| segment.last_index <= applied_index).count();
         let names = self.closed.drain(..gone).map(|segment| segment.name).collect();

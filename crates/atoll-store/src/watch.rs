@@ -123,6 +123,26 @@ impl Hub {
         }
     }
 
+    /// The state was replaced by one of this revision: what happened between is read from it.
+    pub(crate) fn jump(&self, revision: Revision) {
+        let mut inner = lock(&self.inner);
+        let next = inner.revision + 1;
+        if revision < next {
+            return;
+        }
+        inner.ring.clear();
+        inner.ring_bytes = 0;
+        inner.revision = revision;
+        for watch in inner.watches.values_mut() {
+            let from = next.max(watch.start);
+            if from <= revision {
+                watch.unseen.get_or_insert(from);
+                watch.catching_up = true;
+                watch.wake();
+            }
+        }
+    }
+
     /// Makes every watch report how far it is once it is at the present.
     pub(crate) fn request_progress(&self) -> Revision {
         let mut inner = lock(&self.inner);

@@ -82,10 +82,10 @@ async fn a_folder_of_a_newer_format_is_refused() {
     filled(dir.path()).await;
     let member = dir.path().join("member.json");
     let content = fs::read_to_string(&member).expect("readable");
-    fs::write(&member, content.replace("\"format\": 1", "\"format\": 2")).expect("writable");
+    fs::write(&member, content.replace("\"format\": 2", "\"format\": 3")).expect("writable");
     let refused = EmbeddedStore::open(config(dir.path())).await.expect_err("a newer format");
     let text = format!("{refused:?}");
-    assert!(text.contains("found: 2"), "{text}");
+    assert!(text.contains("found: 3"), "{text}");
 }
 
 /// What stands in a value is not checked by the state file; everything else that is changed is

@@ -1,28 +1,40 @@
 //! The log's end in memory, as the raft crate reads it.
 
+use std::collections::VecDeque;
+
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::Position;
 
+/// What an entry costs in memory besides its content.
+const ENTRY_OVERHEAD_BYTES: usize = 96;
+
 #[derive(Debug)]
 pub(super) struct MemoryLog {
     /// The entry before the first one kept.
     before: Position,
-    entries: std::collections::VecDeque<Entry>,
+    entries: VecDeque<Entry>,
+    bytes: usize,
     hard_state: HardState,
+    /// As of `applied`.
     conf_state: ConfState,
+    applied: Position,
 }
 
 impl MemoryLog {
     pub(super) fn new(before: Position, hard_state: HardState, conf_state: ConfState) -> Self {
-        Self { before, entries: std::collections::VecDeque::new(), hard_state, conf_state }
+        let entries = VecDeque::new();
+        Self { before, entries, bytes: 0, hard_state, conf_state, applied: before }
     }
 
     pub(super) fn append(&mut self, new: &[Entry]) {
         for entry in new {
             let position = entry.index.saturating_sub(self.before.index + 1);
-            self.entries.truncate(usize::try_from(position).unwrap_or(usize::MAX));
+            while self.entries.len() as u64 > position {
+                self.bytes -= self.entries.pop_back().map_or(0, |entry| cost(&entry));
+            }
+            self.bytes += cost(entry);
             self.entries.push_back(entry.clone());
         }
     }
@@ -31,14 +43,45 @@ impl MemoryLog {
         self.hard_state = hard_state;
     }
 
-    /// Forgets entries up to and with `index`.
-    pub(super) fn compact(&mut self, index: u64) {
+    pub(super) fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
+    }
+
+    /// Everything up to here has been replaced by a state.
+    pub(super) fn restart(&mut self, at: Position, conf_state: ConfState) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.before = at;
+        self.applied = at;
+        self.conf_state = conf_state;
+    }
+
+    pub(super) fn set_applied(&mut self, index: u64) {
+        if let Ok(term) = self.term(index) {
+            self.applied = Position { index, term };
+        }
+    }
+
+    pub(super) fn applied(&self) -> Position {
+        self.applied
+    }
+
+    pub(super) fn conf_state(&self) -> &ConfState {
+        &self.conf_state
+    }
+
+    /// Forgets applied entries: those up to `unneeded`, and more while there are too many.
+    pub(super) fn trim(&mut self, unneeded: u64, (entries_max, bytes_max): (usize, usize)) {
         while let Some(first) = self.entries.front() {
-            if first.index > index {
+            let too_many = self.entries.len() > entries_max || self.bytes > bytes_max;
+            // A new member begins with a state and not with the first entry, which says nothing
+            // of the members that the cluster was made with.
+            let unneeded = first.index <= unneeded.max(1) || too_many;
+            if first.index > self.applied.index || !unneeded {
                 break;
             }
             self.before = Position { index: first.index, term: first.term };
-            self.entries.pop_front();
+            self.bytes -= self.entries.pop_front().map_or(0, |entry| cost(&entry));
         }
         if self.entries.is_empty() {
             self.entries.shrink_to(64);
@@ -48,6 +91,10 @@ impl MemoryLog {
     fn last(&self) -> u64 {
         self.before.index + self.entries.len() as u64
     }
+}
+
+fn cost(entry: &Entry) -> usize {
+    entry.data.len() + ENTRY_OVERHEAD_BYTES
 }
 
 impl Storage for MemoryLog {
@@ -106,7 +153,18 @@ impl Storage for MemoryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    /// Only what it is of; the content goes another way.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let members = self.conf_state.voters.iter().chain(&self.conf_state.learners);
+        let knows = members.into_iter().any(|member| *member == to);
+        if !knows || self.applied.index == 0 || self.applied.index < request_index {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = self.applied.index;
+        metadata.term = self.applied.term;
+        metadata.set_conf_state(self.conf_state.clone());
+        Ok(snapshot)
     }
 }

@@ -1,42 +1,63 @@
 //! [`Consensus`] by the raft crate of TiKV.
 //!
-//! A sole voter campaigns at once and needs no ticks: an idle store does not wake.
+//! A sole voter campaigns at once and needs no ticks: an idle store does not wake. What comes
+//! from other members is looked at before the crate sees it, because it panics on nonsense.
 
 use bytes::Bytes;
 use prost_raft::Message as _;
 use raft::eraftpb::{
-    ConfState, Entry, EntryType, HardState as RaftHardState, Message, MessageType,
+    ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState as RaftHardState, Message,
+    MessageType,
 };
-
-use raft::{Config, RawNode, StateRole};
+use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole};
 
 use super::log::MemoryLog;
-use super::{Consensus, ConsensusError, EntryKind, LogEntry, PeerMessage, Position, Work};
-use crate::cluster::Lane;
+use super::{
+    Configuration, Consensus, ConsensusError, EntryKind, LogEntry, MemberChange, PeerMessage,
+    Position, Standing, Work,
+};
+use crate::cluster::{Lane, Progress};
 use crate::wal::format::HardState;
 
+mod checks;
+
 /// Ticks are 100 ms.
-const ELECTION_TICKS: usize = 10;
+pub(crate) const ELECTION_TICKS: usize = 10;
 const HEARTBEAT_TICKS: usize = 1;
 const MESSAGE_MAX_BYTES: u64 = 1 << 20;
 const MESSAGES_IN_FLIGHT_MAX: usize = 256;
 /// Beyond this, proposals are refused until some are committed.
 const UNCOMMITTED_MAX_BYTES: u64 = 64 << 20;
-const COMMITTED_MAX_BYTES: u64 = 16 << 20;
+/// Applied at once; heartbeats wait for it.
+const COMMITTED_MAX_BYTES: u64 = 1 << 20;
+/// Entries kept although every follower that answers has them: one that comes back soon is then
+/// served from memory.
+const ENTRIES_KEPT: u64 = 5_000;
 
 /// What a member starts from.
 #[derive(Debug)]
 pub struct Start {
     pub member_id: u64,
-    pub voters: Vec<u64>,
+    pub configuration: Configuration,
     pub applied: Position,
     pub hard_state: HardState,
     /// Those behind `applied`.
     pub entries: Vec<LogEntry>,
+    /// Decides when elections begin, with the member and the term.
+    pub seed: u64,
+    /// Entries, and their bytes, kept in memory for followers.
+    pub kept_max: (usize, usize),
 }
 
 pub struct RaftConsensus {
     node: RawNode<MemoryLog>,
+    seed: u64,
+    kept_max: (usize, usize),
+    /// Elections that were begun or restarted here, so that two members that chose the same
+    /// moment do not do so again.
+    attempts: u64,
+    polled: u64,
+    persisted: u64,
 }
 
 impl RaftConsensus {
@@ -50,53 +71,191 @@ impl RaftConsensus {
             max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
             check_quorum: true,
             pre_vote: true,
+            batch_append: true,
             max_uncommitted_size: UNCOMMITTED_MAX_BYTES,
             max_committed_size_per_ready: COMMITTED_MAX_BYTES,
             ..Config::default()
         };
-        let sole = start.voters == [start.member_id];
+        let sole = start.configuration.voters == [start.member_id];
         let last_index = start.entries.last().map_or(start.applied.index, |entry| entry.index);
+        // A state that was installed may know of a later term than the log; no vote was given in it.
+        let vote =
+            if start.applied.term > start.hard_state.term { 0 } else { start.hard_state.vote };
         let hard_state = RaftHardState {
-            term: start.hard_state.term,
-            vote: start.hard_state.vote,
+            term: start.hard_state.term.max(start.applied.term),
+            vote,
             // What the state holds was committed, and nothing behind the log's end can be.
             commit: start.hard_state.commit.clamp(start.applied.index, last_index),
         };
-        let conf_state = ConfState { voters: start.voters, ..ConfState::default() };
+        let conf_state = ConfState {
+            voters: start.configuration.voters,
+            learners: start.configuration.learners,
+            ..ConfState::default()
+        };
         let mut log = MemoryLog::new(start.applied, hard_state, conf_state);
         let entries: Vec<_> = start.entries.into_iter().map(to_raft).collect();
         log.append(&entries);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let mut node = RawNode::new(&config, log, &logger).map_err(refused)?;
+        let node = RawNode::new(&config, log, &logger).map_err(refused)?;
+        let kept_max = start.kept_max;
+        let seed = start.seed;
+        let mut made = Self { node, seed, kept_max, attempts: 0, polled: 0, persisted: 0 };
+        made.fix_timeout();
         if sole {
-            node.campaign().map_err(refused)?;
+            made.node.campaign().map_err(refused)?;
+            made.fix_timeout();
         }
-        Ok(Self { node })
+        Ok(made)
     }
+
+    /// The crate draws the time until it campaigns from the thread's generator; here it follows
+    /// from what can be repeated.
+    fn fix_timeout(&mut self) {
+        let raft = &mut self.node.raft;
+        let mut mixed = self.seed ^ raft.id.rotate_left(17) ^ raft.term.rotate_left(41);
+        mixed ^= self.attempts.rotate_left(29);
+        // The finalizer of splitmix64.
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let spread = usize::try_from(mixed % ELECTION_TICKS as u64).unwrap_or(0);
+        raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
+    }
+
+    fn is_alone(&self) -> bool {
+        let conf = self.node.raft.prs().conf();
+        let voters = conf.voters().ids();
+        voters.len() == 1 && voters.contains(self.node.raft.id) && conf.learners().is_empty()
+    }
+
+    /// Up to where no follower that answers needs the log.
+    fn unneeded(&self) -> u64 {
+        let applied = self.node.store().applied().index;
+        if self.is_alone() {
+            return applied;
+        }
+        let raft = &self.node.raft;
+        let mut needed = applied;
+        if raft.state == StateRole::Leader {
+            for (id, progress) in raft.prs().iter() {
+                if *id != raft.id && progress.recent_active {
+                    // What a snapshot brings need not be kept, what follows it must.
+                    let behind = match progress.state {
+                        ProgressState::Snapshot => progress.pending_snapshot,
+                        _ => progress.matched,
+                    };
+                    needed = needed.min(behind);
+                }
+            }
+        }
+        needed.min(applied.saturating_sub(ENTRIES_KEPT))
+    }
+
+    fn encode(&self, mut message: Message) -> Encoded {
+        let to = message.to;
+        if message.get_msg_type() == MessageType::MsgSnapshot {
+            // The state that goes with it is taken now, not when the message was made.
+            let (applied, conf_state) =
+                (self.node.store().applied(), self.node.store().conf_state());
+            let metadata = message.mut_snapshot().mut_metadata();
+            metadata.index = applied.index;
+            metadata.term = applied.term;
+            metadata.set_conf_state(conf_state.clone());
+            return Encoded::Snapshot(to, Bytes::from(message.encode_to_vec()));
+        }
+        let lane = match message.get_msg_type() {
+            MessageType::MsgAppend | MessageType::MsgAppendResponse | MessageType::MsgPropose => {
+                Lane::Bulk
+            }
+            _ => Lane::Urgent,
+        };
+        Encoded::Message(PeerMessage { to, lane, content: Bytes::from(message.encode_to_vec()) })
+    }
+
+    fn sort(&self, messages: Vec<Message>, work: &mut Work) -> Vec<PeerMessage> {
+        let mut ordinary = Vec::with_capacity(messages.len());
+        for message in messages {
+            match self.encode(message) {
+                Encoded::Message(message) => ordinary.push(message),
+                Encoded::Snapshot(to, message) => work.snapshots.push((to, message)),
+            }
+        }
+        ordinary
+    }
+}
+
+enum Encoded {
+    Message(PeerMessage),
+    Snapshot(u64, Bytes),
 }
 
 impl Consensus for RaftConsensus {
     fn propose(&mut self, payload: Vec<u8>) -> Result<(), ConsensusError> {
-        self.node.propose(Vec::new(), payload).map_err(|error| match error {
-            raft::Error::ProposalDropped if self.is_leader() => ConsensusError::Overloaded,
+        let is_leader = self.node.raft.state == StateRole::Leader;
+        let outcome = self.node.propose(Vec::new(), payload).map_err(|error| match error {
+            raft::Error::ProposalDropped if is_leader => ConsensusError::Overloaded,
             raft::Error::ProposalDropped => ConsensusError::NoLeader,
+            other => refused(other),
+        });
+        self.fix_timeout();
+        outcome
+    }
+
+    fn propose_change(
+        &mut self,
+        change: MemberChange,
+        context: Vec<u8>,
+    ) -> Result<(), ConsensusError> {
+        if self.node.raft.state != StateRole::Leader || self.node.raft.has_pending_conf() {
+            return Err(ConsensusError::NoLeader);
+        }
+        let mut encoded = to_change(change);
+        encoded.context = context;
+        self.node.propose_conf_change(Vec::new(), encoded).map_err(|error| match error {
+            raft::Error::ProposalDropped => ConsensusError::Overloaded,
             other => refused(other),
         })
     }
 
-    fn step(&mut self, message: &[u8]) -> Result<(), ConsensusError> {
+    fn apply_change(&mut self, change: MemberChange) -> Result<Configuration, ConsensusError> {
+        let state = self.node.apply_conf_change(&to_change(change)).map_err(refused)?;
+        self.node.mut_store().set_conf_state(state.clone());
+        self.fix_timeout();
+        Ok(Configuration { voters: state.voters, learners: state.learners })
+    }
+
+    fn step(&mut self, from: u64, message: &[u8]) -> Result<(), ConsensusError> {
         let message = Message::decode(message)
             .map_err(|error| ConsensusError::Other(format!("malformed peer message: {error}")))?;
-        self.node.step(message).map_err(refused)
+        checks::check(&self.node, from, &message)?;
+        let outcome = self.node.step(message);
+        self.fix_timeout();
+        match outcome {
+            Ok(()) => Ok(()),
+            // A forwarded proposal that came at a bad moment, or a late answer: nothing is lost
+            // that its sender does not ask for again.
+            Err(raft::Error::ProposalDropped | raft::Error::StepPeerNotFound) => Ok(()),
+            Err(other) => Err(refused(other)),
+        }
     }
 
     fn tick(&mut self) {
+        let raft = &self.node.raft;
+        let alone = raft.state != StateRole::Leader && raft.prs().is_singleton();
+        // A sole voter would lead at once, which it may only with its whole log on disk.
+        if alone && self.polled > self.persisted {
+            return;
+        }
         self.node.tick();
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader && raft.election_elapsed == 0 {
+            self.attempts += 1;
+        }
+        self.fix_timeout();
     }
 
     fn needs_ticks(&self) -> bool {
-        let voters = self.node.raft.prs().conf().voters().ids();
-        !(voters.len() == 1 && voters.contains(self.node.raft.id) && self.is_leader())
+        !(self.is_alone() && self.node.raft.state == StateRole::Leader)
     }
 
     fn poll(&mut self) -> Option<Work> {
@@ -104,53 +263,107 @@ impl Consensus for RaftConsensus {
             return None;
         }
         let mut ready = self.node.ready();
+        let mut work =
+            Work { number: ready.number(), must_sync: ready.must_sync(), ..Work::default() };
         let entries = ready.take_entries();
         let hard_state = ready.hs().cloned();
+        if !ready.snapshot().is_empty() {
+            let metadata = ready.snapshot().get_metadata().clone();
+            let at = Position { index: metadata.index, term: metadata.term };
+            let conf_state = metadata.conf_state.unwrap_or_default();
+            self.node.mut_store().restart(at, conf_state);
+            work.install = Some(at);
+        }
         let log = self.node.mut_store();
         log.append(&entries);
         if let Some(state) = &hard_state {
             log.set_hard_state(state.clone());
         }
-        let work = Work {
-            number: ready.number(),
-            messages: ready.take_messages().into_iter().map(encode_message).collect(),
-            hard_state: hard_state.as_ref().map(|state| HardState {
-                term: state.term,
-                vote: state.vote,
-                commit: state.commit,
-            }),
-            must_sync: ready.must_sync(),
-            messages_after_persist: ready
-                .take_persisted_messages()
-                .into_iter()
-                .map(encode_message)
-                .collect(),
-            committed: ready.take_committed_entries().into_iter().map(from_raft).collect(),
-            entries: entries.into_iter().map(from_raft).collect(),
-        };
+        work.messages = self.sort(ready.take_messages(), &mut work);
+        work.messages_after_persist = self.sort(ready.take_persisted_messages(), &mut work);
+        work.reads = ready
+            .take_read_states()
+            .into_iter()
+            .filter_map(|read| {
+                let number = u64::from_le_bytes(read.request_ctx.try_into().ok()?);
+                Some((number, read.index))
+            })
+            .collect();
+        work.hard_state = hard_state.as_ref().map(|state| HardState {
+            term: state.term,
+            vote: state.vote,
+            commit: state.commit,
+        });
+        work.committed = ready.take_committed_entries().into_iter().map(from_raft).collect();
+        work.entries = entries.into_iter().map(from_raft).collect();
+        self.polled = work.number;
         self.node.advance_append_async(ready);
         Some(work)
     }
 
     fn persisted(&mut self, number: u64) {
+        self.persisted = self.persisted.max(number);
         self.node.on_persist_ready(number);
     }
 
     fn applied(&mut self, index: u64) {
+        self.node.mut_store().set_applied(index);
         self.node.advance_apply_to(index);
-        self.node.mut_store().compact(index);
+        let unneeded = self.unneeded();
+        let kept_max = self.kept_max;
+        self.node.mut_store().trim(unneeded, kept_max);
     }
 
-    fn is_leader(&self) -> bool {
-        self.node.raft.state == StateRole::Leader
+    fn read_index(&mut self, number: u64) {
+        self.node.read_index(number.to_le_bytes().to_vec());
     }
 
-    fn term(&self) -> u64 {
-        self.node.raft.term
+    fn unreachable(&mut self, peer: u64) {
+        self.node.report_unreachable(peer);
     }
 
-    fn last_index(&self) -> u64 {
-        self.node.raft.raft_log.last_index()
+    fn snapshot_sent(&mut self, peer: u64, arrived: bool) {
+        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.node.report_snapshot(peer, status);
+    }
+
+    fn transfer(&mut self, to: u64) {
+        self.node.transfer_leader(to);
+        self.fix_timeout();
+    }
+
+    fn standing(&self) -> Standing {
+        let raft = &self.node.raft;
+        let is_leader = raft.state == StateRole::Leader;
+        Standing {
+            is_leader,
+            leader: raft.leader_id,
+            term: raft.term,
+            last_index: raft.raft_log.last_index(),
+            committed: raft.raft_log.committed,
+            is_settled: is_leader && raft.commit_to_current_term(),
+            is_changing: raft.has_pending_conf(),
+            is_transferring: raft.lead_transferee.is_some(),
+        }
+    }
+
+    fn progress(&self) -> Vec<Progress> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let mut all: Vec<_> = raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != raft.id)
+            .map(|(id, one)| Progress {
+                id: *id,
+                matched_index: one.matched,
+                is_active: one.recent_active,
+            })
+            .collect();
+        all.sort_unstable_by_key(|one| one.id);
+        all
     }
 }
 
@@ -158,14 +371,28 @@ fn refused(error: raft::Error) -> ConsensusError {
     ConsensusError::Other(error.to_string())
 }
 
-fn encode_message(message: Message) -> PeerMessage {
-    let lane = match message.get_msg_type() {
-        MessageType::MsgAppend | MessageType::MsgAppendResponse | MessageType::MsgPropose => {
-            Lane::Bulk
-        }
-        _ => Lane::Urgent,
+fn to_change(change: MemberChange) -> ConfChange {
+    let (kind, id) = match change {
+        MemberChange::AddLearner(id) => (ConfChangeType::AddLearnerNode, id),
+        MemberChange::Promote(id) => (ConfChangeType::AddNode, id),
+        MemberChange::Remove(id) => (ConfChangeType::RemoveNode, id),
     };
-    PeerMessage { to: message.to, lane, content: Bytes::from(message.encode_to_vec()) }
+    let mut made = ConfChange { node_id: id, ..ConfChange::default() };
+    made.set_change_type(kind);
+    made
+}
+
+/// What an entry of the kind [`EntryKind::ConfChange`] says, and the context it was proposed with.
+pub(crate) fn decode_change(payload: &[u8]) -> Result<(MemberChange, Bytes), ConsensusError> {
+    let change = ConfChange::decode(payload)
+        .map_err(|error| ConsensusError::Other(format!("malformed change of members: {error}")))?;
+    let id = change.node_id;
+    let kind = match change.get_change_type() {
+        ConfChangeType::AddLearnerNode => MemberChange::AddLearner(id),
+        ConfChangeType::AddNode => MemberChange::Promote(id),
+        ConfChangeType::RemoveNode => MemberChange::Remove(id),
+    };
+    Ok((kind, Bytes::from(change.context)))
 }
 
 fn to_raft(entry: LogEntry) -> Entry {

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Core, Proposal};
-use crate::backend::{BackendError, FlushJob, KEYSPACES, Meta, View};
-use crate::kv::Error;
+use super::{Core, Proposal, ReadReply};
+use crate::backend::{BackendError, FlushJob, KEYSPACES, View};
+use crate::kv::{Error, LeaseId};
 use crate::mvcc::Command;
 use crate::sync::{read, write};
-use crate::wal::{FillJob, WalError};
 
 /// Quiet time after which a seal batch proves that the last write was durable.
 const SEAL_AFTER: Duration = Duration::from_millis(100);
@@ -15,6 +14,8 @@ const SEAL_AFTER: Duration = Duration::from_millis(100);
 const SWEEP_KEYS: usize = 500;
 /// Leases handled in one step.
 const LEASES_AT_ONCE: usize = 1000;
+/// A sole member tells its own log by what name it goes.
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(100);
 /// Wait before a revocation that could not be proposed is tried again.
 const LEASE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -25,9 +26,10 @@ impl Core {
             return;
         }
         let now = self.clock.now();
-        if self.written_at.is_some_and(|at| at + SEAL_AFTER <= now) {
+        if self.writes_here() {
             self.seal();
         }
+        self.on_tick(now);
         self.handle_leases(now);
         for keyspace in &self.shared.keyspaces {
             if read(&keyspace.state).needs_sweep() {
@@ -37,36 +39,69 @@ impl Core {
         }
     }
 
-    /// When [`Self::on_timer`] or [`Self::start_flush`] has something to do again; `None` is
-    /// never, as long as nobody asks for anything.
+    pub(super) fn is_seal_due(&self) -> bool {
+        self.written_at.is_some_and(|at| at + SEAL_AFTER <= self.clock.now())
+    }
+
+    /// When [`Self::on_timer`] or one of the jobs has something to do again; `None` is never, as
+    /// long as nobody asks for anything.
     pub(crate) fn next_wake(&self) -> Option<Duration> {
         if self.failed() {
             return None;
         }
-        let seal = self.written_at.map(|at| at + SEAL_AFTER);
+        let here = !self.journal.is_away();
+        let seal = self.written_at.filter(|_| here).map(|at| at + SEAL_AFTER);
         let flush = self
             .dirty_since
-            .filter(|_| !self.flushing)
+            .filter(|_| here && !self.flushing && !self.journal.is_installing())
             .map(|since| since + self.config.flush_every);
         let leases = (0..KEYSPACES)
+            .filter(|_| self.standing.is_leader && !self.asks.revoking)
             .filter_map(|code| self.shared.with_leases(code, |leases| leases.next_due()).flatten());
         let sweeping =
             self.shared.keyspaces.iter().any(|keyspace| read(&keyspace.state).needs_sweep());
-        let sweep = sweeping.then(|| self.clock.now());
-        seal.into_iter().chain(flush).chain(leases).chain(sweep).min()
+        let now = self.clock.now();
+        let sweep = sweeping.then_some(now);
+        let tick = self.health.next_tick().or(self.consensus.needs_ticks().then_some(now));
+        let full = self.journal.full_until();
+        let announce =
+            (self.writes_here() && self.needs_announcement()).then_some(now + ANNOUNCE_AFTER);
+        let all = seal.into_iter().chain(flush).chain(leases).chain(sweep);
+        all.chain(tick).chain(full).chain(announce).min()
     }
 
     fn seal(&mut self) {
-        self.written_at = None;
-        match self.wal.seal() {
+        let Some(job) = self.take_seal_job() else { return };
+        let done = job.run(&*self.clock);
+        match self.finish_job(done) {
             Ok(()) => self.publish_status(),
-            // A full disk: the log stays unsealed, which only weakens the check for damage.
-            Err(WalError::Full { .. }) => {}
             Err(error) => self.fail(&error),
         }
     }
 
+    /// Only the leader ends leases, and only when it knows that it still leads: they may have been
+    /// kept alive at another.
     fn handle_leases(&mut self, now: Duration) {
+        if !self.standing.is_leader || self.asks.revoking {
+            return;
+        }
+        let due = (0..KEYSPACES).any(|code| {
+            let next = self.shared.with_leases(code, |leases| leases.next_due()).flatten();
+            next.is_some_and(|at| at <= now)
+        });
+        if due {
+            self.asks.revoking = true;
+            self.on_read(ReadReply::Revocations);
+            self.run();
+        }
+    }
+
+    pub(super) fn revoke_due(&mut self) {
+        self.asks.revoking = false;
+        if !self.standing.is_leader {
+            return;
+        }
+        let now = self.clock.now();
         let mut proposals = Vec::new();
         for keyspace in 0..KEYSPACES {
             let due =
@@ -91,21 +126,26 @@ impl Core {
                 _ => None,
             })
             .collect();
-        self.submit(proposals);
-        // One that was applied has ended; this is for those that the full disk refused.
+        self.propose_all(proposals);
+        // One that is applied ends; this is for those that could not be proposed, or got lost.
         for (keyspace, id) in revoked {
             self.shared.with_leases(keyspace, |leases| leases.retry(id, now + LEASE_RETRY_AFTER));
         }
     }
 
-    pub(crate) fn take_fill_job(&mut self) -> Option<FillJob> {
-        self.wal.take_fill_job()
+    /// The lease has its whole time again.
+    pub(super) fn take_back_checkpoint(&mut self, keyspace: usize, id: LeaseId) {
+        let command = Command::LeaseCheckpoint { id, remaining: 0 };
+        self.propose_all(vec![Proposal { keyspace, command, added_bytes: 0, reply: None }]);
     }
 
     /// A job for the background thread when enough has gathered, or anything if `force`.
     pub(crate) fn start_flush(&mut self, force: bool) -> Option<FlushJob> {
         let since = self.dirty_since?;
-        if self.flushing || self.failed() {
+        if self.flushing || self.failed() || self.journal.is_installing() {
+            return None;
+        }
+        if self.journal.is_away() {
             return None;
         }
         let mut bytes = 0;
@@ -124,20 +164,10 @@ impl Core {
         self.dirty_since = None;
         self.flushing = true;
         let [cluster, applications] = &self.shared.keyspaces;
-        let mut revisions = [(0, 0); KEYSPACES];
         let pending = [cluster, applications].map(|keyspace| write(&keyspace.state).begin_flush());
-        for (slot, keyspace) in revisions.iter_mut().zip(&self.shared.keyspaces) {
-            let state = read(&keyspace.state);
-            *slot = (state.revision, state.compacted);
-        }
-        let meta = Meta {
-            applied: self.applied,
-            chain: self.chain,
-            voters: self.voters.clone(),
-            keyspaces: revisions,
-        };
-        let released = self.wal.take_released(self.applied.index);
-        Some(FlushJob { meta, pending, released })
+        let meta = self.meta(false);
+        let released = self.take_released()?;
+        Some(FlushJob { backend: self.backend.clone(), meta, pending, released })
     }
 
     pub(crate) fn is_flushing(&self) -> bool {
@@ -155,6 +185,7 @@ impl Core {
                     // Thousands of records: freed when readers no longer wait.
                     drop(flushed);
                 }
+                self.retired = None;
             }
             Err(error) => self.fail(&error),
         }
@@ -163,13 +194,13 @@ impl Core {
     /// Leaves the log sealed; the state is flushed before, as far as possible.
     pub(crate) fn stop(&mut self) {
         if self.written_at.is_some() && !self.failed() {
+            // Now, whether it is due or not.
+            self.written_at = Some(Duration::ZERO);
             self.seal();
         }
         self.shared.stop();
-        for waiting in self.waiting.drain(..) {
-            for reply in waiting.replies.into_iter().flatten() {
-                reply.send(Err(Error::Timeout { maybe_applied: true }));
-            }
-        }
+        let detail = "the store was shut down".to_owned();
+        self.refuse_waiting(&Error::Unavailable { detail: detail.clone() });
+        self.refuse_reads(&Error::Unavailable { detail });
     }
 }

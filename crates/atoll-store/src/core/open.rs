@@ -6,20 +6,21 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use rand::RngCore;
 
-use super::Core;
-use crate::backend::{Backend, BackendError};
+use super::journal::Journal;
+use super::{Asks, Chains, Core, Health, Reads};
+use crate::backend::{Backend, BackendError, Roster};
 use crate::clock::Clock;
-use crate::cluster::{MemberStart, Membership};
+use crate::cluster::MemberStart;
 use crate::consensus::raft::{RaftConsensus, Start};
-use crate::consensus::{Consensus, ConsensusError, NoPeers, Position};
+use crate::consensus::{ConsensusError, NoPeers, Position, Standing};
 use crate::disk::Disk;
 use crate::embedded::StoreConfig;
 use crate::folder::{self, FolderError};
 use crate::lease::LeaseClock;
 use crate::mvcc::State;
-use crate::shared::{ClusterShared, KeyspaceShared, Shared};
+use crate::shared::{ClusterShared, KeyspaceShared, LEVEL, Shared};
 use crate::sync::read;
-use crate::wal::{Identity, Room, Wal, WalError, WalOpenError};
+use crate::wal::{Base, Identity, Room, Wal, WalError, WalOpenError};
 use crate::watch::Hub;
 
 #[derive(Debug, thiserror::Error)]
@@ -58,79 +59,106 @@ impl Core {
             .map_err(CoreOpenError::Backend)?;
         let loaded = backend.load().map_err(CoreOpenError::Backend)?;
         let is_new = loaded.meta.is_none();
-        let (applied, chain, voters) = match loaded.meta {
-            Some(meta) => (meta.applied, meta.chain, meta.voters),
-            None => (Position::default(), 0, vec![member.member_id]),
+        let (base, chain, roster) = match loaded.meta {
+            Some(meta) => {
+                let base = Base { applied: meta.applied, installed: meta.installed };
+                (base, meta.chain, meta.roster)
+            }
+            None => (Base::default(), 0, first_roster(&member)),
         };
+        let applied = base.applied;
         let identity = Identity {
             cluster_id: member.cluster_bytes(),
             member_id: member.member_id,
             epoch: member.epoch,
         };
-        let recovered =
-            Wal::open(disk, identity, config.segment_bytes, applied).map_err(CoreOpenError::Wal)?;
+        let recovered = Wal::open(disk.clone(), identity, config.segment_bytes, base)
+            .map_err(CoreOpenError::Wal)?;
         let mut wal = recovered.wal;
         // A new term is an entry; without room for it nothing could be confirmed.
         wal.reserve(0, Room::Vital).map_err(CoreOpenError::Write)?;
+        let last = recovered.entries.last();
+        let last = last.map_or(applied, |one| Position { index: one.index, term: one.term });
         let consensus = RaftConsensus::new(Start {
             member_id: member.member_id,
-            voters: voters.clone(),
+            configuration: roster.configuration.clone(),
             applied,
             hard_state: recovered.hard_state,
             entries: recovered.entries,
+            seed: random.next_u64(),
+            kept_max: (config.log_entries_max, config.log_bytes_max),
         })
         .map_err(CoreOpenError::Consensus)?;
         let keyspaces = loaded.states.map(|state| share(state, &config, &*clock));
         let cluster = ClusterShared::new(member.cluster_bytes(), member.member_id, member.epoch);
-        cluster.set_membership(Membership {
-            members: vec![member.record()],
-            leader: Some(member.member_id),
-            term: consensus.term(),
-        });
+        cluster.set_last(last);
+        cluster.set_removed(&roster.removed);
+        cluster.set_acknowledged(&recovered.acknowledged);
         let mut core = Self {
             clock,
             config,
+            record: member.record(),
             member_id: member.member_id,
             epoch: member.epoch,
             shared: Arc::new(Shared::new(keyspaces, cluster)),
+            disk,
             backend: Arc::new(backend),
+            retired: None,
             consensus: Box::new(consensus),
             net: Box::new(NoPeers),
-            wal,
+            journal: Journal::new(wal),
             waiting: VecDeque::new(),
             next_number: 1,
+            parked: Vec::new(),
+            again: Vec::new(),
             applied,
             chain,
-            voters,
-            unwritten_hard_state: None,
+            installed: base.installed,
+            roster,
+            standing: Standing::default(),
+            reads: Reads::default(),
+            asks: Asks::default(),
+            health: Health::default(),
+            chains: Chains::default(),
+            acknowledged: recovered.acknowledged,
+            arrived: None,
             written_at: None,
             dirty_since: None,
             flushing: false,
         };
         core.replay()?;
-        if is_new {
+        if is_new || core.installed {
             // Once the state says how far it came, a log that is gone is missed.
             core.dirty_since = Some(core.clock.now());
         }
         Ok(Opened { core, cluster_id: member.cluster_id, member_id: member.member_id })
     }
 
-    /// A sole voter leads at once, so everything in its log is committed and applied here.
+    /// A sole voter leads at once, so everything in its log is committed and applied here. With
+    /// others, what is known to be committed is.
     fn replay(&mut self) -> Result<(), CoreOpenError> {
         self.run();
         if let Err(error) = self.shared.check() {
             return Err(CoreOpenError::Replay { detail: error.to_string() });
         }
-        if !self.consensus.is_leader() || self.applied.index != self.consensus.last_index() {
-            let detail = format!(
-                "entry {} of {} was reached",
-                self.applied.index,
-                self.consensus.last_index()
-            );
+        let (applied, last) = (self.applied.index, self.standing.last_index);
+        if self.writes_here() && (!self.standing.is_leader || applied != last) {
+            let detail = format!("entry {applied} of {last} was reached");
             return Err(CoreOpenError::Replay { detail });
         }
         Ok(())
     }
+}
+
+/// Of a folder without a state: a cluster of one, or whom it is about to join.
+fn first_roster(member: &folder::Member) -> Roster {
+    let mut roster = Roster::sole(member.record(), LEVEL);
+    if member.has_joined() {
+        roster.configuration.voters.clear();
+        roster.level = 0;
+        roster.members.extend(member.joined.iter().map(|one| (one.id, one.clone())));
+    }
+    roster
 }
 
 fn share(state: State, config: &StoreConfig, clock: &dyn Clock) -> Arc<KeyspaceShared> {

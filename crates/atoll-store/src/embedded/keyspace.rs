@@ -11,14 +11,15 @@ use futures::stream::BoxStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::queue::Queue;
+use super::cluster::ClusterHandle;
+use super::queue::{Event, Queue};
 use super::{StoreConfig, history};
 use crate::clock::Clock;
-use crate::core::{Proposal, Reply};
+use crate::core::{Ask, Proposal, Reply, Told};
 use crate::disk::Disk;
 use crate::kv::{
-    CompareTarget, Error, History, KeyRange, KvStore, LeaseId, LeaseInfo, Op, RangeRequest,
-    RangeResult, Result, Revision, Status, Txn, TxnResult, WatchBatch, WatchRequest,
+    CompareTarget, Consistency, Error, History, KeyRange, KvStore, LeaseId, LeaseInfo, Op,
+    RangeRequest, RangeResult, Result, Revision, Status, Txn, TxnResult, WatchBatch, WatchRequest,
 };
 use crate::mvcc::{Command, Response, check_txn, is_read_only};
 use crate::shared::{KeyspaceShared, Shared};
@@ -36,6 +37,7 @@ pub(super) struct KeyspaceHandle {
     shared: Arc<Shared>,
     keyspace: Arc<KeyspaceShared>,
     queue: Arc<Queue>,
+    cluster: Arc<ClusterHandle>,
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     request_bytes_max: u64,
@@ -47,7 +49,7 @@ impl KeyspaceHandle {
     pub(super) fn new(
         code: usize,
         shared: Arc<Shared>,
-        queue: Arc<Queue>,
+        (queue, cluster): (Arc<Queue>, Arc<ClusterHandle>),
         (disk, clock): (Arc<dyn Disk>, Arc<dyn Clock>),
         config: &StoreConfig,
     ) -> Self {
@@ -56,12 +58,41 @@ impl KeyspaceHandle {
             keyspace: shared.keyspaces[code].clone(),
             shared,
             queue,
+            cluster,
             disk,
             clock,
             request_bytes_max: config.request_bytes_max,
             txn_operations_max: config.txn_operations_max,
             request_timeout: config.request_timeout,
         }
+    }
+
+    /// Waits until everything acknowledged before this call, anywhere, has been applied here.
+    async fn wait_readable(&self) -> Result<()> {
+        self.shared.check_open()?;
+        // A sole member's applied state holds every acknowledged write.
+        if self.shared.is_alone.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.request_timeout;
+        let (sender, answer) = oneshot::channel();
+        self.queue.push_event(Event::Read(sender))?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(Error::Timeout { maybe_applied: false }),
+        }
+    }
+
+    /// What the leader's clock says of a lease.
+    async fn ask_lease(&self, ask: Ask) -> Result<i64> {
+        match self.cluster.ask(ask).await? {
+            Told::Seconds(seconds) => Ok(seconds),
+            _ => Err(Error::Unavailable { detail: "a misplaced answer".to_owned() }),
+        }
+    }
+
+    fn keyspace_code(&self) -> u8 {
+        u8::try_from(self.code).unwrap_or(u8::MAX)
     }
 
     async fn propose(&self, command: Command, added_bytes: u64, bytes: u64) -> Result<Response> {
@@ -88,7 +119,9 @@ impl KvStore for KeyspaceHandle {
         if request.range.key.is_empty() {
             return Err(Error::EmptyKey);
         }
-        // A sole voter's applied state holds every acknowledged write, so it is linearizable.
+        if request.consistency == Consistency::Linearizable {
+            self.wait_readable().await?;
+        }
         let plan = {
             let state = read(&self.keyspace.state);
             state.check_revision(request.revision)?;
@@ -109,6 +142,9 @@ impl KvStore for KeyspaceHandle {
         check_txn(&txn, self.txn_operations_max)?;
         if is_read_only(&txn) {
             self.shared.check_open()?;
+            if !is_serializable(&txn) {
+                self.wait_readable().await?;
+            }
             return read(&self.keyspace.state).read_only_txn(&txn);
         }
         let added_bytes = put_bytes(&txn);
@@ -127,7 +163,7 @@ impl KvStore for KeyspaceHandle {
     }
 
     async fn request_progress(&self) -> Result<Revision> {
-        self.shared.check_open()?;
+        self.wait_readable().await?;
         Ok(self.keyspace.hub.request_progress())
     }
 
@@ -147,6 +183,9 @@ impl KvStore for KeyspaceHandle {
 
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64> {
         self.shared.check()?;
+        if !self.shared.is_alone.load(Ordering::Acquire) {
+            return self.ask_lease(Ask::KeepAlive { keyspace: self.keyspace_code(), id }).await;
+        }
         let kept = lock(&self.keyspace.leases).keep_alive(id, self.clock.now());
         let (ttl, take_back) = kept.ok_or(Error::LeaseNotFound { id })?;
         if take_back {
@@ -160,9 +199,14 @@ impl KvStore for KeyspaceHandle {
     }
 
     async fn lease_info(&self, id: LeaseId) -> Result<LeaseInfo> {
-        self.shared.check_open()?;
+        self.wait_readable().await?;
         let missing = Error::LeaseNotFound { id };
-        let remaining = lock(&self.keyspace.leases).remaining(id, self.clock.now());
+        let remaining = if self.shared.is_alone.load(Ordering::Acquire) {
+            lock(&self.keyspace.leases).remaining(id, self.clock.now())
+        } else {
+            let ask = Ask::LeaseLeft { keyspace: self.keyspace_code(), id };
+            Some(self.ask_lease(ask).await?)
+        };
         let state = read(&self.keyspace.state);
         let lease = state.leases.get(&id).ok_or(missing)?;
         let keys = lease.keys.iter().cloned().collect();
@@ -170,7 +214,7 @@ impl KvStore for KeyspaceHandle {
     }
 
     async fn leases(&self) -> Result<Vec<LeaseId>> {
-        self.shared.check_open()?;
+        self.wait_readable().await?;
         Ok(read(&self.keyspace.state).leases.keys().copied().collect())
     }
 
@@ -200,6 +244,16 @@ impl KvStore for KeyspaceHandle {
         self.shared.check_open()?;
         history::open(self.keyspace.clone(), self.request_timeout).await
     }
+}
+
+/// Whether a transaction that only reads asks for no more than this member knows.
+fn is_serializable(txn: &Txn) -> bool {
+    let mut ops = txn.success.iter().chain(&txn.failure);
+    ops.all(|op| match op {
+        Op::Range(request) => request.consistency == Consistency::Serializable,
+        Op::Txn(inner) => is_serializable(inner),
+        Op::Put(_) | Op::Update(_) | Op::Delete { .. } => false,
+    })
 }
 
 /// Zero when the disk cannot say; the figure is for people.

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::backend::{BackendError, KEYSPACES, View};
 use crate::cluster::Refusal;
-use crate::core::{Arrived, Ask, AskResult, Proposal};
+use crate::core::{Arrived, Ask, AskResult, Proposal, WalDone};
 use crate::kv::Error;
 use crate::sync::lock;
 
@@ -52,7 +52,10 @@ struct Inner {
     messages: Vec<(u64, Bytes)>,
     messages_bytes: usize,
     flushed: Option<FlushResult>,
+    written: Option<WalDone>,
     stopped: bool,
+    /// Nobody takes anything any more.
+    ended: bool,
 }
 
 /// What the store's thread found.
@@ -62,6 +65,7 @@ pub(super) struct Taken {
     pub(super) events: Vec<Event>,
     pub(super) messages: Vec<(u64, Bytes)>,
     pub(super) flushed: Option<FlushResult>,
+    pub(super) written: Option<WalDone>,
     pub(super) stopped: bool,
 }
 
@@ -106,7 +110,8 @@ impl Queue {
     pub(super) fn push_message(&self, from: u64, message: Bytes) -> bool {
         let mut inner = lock(&self.inner);
         let bytes = message.len() + MESSAGE_OVERHEAD_BYTES;
-        if inner.stopped || inner.messages_bytes + bytes > MESSAGES_MAX_BYTES {
+        // A leader that stops still has to hear that another leads.
+        if inner.ended || inner.messages_bytes + bytes > MESSAGES_MAX_BYTES {
             return false;
         }
         inner.messages_bytes += bytes;
@@ -121,6 +126,11 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    pub(super) fn written(&self, done: WalDone) {
+        lock(&self.inner).written = Some(done);
+        self.changed.notify_one();
+    }
+
     /// Nothing more is taken in; what is queued and not done gets no answer.
     pub(super) fn stop(&self) {
         lock(&self.inner).stopped = true;
@@ -130,21 +140,27 @@ impl Queue {
 
     /// The thread has ended: whoever still waits here learns that nothing was done.
     pub(super) fn refuse_rest(&self) {
-        let rest = std::mem::take(&mut lock(&self.inner).proposals);
+        let rest = {
+            let mut inner = lock(&self.inner);
+            inner.ended = true;
+            inner.events.clear();
+            std::mem::take(&mut inner.proposals)
+        };
         for proposal in rest {
             proposal.refuse(stopped());
         }
     }
 
-    /// Waits for something to do, at most `timeout`. With `only_flush` proposals stay queued.
-    pub(super) fn take(&self, timeout: Option<Duration>, only_flush: bool) -> Taken {
+    /// Waits for something to do, at most `timeout`. With `hold` proposals stay queued.
+    pub(super) fn take(&self, timeout: Option<Duration>, hold: bool) -> Taken {
         let mut inner = lock(&self.inner);
         let idle = |inner: &mut Inner| {
             inner.flushed.is_none()
+                && inner.written.is_none()
                 && !inner.stopped
                 && inner.events.is_empty()
                 && inner.messages.is_empty()
-                && (only_flush || inner.proposals.is_empty())
+                && (hold || inner.proposals.is_empty())
         };
         inner = match timeout {
             None => self.changed.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner),
@@ -155,23 +171,33 @@ impl Queue {
                     .0
             }
         };
-        let count = if only_flush { 0 } else { inner.proposals.len().min(TAKE_MAX) };
+        let count = if hold { 0 } else { inner.proposals.len().min(TAKE_MAX) };
         inner.messages_bytes = 0;
         Taken {
             events: std::mem::take(&mut inner.events),
             messages: std::mem::take(&mut inner.messages),
             proposals: inner.proposals.drain(..count).collect(),
             flushed: inner.flushed.take(),
+            written: inner.written.take(),
             stopped: inner.stopped,
         }
     }
 
     /// Waits for the flush that is under way.
     pub(super) fn wait_flushed(&self) -> FlushResult {
+        self.wait_for(|inner| inner.flushed.take())
+    }
+
+    /// Waits for the write of the log that is under way.
+    pub(super) fn wait_written(&self) -> WalDone {
+        self.wait_for(|inner| inner.written.take())
+    }
+
+    fn wait_for<T>(&self, take: impl Fn(&mut Inner) -> Option<T>) -> T {
         let mut inner = lock(&self.inner);
         loop {
-            if let Some(result) = inner.flushed.take() {
-                return result;
+            if let Some(found) = take(&mut inner) {
+                return found;
             }
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }

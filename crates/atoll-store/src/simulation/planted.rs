@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::panic::catch_unwind;
 
 use super::*;
-use crate::consensus::{Consensus, ConsensusError, Work};
+use crate::cluster::Progress;
+use crate::consensus::{Configuration, Consensus, ConsensusError, MemberChange, Standing, Work};
 
 /// Runs until something is noticed; says what.
 fn noticed(planted: Planted, faults: impl Fn(u64) -> Fault) -> Option<String> {
@@ -99,8 +100,20 @@ impl Consensus for Hasty {
         self.inner.propose(payload)
     }
 
-    fn step(&mut self, message: &[u8]) -> Result<(), ConsensusError> {
-        self.inner.step(message)
+    fn propose_change(
+        &mut self,
+        change: MemberChange,
+        context: Vec<u8>,
+    ) -> Result<(), ConsensusError> {
+        self.inner.propose_change(change, context)
+    }
+
+    fn apply_change(&mut self, change: MemberChange) -> Result<Configuration, ConsensusError> {
+        self.inner.apply_change(change)
+    }
+
+    fn step(&mut self, from: u64, message: &[u8]) -> Result<(), ConsensusError> {
+        self.inner.step(from, message)
     }
 
     fn tick(&mut self) {
@@ -129,15 +142,27 @@ impl Consensus for Hasty {
         self.inner.applied(index);
     }
 
-    fn is_leader(&self) -> bool {
-        self.inner.is_leader()
+    fn read_index(&mut self, number: u64) {
+        self.inner.read_index(number);
     }
 
-    fn term(&self) -> u64 {
-        self.inner.term()
+    fn unreachable(&mut self, peer: u64) {
+        self.inner.unreachable(peer);
     }
 
-    fn last_index(&self) -> u64 {
-        self.inner.last_index()
+    fn snapshot_sent(&mut self, peer: u64, arrived: bool) {
+        self.inner.snapshot_sent(peer, arrived);
+    }
+
+    fn transfer(&mut self, to: u64) {
+        self.inner.transfer(to);
+    }
+
+    fn standing(&self) -> Standing {
+        self.inner.standing()
+    }
+
+    fn progress(&self) -> Vec<Progress> {
+        self.inner.progress()
     }
 }

@@ -168,6 +168,7 @@ impl Wal {
         self.write_batch(1)?;
         let old = std::mem::replace(&mut self.active, next);
         self.closed.push(Closed { name: old.name, last_index: self.last_index });
+        self.acknowledged_unwritten = !self.acknowledged.is_empty();
         Ok(())
     }
 }

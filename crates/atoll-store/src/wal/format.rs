@@ -5,6 +5,8 @@
 //! at all (it lies in one sector), and frames. Each frame's checksum also covers the checksum
 //! before it, across batches and segments, so that no frame can be dropped or moved unseen.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 pub const BLOCK_BYTES: usize = 4096;
@@ -151,6 +153,11 @@ pub enum FrameKind {
     HardState,
     /// Nothing follows in this segment, and the next one is on disk.
     SegmentEnd,
+    /// A state was installed that stands for everything up to this frame's index; no entry before
+    /// this frame counts.
+    Restart,
+    /// What other members acknowledged to this one.
+    Acknowledged,
 }
 
 impl FrameKind {
@@ -159,6 +166,8 @@ impl FrameKind {
             Self::Entry => 1,
             Self::HardState => 2,
             Self::SegmentEnd => 3,
+            Self::Restart => 4,
+            Self::Acknowledged => 5,
         }
     }
 
@@ -167,6 +176,8 @@ impl FrameKind {
             1 => Some(Self::Entry),
             2 => Some(Self::HardState),
             3 => Some(Self::SegmentEnd),
+            4 => Some(Self::Restart),
+            5 => Some(Self::Acknowledged),
             _ => None,
         }
     }
@@ -239,6 +250,18 @@ pub(crate) fn decode_hard_state(payload: &[u8]) -> Option<HardState> {
         vote: u64_at(payload, 8),
         commit: u64_at(payload, 16),
     })
+}
+
+/// By the ids of the members: epoch and index.
+pub(crate) fn encode_acknowledged(all: &BTreeMap<u64, (u64, u64)>) -> Vec<u8> {
+    let numbers = all.iter().flat_map(|(id, (epoch, index))| [*id, *epoch, *index]);
+    numbers.flat_map(u64::to_le_bytes).collect()
+}
+
+pub(crate) fn decode_acknowledged(payload: &[u8]) -> Option<BTreeMap<u64, (u64, u64)>> {
+    let (records, rest) = payload.as_chunks::<24>();
+    let read = |one: &[u8; 24]| (u64_at(one, 0), (u64_at(one, 8), u64_at(one, 16)));
+    rest.is_empty().then(|| records.iter().map(read).collect())
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{BLOCK_BYTES, Frame, FrameKind, HardState, decode_hard_state};
+use super::format::{
+    BLOCK_BYTES, Frame, FrameKind, HardState, decode_acknowledged, decode_hard_state,
+};
 use super::reader::{Segment, read_segment};
-use super::{Active, Closed, Identity, WAL_FOLDER, Wal, WalOpenError};
+use super::{Acknowledged, Active, Closed, Identity, WAL_FOLDER, Wal, WalOpenError};
 use crate::consensus::{EntryKind, LogEntry, Position};
 use crate::disk::Disk;
 
@@ -18,6 +20,21 @@ pub(crate) struct Recovered {
     pub(crate) hard_state: HardState,
     /// The entries behind the state's applied index, without a gap.
     pub(crate) entries: Vec<LogEntry>,
+    pub(crate) acknowledged: Acknowledged,
+}
+
+/// How far the state on disk has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Base {
+    pub(crate) applied: Position,
+    /// It came from another member, so this log need not reach it.
+    pub(crate) installed: bool,
+}
+
+impl From<Position> for Base {
+    fn from(applied: Position) -> Self {
+        Self { applied, installed: false }
+    }
 }
 
 struct Read {
@@ -28,13 +45,14 @@ struct Read {
 }
 
 impl Wal {
-    /// `applied` is how far the state on disk has come.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         identity: Identity,
         segment_bytes: u64,
-        applied: Position,
+        base: impl Into<Base>,
     ) -> Result<Recovered, WalOpenError> {
+        let base = base.into();
+        let applied = base.applied;
         let failed = |action| {
             let file = disk.describe(WAL_FOLDER);
             move |source| WalOpenError::Io { file, action, source }
@@ -64,7 +82,7 @@ impl Wal {
             }
             return Self::start(disk, identity, segment_bytes);
         };
-        let replay = replay(&*disk, &reads, applied)?;
+        let replay = replay(&*disk, &reads, base)?;
         rewrite_last_batch(&*disk, &reads)?;
         let active = reopen_active(&*disk, last)?;
         let closed = reads[..reads.len() - 1]
@@ -76,16 +94,32 @@ impl Wal {
             })
             .collect();
         let last_index = replay.entries.last().map_or(applied.index, |entry| entry.index);
-        let wal = Self {
+        let mut wal = Self {
             chain: last.segment.chain,
             pending_chain: last.segment.chain,
             synced_index: last_index,
             last_index,
             hard_state: replay.hard_state,
+            acknowledged: replay.acknowledged.clone(),
+            acknowledged_unwritten: !replay.acknowledged.is_empty(),
             closed,
             ..Self::with_active(disk, identity, segment_bytes, active)
         };
-        Ok(Recovered { wal, hard_state: replay.hard_state, entries: replay.entries })
+        if replay.needs_restart {
+            wal.reserve(0, super::Room::Vital).and_then(|()| wal.restart(applied, None)).map_err(
+                |error| WalOpenError::Io {
+                    file: wal.disk.describe(&wal.active.name),
+                    action: "writing where the log begins again failed",
+                    source: std::io::Error::other(error),
+                },
+            )?;
+        }
+        Ok(Recovered {
+            wal,
+            hard_state: replay.hard_state,
+            entries: replay.entries,
+            acknowledged: replay.acknowledged,
+        })
     }
 }
 
@@ -165,51 +199,42 @@ fn drop_unstarted(disk: &dyn Disk, reads: &mut Vec<Read>) -> Result<(), WalOpenE
     Ok(())
 }
 
+#[derive(Default)]
 struct Replay {
     hard_state: HardState,
     entries: Vec<LogEntry>,
+    acknowledged: Acknowledged,
+    /// Where the log began again last.
+    restarted: Position,
+    /// The state was installed, and the log does not know.
+    needs_restart: bool,
+    last_index: u64,
 }
 
-fn replay(disk: &dyn Disk, reads: &[Read], applied: Position) -> Result<Replay, WalOpenError> {
-    let mut hard_state = HardState::default();
+fn replay(disk: &dyn Disk, reads: &[Read], base: Base) -> Result<Replay, WalOpenError> {
+    let applied = base.applied;
+    let mut replay = Replay::default();
     let mut log = BTreeMap::new();
-    let mut last_index_seen = 0;
-    let mut synced_index = 0;
     for read in reads {
-        hard_state = read.segment.header.hard_state;
-        synced_index = synced_index.max(read.segment.synced_index);
+        replay.hard_state = read.segment.header.hard_state;
         for frame in &read.segment.frames {
-            match frame.kind {
-                FrameKind::Entry => {
-                    let entry = decode_entry(frame).ok_or(WalOpenError::Corrupt {
-                        file: disk.describe(&read.name),
-                        offset: 0,
-                        reason: "an entry has an unknown type",
-                    })?;
-                    last_index_seen = entry.index;
-                    // A later write of the same index replaces what a former leader wrote.
-                    log.split_off(&entry.index);
-                    if entry.index > applied.index {
-                        log.insert(entry.index, entry);
-                    }
-                }
-                FrameKind::HardState => {
-                    let decoded = decode_hard_state(&frame.payload);
-                    hard_state = decoded.ok_or_else(|| WalOpenError::Corrupt {
-                        file: disk.describe(&read.name),
-                        offset: 0,
-                        reason: "a hard state has another length than this release writes",
-                    })?;
-                }
-                FrameKind::SegmentEnd => {}
-            }
+            replay.take(frame, &mut log, applied).map_err(|reason| WalOpenError::Corrupt {
+                file: disk.describe(&read.name),
+                offset: 0,
+                reason,
+            })?;
         }
+    }
+    if base.installed && replay.restarted.index < applied.index {
+        // The stop came between the state and the log's mark: what the log has is of before.
+        log.clear();
+        replay.needs_restart = true;
+        replay.last_index = applied.index;
     }
     let first_index = reads.first().map_or(1, |read| read.segment.header.first_index);
     let gap = log.keys().zip(applied.index + 1..).any(|(index, expected)| *index != expected);
-    let lost = last_index_seen < applied.index.max(synced_index)
-        && first_index <= applied.index.max(synced_index);
-    if gap || lost {
+    let lost = replay.last_index < applied.index && first_index <= applied.index;
+    if gap || lost || replay.restarted.index > applied.index {
         let last = reads.last();
         return Err(WalOpenError::Corrupt {
             file: disk.describe(last.map_or(WAL_FOLDER, |read| read.name.as_str())),
@@ -217,7 +242,44 @@ fn replay(disk: &dyn Disk, reads: &[Read], applied: Position) -> Result<Replay, 
             reason: "entries are missing that were applied or known to be durable",
         });
     }
-    Ok(Replay { hard_state, entries: log.into_values().collect() })
+    replay.entries = log.into_values().collect();
+    Ok(replay)
+}
+
+impl Replay {
+    fn take(
+        &mut self,
+        frame: &Frame,
+        log: &mut BTreeMap<u64, LogEntry>,
+        applied: Position,
+    ) -> Result<(), &'static str> {
+        match frame.kind {
+            FrameKind::Entry => {
+                let entry = decode_entry(frame).ok_or("an entry has an unknown type")?;
+                self.last_index = entry.index;
+                // A later write of the same index replaces what a former leader wrote.
+                log.split_off(&entry.index);
+                if entry.index > applied.index {
+                    log.insert(entry.index, entry);
+                }
+            }
+            FrameKind::HardState => {
+                self.hard_state = decode_hard_state(&frame.payload)
+                    .ok_or("a hard state has another length than this release writes")?;
+            }
+            FrameKind::Acknowledged => {
+                self.acknowledged = decode_acknowledged(&frame.payload)
+                    .ok_or("acknowledgements have another length than this release writes")?;
+            }
+            FrameKind::Restart => {
+                log.clear();
+                self.restarted = Position { index: frame.index, term: frame.term };
+                self.last_index = frame.index;
+            }
+            FrameKind::SegmentEnd => {}
+        }
+        Ok(())
+    }
 }
 
 fn decode_entry(frame: &Frame) -> Option<LogEntry> {

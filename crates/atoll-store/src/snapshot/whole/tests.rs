@@ -23,7 +23,7 @@ fn clock() -> Arc<MonotonicClock> {
 /// States that read from a file.
 struct Opened {
     states: [State; KEYSPACES],
-    _backend: Backend,
+    _backend: Arc<Backend>,
 }
 
 impl Opened {
@@ -54,7 +54,8 @@ fn meta(states: &[State; KEYSPACES]) -> Meta {
     Meta {
         applied: Position { index: 17, term: 3 },
         chain: 0xfeed,
-        voters: vec![5],
+        installed: true,
+        roster: crate::backend::Roster::default(),
         keyspaces: [0, 1].map(|at| (states[at].revision, states[at].compacted)),
     }
 }
@@ -92,7 +93,7 @@ fn open(disk: &SimulatedDisk) -> (Meta, Opened) {
     disk.rename(INCOMING, "state.redb").unwrap();
     let backend = Backend::open(disk, clock(), 1 << 20).unwrap();
     let loaded = backend.load().unwrap();
-    (loaded.meta.unwrap(), Opened { states: loaded.states, _backend: backend })
+    (loaded.meta.unwrap(), Opened { states: loaded.states, _backend: Arc::new(backend) })
 }
 
 fn apply(state: &mut State, command: &Command) {
@@ -134,7 +135,7 @@ fn draw(random: &mut StdRng, state: &State) -> Command {
 fn drawn(seed: u64) -> Opened {
     let mut random = StdRng::seed_from_u64(seed);
     let disk = SimulatedDisk::new();
-    let backend = Backend::open(&disk, clock(), 1 << 20).unwrap();
+    let backend = Arc::new(Backend::open(&disk, clock(), 1 << 20).unwrap());
     let identity = Identity { cluster_id: [7; 16], member_id: 5, epoch: 1 };
     let recovered = Wal::open(Arc::new(disk), identity, 64 << 10, Position::default());
     let mut wal = recovered.unwrap().wal;
@@ -148,8 +149,9 @@ fn drawn(seed: u64) -> Opened {
             }
         }
         let pending = [states[0].begin_flush(), states[1].begin_flush()];
-        let job = FlushJob { meta: meta(&states), pending, released: wal.take_released(0) };
-        let views = backend.flush(&job).unwrap();
+        let (backend, released) = (backend.clone(), wal.take_released(0));
+        let job = FlushJob { backend, meta: meta(&states), pending, released };
+        let views = job.backend.flush(&job).unwrap();
         if round == 2 {
             break;
         }

@@ -1,0 +1,179 @@
+//! What members say to each other: Raft's messages, and a few of our own beside them.
+//!
+//! The first byte says which; the version was settled when the connection was made.
+
+use bytes::Bytes;
+
+use super::ask::{decode_result, encode_result, read_all};
+use super::{Ask, AskReply, AskResult, Core};
+use crate::cluster::{Lane, Refusal};
+use crate::codec::{Malformed, Reader, put_u64};
+use crate::consensus::{ConsensusError, PeerMessage};
+
+const RAFT: u8 = 0;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Message {
+    Raft(Bytes),
+    Ask {
+        number: u64,
+        ask: Ask,
+    },
+    Told {
+        number: u64,
+        result: AskResult,
+    },
+    /// What is your chain at this index?
+    ChainAsk {
+        index: u64,
+    },
+    /// `None` when it is no longer, or not yet, known.
+    ChainIs {
+        index: u64,
+        chain: Option<u32>,
+    },
+    /// A majority has another chain at this index; or there is no majority.
+    Diverged {
+        index: u64,
+        has_majority: bool,
+    },
+    /// The sender's disk is slow.
+    SlowDisk,
+}
+
+impl Message {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        match self {
+            Self::Raft(content) => {
+                out.reserve_exact(content.len() + 1);
+                out.push(RAFT);
+                out.extend_from_slice(content);
+            }
+            Self::Ask { number, ask } => {
+                out.push(1);
+                put_u64(&mut out, *number);
+                ask.encode(&mut out);
+            }
+            Self::Told { number, result } => {
+                out.push(2);
+                put_u64(&mut out, *number);
+                encode_result(&mut out, result);
+            }
+            Self::ChainAsk { index } => {
+                out.push(3);
+                put_u64(&mut out, *index);
+            }
+            Self::ChainIs { index, chain } => {
+                out.push(4);
+                put_u64(&mut out, *index);
+                out.push(u8::from(chain.is_some()));
+                put_u64(&mut out, u64::from(chain.unwrap_or(0)));
+            }
+            Self::Diverged { index, has_majority } => {
+                out.push(5);
+                put_u64(&mut out, *index);
+                out.push(u8::from(*has_majority));
+            }
+            Self::SlowDisk => out.push(6),
+        }
+        Bytes::from(out)
+    }
+
+    pub(crate) fn decode(content: Bytes) -> Result<Self, Malformed> {
+        if content.first() == Some(&RAFT) {
+            return Ok(Self::Raft(content.slice(1..)));
+        }
+        read_all(content, Self::read)
+    }
+
+    fn read(reader: &mut Reader) -> Result<Self, Malformed> {
+        Ok(match reader.u8()? {
+            1 => Self::Ask { number: reader.u64()?, ask: Ask::decode(reader)? },
+            2 => Self::Told { number: reader.u64()?, result: decode_result(reader)? },
+            3 => Self::ChainAsk { index: reader.u64()? },
+            4 => {
+                let (index, known) = (reader.u64()?, reader.bool()?);
+                let chain = u32::try_from(reader.u64()?);
+                let chain = chain.map_err(|_| Malformed("a chain is too long"))?;
+                Self::ChainIs { index, chain: known.then_some(chain) }
+            }
+            5 => Self::Diverged { index: reader.u64()?, has_majority: reader.bool()? },
+            6 => Self::SlowDisk,
+            _ => return Err(Malformed("an unknown message")),
+        })
+    }
+}
+
+impl Core {
+    pub(super) fn send(&mut self, to: u64, message: &Message) {
+        self.net.send(PeerMessage { to, lane: Lane::Urgent, content: message.encode() });
+    }
+
+    pub(super) fn send_raft(&mut self, message: PeerMessage) {
+        let content = Message::Raft(message.content).encode();
+        self.net.send(PeerMessage { content, ..message });
+    }
+
+    /// [`Self::run`] must follow, once for several messages.
+    pub(crate) fn on_message(&mut self, from: u64, content: Bytes) {
+        if self.failed() || !self.knows(from) {
+            return;
+        }
+        self.health.hear(from, self.clock.now());
+        match Message::decode(content) {
+            Ok(Message::Raft(message)) => self.step(from, &message),
+            Ok(Message::Ask { number, ask }) => {
+                self.on_ask(ask, AskReply::Peer { member: from, number });
+            }
+            Ok(Message::Told { number, result }) => self.on_told(number, result),
+            Ok(Message::ChainAsk { index }) => {
+                let chain = self.chains.at(index);
+                self.send(from, &Message::ChainIs { index, chain });
+            }
+            Ok(Message::ChainIs { index, chain }) => self.on_chain(from, index, chain),
+            Ok(Message::Diverged { index, has_majority }) => self.on_diverged(index, has_majority),
+            Ok(Message::SlowDisk) => self.health.hear_slow(from, self.clock.now()),
+            Err(error) => tracing::warn!(from, %error, "a peer's message was not understood"),
+        }
+    }
+
+    fn knows(&self, peer: u64) -> bool {
+        self.roster.members.contains_key(&peer)
+    }
+
+    pub(super) fn step(&mut self, from: u64, message: &[u8]) {
+        match self.consensus.step(from, message) {
+            Ok(()) => {}
+            Err(error @ ConsensusError::Inconsistent(_)) => {
+                self.fail_with(format!(
+                    "{}; this server's folder has lost what it had acknowledged: remove the \
+                     folder and join again to become a new member",
+                    super::describe(&error)
+                ));
+            }
+            Err(error) => tracing::warn!(from, %error, "a peer's message was refused"),
+        }
+    }
+
+    pub(crate) fn on_unreachable(&mut self, peer: u64) {
+        self.consensus.unreachable(peer);
+    }
+
+    pub(crate) fn on_snapshot_sent(&mut self, to: u64, arrived: bool) {
+        self.consensus.snapshot_sent(to, arrived);
+    }
+
+    /// A peer does not talk to this server.
+    pub(crate) fn on_refused(&mut self, peer: u64, refusal: &Refusal) {
+        match refusal {
+            Refusal::Removed { id } if *id == self.member_id => {
+                self.fail_with(super::members::REMOVED.to_owned());
+            }
+            Refusal::OldCopy { id, .. } if *id == self.member_id => self.fail_with(format!(
+                "{refusal}; remove its data folder and join again to become a new member"
+            )),
+            other => tracing::warn!(peer, refusal = %other, "a peer refuses this server"),
+        }
+    }
+}
