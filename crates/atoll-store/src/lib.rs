@@ -24,6 +24,7 @@ mod shared;
 pub mod simulation;
 mod snapshot;
 mod sync;
+pub mod transport;
 pub mod wal;
 mod watch;
 
