@@ -1,22 +1,32 @@
 //! Runs the simulation over many seeds: `cargo run -p atoll-store --example simulate -- 10000 [FIRST]`.
 //!
 //! Each seed runs with a power cut, a kill, a failing operation and a full disk at places drawn
-//! from it. The first violation ends it with its plan.
+//! from it. The first violation ends it with its plan. With `cluster` in front of the numbers it
+//! is several members over a network.
 #![allow(clippy::print_stdout, reason = "a program for people")]
 
 use atoll_store::disk::Crash;
+use atoll_store::simulation::cluster::{self, ClusterPlan};
 use atoll_store::simulation::{Fault, Plan, run};
 
 const STEPS: usize = 80;
 
 fn main() -> Result<(), String> {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>());
+    let mut arguments: Vec<_> = std::env::args().skip(1).collect();
+    let is_cluster = arguments.first().is_some_and(|first| first == "cluster");
+    if is_cluster {
+        arguments.remove(0);
+    }
+    let mut arguments = arguments.into_iter().map(|text| text.parse::<u64>());
     let number = |argument: Option<Result<u64, _>>, default| match argument {
         Some(parsed) => parsed.map_err(|error: std::num::ParseIntError| error.to_string()),
         None => Ok(default),
     };
     let count = number(arguments.next(), 1000)?;
     let first = number(arguments.next(), 0)?;
+    if is_cluster {
+        return clusters(first, count);
+    }
     let mut restarts = 0;
     for seed in first..first + count {
         let quiet = check(Plan { seed, steps: STEPS, fault: Fault::None })?;
@@ -37,4 +47,13 @@ fn main() -> Result<(), String> {
 
 fn check(plan: Plan) -> Result<atoll_store::simulation::Report, String> {
     run(plan).map_err(|violation| format!("{plan:?}: {violation}"))
+}
+
+fn clusters(first: u64, count: u64) -> Result<(), String> {
+    for seed in first..first + count {
+        let plan = ClusterPlan::of(seed);
+        let report = cluster::run(plan).map_err(|violation| format!("{plan:?}: {violation}"))?;
+        println!("{seed}: {report:?}");
+    }
+    Ok(())
 }

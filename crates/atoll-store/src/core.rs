@@ -44,6 +44,7 @@ pub(crate) use asks::AskReply;
 pub(crate) use journal::{WalDone, WalJob};
 pub(crate) use open::CoreOpenError;
 pub(crate) use reads::ReadReply;
+pub(crate) use system::{decode_context, decode_system, is_system};
 
 use asks::Asks;
 use chains::Chains;
@@ -253,8 +254,12 @@ impl Core {
         self.give_up_waiting(&Error::Timeout { maybe_applied: true });
     }
 
-    /// For bugs planted in the simulation.
-    #[cfg(test)]
+    /// How far it has come, and the chain there.
+    pub(crate) fn place(&self) -> (Position, u32) {
+        (self.applied, self.chain)
+    }
+
+    /// For the simulation, which looks on and plants bugs.
     pub(crate) fn with_consensus(
         self,
         wrap: impl FnOnce(Box<dyn Consensus>) -> Box<dyn Consensus>,

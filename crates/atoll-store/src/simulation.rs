@@ -23,6 +23,7 @@ use crate::kv::{Error, KeyRange, Op, PutRequest, RangeRequest, Txn};
 use crate::mvcc::{Command, Response};
 use crate::sync::{lock, read};
 
+pub mod cluster;
 mod model;
 #[cfg(test)]
 mod planted;

@@ -1,0 +1,370 @@
+//! What is committed, as the members report it when they come to apply it: each index once and
+//! for all, and what a model makes of it.
+
+use std::collections::VecDeque;
+
+use super::super::model::{Change, Model};
+use super::super::{compare, everything};
+use super::*;
+use crate::cluster::Progress;
+use crate::consensus::raft::decode_change;
+use crate::consensus::{
+    Configuration, Consensus, ConsensusError, EntryKind, LogEntry, MemberChange, Standing, Work,
+};
+use crate::core::{Answer, decode_context, decode_system, is_system};
+use crate::kv::{Op, RangeRequest};
+use crate::mvcc::{Command, Origin, decode_batch};
+use crate::sync::read;
+
+#[derive(Default)]
+pub(super) struct Ledger {
+    pub(super) bug: Option<Bug>,
+    pub(super) violation: Option<String>,
+    entries: BTreeMap<u64, LogEntry>,
+    pub(super) model: Model,
+    /// How far the model has come.
+    modelled: Option<u64>,
+    revisions: BTreeMap<u64, [(i64, i64); 2]>,
+    chains: BTreeMap<u64, u32>,
+    leaders: BTreeMap<u64, u64>,
+    origins: BTreeMap<u64, (u64, u64)>,
+    /// What the model answers to a numbered operation.
+    pub(super) answers: BTreeMap<u64, Answer>,
+    /// Operations that somebody was told had not happened.
+    pub(super) refused: BTreeSet<u64>,
+    /// Until when a lease has to live at least.
+    pub(super) leases: BTreeMap<(usize, i64), Duration>,
+    pub(super) leases_ended: u64,
+}
+
+impl Ledger {
+    pub(super) fn last_index(&self) -> u64 {
+        self.modelled.unwrap_or(0)
+    }
+
+    pub(super) fn elections(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
+    fn violate(&mut self, text: String) {
+        self.violation.get_or_insert(text);
+    }
+
+    fn commit(&mut self, member: u64, entry: &LogEntry, now: Duration) {
+        if let Some(known) = self.entries.get(&entry.index) {
+            if known != entry {
+                let (index, old, new) = (entry.index, known.term, entry.term);
+                self.violate(format!(
+                    "entry {index} was committed with term {old}, and at {member:x} with {new}"
+                ));
+            }
+            return;
+        }
+        self.modelled.get_or_insert(entry.index - 1);
+        self.entries.insert(entry.index, entry.clone());
+        while let Some(next) = self.modelled.and_then(|last| self.entries.get(&(last + 1))).cloned()
+        {
+            self.modelled = Some(next.index);
+            if let Err(error) = self.advance(&next, now) {
+                self.violate(error);
+            }
+            let keyspaces = &self.model.keyspaces;
+            let revisions =
+                [0, 1].map(|code| (keyspaces[code].revision, keyspaces[code].compacted));
+            self.revisions.insert(next.index, revisions);
+        }
+    }
+
+    fn accept(&mut self, origin: Origin) -> bool {
+        let last = self.origins.entry(origin.member_id).or_default();
+        let accepted = (origin.epoch, origin.number) > *last;
+        if accepted {
+            *last = (origin.epoch, origin.number);
+        }
+        accepted
+    }
+
+    fn advance(&mut self, entry: &LogEntry, now: Duration) -> Result<(), String> {
+        if entry.payload.is_empty() {
+            return Ok(());
+        }
+        if entry.kind != EntryKind::Normal {
+            let (change, context) =
+                decode_change(&entry.payload).map_err(|error| error.to_string())?;
+            let (origin, _) = decode_context(context).map_err(|error| error.to_string())?;
+            self.accept(origin);
+            if let MemberChange::Remove(id) = change {
+                self.origins.remove(&id);
+            }
+            return Ok(());
+        }
+        if is_system(&entry.payload) {
+            let (origin, _) =
+                decode_system(entry.payload.clone()).map_err(|error| error.to_string())?;
+            self.accept(origin);
+            return Ok(());
+        }
+        let (origin, commands) =
+            decode_batch(entry.payload.clone()).map_err(|error| error.to_string())?;
+        if !self.accept(origin) {
+            return Ok(());
+        }
+        for (code, command) in commands {
+            let code = usize::from(code);
+            let answer = self.model.apply(code, &command);
+            self.note_lease(code, &command, &answer, now)?;
+            let Some(operation) = operation_of(&command) else { continue };
+            if self.refused.contains(&operation) {
+                return Err(format!("operation {operation} was refused and happened"));
+            }
+            if self.answers.insert(operation, answer).is_some() {
+                return Err(format!("operation {operation} happened twice"));
+            }
+        }
+        Ok(())
+    }
+
+    fn note_lease(
+        &mut self,
+        code: usize,
+        command: &Command,
+        answer: &Answer,
+        now: Duration,
+    ) -> Result<(), String> {
+        match command {
+            Command::LeaseGrant { id, ttl } if answer.is_ok() => {
+                let ttl = Duration::from_secs(u64::try_from(*ttl).unwrap_or(0));
+                self.leases.insert((code, *id), now + ttl);
+            }
+            Command::LeaseRevoke { id } if answer.is_ok() => {
+                let until = self.leases.remove(&(code, *id)).unwrap_or_default();
+                self.leases_ended += 1;
+                if until > now {
+                    return Err(format!("lease {id} ended at {now:?}, before {until:?}"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What a member has come to, against what others have at the same place.
+    pub(super) fn compare(&mut self, id: u64, core: &Core, _now: Duration) -> Result<(), String> {
+        let membership = core.shared.cluster.membership();
+        let is_leader = core.shared.is_leader.load(std::sync::atomic::Ordering::Relaxed);
+        if is_leader && membership.leader == Some(id) {
+            let leader = *self.leaders.entry(membership.term).or_insert(id);
+            if leader != id {
+                return Err(format!(
+                    "{leader:x} and {id:x} both lead in the term {}",
+                    membership.term
+                ));
+            }
+        }
+        let (place, chain) = core.place();
+        let known = *self.chains.entry(place.index).or_insert(chain);
+        if known != chain {
+            return Err(format!("member {id:x} has another chain at {}", place.index));
+        }
+        let Some(expected) = self.revisions.get(&place.index) else { return Ok(()) };
+        for (keyspace, expected) in core.shared.keyspaces.iter().zip(expected) {
+            let state = read(&keyspace.state);
+            let found = (state.revision, state.compacted);
+            if found != *expected {
+                return Err(format!(
+                    "member {id:x} has revisions {found:?} at entry {}, should have {expected:?}",
+                    place.index
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything a member has, against the model.
+    pub(super) fn compare_whole(&self, core: &Core) -> Result<(), String> {
+        compare("the place", &"", &Some(core.place().0.index), &self.modelled)?;
+        for (code, keyspace) in core.shared.keyspaces.iter().enumerate() {
+            let state = read(&keyspace.state);
+            let expected = &self.model.keyspaces[code];
+            let found = state
+                .plan(&RangeRequest::new(everything()), state.revision)
+                .finish()
+                .map_err(|error| error.to_string())?;
+            let kvs: Vec<_> = expected.live.values().cloned().collect();
+            compare("the present", &code, &found.kvs, &kvs)?;
+            compare("the size", &code, &state.live_bytes, &state.count_live_bytes())?;
+            let leases: Vec<_> = state.leases.keys().copied().collect();
+            let expected_leases: Vec<_> = expected.leases.keys().copied().collect();
+            compare("the leases", &code, &leases, &expected_leases)?;
+            let mut from = state.compacted + 1;
+            let mut seen = Vec::new();
+            while from <= state.revision {
+                let found = state
+                    .events(&everything(), (from, state.revision), false, 4096)
+                    .map_err(|error| error.to_string())?;
+                seen.extend(found.events.iter().map(Change::of));
+                from = found.through + 1;
+            }
+            let wanted: Vec<_> = expected
+                .history
+                .range(state.compacted + 1..)
+                .flat_map(|(_, changes)| changes.clone())
+                .collect();
+            compare("the history", &code, &seen, &wanted)?;
+        }
+        Ok(())
+    }
+}
+
+/// The number that a client has put into what it writes.
+pub(super) fn operation_of(command: &Command) -> Option<u64> {
+    let Command::Txn(txn) = command else { return None };
+    txn.success.iter().find_map(|op| match op {
+        Op::Put(put) => {
+            let text = put.value.strip_prefix(b"op:")?;
+            let end = text.iter().position(|byte| *byte == b':')?;
+            std::str::from_utf8(&text[..end]).ok()?.parse().ok()
+        }
+        _ => None,
+    })
+}
+
+/// Consensus that tells the ledger what it hands out to be applied, and that has the planted bug.
+pub(super) struct Recorder {
+    member: u64,
+    inner: Box<dyn Consensus>,
+    ledger: Arc<Mutex<Ledger>>,
+    clock: Arc<SimulatedClock>,
+    bug: Option<Bug>,
+    /// For a read that asks nobody.
+    reads: Vec<(u64, u64)>,
+    number: u64,
+    /// Already handed out by a member that does not wait for the commit.
+    early: u64,
+    applied: VecDeque<u64>,
+}
+
+impl Recorder {
+    pub(super) fn new(
+        member: u64,
+        inner: Box<dyn Consensus>,
+        ledger: Arc<Mutex<Ledger>>,
+        clock: Arc<SimulatedClock>,
+    ) -> Self {
+        let bug = lock(&ledger).bug;
+        let early = inner.standing().committed;
+        let (reads, applied) = (Vec::new(), VecDeque::new());
+        Self { member, inner, ledger, clock, bug, reads, number: 0, early, applied }
+    }
+
+    fn record(&mut self, work: &mut Work) {
+        if self.bug == Some(Bug::ForgetsVote)
+            && let Some(state) = &mut work.hard_state
+        {
+            state.vote = 0;
+        }
+        if self.bug == Some(Bug::AppliesEarly) && work.install.is_none() {
+            let early = self.early;
+            work.committed.extend(work.entries.iter().cloned());
+            work.committed.sort_by_key(|entry| entry.index);
+            work.committed.retain(|entry| entry.index > early);
+            work.committed.dedup_by_key(|entry| entry.index);
+            self.early = work.committed.last().map_or(early, |entry| entry.index);
+        }
+        let now = crate::clock::Clock::now(&*self.clock);
+        let mut ledger = lock(&self.ledger);
+        for entry in &work.committed {
+            ledger.commit(self.member, entry, now);
+        }
+    }
+}
+
+impl Consensus for Recorder {
+    fn propose(&mut self, payload: Vec<u8>) -> Result<(), ConsensusError> {
+        self.inner.propose(payload)
+    }
+
+    fn propose_change(
+        &mut self,
+        change: MemberChange,
+        context: Vec<u8>,
+    ) -> Result<(), ConsensusError> {
+        self.inner.propose_change(change, context)
+    }
+
+    fn apply_change(&mut self, change: MemberChange) -> Result<Configuration, ConsensusError> {
+        self.inner.apply_change(change)
+    }
+
+    fn step(&mut self, from: u64, message: &[u8]) -> Result<(), ConsensusError> {
+        self.inner.step(from, message)
+    }
+
+    fn tick(&mut self) {
+        self.inner.tick();
+    }
+
+    fn needs_ticks(&self) -> bool {
+        self.inner.needs_ticks()
+    }
+
+    fn poll(&mut self) -> Option<Work> {
+        let Some(mut work) = self.inner.poll() else {
+            if self.reads.is_empty() {
+                return None;
+            }
+            let reads = std::mem::take(&mut self.reads);
+            return Some(Work { number: self.number, reads, ..Work::default() });
+        };
+        self.number = work.number;
+        self.record(&mut work);
+        Some(work)
+    }
+
+    fn persisted(&mut self, number: u64) {
+        self.inner.persisted(number);
+    }
+
+    fn applied(&mut self, index: u64) {
+        if self.bug != Some(Bug::AppliesEarly) {
+            self.inner.applied(index);
+            return;
+        }
+        self.applied.push_back(index);
+        while let Some(index) = self.applied.front().copied() {
+            if index > self.inner.standing().committed {
+                break;
+            }
+            self.inner.applied(index);
+            self.applied.pop_front();
+        }
+    }
+
+    fn read_index(&mut self, number: u64) {
+        if self.bug == Some(Bug::ReadsAlone) {
+            self.reads.push((number, self.inner.standing().committed));
+        } else {
+            self.inner.read_index(number);
+        }
+    }
+
+    fn unreachable(&mut self, peer: u64) {
+        self.inner.unreachable(peer);
+    }
+
+    fn snapshot_sent(&mut self, peer: u64, arrived: bool) {
+        self.inner.snapshot_sent(peer, arrived);
+    }
+
+    fn transfer(&mut self, to: u64) {
+        self.inner.transfer(to);
+    }
+
+    fn standing(&self) -> Standing {
+        self.inner.standing()
+    }
+
+    fn progress(&self) -> Vec<Progress> {
+        self.inner.progress()
+    }
+}
