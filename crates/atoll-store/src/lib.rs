@@ -20,6 +20,7 @@ pub mod fuzz;
 pub mod kv;
 mod lease;
 mod mvcc;
+pub mod restore;
 mod shared;
 pub mod simulation;
 mod snapshot;

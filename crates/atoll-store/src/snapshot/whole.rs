@@ -10,19 +10,20 @@
 //! of revisions, and how many there were; then the end.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::backend::KEYSPACES;
 use crate::codec::{put_i64, put_u64};
-use crate::kv::Error;
+use crate::kv::{Error, Revision};
 use crate::mvcc::{Copy, RevKey, State};
 use crate::shared::KeyspaceShared;
 use crate::sync::read;
 
 mod import;
 
-pub(crate) use import::{ImportError, Imported, Importer};
+pub(crate) use import::{ImportError, Imported, Importer, Nowhere};
 
 const MAGIC: &[u8; 8] = b"ATWHOLE\0";
 const VERSION: u32 = 1;
@@ -53,11 +54,15 @@ pub(crate) struct WholeCopy {
 impl WholeCopy {
     /// To be called between two applies, so that all parts are of one index. `meta` is what the
     /// state file says of itself at that index. Costs no more than a flush holds.
-    pub(crate) fn begin(
-        meta: Vec<u8>,
-        keyspaces: &[std::sync::Arc<KeyspaceShared>; KEYSPACES],
-    ) -> Self {
-        Self { meta, keyspaces: std::array::from_fn(|at| read(&keyspaces[at].state).begin_copy()) }
+    pub(crate) fn begin(meta: Vec<u8>, keyspaces: &[Arc<KeyspaceShared>; KEYSPACES]) -> Self {
+        // Both are held, so that nothing is applied in between whoever calls.
+        let states = keyspaces.each_ref().map(|keyspace| read(&keyspace.state));
+        Self { meta, keyspaces: states.each_ref().map(|state| state.begin_copy()) }
+    }
+
+    /// The revision of each keyspace.
+    pub(crate) fn revisions(&self) -> [Revision; KEYSPACES] {
+        self.keyspaces.each_ref().map(|copy| copy.header.revision)
     }
 
     /// The same of states that nobody shares.

@@ -1,4 +1,5 @@
-//! Takes a whole store's snapshot in, byte by byte, and makes a state file of it.
+//! Takes a whole store's snapshot in, byte by byte, and makes a state file of it, or only sees
+//! that it is whole.
 //!
 //! Nothing is believed before its checksum was right, and no length before it was compared with
 //! its limit; what is kept in memory is a frame, an item and one batch of the new file.
@@ -44,10 +45,41 @@ pub(crate) struct Imported {
     pub(crate) records: u64,
 }
 
+/// Where what was read goes.
+pub(crate) trait Sink {
+    fn lease(&mut self, code: usize, id: LeaseId, times: (i64, i64)) -> Result<(), BackendError>;
+    /// `encoded` is a [`Record`].
+    fn record(&mut self, code: usize, at: RevKey, encoded: Bytes) -> Result<(), BackendError>;
+}
+
+/// Reads a snapshot only to see that it is whole.
+#[derive(Debug)]
+pub(crate) struct Nowhere;
+
+impl Sink for Nowhere {
+    fn lease(&mut self, _: usize, _: LeaseId, _: (i64, i64)) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn record(&mut self, _: usize, _: RevKey, _: Bytes) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+impl Sink for Incoming {
+    fn lease(&mut self, code: usize, id: LeaseId, times: (i64, i64)) -> Result<(), BackendError> {
+        Self::lease(self, code, id, times)
+    }
+
+    fn record(&mut self, code: usize, at: RevKey, encoded: Bytes) -> Result<(), BackendError> {
+        Self::record(self, code, at, encoded)
+    }
+}
+
 /// Dropping it gives the snapshot up; the file stays, and is nothing.
-pub(crate) struct Importer {
+pub(crate) struct Importer<S = Incoming> {
     /// `None` after an error.
-    file: Option<Incoming>,
+    file: Option<S>,
     /// Bytes of the preamble, or of a frame, that is not there whole yet.
     partial: Vec<u8>,
     has_preamble: bool,
@@ -68,9 +100,29 @@ impl Importer {
         clock: Arc<dyn Clock>,
         file_name: &str,
     ) -> Result<Self, ImportError> {
-        let file = Incoming::create(disk, clock, file_name).map_err(ImportError::Store)?;
-        Ok(Self {
-            file: Some(file),
+        Incoming::create(disk, clock, file_name).map(Self::into).map_err(ImportError::Store)
+    }
+
+    /// When all bytes were pushed: the file is durable under its name when this returns.
+    pub(crate) fn finish(self) -> Result<Imported, ImportError> {
+        self.finish_as(|imported| imported.meta.to_vec())
+    }
+
+    /// The same, but the file says something else of itself than the store did.
+    pub(crate) fn finish_as(
+        self,
+        meta: impl FnOnce(&Imported) -> Vec<u8>,
+    ) -> Result<Imported, ImportError> {
+        let (file, imported) = self.end()?;
+        file.finish(&meta(&imported)).map_err(ImportError::Store)?;
+        Ok(imported)
+    }
+}
+
+impl<S: Sink> Importer<S> {
+    pub(crate) fn into(sink: S) -> Self {
+        Self {
+            file: Some(sink),
             partial: Vec::new(),
             has_preamble: false,
             chain: 0,
@@ -78,7 +130,7 @@ impl Importer {
             content: Vec::new(),
             ended: false,
             items: Items::default(),
-        })
+        }
     }
 
     /// Any number of the next bytes. Blocks: it writes to disk.
@@ -95,16 +147,15 @@ impl Importer {
         Ok(())
     }
 
-    /// When all bytes were pushed: the file is durable under its name when this returns.
-    pub(crate) fn finish(mut self) -> Result<Imported, ImportError> {
+    /// When all bytes were pushed.
+    pub(crate) fn end(mut self) -> Result<(S, Imported), ImportError> {
         let file = self.file.take().ok_or(ImportError::GivenUp)?;
         if !self.ended {
             return Err(ImportError::Cut { bytes: self.offset + self.partial.len() as u64 });
         }
         // An end frame is taken only behind the end item, so all of this was there.
         let imported = self.items.finish().ok_or(ImportError::GivenUp)?;
-        file.finish(&imported.meta).map_err(ImportError::Store)?;
-        Ok(imported)
+        Ok((file, imported))
     }
 
     /// Uses some of the bytes: as many as the preamble or the frame still lacks.
@@ -243,7 +294,7 @@ impl From<Malformed> for ItemError {
 }
 
 impl Items {
-    fn take(&mut self, item: Bytes, file: &mut Incoming) -> Result<(), ItemError> {
+    fn take(&mut self, item: Bytes, file: &mut impl Sink) -> Result<(), ItemError> {
         let mut item = Reader::new(item);
         let kind = item.u8()?;
         if self.ended || (kind == kind::META) == self.meta.is_some() {
