@@ -7,6 +7,7 @@ use std::sync::Arc;
 use atoll_store::kv::KvStore;
 use jiff::Timestamp;
 
+use crate::servers::ServersConfig;
 use crate::trust::Trust;
 
 /// Time of day. Tests own it.
@@ -47,6 +48,8 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// The keys of this server; `None` in tests, where nothing is issued.
     pub trust: Option<Arc<Trust>>,
+    /// This server among others; `None` when it stands by itself, as in tests.
+    pub servers: Option<Arc<ServersConfig>>,
     /// How the server speaks to kubelets; `None` makes logs and exec answer an error.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// Requests in flight, watches aside; more are answered 429.
@@ -65,9 +68,16 @@ impl Config {
             node_prefix: 24,
             advertise: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
             trust: None,
+            servers: None,
             kubelet_tls: None,
             requests_in_flight_max: 600,
         }
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::registry::Registry;
+use crate::servers::Servers;
 use crate::storage::Storage;
 
 /// One per server. Everything in it is either fixed at start or safe to share.
@@ -31,6 +32,8 @@ pub struct Core {
     pub metrics: Metrics,
     pub limits: Limits,
     pub leases: Leases,
+    /// The servers that are there.
+    pub servers: Servers,
     /// Cancelled once the first objects are there and everything is in memory.
     pub ready: CancellationToken,
     /// Ends watches, streams and background tasks.

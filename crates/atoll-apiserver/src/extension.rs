@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::body::Body;
 use crate::core::Core;
+use crate::servers::{self, check, members};
 use crate::status::Status;
 use crate::user::{Connection, UserInfo};
 use crate::{authn, authz, heartbeat, join, tokens};
@@ -68,6 +69,15 @@ pub struct PlainRoute {
 pub static ROUTES: &[PlainRoute] = &[
     PlainRoute::new(Method::POST, "/atoll/v1/join", join::join).public(),
     PlainRoute::new(Method::POST, "/atoll/v1/join-tokens", join::create_token),
+    PlainRoute::new(Method::POST, "/atoll/v1/join-server", servers::join::join).public(),
+    PlainRoute::new(Method::POST, "/atoll/v1/server-tokens", servers::tokens::create),
+    PlainRoute::new(Method::GET, "/atoll/v1/server-tokens", servers::tokens::list),
+    PlainRoute::new(Method::DELETE, "/atoll/v1/server-tokens/{}", servers::tokens::revoke),
+    PlainRoute::new(Method::GET, "/atoll/v1/members", members::list),
+    PlainRoute::new(Method::POST, "/atoll/v1/members/{}/promote", members::promote),
+    PlainRoute::new(Method::POST, "/atoll/v1/members/{}/lead", members::lead),
+    PlainRoute::new(Method::DELETE, "/atoll/v1/members/{}", members::remove),
+    PlainRoute::new(Method::GET, "/atoll/v1/check", check::serve),
     PlainRoute::new(Method::POST, "/atoll/v1/nodes/{}/ping", heartbeat::ping),
     PlainRoute::new(Method::GET, "/.well-known/openid-configuration", tokens::request::discovery),
     PlainRoute::new(Method::GET, "/openid/v1/jwks", tokens::request::key_set),

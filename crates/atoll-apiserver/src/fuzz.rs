@@ -38,6 +38,11 @@ pub fn continue_token(token: &str) {
     crate::list::fuzz_continue(token);
 }
 
+/// The body of a server that wants to join.
+pub fn join_server(body: &[u8]) {
+    crate::servers::join::fuzz_request(body);
+}
+
 /// A body as the generic path takes it: decoded, pruned, defaulted and validated.
 pub fn body(row: usize, format: u8, body: &[u8]) {
     let rows = kinds::builtin();

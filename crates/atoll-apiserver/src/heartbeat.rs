@@ -1,5 +1,9 @@
 //! Who is alive: pings of nodes, and what follows when they stay away.
 //!
+//! An agent pings every server, so that each knows how long a node has been silent, and the one
+//! that leads judges: also one that has just begun to lead. A node that this server has never
+//! heard gets a full period from then on.
+//!
 //! Time is monotonic here; nobody's wall clock counts. A node that was silent for
 //! [`SILENCE`] is asked at its kubelet port: a machine that answers, if only with a refusal,
 //! has lost its agent and keeps its pods for [`AGENT_GRACE`]; one that does not answer is
@@ -21,7 +25,7 @@ use futures::future::BoxFuture;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +68,8 @@ struct Pulse {
 #[derive(Clone, Copy)]
 struct State {
     seen: Instant,
+    /// It has pinged this server; `seen` is the beginning of its watch otherwise.
+    heard: bool,
     /// Declared lost since it was last seen.
     lost: bool,
 }
@@ -74,13 +80,15 @@ struct Watcher {
     registry: Arc<Registry>,
     storage: Storage,
     clock: Arc<dyn Clock>,
+    /// Whether this server judges; always, when there is no other.
+    leads: Option<watch::Receiver<bool>>,
     stop: CancellationToken,
 }
 
 /// `POST /atoll/v1/nodes/{name}/ping`
 ///
 /// Answers `{"republish": true}` when the node was declared lost in between: its agent then
-/// posts its whole status again.
+/// posts its whole status again; and as `servers` where the API of each server is reached.
 pub fn ping<'a>(
     core: &'a Core,
     request: PlainRequest<'a>,
@@ -111,8 +119,8 @@ fn on_ping(core: &Core, request: &PlainRequest<'_>) -> Result<Response<Body>, St
     let pulse = pulse(core, name)?;
     let was_lost = pulse.beat();
     let republish = was_lost && is_unknown(core, name);
-    let mut response =
-        Response::new(Body::from(Bytes::from(json!({"republish": republish}).to_string())));
+    let answer = json!({"republish": republish, "servers": core.server_addresses()});
+    let mut response = Response::new(Body::from(Bytes::from(answer.to_string())));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if was_lost && !republish {
         pulse.found();
@@ -153,6 +161,7 @@ fn pulse(core: &Core, name: &str) -> Result<Arc<Pulse>, Status> {
         registry: core.registry.clone(),
         storage: core.storage.clone(),
         clock: core.config.clock.clone(),
+        leads: core.config.servers.as_ref().map(|servers| servers.leads.clone()),
         stop: core.stop.clone(),
     };
     let (trust, node, watched) = (trust.clone(), name.to_owned(), pulse.clone());
@@ -168,7 +177,7 @@ fn pulse(core: &Core, name: &str) -> Result<Arc<Pulse>, Status> {
 
 impl Pulse {
     fn new() -> Self {
-        let state = State { seen: Instant::now(), lost: false };
+        let state = State { seen: Instant::now(), heard: false, lost: false };
         Self { state: Mutex::new(state), back: Notify::new() }
     }
 
@@ -180,10 +189,19 @@ impl Pulse {
     fn beat(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.seen = Instant::now();
+        state.heard = true;
         if state.lost {
             self.back.notify_one();
         }
         state.lost
+    }
+
+    /// Gives a node that nobody has heard a full period from now on.
+    fn wait_for_first(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.heard {
+            state.seen = Instant::now();
+        }
     }
 
     fn found(&self) {
@@ -212,7 +230,8 @@ impl Watcher {
     async fn watch(&self, name: &str, pulse: &Pulse) {
         loop {
             let seen = pulse.state().seen;
-            let deadline = seen + SILENCE;
+            // One who has just begun to lead may be past the deadline already.
+            let deadline = (seen + SILENCE).max(Instant::now());
             if !self.sleep_until(deadline).await {
                 return;
             }
@@ -224,13 +243,23 @@ impl Watcher {
                 pulse.beat();
                 continue;
             }
+            if !self.leads() {
+                if !self.exists(name) || !self.wait_to_lead().await {
+                    return;
+                }
+                pulse.wait_for_first();
+                continue;
+            }
             match self.judge(name, pulse, seen).await {
                 Silence::Over => {}
+                Silence::Lost if !self.leads() => {}
                 Silence::Gone => return,
                 Silence::Lost => {
                     pulse.lose();
                     tracing::info!(node = name, "node lost");
-                    unknown::mark(&self.storage, self.clock.as_ref(), name, &self.stop).await;
+                    if !self.mark(name).await {
+                        continue;
+                    }
                     if !self.wait_for_ping(name, pulse).await {
                         return;
                     }
@@ -277,6 +306,34 @@ impl Watcher {
                 () = pulse.back.notified() => return true,
                 changed = changes.changed() => if changed.is_err() { return false },
             }
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.leads.as_ref().is_none_or(|leads| *leads.borrow())
+    }
+
+    /// Until this server leads, or for a while: the node may be heard meanwhile. False when the
+    /// server stops.
+    async fn wait_to_lead(&self) -> bool {
+        let Some(mut leads) = self.leads.clone() else { return true };
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            changed = leads.wait_for(|leads| *leads) => changed.is_ok(),
+            () = tokio::time::sleep(SILENCE) => true,
+        }
+    }
+
+    /// Writes down that the node is lost; false when somebody else judges meanwhile.
+    async fn mark(&self, name: &str) -> bool {
+        let written = unknown::mark(&self.storage, self.clock.as_ref(), name, &self.stop);
+        let Some(mut leads) = self.leads.clone() else {
+            written.await;
+            return true;
+        };
+        tokio::select! {
+            () = written => true,
+            _ = leads.wait_for(|leads| !*leads) => false,
         }
     }
 

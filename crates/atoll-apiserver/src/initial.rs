@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::allocate;
 use crate::core::Core;
+use crate::servers::{endpoints, presence};
 use crate::status::Status;
 use crate::storage::{self, Extra};
 
@@ -44,8 +45,7 @@ pub(crate) async fn keep(core: Arc<Core>) {
 
 async fn own_service(core: &Core) -> Result<(), Status> {
     service(core).await?;
-    let address = core.config.advertise.ip().to_string();
-    endpoints(core, &address).await
+    endpoints::write(core).await
 }
 
 pub(crate) async fn create(core: &Core) -> Result<(), Status> {
@@ -62,7 +62,14 @@ pub(crate) async fn create(core: &Core) -> Result<(), Status> {
         batch.push((storage::key(row, namespace, name), storage::encode(row, &object)?));
     }
     core.storage.ensure(batch).await?;
-    own_service(core).await
+    service(core).await?;
+    // With others there the endpoints are theirs too: they are written once this one is known.
+    if let Some(servers) = &core.config.servers
+        && presence::present(core).await?.keys().any(|name| *name != servers.name)
+    {
+        return Ok(());
+    }
+    endpoints::write(core).await
 }
 
 /// Completes an object that the server itself creates at start: everything but admission.
@@ -89,7 +96,7 @@ pub(crate) fn complete(
     object
 }
 
-fn row(group: &str, resource: &str) -> Result<&'static ResourceInfo, Status> {
+pub(crate) fn row(group: &str, resource: &str) -> Result<&'static ResourceInfo, Status> {
     kinds::find(group, "v1", resource)
         .filter(|row| row.served)
         .ok_or_else(|| Status::internal(format!("the resource {resource} is not served")))
@@ -127,51 +134,5 @@ async fn service(core: &Core) -> Result<(), Status> {
     extra.claim(allocate::address_key(address), object["metadata"]["uid"].to_string());
     let key = storage::key(row, namespace, name);
     core.storage.create(key, storage::encode(row, &object)?, extra).await?;
-    Ok(())
-}
-
-/// Where the Service leads: to this server.
-async fn endpoints(core: &Core, address: &str) -> Result<(), Status> {
-    let port = json!({"name": "https", "protocol": "TCP", "port": core.config.advertise.port()});
-    let labels = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
-    let subsets = json!([{"addresses": [{"ip": address}], "ports": [port]}]);
-    let endpoints = json!({"metadata": {"labels": labels}, "subsets": subsets});
-    let slice = json!({
-        "metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
-        "ports": [port],
-    });
-    put(core, row("", "endpoints")?, endpoints, "/subsets").await?;
-    put(core, row("discovery.k8s.io", "endpointslices")?, slice, "/endpoints").await
-}
-
-/// Creates the object or, when the part that matters differs, writes it anew.
-async fn put(
-    core: &Core,
-    row: &'static ResourceInfo,
-    object: Value,
-    part: &str,
-) -> Result<(), Status> {
-    let (namespace, name) = ("default", "kubernetes");
-    let key = storage::key(row, namespace, name);
-    let wanted = complete(core, row, namespace, name, object);
-    let Some(stored) = core.storage.get(row, namespace, name).await? else {
-        let value = storage::encode(row, &wanted)?;
-        core.storage.create(key, value, Extra::default()).await?;
-        return Ok(());
-    };
-    let mut current = stored.object(row)?;
-    if current.pointer(part) == wanted.pointer(part) && current.get("ports") == wanted.get("ports")
-    {
-        return Ok(());
-    }
-    for field in ["subsets", "endpoints", "ports"] {
-        if let (Some(value), Value::Object(map)) = (wanted.get(field), &mut current) {
-            map.insert(field.to_owned(), value.clone());
-        }
-    }
-    let value = storage::encode(row, &current)?;
-    core.storage.update(key, stored.revision, value, Extra::default()).await?;
     Ok(())
 }

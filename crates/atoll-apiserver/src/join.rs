@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use atoll_api::access::Access as _;
 use atoll_api::kinds;
 use atoll_identity::{
-    IdentityError, JoinToken, SigningRequest, TokenError, node_client_leaf, node_serving_leaf,
+    IdentityError, JoinToken, SigningRequest, TokenError, TokenUse, node_client_leaf,
+    node_serving_leaf,
 };
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -83,16 +84,20 @@ pub fn create_token<'a>(
 }
 
 async fn on_create_token(core: &Core, request: PlainRequest<'_>) -> Result<Response<Body>, Status> {
-    let wanted: TokenRequest =
-        if request.body.is_empty() { TokenRequest::default() } else { parse(&request.body)? };
+    let (token, expires_at) = issue_token(core, life(&request.body)?).await?;
+    answer(&serde_json::json!({"token": token, "expiresAt": expires_at}))
+}
+
+/// How long the token shall be good that a request asks for.
+pub(crate) fn life(body: &Bytes) -> Result<SignedDuration, Status> {
+    let wanted: TokenRequest = if body.is_empty() { TokenRequest::default() } else { parse(body)? };
     let seconds = wanted.ttl_seconds.unwrap_or(TOKEN_LIFE_SECONDS);
     if !(1..=TOKEN_LIFE_SECONDS_MAX).contains(&seconds) {
         return Err(Status::bad_request(format!(
             "ttlSeconds must be between 1 and {TOKEN_LIFE_SECONDS_MAX}, not {seconds}"
         )));
     }
-    let (token, expires_at) = issue_token(core, SignedDuration::from_secs(seconds)).await?;
-    answer(&serde_json::json!({"token": token, "expiresAt": expires_at}))
+    Ok(SignedDuration::from_secs(seconds))
 }
 
 /// Makes and records a join token; returns its text and when it expires.
@@ -113,6 +118,7 @@ async fn on_join(core: &Core, request: PlainRequest<'_>) -> Result<Response<Body
     let trust = core.trust()?;
     let token = bearer(&request)?;
     token.check_cluster(trust.serving.certificate_der()).map_err(|error| refused(&error))?;
+    token.check_use(TokenUse::Agent).map_err(|error| refused(&error))?;
     let wanted: JoinRequest = parse(&request.body)?;
     let addresses = check(core, &wanted, &request)?;
     let client = signing_request(&wanted.client_request)?;
@@ -152,14 +158,14 @@ async fn node_exists(core: &Core, name: &str) -> Result<bool, Status> {
     Ok(core.storage.get(row, "", name).await?.is_some())
 }
 
-fn bearer(request: &PlainRequest<'_>) -> Result<JoinToken, Status> {
+pub(crate) fn bearer(request: &PlainRequest<'_>) -> Result<JoinToken, Status> {
     let header = request.head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let text = header.and_then(|text| text.split_once(' ')).map_or("", |(_, token)| token);
     JoinToken::parse(text).map_err(|error| refused(&error))
 }
 
 /// A refusal of a token says why: whoever joins has to know what to do.
-fn refused(error: &TokenError) -> Status {
+pub(crate) fn refused(error: &TokenError) -> Status {
     let message = format!("joining the cluster is refused: {error}");
     Status::forbidden_text("", "", "", message)
 }
@@ -213,12 +219,12 @@ fn check(
     Ok(addresses)
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Status> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Status> {
     serde_json::from_slice(body)
         .map_err(|error| Status::bad_request(format!("the body is not as expected: {error}")))
 }
 
-fn answer<T: Serialize>(value: &T) -> Result<Response<Body>, Status> {
+pub(crate) fn answer<T: Serialize>(value: &T) -> Result<Response<Body>, Status> {
     let text = serde_json::to_vec(value).map_err(Status::internal)?;
     let mut response = Response::new(Body::from(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

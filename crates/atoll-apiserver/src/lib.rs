@@ -46,6 +46,7 @@ mod render;
 mod request;
 mod selection;
 pub mod server;
+pub mod servers;
 pub mod status;
 pub mod storage;
 mod stream;
@@ -61,5 +62,6 @@ mod watch;
 
 pub use config::Config;
 pub use server::{Access, ApiServer, LocalService, StartError};
+pub use servers::ServersConfig;
 pub use trust::{Trust, TrustConfig};
 pub use user::UserInfo;

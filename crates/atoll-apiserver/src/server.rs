@@ -33,6 +33,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::registry::Registry;
+use crate::servers::{Servers, presence};
 use crate::status::Status;
 use crate::storage::Storage;
 use crate::user::{Connection, UserInfo};
@@ -98,6 +99,7 @@ impl ApiServer {
             metrics: Metrics::default(),
             limits: Limits::new(config.requests_in_flight_max),
             leases: Leases::default(),
+            servers: Servers::default(),
             registry,
             config,
             ready: CancellationToken::new(),
@@ -108,6 +110,10 @@ impl ApiServer {
         core.registry.catch_up().await.map_err(|source| StartError::Follow { source })?;
         core.tasks.spawn(maintenance::compact(core.clone()));
         core.tasks.spawn(initial::keep(core.clone()));
+        if let Some(servers) = core.config.servers.clone() {
+            core.tasks.spawn(presence::run(core.clone(), servers));
+            core.tasks.spawn(presence::follow(core.clone()));
+        }
         core.ready.cancel();
         Ok(Self { core, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) })
     }

@@ -9,6 +9,10 @@ use crate::render::{self, Answer};
 use crate::status::Status;
 use crate::{create, delete, list, part, patch, update, watch};
 
+/// With the answer to a stale read of a server that cannot know better.
+const STALE: &str =
+    "this server does not see a majority of the servers: what it shows may be stale";
+
 /// Answers a request for an object, a collection or a part of an object.
 pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
     let verb = call.info.verb;
@@ -47,7 +51,11 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
 }
 
 fn bytes(call: &Call, bytes: Bytes) -> Result<Response<Body>, Status> {
-    Ok(render::response(call.accept, StatusCode::OK, bytes))
+    let mut response = render::response(call.accept, StatusCode::OK, bytes);
+    if call.query.text("resourceVersion") == "0" && call.core.is_cut_off() {
+        render::add_warnings(&mut response, &[STALE.to_owned()]);
+    }
+    Ok(response)
 }
 
 fn respond(call: &Call, answer: Answer) -> Result<Response<Body>, Status> {

@@ -5,6 +5,7 @@
 
 mod claim;
 mod deployment;
+pub mod election;
 mod endpoints;
 mod error;
 mod gc;

@@ -89,16 +89,6 @@ pub struct Agent {
     pub supervised: bool,
 }
 
-/// `https://host:port`, as the server is named on the command line.
-fn server_url(text: &str) -> Result<http::Uri> {
-    let wrong = || format!("--join {text:?} is not a URL such as https://10.0.0.1:6443");
-    let url: http::Uri = text.parse().with_context(wrong)?;
-    if url.scheme_str() != Some("https") || url.host().is_none() {
-        bail!("{}", wrong());
-    }
-    Ok(url)
-}
-
 fn label(text: &str) -> Result<(String, String)> {
     let (key, value) =
         text.split_once('=').with_context(|| format!("{text:?} is not KEY=VALUE"))?;
@@ -110,11 +100,7 @@ impl Agent {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
-        let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-        if name.is_empty() {
-            bail!("the host has no name; give the node one with --name");
-        }
-        Ok(name)
+        host_name()
     }
 
     fn root(&self) -> Result<PathBuf> {
@@ -125,13 +111,7 @@ impl Agent {
     }
 
     fn token(&self) -> Result<Option<String>> {
-        let text = match (&self.token, &self.token_file) {
-            (Some(token), _) => token.clone(),
-            (None, Some(file)) => crate::keys::read(file)?,
-            (None, None) => return Ok(None),
-        };
-        let text = text.trim();
-        Ok((!text.is_empty()).then(|| text.to_owned()))
+        token_of(self.token.as_deref(), self.token_file.as_deref())
     }
 
     /// The address of the interface through which the server is reached, unless one is named.
@@ -139,20 +119,43 @@ impl Agent {
         if let Some(ip) = self.node_ip {
             return Ok(ip);
         }
-        let url = server_url(&self.join)?;
-        let host = url.host().context("the URL of --join has no host")?;
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("making a socket")?;
-        // Connecting a datagram socket sends nothing; it only chooses the route.
-        socket
-            .connect((host, url.port_u16().unwrap_or(6443)))
-            .with_context(|| format!("finding the way to {host}"))?;
-        match socket.local_addr().context("reading the socket's address")?.ip() {
+        let url = crate::pinned::server_url(&self.join)?;
+        let (host, port) = crate::pinned::host_and_port(&url)?;
+        match way_to(host, port)? {
             IpAddr::V4(ip) => Ok(ip),
             IpAddr::V6(ip) => {
                 bail!("{host} is reached from {ip}; name an IPv4 address with --node-ip")
             }
         }
     }
+}
+
+/// The name of this machine, as a node's.
+pub fn host_name() -> Result<String> {
+    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    if name.is_empty() {
+        bail!("the host has no name; give one with --name");
+    }
+    Ok(name)
+}
+
+/// The address of this machine from which `host` is reached.
+pub fn way_to(host: &str, port: u16) -> Result<IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").context("making a socket")?;
+    // Connecting a datagram socket sends nothing; it only chooses the route.
+    socket.connect((host, port)).with_context(|| format!("finding the way to {host}"))?;
+    Ok(socket.local_addr().context("reading the socket's address")?.ip())
+}
+
+/// The token that was typed, or the one in the file that was named.
+pub fn token_of(typed: Option<&str>, file: Option<&Path>) -> Result<Option<String>> {
+    let text = match (typed, file) {
+        (Some(token), _) => token.to_owned(),
+        (None, Some(file)) => crate::keys::read(file)?,
+        (None, None) => return Ok(None),
+    };
+    let text = text.trim();
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 pub async fn run(agent: Agent) -> Result<()> {

@@ -17,6 +17,7 @@ use crate::{
     handoff,
     listen::listen,
     process::{Process, Recipe},
+    server::check_plain,
 };
 use anyhow::{Context as _, Result, bail};
 use atoll_network::underlay::{self, Underlay};
@@ -32,7 +33,7 @@ use nodes::Nodes;
 use signals::Signals;
 use std::{
     collections::BTreeSet,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -61,6 +62,10 @@ pub struct Dev {
     /// The API's port on 127.0.0.1
     #[arg(long, default_value_t = 6443)]
     pub port: u16,
+    /// Where applications on this machine reach the etcd v3 API, such as 127.0.0.1:2379; off
+    /// without it
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub etcd_listen: Option<SocketAddr>,
 }
 
 impl Dev {
@@ -87,7 +92,9 @@ pub async fn run(dev: Dev) -> Result<()> {
     let folder = Folder::take(&dev.data_dir()?).await?;
     let cluster = folder.cluster(dev.nodes)?;
     let listener = listen((Ipv4Addr::LOCALHOST, dev.port).into(), "--port").await?;
+    let etcd = listen_for_etcd(&dev).await?;
     if !rustix::process::geteuid().is_root() {
+        drop(etcd);
         return rootless::run(&dev, &folder, &cluster, listener, &mut signals, started).await;
     }
     let run_dir = Path::new(RUN_DIR);
@@ -95,10 +102,17 @@ pub async fn run(dev: Dev) -> Result<()> {
     if let Err(error) = leftovers::sweep(run_dir, folder.root()).await {
         warn!("clearing up after former clusters: {error:#}");
     }
-    let result = run_nodes(&dev, &folder, &cluster, listener, &mut signals, started).await;
+    let listeners = (listener, etcd);
+    let result = run_nodes(&dev, &folder, &cluster, listeners, &mut signals, started).await;
     folder.stopping();
     let cleared = leftovers::clear(&cluster.id, &[folder.root()], run_dir, lock).await;
     result.and(cleared.context("clearing up"))
+}
+
+async fn listen_for_etcd(dev: &Dev) -> Result<Option<TcpListener>> {
+    let Some(address) = dev.etcd_listen else { return Ok(None) };
+    check_plain(address, false, "--etcd-listen")?;
+    Ok(Some(listen(address, "--etcd-listen").await?))
 }
 
 /// A copied folder has the id of the original, whose names it would use in the system.
@@ -129,18 +143,25 @@ async fn run_nodes(
     dev: &Dev,
     folder: &Folder,
     cluster: &Cluster,
-    listener: TcpListener,
+    (listener, etcd): (TcpListener, Option<TcpListener>),
     signals: &mut Signals,
     started: Instant,
 ) -> Result<()> {
     let underlay = make_underlay(folder, cluster)?;
     let program = program::copy(folder)?;
     let mut nodes = Nodes::new(folder, cluster, &underlay, &program, dev.port)?;
+    nodes.serve_etcd(dev.etcd_listen);
     let handoff = nodes.handoff();
     #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
     let accepting = tokio::spawn(accept(listener, handoff));
+    let etcd_handoff = nodes.etcd_handoff();
+    #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
+    let accepting_etcd = etcd.map(|etcd| tokio::spawn(accept(etcd, etcd_handoff)));
     let result = serve(dev, folder, &mut nodes, started, signals).await;
     accepting.abort();
+    if let Some(accepting_etcd) = accepting_etcd {
+        accepting_etcd.abort();
+    }
     folder.stopping();
     info!("stopping: pods first, then what was made in the system");
     let hurry = nodes.hurry();

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use atoll_identity::{AccountKey, Authority, AuthorityKind};
 use jiff::Timestamp;
 use std::{
+    collections::BTreeMap,
     fs::DirBuilder,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -60,6 +61,28 @@ impl Keys {
         }
     }
 
+    /// Everything that a joining server needs, file by file. Authorities that this cluster has not
+    /// used yet are made, so that all servers have the same.
+    pub fn bundle(&self, now: Timestamp) -> Result<BTreeMap<String, String>> {
+        for kind in AuthorityKind::ALL {
+            self.authority(kind, now)?;
+        }
+        self.account_key()?;
+        let folder = self.folder.display();
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.folder).with_context(|| format!("reading {folder}"))? {
+            let path = entry.with_context(|| format!("reading {folder}"))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let text = match path.extension().and_then(|extension| extension.to_str()) {
+                Some("key") => read_secret(&path)?,
+                Some("crt") => read(&path)?,
+                _ => continue,
+            };
+            files.insert(name.to_owned(), text);
+        }
+        Ok(files)
+    }
+
     /// The key that signs ServiceAccount tokens.
     pub fn account_key(&self) -> Result<AccountKey> {
         let path = self.folder.join("service-account.key");
@@ -94,6 +117,21 @@ pub fn read_secret(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_joining_server_gets_all_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::open(folder.path(), "c").unwrap();
+        std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        let bundle = keys.bundle(Timestamp::now()).unwrap();
+        assert_eq!(bundle.len(), 2 * AuthorityKind::ALL.len() + 1, "{:?}", bundle.keys());
+        let other = tempfile::tempdir().unwrap();
+        for (name, text) in &bundle {
+            write_atomically(&other.path().join(name), text.as_bytes(), 0o600).unwrap();
+        }
+        let other = Keys::open(other.path(), "c").unwrap();
+        assert_eq!(other.bundle(Timestamp::now()).unwrap(), bundle);
+    }
 
     #[test]
     fn keys_are_made_once_and_for_their_owner_alone() {

@@ -17,6 +17,7 @@ mod image;
 mod keys;
 mod listen;
 mod memory;
+mod pinned;
 mod process;
 mod server;
 mod token;

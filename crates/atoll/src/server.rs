@@ -2,7 +2,15 @@
 
 mod connections;
 mod controllers;
+mod etcd;
+mod examine;
+mod join;
+mod leader;
+mod peers;
+mod remembered;
 mod store;
+
+pub use etcd::check_plain;
 
 use crate::{
     dev::folder::{write_atomically, write_for_the_user},
@@ -14,29 +22,58 @@ use anyhow::{Context as _, Result};
 use atoll_apiserver::{
     config::Cidr,
     server::ApiServer,
+    servers::ServersConfig,
+    status::Status,
     trust::{Trust, TrustConfig},
 };
 use atoll_identity::AuthorityKind;
-use atoll_store::{EmbeddedStore, Keyspace};
+use atoll_store::{EmbeddedStore, Keyspace, StoreConfig, cluster::MemberStart};
 use jiff::Timestamp;
+use leader::Leadership;
+use peers::Peers;
+use remembered::Remembered;
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 /// Controllers and requests get this long to end.
 const STOP_MAX: Duration = Duration::from_secs(10);
+/// A server that starts in a minority looks again after this time.
+const START_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Server {
     /// Where store and keys stand
     #[arg(long, default_value = "/var/lib/atoll/server", value_name = "DIR")]
     pub data_dir: PathBuf,
+    /// A server to join, such as https://10.0.0.1:6443; the first one has none
+    #[arg(long, value_name = "URL")]
+    pub join: Option<String>,
+    /// A token for servers, as `atoll token create --usage server` prints it; needed the first
+    /// time only
+    #[arg(long, value_name = "TOKEN", env = "ATOLL_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// A file that holds the token
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// The server's name, that of its node [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Where other servers call; opened when there are others [default: 0.0.0.0:2380]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub peer_listen: Option<SocketAddr>,
+    /// What they are told to call [default: the address of --advertise, the port of --peer-listen]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer_advertise: Option<String>,
     /// Where the API listens
     #[arg(long, default_value = "0.0.0.0:6443", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
@@ -58,6 +95,8 @@ pub struct Server {
     /// The URL in that kubeconfig
     #[arg(long, value_name = "URL")]
     pub kubeconfig_server: Option<String>,
+    #[command(flatten)]
+    pub etcd: etcd::Etcd,
     /// Takes connections that the supervisor of `atoll dev` accepted
     #[arg(long, hide = true)]
     pub handoff: Option<PathBuf>,
@@ -89,38 +128,100 @@ impl std::fmt::Display for CidrFlag {
     }
 }
 
-pub async fn run(server: Server) -> Result<()> {
-    let store = store::open(&server).await?;
-    let now = Timestamp::now();
-    let trust = trust(&server, store.cluster_id(), now)?;
-    let api = start_api(&server, &store, &trust).await?;
+impl Server {
+    fn token(&self) -> Result<Option<String>> {
+        crate::agent::token_of(self.token.as_deref(), self.token_file.as_deref())
+    }
 
+    fn keys(&self) -> PathBuf {
+        self.data_dir.join("keys")
+    }
+}
+
+pub async fn run(mut server: Server) -> Result<()> {
+    let mut end = std::pin::pin!(wait_for_end(server.supervised));
+    let remembered = join::settle(&mut server).await?;
+    let peers = Peers::new(join::peer_listen(&remembered)?, server.keys());
+    let own = store::member(&server, &remembered)?;
+    let store = store::open(&server, own.clone(), &peers).await?;
+    if remembered.has_peers {
+        peers.open()?;
+    }
     let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    controllers::start(&api, &trust, &tasks, &stop)?;
-    connections::serve(&server, &api, &tasks, &stop).await?;
-    write_kubeconfig(&server, &trust, now)?;
+    let result = serve(&server, remembered, own, &store, &peers, &stop, &mut end).await;
+    stop.cancel();
+    store.shutdown().await;
+    peers.shutdown().await;
+    result
+}
+
+/// From the start of the API to its end.
+async fn serve(
+    server: &Server,
+    remembered: Remembered,
+    own: MemberStart,
+    store: &EmbeddedStore,
+    peers: &Arc<Peers>,
+    stop: &CancellationToken,
+    end: &mut (impl Future<Output = Result<()>> + Unpin),
+) -> Result<()> {
+    let now = Timestamp::now();
+    let trust = trust(server, store.cluster_id(), now)?;
+    let leadership = Leadership::new(&own.name, store.member_id(), store.cluster());
+    let mut following = std::pin::pin!(leadership.clone().follow(stop.clone()));
+    let config = api_config(server, remembered, store, peers, &trust, leadership.leads());
+    let api = tokio::select! {
+        ended = &mut *end => return ended,
+        why = store::failed(store) => return Err(why),
+        _ = &mut following => return Err(removed(server)),
+        started = start_api(config) => started?,
+    };
+    // What only one server runs, and what every server does.
+    let (control, tasks) = (TaskTracker::new(), TaskTracker::new());
+    let (surroundings, retire) = (leadership.surroundings(), stop.child_token());
+    controllers::start(&api, &trust, &own.name, &surroundings, &control, &retire);
+    tasks.spawn(store::say_who(store.cluster(), store.member_id(), own, stop.clone()));
+    tasks.spawn(peers.clone().renew());
+    connections::serve(server, &api, &tasks, stop).await?;
+    etcd::serve(&server.etcd, server.advertise, store, &tasks, stop).await?;
+    write_kubeconfig(server, &trust, now)?;
     info!(listen = %server.listen, cluster = store.cluster_id(), "serving");
     if server.supervised {
         say_ready();
     }
-    tokio::select! {
-        end = wait_for_end(server.supervised) => end?,
+    let ended = tokio::select! {
+        ended = end => ended,
+        why = store::failed(store) => Err(why),
+        _ = &mut following => Err(removed(server)),
         never = memory::give_back() => match never {},
-    }
+    };
 
+    retire.cancel();
+    control.close();
+    if tokio::time::timeout(STOP_MAX, control.wait()).await.is_err() {
+        warn!("some controllers did not end in time");
+    }
+    if ended.is_ok() {
+        store::hand_over(store).await;
+    }
     stop.cancel();
     tasks.close();
     api.shutdown().await;
     if tokio::time::timeout(STOP_MAX, tasks.wait()).await.is_err() {
         warn!("some tasks did not end in time");
     }
-    store.shutdown().await;
-    Ok(())
+    ended
+}
+
+fn removed(server: &Server) -> anyhow::Error {
+    anyhow::anyhow!(
+        "this server was removed from the cluster; to bring it back, delete its folder {} and let it join with a new token (`atoll token create --usage server`)",
+        server.data_dir.display()
+    )
 }
 
 fn trust(server: &Server, cluster: &str, now: Timestamp) -> Result<Arc<Trust>> {
-    let keys = Keys::open(&server.data_dir.join("keys"), cluster)?;
+    let keys = Keys::open(&server.keys(), cluster)?;
     let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), server.advertise];
     ips.extend(server.service_cidr.0.nth(1).map(IpAddr::V4));
     let config = TrustConfig::new(
@@ -133,18 +234,67 @@ fn trust(server: &Server, cluster: &str, now: Timestamp) -> Result<Arc<Trust>> {
     Trust::new(config, now).context("setting up the server's certificates")
 }
 
-async fn start_api(
+fn api_config(
     server: &Server,
+    remembered: Remembered,
     store: &EmbeddedStore,
+    peers: &Arc<Peers>,
     trust: &Arc<Trust>,
-) -> Result<ApiServer> {
-    let mut config = atoll_apiserver::config::Config::new(store.keyspace(Keyspace::Cluster));
+    leads: watch::Receiver<bool>,
+) -> atoll_apiserver::Config {
+    let mut config = atoll_apiserver::Config::new(store.keyspace(Keyspace::Cluster));
     config.service_cidr = server.service_cidr.0;
     config.pod_cidr = server.pod_cidr.0;
     config.node_prefix = server.node_prefix;
     config.advertise = SocketAddr::new(server.advertise, server.listen.port());
     config.trust = Some(trust.clone());
-    ApiServer::start(config).await.context("starting the API")
+    let cluster_id = store.cluster_id().to_owned();
+    let (cluster, keys) = (cluster_id.clone(), server.keys());
+    let (folder, examined) = (server.data_dir.clone(), peers.clone());
+    let (opened, opening) = (server.data_dir.clone(), peers.clone());
+    config.servers = Some(Arc::new(ServersConfig {
+        name: remembered.name.clone(),
+        cluster_id,
+        member_id: store.member_id(),
+        cluster: Some(store.cluster()),
+        leads,
+        read_keys: Arc::new(move || {
+            let bundle = Keys::open(&keys, &cluster).and_then(|keys| keys.bundle(Timestamp::now()));
+            bundle.map_err(|error| format!("{error:#}"))
+        }),
+        prepare: Arc::new(move || {
+            let mut remembered = remembered.clone();
+            remembered.has_peers = true;
+            let ready = opening.open().and_then(|_open| remembered.store(&opened));
+            ready.map_err(|error| format!("{error:#}"))
+        }),
+        examine: Arc::new(move || {
+            let quota_bytes = StoreConfig::default().quota_bytes;
+            examine::document(&folder, Some(&examined), quota_bytes)
+        }),
+    }));
+    config
+}
+
+/// Starts the API once a majority of the servers is there.
+async fn start_api(config: atoll_apiserver::Config) -> Result<ApiServer> {
+    let mut said = String::new();
+    loop {
+        let error = match ApiServer::start(config.clone()).await {
+            Ok(api) => return Ok(api),
+            Err(error) => error,
+        };
+        let source = std::error::Error::source(&error);
+        let status = source.and_then(|source| source.downcast_ref::<Status>());
+        let Some(why) = status.filter(|status| matches!(status.code().as_u16(), 503 | 504)) else {
+            return Err(error).context("starting the API");
+        };
+        if said != why.message() {
+            info!(why = why.message(), "waiting for the other servers");
+            why.message().clone_into(&mut said);
+        }
+        tokio::time::sleep(START_AGAIN).await;
+    }
 }
 
 fn write_kubeconfig(server: &Server, trust: &Trust, now: Timestamp) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `atoll token`: what new nodes need to join.
+//! `atoll token`: what new nodes and servers need to join.
 //!
 //! The server keeps of each token a hash, in a Secret; the token itself is seen once.
 
@@ -18,7 +18,9 @@ const NAMESPACE: &str = "kube-system";
 const PREFIX: &str = "atoll-join-token-";
 const KIND: &str = "atoll.dev/join-token";
 /// What a token begins with; its third part is its id.
-const VERSION: &str = "atoll1";
+const VERSIONS: [&str; 2] = ["atoll1", "atoll1-server"];
+/// Where the records of server tokens are made, listed and deleted.
+const SERVER_TOKENS: &str = "/atoll/v1/server-tokens";
 
 #[derive(Debug, clap::Args)]
 pub struct Token {
@@ -28,10 +30,15 @@ pub struct Token {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a token with which one node can join, and print it
+    /// Make a token with which one node or one server can join, and print it
     ///
-    /// The node is started with it: atoll agent --join https://SERVER:6443 --token TOKEN
+    /// It is started with it: atoll agent --join https://SERVER:6443 --token TOKEN, or with
+    /// --usage server: atoll server --join https://SERVER:6443 --token TOKEN. A server gets the
+    /// keys of the whole cluster.
     Create {
+        /// Who can join with it
+        #[arg(long, default_value = "agent")]
+        usage: Usage,
         /// How long it can be used, such as 30m, 24h or 7d; at most 30d
         #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = seconds)]
         ttl: i64,
@@ -52,6 +59,29 @@ enum Action {
         #[arg(required = true, value_name = "TOKEN")]
         tokens: Vec<String>,
     },
+}
+
+/// Whom a token lets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Usage {
+    Agent,
+    Server,
+}
+
+impl Usage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Server => "server",
+        }
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Agent => "/atoll/v1/join-tokens",
+            Self::Server => SERVER_TOKENS,
+        }
+    }
 }
 
 /// Reads 90, 90s, 30m, 24h or 7d.
@@ -79,7 +109,9 @@ pub struct Created {
 pub async fn run(connection: &Connection, token: &Token) -> Result<()> {
     let client = &connection.client;
     match &token.action {
-        Action::Create { ttl, output } => print_new(&create(client, *ttl).await?, *output),
+        Action::Create { usage, ttl, output } => {
+            print_new(&create(client, *usage, *ttl).await?, *output)
+        }
         Action::List { output } => list(client, *output).await,
         Action::Revoke { tokens } => revoke(client, tokens).await,
     }
@@ -102,6 +134,7 @@ fn print_new(created: &Created, format: Option<crate::cli::Output>) -> Result<()
 /// What is known of a token.
 #[derive(Debug, PartialEq, Eq)]
 struct Known {
+    usage: Usage,
     id: String,
     expires: String,
     used_by: Option<String>,
@@ -118,7 +151,8 @@ impl Known {
             let bytes = secret.data.as_ref()?.get(name)?;
             String::from_utf8(bytes.0.clone()).ok()
         };
-        Some(Self { id, expires: field("expiration")?, used_by: field("used-by-node") })
+        let used_by = field("used-by-node");
+        Some(Self { usage: Usage::Agent, id, expires: field("expiration")?, used_by })
     }
 
     fn state(&self, now: Timestamp) -> String {
@@ -135,10 +169,16 @@ async fn list(client: &Client, format: Option<crate::cli::Output>) -> Result<()>
     let api: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
     let chosen = ListParams::default().fields(&format!("type={KIND}"));
     let secrets = api.list(&chosen).await.context("listing join tokens")?;
-    let known: Vec<Known> = secrets.items.iter().filter_map(Known::of).collect();
+    let mut known: Vec<Known> = secrets.items.iter().filter_map(Known::of).collect();
+    known.extend(server_tokens(client).await?);
     if let Some(format) = format {
         let items = known.iter().map(|one| {
-            serde_json::json!({ "id": one.id, "expiresAt": one.expires, "usedBy": one.used_by })
+            serde_json::json!({
+                "id": one.id,
+                "usage": one.usage.name(),
+                "expiresAt": one.expires,
+                "usedBy": one.used_by,
+            })
         });
         let document = serde_json::Value::Array(items.collect());
         return crate::client::get::print_document(&document, format == crate::cli::Output::Yaml);
@@ -148,8 +188,10 @@ async fn list(client: &Client, format: Option<crate::cli::Output>) -> Result<()>
         return Ok(());
     }
     let now = Timestamp::now();
-    let rows = known.iter().map(|one| vec![one.id.clone(), one.expires.clone(), one.state(now)]);
-    let columns = ["ID", "EXPIRES", "STATE"].map(ToOwned::to_owned).to_vec();
+    let rows = known.iter().map(|one| {
+        vec![one.id.clone(), one.usage.name().to_owned(), one.expires.clone(), one.state(now)]
+    });
+    let columns = ["ID", "USAGE", "EXPIRES", "STATE"].map(ToOwned::to_owned).to_vec();
     output::write(&Table { columns, rows: rows.collect() }.render(true));
     Ok(())
 }
@@ -157,7 +199,7 @@ async fn list(client: &Client, format: Option<crate::cli::Output>) -> Result<()>
 /// The id of a token that was typed as a whole, or as its id.
 fn id_of(text: &str) -> Option<&str> {
     let id = match text.split('.').collect::<Vec<_>>()[..] {
-        [VERSION, _hash, id, _secret] => id,
+        [version, _hash, id, _secret] if VERSIONS.contains(&version) => id,
         [id] => id,
         _ => return None,
     };
@@ -174,6 +216,16 @@ async fn revoke(client: &Client, tokens: &[String]) -> Result<()> {
         let name = format!("{PREFIX}{id}");
         let there = api.get_opt(&name).await.with_context(|| format!("looking for token {id}"))?;
         let Some(secret) = there.filter(|secret| Known::of(secret).is_some()) else {
+            if server_tokens(client).await?.iter().any(|one| one.id == id) {
+                let request = Request::delete(format!("{SERVER_TOKENS}/{id}"));
+                let request = request.body(Vec::new()).context("building a request")?;
+                let _gone: serde_json::Value = client
+                    .request(request)
+                    .await
+                    .with_context(|| format!("revoking token {id}"))?;
+                output::line(&format!("join token {id} revoked"));
+                continue;
+            }
             bail!("there is no join token {id}; `atoll token list` shows those that there are");
         };
         api.delete(&secret.name_any(), &DeleteParams::default())
@@ -184,9 +236,38 @@ async fn revoke(client: &Client, tokens: &[String]) -> Result<()> {
     Ok(())
 }
 
-pub async fn create(client: &Client, ttl_seconds: i64) -> Result<Created> {
+/// Those that there are for servers; none for whoever may not see them.
+async fn server_tokens(client: &Client) -> Result<Vec<Known>> {
+    #[derive(Deserialize)]
+    struct List {
+        items: Vec<Item>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Item {
+        id: String,
+        expires_at: String,
+        used_by: Option<String>,
+    }
+    let request = Request::get(SERVER_TOKENS).body(Vec::new()).context("building a request")?;
+    let list: List = match client.request(request).await {
+        Ok(list) => list,
+        // Those who may make tokens for nodes need not know of those for servers.
+        Err(kube::Error::Api(status)) if status.code == 403 => return Ok(Vec::new()),
+        Err(error) => return Err(error).context("listing tokens for servers"),
+    };
+    let known = list.items.into_iter().map(|one| Known {
+        usage: Usage::Server,
+        id: one.id,
+        expires: one.expires_at,
+        used_by: one.used_by,
+    });
+    Ok(known.collect())
+}
+
+pub async fn create(client: &Client, usage: Usage, ttl_seconds: i64) -> Result<Created> {
     let body = serde_json::json!({ "ttlSeconds": ttl_seconds }).to_string();
-    let request = Request::post("/atoll/v1/join-tokens")
+    let request = Request::post(usage.path())
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(body.into_bytes())
         .context("building a request")?;
@@ -212,6 +293,7 @@ mod tests {
     fn a_token_is_revoked_by_its_id_or_as_a_whole() {
         assert_eq!(id_of("0a1b"), Some("0a1b"));
         assert_eq!(id_of("atoll1.aa.0a1b.cc"), Some("0a1b"));
+        assert_eq!(id_of("atoll1-server.aa.0a1b.cc"), Some("0a1b"));
         for wrong in ["", "atoll1.aa.0a1b", "../x", "kube-root-ca.crt", "atoll2.aa.0a.cc"] {
             assert_eq!(id_of(wrong), None, "{wrong}");
         }

@@ -2,7 +2,7 @@
 
 use atoll_api::access::Access as _;
 use atoll_api::kinds::{self, ResourceInfo};
-use atoll_identity::{JoinToken, TokenError, TokenRecord};
+use atoll_identity::{JoinToken, TokenError, TokenRecord, TokenUse};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -133,6 +133,7 @@ fn read(secret: &Value) -> Option<TokenRecord> {
     };
     let expires_at: Timestamp = field("expiration")?.parse().ok()?;
     Some(TokenRecord {
+        usage: TokenUse::Agent,
         id: field("id")?,
         secret_hash: field("secret-hash")?,
         expires_at,

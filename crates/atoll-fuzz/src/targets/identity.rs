@@ -14,6 +14,7 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "join_token", run: join_token, seeds: token_seeds },
     Target { name: "account_token", run: account_token, seeds: account_token_seeds },
     Target { name: "certificate", run: certificate, seeds: certificate_seeds },
+    Target { name: "join_server", run: atoll_apiserver::fuzz::join_server, seeds: join_seeds },
     Target { name: "pem", run: pem, seeds: pem_seeds },
 ];
 
@@ -32,6 +33,13 @@ fn token_seeds() -> Vec<Vec<u8>> {
     texts(&[
         &format!(" atoll1.{hash}.0123456789.{} \n", digits.repeat(2)),
         &format!("atoll1-server.{hash}.0123456789.{}", digits.repeat(2)),
+    ])
+}
+
+fn join_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        r#"{"name":"node-2","key":"00","peerAddress":"10.0.0.2:2380","clientUrl":"https://10.0.0.2:6443"}"#,
+        r#"{"name":"","key":"","peerAddress":"[::1]:1","clientUrl":""}"#,
     ])
 }
 

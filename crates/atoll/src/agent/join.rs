@@ -3,20 +3,10 @@
 //! The server is recognised by the hash in the token before anything is said to it.
 
 use super::identity::Identity;
-use anyhow::{Context as _, Result, bail};
-use atoll_identity::{JoinToken, PinnedServer, new_request, node_client_leaf, node_serving_leaf};
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, pki_types::ServerName};
-use std::{net::IpAddr, sync::Arc, time::Duration};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-
-/// The server answers at once or not at all.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+use crate::pinned;
+use anyhow::{Context as _, Result};
+use atoll_identity::{JoinToken, TokenUse, new_request, node_client_leaf, node_serving_leaf};
+use std::net::IpAddr;
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +19,7 @@ struct Answer {
 
 pub async fn join(server: &str, token: &str, node: &str, ip: IpAddr) -> Result<Identity> {
     let token = JoinToken::parse(token).context("reading the join token")?;
+    token.check_use(TokenUse::Agent)?;
     let (client_request, client_key) =
         new_request(&node_client_leaf(node)).context("making the node's key")?;
     let (serving_request, kubelet_key) = new_request(&node_serving_leaf(node, &[node], &[ip]))
@@ -39,16 +30,7 @@ pub async fn join(server: &str, token: &str, node: &str, ip: IpAddr) -> Result<I
         "servingRequest": serving_request,
         "addresses": [ip],
     });
-    let call = post(server, &token, body.to_string());
-    let answer = tokio::time::timeout(ANSWER_MAX, call)
-        .await
-        .map_err(|_elapsed| {
-            anyhow::anyhow!(
-                "{server} did not answer within {} s; check that the server runs there, and that nothing between filters its port",
-                ANSWER_MAX.as_secs()
-            )
-        })?
-        .with_context(|| format!("joining the cluster at {server}"))?;
+    let answer: Answer = pinned::post(server, &token, "/atoll/v1/join", body.to_string()).await?;
     Ok(Identity {
         client_key,
         client_certificate: answer.client_certificate,
@@ -57,65 +39,4 @@ pub async fn join(server: &str, token: &str, node: &str, ip: IpAddr) -> Result<I
         serving_authority: answer.serving_authority,
         kubelet_authority: answer.kubelet_authority,
     })
-}
-
-async fn post(server: &str, token: &JoinToken, body: String) -> Result<Answer> {
-    let url = super::server_url(server)?;
-    let host = url.host().context("the URL of --join has no host")?.to_owned();
-    let port = url.port_u16().unwrap_or(6443);
-    let stream = TcpStream::connect((host.as_str(), port)).await.with_context(|| {
-        format!("{host}:{port} is not reached; check that the server runs there, and --join")
-    })?;
-    let name = ServerName::try_from(host.clone())
-        .with_context(|| format!("{host:?} is not a host's name or address"))?;
-    let stream = tls(token)?.connect(name, stream).await.map_err(|error| {
-        // TLS prints the refusal of our own check in its raw form.
-        match PinnedServer::refusal(&error) {
-            Some(refusal) => anyhow::anyhow!(
-                "{refusal}; take a token of that cluster, or the address of the token's"
-            ),
-            None => anyhow::Error::new(error)
-                .context(format!("{host}:{port} does not answer as an Atoll server does")),
-        }
-    })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .context("speaking HTTP")?;
-    let request = Request::post("/atoll/v1/join")
-        .header(http::header::HOST, format!("{host}:{port}"))
-        .header(http::header::AUTHORIZATION, format!("Bearer {}", token.reveal()))
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .context("building a request")?;
-    let exchange = async {
-        let response = sender.send_request(request).await.context("asking to join")?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?;
-        Ok::<_, anyhow::Error>((status, body.to_bytes()))
-    };
-    let (status, text) = tokio::select! {
-        exchanged = exchange => exchanged?,
-        ended = connection => {
-            ended.context("the connection failed")?;
-            bail!("the server closed the connection without an answer");
-        }
-    };
-    if status != StatusCode::OK {
-        let document: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-        bail!("{}", document["message"].as_str().unwrap_or("the server refused without a reason"));
-    }
-    serde_json::from_slice(&text).context("reading the server's answer")
-}
-
-fn tls(token: &JoinToken) -> Result<TlsConnector> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = PinnedServer::new(token.clone(), provider.clone());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("setting up TLS")?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -12,6 +12,7 @@ use atoll_network::underlay::{self, Underlay, UnderlayNode};
 use kube::Client;
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,7 @@ pub struct Nodes {
     underlay: Underlay,
     program: PathBuf,
     port: u16,
+    etcd_listen: Option<SocketAddr>,
     server: Option<Process>,
     agents: BTreeMap<String, Vec<Process>>,
     hurry: CancellationToken,
@@ -58,6 +60,7 @@ impl Nodes {
             underlay: underlay.clone(),
             program: program.to_owned(),
             port,
+            etcd_listen: None,
             server: None,
             agents: BTreeMap::new(),
             hurry: CancellationToken::new(),
@@ -71,6 +74,15 @@ impl Nodes {
 
     pub fn handoff(&self) -> PathBuf {
         self.run_dir().join("api.sock")
+    }
+
+    /// The server takes the etcd connections that are accepted on this address of the host.
+    pub fn serve_etcd(&mut self, listen: Option<SocketAddr>) {
+        self.etcd_listen = listen;
+    }
+
+    pub fn etcd_handoff(&self) -> PathBuf {
+        self.run_dir().join("etcd.sock")
     }
 
     pub fn control(&self) -> PathBuf {
@@ -90,7 +102,7 @@ impl Nodes {
     pub async fn start_server(&mut self) -> Result<()> {
         let node = self.underlay.nodes.first().context("a cluster has at least one node")?;
         let ranges = &self.underlay.ranges;
-        let arguments = [
+        let mut arguments = vec![
             ("data-dir", self.root.join("server").display().to_string()),
             ("listen", format!("{}:{API_PORT}", node.address)),
             ("advertise", node.address.to_string()),
@@ -101,6 +113,10 @@ impl Nodes {
             ("handoff", self.handoff().display().to_string()),
             ("supervised", String::new()),
         ];
+        if let Some(listen) = self.etcd_listen {
+            arguments.push(("etcd-handoff", self.etcd_handoff().display().to_string()));
+            arguments.push(("etcd-advertise", listen.to_string()));
+        }
         let log = self.root.join("server/server.log");
         let recipe = recipe("server", &self.program, Some(&node.netns), &log, &arguments);
         self.server = Some(start_under(recipe, &self.hurry).await?);
@@ -122,7 +138,7 @@ impl Nodes {
         let token = if root.join("agent/client.crt").exists() {
             String::new()
         } else {
-            crate::token::create(client, 600).await?.token
+            crate::token::create(client, crate::token::Usage::Agent, 600).await?.token
         };
         let token_file = root.join("join-token");
         super::folder::write_atomically(&token_file, token.as_bytes(), 0o600)?;

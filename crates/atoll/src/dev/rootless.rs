@@ -54,7 +54,7 @@ pub async fn run(
     drop(listener);
     let mut processes = Processes::default();
     let ready = async {
-        let up = processes.bring_up(dev.port, folder, cluster, &program, &run_dir);
+        let up = processes.bring_up(dev, folder, cluster, &program, &run_dir);
         tokio::time::timeout(READY_MAX, up).await.map_err(|_elapsed| {
             anyhow::anyhow!(
                 "the cluster was not ready within {} s; the logs are in {}",
@@ -95,7 +95,7 @@ pub async fn run(
 impl Processes {
     async fn bring_up(
         &mut self,
-        port: u16,
+        dev: &Dev,
         folder: &Folder,
         cluster: &Cluster,
         program: &Path,
@@ -105,7 +105,8 @@ impl Processes {
         for path in [&server_folder, &node_folder] {
             std::fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
         }
-        let arguments = [
+        let port = dev.port;
+        let mut arguments = vec![
             ("data-dir", server_folder.display().to_string()),
             ("listen", format!("127.0.0.1:{port}")),
             ("advertise", "127.0.0.1".to_owned()),
@@ -113,6 +114,9 @@ impl Processes {
             ("kubeconfig-server", format!("https://127.0.0.1:{port}")),
             ("supervised", String::new()),
         ];
+        if let Some(listen) = dev.etcd_listen {
+            arguments.push(("etcd-listen", listen.to_string()));
+        }
         let log = server_folder.join("server.log");
         let server = recipe("server", program, None, &log, &arguments);
         self.server = Some(start_under(server, &self.hurry).await?);
@@ -120,7 +124,7 @@ impl Processes {
         let token = if node_folder.join("agent/client.crt").exists() {
             String::new()
         } else {
-            crate::token::create(&client, 600).await?.token
+            crate::token::create(&client, crate::token::Usage::Agent, 600).await?.token
         };
         let token_file = node_folder.join("join-token");
         folder::write_atomically(&token_file, token.as_bytes(), 0o600)?;

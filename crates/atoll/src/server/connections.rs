@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-type Connections = std::pin::Pin<Box<dyn Stream<Item = (TcpStream, Option<SocketAddr>)> + Send>>;
+pub type Connections =
+    std::pin::Pin<Box<dyn Stream<Item = (TcpStream, Option<SocketAddr>)> + Send>>;
 
 pub async fn serve(
     server: &Server,
@@ -31,7 +32,7 @@ pub async fn serve(
 }
 
 /// Connections from whichever supervisor is there.
-fn handed_over(
+pub fn handed_over(
     receiver: handoff::Receiver,
 ) -> impl Stream<Item = (TcpStream, Option<SocketAddr>)> + Send {
     let start = (receiver, None::<handoff::Incoming>);

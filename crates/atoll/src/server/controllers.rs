@@ -1,33 +1,52 @@
-//! Starts controllers and scheduler as clients of this server's own API.
+//! Runs controllers and scheduler, as clients of this server's own API, while this server holds
+//! their Leases.
 
-use anyhow::Result;
 use atoll_apiserver::{
     server::ApiServer,
     trust::{Trust, component},
 };
+use atoll_controllers::election::{Candidate, Surroundings};
 use kube::Client;
 use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+const MANAGER: &str = "kube-controller-manager";
+const SCHEDULER: &str = "kube-scheduler";
+
+/// They run on `tasks` until `stop`.
 pub fn start(
     api: &ApiServer,
     trust: &Arc<Trust>,
+    name: &str,
+    surroundings: &Surroundings,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> Result<()> {
-    let signers =
-        atoll_controllers::Signers { client: trust.client.clone(), kubelet: trust.kubelet.clone() };
+) {
     let service = api.clone();
     // Each controller is a user of its own; the informers they share act as the manager.
     let clients: atoll_controllers::ClientFor =
         Arc::new(move |name: &str| Client::new(service.local_service(component(name)), "default"));
+    let identity = format!("{name}_{:032x}", rand::random::<u128>());
+    let candidate = |lease: &'static str| Candidate {
+        client: clients(lease),
+        lease,
+        identity: identity.clone(),
+        surroundings: surroundings.clone(),
+    };
+    let (manager, scheduler) = (candidate(MANAGER), candidate(SCHEDULER));
     let config = atoll_controllers::Config {
         clients: clients.clone(),
         root_ca_pem: trust.serving.certificate_pem().to_owned(),
-        signers: Some(signers),
+        signers: Some(atoll_controllers::Signers {
+            client: trust.client.clone(),
+            kubelet: trust.kubelet.clone(),
+        }),
     };
-    atoll_controllers::start(&config, tasks, stop);
-    let client = clients("kube-scheduler");
-    atoll_scheduler::start(&atoll_scheduler::Config { client }, tasks, stop);
-    Ok(())
+    tasks.spawn(manager.run(stop.clone(), move |tasks, stop| {
+        atoll_controllers::start(&config, tasks, stop);
+    }));
+    tasks.spawn(scheduler.run(stop.clone(), move |tasks, stop| {
+        let config = atoll_scheduler::Config { client: clients(SCHEDULER) };
+        atoll_scheduler::start(&config, tasks, stop);
+    }));
 }
