@@ -144,6 +144,10 @@ impl Caller {
                     };
                     oldest = Some(oldest.map_or(version, |known| known.min(version)));
                 }
+                // One that is another etcd's is worse than one that is away.
+                Err(failed) if failed.verdict == Verdict::Refused => {
+                    return Err(failed.into_failure());
+                }
                 Err(failed) => last = Some(failed),
             }
         }
