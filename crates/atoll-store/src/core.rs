@@ -123,6 +123,8 @@ pub(crate) struct Core {
     asks: Asks,
     health: Health,
     chains: Chains,
+    /// Members that others know of and this one's log does not, yet or any more.
+    introduced: BTreeMap<u64, Member>,
     /// The highest committed entry that each peer acknowledged, and in which epoch.
     acknowledged: BTreeMap<u64, Reached>,
     /// A state that has arrived and waits for what consensus says.

@@ -36,6 +36,8 @@ pub(super) struct Asks {
     pub(super) revoking: bool,
     /// When this member last told the cluster what it would be known as.
     pub(super) announced_at: Option<Duration>,
+    /// When members that are not heard of were last told who there is.
+    pub(super) introduced_at: Option<Duration>,
 }
 
 impl Core {

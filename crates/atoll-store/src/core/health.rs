@@ -41,6 +41,10 @@ impl Health {
         self.heard.insert(peer, now);
     }
 
+    pub(super) fn has_heard(&self, peer: u64, now: Duration) -> bool {
+        self.heard.get(&peer).is_some_and(|at| *at + ELECTION_TIMEOUT >= now)
+    }
+
     pub(super) fn hear_slow(&mut self, peer: u64, now: Duration) {
         self.slow.insert(peer, now);
     }
@@ -76,6 +80,7 @@ impl Core {
         self.look_at_disk(now);
         self.expire_asks(now);
         self.announce(now);
+        self.introduce(now);
         if self.standing.is_leader {
             self.tend_members();
             self.ask_chains(now);
@@ -133,10 +138,7 @@ impl Core {
             return None;
         }
         let voters = &self.roster.configuration.voters;
-        let heard = |id: &u64| {
-            let at = self.health.heard.get(id);
-            *id == self.member_id || at.is_some_and(|at| *at + ELECTION_TIMEOUT >= now)
-        };
+        let heard = |id: &u64| *id == self.member_id || self.health.has_heard(*id, now);
         let seen = voters.iter().filter(|id| heard(id)).count();
         if voters.is_empty() {
             Some(Error::NoLeader)

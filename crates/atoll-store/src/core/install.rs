@@ -40,7 +40,7 @@ impl Core {
     pub(crate) fn on_arrived(&mut self, arrived: Arrived) {
         if self.failed()
             || self.arrived.is_some()
-            || !self.roster.members.contains_key(&arrived.from)
+            || self.roster.removed.contains(&arrived.from)
         {
             return;
         }

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use super::peers::Message;
 use super::propose::Held;
 use super::system::{SystemCommand, encode_context, encode_system};
 use super::{Ask, AskReply, AskResult, Core, Told};
+use crate::backend::Roster;
 use crate::cluster::Member;
 use crate::consensus::{ConsensusError, MemberChange};
 use crate::kv::Error;
@@ -15,6 +17,9 @@ use crate::shared::LEVEL;
 const BEHIND_MAX: u64 = 256;
 /// How often a member that is known by another name or address says so.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
+
+/// How often a member that is not heard of is told who there is.
+const INTRODUCE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) const REMOVED: &str = "this server was removed from the cluster; \
     remove its data folder and join again to become a new member";
@@ -230,15 +235,40 @@ impl Core {
 
     /// The transport is told whom there is to talk to.
     pub(super) fn tell_peers(&mut self) {
-        let others: Vec<_> = self
-            .roster
-            .members
-            .values()
-            .filter(|member| member.id != self.member_id)
-            .cloned()
-            .collect();
+        let Roster { members, removed, .. } = &self.roster;
+        self.introduced.retain(|id, _| !members.contains_key(id) && !removed.contains(id));
+        let all = members.values().chain(self.introduced.values());
+        let others: Vec<_> = all.filter(|member| member.id != self.member_id).cloned().collect();
         self.net.set_peers(&others);
         self.publish_membership();
+    }
+
+    /// Whoever is not heard of may lag so far behind that it does not know this member, and could
+    /// not answer.
+    pub(super) fn introduce(&mut self, now: Duration) {
+        if self.asks.introduced_at.is_some_and(|at| at + INTRODUCE_EVERY > now) {
+            return;
+        }
+        self.asks.introduced_at = Some(now);
+        let members: Vec<_> = self.roster.members.values().cloned().collect();
+        for id in members.iter().map(|member| member.id) {
+            if id != self.member_id && !self.health.has_heard(id, now) {
+                self.send(id, &Message::Members(members.clone()));
+            }
+        }
+    }
+
+    pub(super) fn on_introduced(&mut self, members: Vec<Member>) {
+        let Roster { members: known, removed, .. } = &self.roster;
+        let mut any = false;
+        for member in members {
+            if !known.contains_key(&member.id) && !removed.contains(&member.id) {
+                any |= self.introduced.insert(member.id, member.clone()) != Some(member);
+            }
+        }
+        if any {
+            self.tell_peers();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Brings a folder back to where it was: its member, its state, its log, and every entry that the
 //! log has beyond the state.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock};
 
 use rand::RngCore;
@@ -54,6 +54,19 @@ impl Core {
         random: &mut dyn RngCore,
         start: Option<&MemberStart>,
     ) -> Result<Opened, CoreOpenError> {
+        let mut opened = Self::prepare(disk, clock, config, random, start)?;
+        opened.core.replay()?;
+        Ok(opened)
+    }
+
+    /// [`Self::replay`] must follow.
+    pub(crate) fn prepare(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        config: StoreConfig,
+        random: &mut dyn RngCore,
+        start: Option<&MemberStart>,
+    ) -> Result<Opened, CoreOpenError> {
         let member = folder::enter(&*disk, random, start).map_err(CoreOpenError::Folder)?;
         let backend = Backend::open(&*disk, clock.clone(), config.cache_bytes)
             .map_err(CoreOpenError::Backend)?;
@@ -94,7 +107,8 @@ impl Core {
         cluster.set_last(last);
         cluster.set_removed(&roster.removed);
         cluster.set_acknowledged(&recovered.acknowledged);
-        let mut core = Self {
+        let dirty_since = if is_new || base.installed { Some(clock.now()) } else { None };
+        let core = Self {
             clock,
             config,
             record: member.record(),
@@ -120,23 +134,20 @@ impl Core {
             asks: Asks::default(),
             health: Health::default(),
             chains: Chains::default(),
+            introduced: BTreeMap::new(),
             acknowledged: recovered.acknowledged,
             arrived: None,
             written_at: None,
-            dirty_since: None,
+            // Once the state says how far it came, a log that is gone is missed.
+            dirty_since,
             flushing: false,
         };
-        core.replay()?;
-        if is_new || core.installed {
-            // Once the state says how far it came, a log that is gone is missed.
-            core.dirty_since = Some(core.clock.now());
-        }
         Ok(Opened { core, cluster_id: member.cluster_id, member_id: member.member_id })
     }
 
     /// A sole voter leads at once, so everything in its log is committed and applied here. With
     /// others, what is known to be committed is.
-    fn replay(&mut self) -> Result<(), CoreOpenError> {
+    pub(crate) fn replay(&mut self) -> Result<(), CoreOpenError> {
         self.run();
         if let Err(error) = self.shared.check() {
             return Err(CoreOpenError::Replay { detail: error.to_string() });

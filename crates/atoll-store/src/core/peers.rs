@@ -4,9 +4,9 @@
 
 use bytes::Bytes;
 
-use super::ask::{decode_result, encode_result, read_all};
+use super::ask::{decode_result, encode_result, member, put_member, read_all};
 use super::{Ask, AskReply, AskResult, Core};
-use crate::cluster::{Lane, Refusal};
+use crate::cluster::{Lane, Member, Refusal};
 use crate::codec::{Malformed, Reader, put_u64};
 use crate::consensus::{ConsensusError, PeerMessage};
 
@@ -39,6 +39,8 @@ pub(crate) enum Message {
     },
     /// The sender's disk is slow.
     SlowDisk,
+    /// Who there is, for one that may not know whom to answer.
+    Members(Vec<Member>),
 }
 
 impl Message {
@@ -76,6 +78,11 @@ impl Message {
                 out.push(u8::from(*has_majority));
             }
             Self::SlowDisk => out.push(6),
+            Self::Members(members) => {
+                out.push(7);
+                put_u64(&mut out, members.len() as u64);
+                members.iter().for_each(|member| put_member(&mut out, member));
+            }
         }
         Bytes::from(out)
     }
@@ -100,6 +107,13 @@ impl Message {
             }
             5 => Self::Diverged { index: reader.u64()?, has_majority: reader.bool()? },
             6 => Self::SlowDisk,
+            7 => {
+                let mut members = Vec::new();
+                for _ in 0..reader.u64()? {
+                    members.push(member(reader)?);
+                }
+                Self::Members(members)
+            }
             _ => return Err(Malformed("an unknown message")),
         })
     }
@@ -117,7 +131,7 @@ impl Core {
 
     /// [`Self::run`] must follow, once for several messages.
     pub(crate) fn on_message(&mut self, from: u64, content: Bytes) {
-        if self.failed() || !self.knows(from) {
+        if self.failed() || self.roster.removed.contains(&from) {
             return;
         }
         self.health.hear(from, self.clock.now());
@@ -133,13 +147,10 @@ impl Core {
             }
             Ok(Message::ChainIs { index, chain }) => self.on_chain(from, index, chain),
             Ok(Message::Diverged { index, has_majority }) => self.on_diverged(index, has_majority),
+            Ok(Message::Members(members)) => self.on_introduced(members),
             Ok(Message::SlowDisk) => self.health.hear_slow(from, self.clock.now()),
             Err(error) => tracing::warn!(from, %error, "a peer's message was not understood"),
         }
-    }
-
-    fn knows(&self, peer: u64) -> bool {
-        self.roster.members.contains_key(&peer)
     }
 
     pub(super) fn step(&mut self, from: u64, message: &[u8]) {

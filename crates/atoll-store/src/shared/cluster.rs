@@ -117,9 +117,8 @@ impl ClusterShared {
         if inner.removed.contains(&id) {
             return Err(Refusal::Removed { id });
         }
-        if self.membership.borrow().member(id).is_none() {
-            return Err(Refusal::Unknown { id });
-        }
+        // One that is not known may have been added by entries that have not come here yet; its
+        // certificate says that it is of this cluster.
         let (epoch, index) = inner.acknowledged.get(&id).copied().unwrap_or_default();
         let (said_epoch, level) = inner.peers.get(&id).copied().unwrap_or_default();
         if hello.last.index < index || hello.epoch < epoch.max(said_epoch) {

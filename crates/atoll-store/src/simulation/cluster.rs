@@ -302,7 +302,6 @@ impl World {
             self.schedule(after, What::Restart(id));
             return Ok(());
         }
-        self.network.forget(id);
         self.settle(id)
     }
 
@@ -394,7 +393,6 @@ impl World {
             let soon = node.disk.operations() + seed % 60;
             node.disk.crash_at(Some(soon));
         }
-        self.network.forget(id);
         self.schedule(after, What::Restart(id));
         Ok(())
     }

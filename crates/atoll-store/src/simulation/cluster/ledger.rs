@@ -252,7 +252,7 @@ impl Recorder {
         clock: Arc<SimulatedClock>,
     ) -> Self {
         let bug = lock(&ledger).bug;
-        let early = inner.standing().committed;
+        let early = 0;
         let (reads, applied) = (Vec::new(), VecDeque::new());
         Self { member, inner, ledger, clock, bug, reads, number: 0, early, applied }
     }

@@ -76,14 +76,19 @@ impl Node {
         let config = config(self.plan.seed);
         let cache_bytes = config.cache_bytes;
         let start = Some(&self.start);
-        match Core::open(disk.clone(), clock.clone(), config, &mut random, start) {
-            Ok(opened) => {
+        let opened = Core::prepare(disk.clone(), clock.clone(), config, &mut random, start)
+            .and_then(|opened| {
                 let recorder = ledger.clone();
                 let time = self.clock.clone();
                 let mut core = opened
                     .core
                     .with_consensus(|inner| Box::new(Recorder::new(id, inner, recorder, time)));
                 core.set_net(Box::new(SimulatedNet::new(id, network)));
+                core.replay()?;
+                Ok(core)
+            });
+        match opened {
+            Ok(core) => {
                 self.core = Some(core);
                 self.arrivals = Some(Arrivals::new(disk, clock, cache_bytes));
                 Ok(true)
