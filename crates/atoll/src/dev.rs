@@ -2,19 +2,19 @@
 //!
 //! The supervisor makes a network namespace for each node, starts the processes of the
 //! cluster in them and keeps them running, and hands the host's connections to the
-//! server. It knows no Kubernetes object but through the API, like any other client.
+//! servers. It knows no Kubernetes object but through the API, like any other client.
 
 pub mod chaos;
+mod doors;
 pub mod folder;
 mod leftovers;
 mod nodes;
 pub mod program;
 mod rootless;
+mod servers;
 mod signals;
 
 use crate::{
-    client::connect::connect,
-    handoff,
     listen::listen,
     process::{Process, Recipe},
     server::check_plain,
@@ -45,16 +45,14 @@ use tracing::{debug, info, warn};
 const RUN_DIR: &str = "/run/atoll";
 /// Longer than any start takes; a cluster that needs more is stuck.
 const READY_MAX: Duration = Duration::from_secs(60);
-/// A server that is being started again is asked for this often.
-const HANDOFF_RETRY: Duration = Duration::from_millis(20);
-/// Without descriptors nothing can be accepted until some are closed.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
 #[derive(Debug, Clone, clap::Args)]
 pub struct Dev {
     /// How many nodes; more than one needs root, for network namespaces
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub nodes: u32,
+    /// How many of them are servers too, such as 3 or 5 [default: what the folder has, or 1]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=7))]
+    pub servers: Option<u32>,
     /// Holds everything of the cluster [default: /var/lib/atoll/dev, or ~/.local/share/atoll/dev
     /// without root]
     #[arg(long, value_name = "DIR")]
@@ -90,7 +88,7 @@ pub async fn run(dev: Dev) -> Result<()> {
     let started = Instant::now();
     let mut signals = Signals::watch()?;
     let folder = Folder::take(&dev.data_dir()?).await?;
-    let cluster = folder.cluster(dev.nodes)?;
+    let cluster = folder.cluster(dev.nodes, dev.servers)?;
     let listener = listen((Ipv4Addr::LOCALHOST, dev.port).into(), "--port").await?;
     let etcd = listen_for_etcd(&dev).await?;
     if !rustix::process::geteuid().is_root() {
@@ -151,12 +149,10 @@ async fn run_nodes(
     let program = program::copy(folder)?;
     let mut nodes = Nodes::new(folder, cluster, &underlay, &program, dev.port)?;
     nodes.serve_etcd(dev.etcd_listen);
-    let handoff = nodes.handoff();
     #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
-    let accepting = tokio::spawn(accept(listener, handoff));
-    let etcd_handoff = nodes.etcd_handoff();
+    let accepting = tokio::spawn(nodes.doors().accept(listener));
     #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
-    let accepting_etcd = etcd.map(|etcd| tokio::spawn(accept(etcd, etcd_handoff)));
+    let accepting_etcd = etcd.map(|etcd| tokio::spawn(nodes.etcd_doors().accept(etcd)));
     let result = serve(dev, folder, &mut nodes, started, signals).await;
     accepting.abort();
     if let Some(accepting_etcd) = accepting_etcd {
@@ -211,7 +207,7 @@ async fn serve(
 ) -> Result<()> {
     let control = chaos::Control::bind(&nodes.control())?;
     let ready = async {
-        tokio::time::timeout(READY_MAX, bring_up(dev, folder, nodes)).await.map_err(|_elapsed| {
+        tokio::time::timeout(READY_MAX, bring_up(dev, nodes)).await.map_err(|_elapsed| {
             anyhow::anyhow!(
                 "the cluster was not ready within {} s; the logs are in {}",
                 READY_MAX.as_secs(),
@@ -238,9 +234,9 @@ async fn serve(
     }
 }
 
-async fn bring_up(dev: &Dev, folder: &Folder, nodes: &mut Nodes) -> Result<()> {
-    nodes.start_server().await?;
-    let client = connect(&folder.kubeconfig(), None).await?.client;
+async fn bring_up(dev: &Dev, nodes: &mut Nodes) -> Result<()> {
+    nodes.start_servers().await?;
+    let client = nodes.client().await?;
     nodes.start_agents(&client).await?;
     nodes_ready(client, dev.nodes).await
 }
@@ -293,35 +289,6 @@ fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@%:,".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
-}
-
-/// Accepts on the host's loopback and hands each connection to the server. While that is
-/// being started again one connection waits here, and the others in the kernel's queue.
-async fn accept(listener: TcpListener, path: PathBuf) {
-    let mut sender: Option<handoff::Sender> = None;
-    loop {
-        let stream = match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => stream,
-            Err(error) => {
-                warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-                continue;
-            }
-        };
-        loop {
-            let connected = match sender.take() {
-                Some(sender) => Ok(sender),
-                None => handoff::Sender::connect(&path),
-            };
-            if let Ok(connected) = connected
-                && connected.send(&stream).await.is_ok()
-            {
-                sender = Some(connected);
-                break;
-            }
-            tokio::time::sleep(HANDOFF_RETRY).await;
-        }
-    }
 }
 
 /// A process of the cluster, from this program.

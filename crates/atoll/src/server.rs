@@ -181,7 +181,7 @@ async fn serve(
     let (surroundings, retire) = (leadership.surroundings(), stop.child_token());
     controllers::start(&api, &trust, &own.name, &surroundings, &control, &retire);
     tasks.spawn(store::say_who(store.cluster(), store.member_id(), own, stop.clone()));
-    tasks.spawn(peers.clone().renew());
+    tasks.spawn(peers.clone().renew(stop.clone()));
     connections::serve(server, &api, &tasks, stop).await?;
     etcd::serve(&server.etcd, server.advertise, store, &tasks, stop).await?;
     write_kubeconfig(server, &trust, now)?;

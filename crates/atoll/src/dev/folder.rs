@@ -38,6 +38,14 @@ pub struct Cluster {
     pub id: String,
     /// How many nodes it was last started with.
     pub nodes: u32,
+    /// On the first of them there are servers. They are members of one store for good.
+    #[serde(default = "one")]
+    pub servers: u32,
+}
+
+/// What a folder of the release before has.
+fn one() -> u32 {
+    1
 }
 
 pub struct Folder {
@@ -117,18 +125,35 @@ impl Folder {
     }
 
     /// The cluster that the folder holds, or a new one.
-    pub fn cluster(&self, nodes: u32) -> Result<Cluster> {
+    pub fn cluster(&self, nodes: u32, servers: Option<u32>) -> Result<Cluster> {
         let path = self.root.join("cluster.json");
         let mut cluster = match std::fs::read(&path) {
             Ok(text) => read_cluster(&text, &path)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Cluster { version: VERSION, id: format!("{:08x}", rand::random::<u32>()), nodes }
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Cluster {
+                version: VERSION,
+                id: format!("{:08x}", rand::random::<u32>()),
+                nodes,
+                servers: 1,
+            },
             Err(error) => {
                 return Err(error).with_context(|| format!("reading {}", path.display()));
             }
         };
         cluster.nodes = nodes;
+        let servers = servers.unwrap_or(cluster.servers);
+        if servers < cluster.servers {
+            bail!(
+                "the cluster in {} has {} servers, and needs most of them; start it with --servers {1}, or none of that flag",
+                self.root.display(),
+                cluster.servers
+            );
+        }
+        if servers > nodes {
+            bail!(
+                "{servers} servers stand on as many nodes; start it with --nodes {servers} or more"
+            );
+        }
+        cluster.servers = servers;
         let text = serde_json::to_vec_pretty(&cluster).context("writing cluster.json")?;
         write_atomically(&path, &text, 0o644).with_context(|| cannot_use(&self.root))?;
         Ok(cluster)
@@ -246,8 +271,14 @@ mod tests {
     async fn a_cluster_keeps_its_id() {
         let parent = tempfile::tempdir().unwrap();
         let folder = Folder::take(parent.path()).await.unwrap();
-        let id = folder.cluster(3).unwrap().id;
-        assert_eq!(folder.cluster(1).unwrap().id, id);
+        let id = folder.cluster(5, None).unwrap().id;
+        assert_eq!(folder.cluster(1, None).unwrap().id, id);
+        assert_eq!(folder.cluster(3, Some(3)).unwrap().servers, 3);
+        assert_eq!(folder.cluster(4, None).unwrap().servers, 3);
+        let refused = folder.cluster(4, Some(1)).unwrap_err().to_string();
+        assert!(refused.contains("has 3 servers"), "{refused}");
+        let refused = folder.cluster(2, None).unwrap_err().to_string();
+        assert!(refused.contains("--nodes 3 or more"), "{refused}");
         assert_eq!(cluster_in(parent.path()), Some(id));
         assert_eq!(cluster_in(&parent.path().join("elsewhere")), None);
     }

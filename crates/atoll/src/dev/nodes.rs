@@ -3,6 +3,7 @@
 use super::{
     RUN_DIR,
     chaos::{Action, Order},
+    doors::Shut,
     folder::{Cluster, Folder},
     leftovers, recipe, start_under,
 };
@@ -18,8 +19,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// The server's port in its own namespace.
-const API_PORT: u16 = 6443;
+/// The port of a server in its own namespace.
+pub(super) const API_PORT: u16 = 6443;
 
 /// Where the supervisor of a cluster takes orders. Not in its folder, whose path may be
 /// longer than the 108 bytes of a socket's.
@@ -28,15 +29,17 @@ pub fn control_of(id: &str) -> PathBuf {
 }
 
 pub struct Nodes {
-    root: PathBuf,
-    cluster: Cluster,
-    underlay: Underlay,
-    program: PathBuf,
-    port: u16,
-    etcd_listen: Option<SocketAddr>,
-    server: Option<Process>,
+    pub(super) root: PathBuf,
+    pub(super) cluster: Cluster,
+    pub(super) underlay: Underlay,
+    pub(super) program: PathBuf,
+    pub(super) port: u16,
+    pub(super) etcd_listen: Option<SocketAddr>,
+    /// By the names of their nodes.
+    pub(super) servers: BTreeMap<String, Process>,
+    pub(super) shut: Shut,
     agents: BTreeMap<String, Vec<Process>>,
-    hurry: CancellationToken,
+    pub(super) hurry: CancellationToken,
 }
 
 impl Nodes {
@@ -61,28 +64,21 @@ impl Nodes {
             program: program.to_owned(),
             port,
             etcd_listen: None,
-            server: None,
+            servers: BTreeMap::new(),
+            shut: Shut::default(),
             agents: BTreeMap::new(),
             hurry: CancellationToken::new(),
         })
     }
 
     /// Short, since socket paths end at 108 bytes.
-    fn run_dir(&self) -> PathBuf {
+    pub(super) fn run_dir(&self) -> PathBuf {
         Path::new(RUN_DIR).join(&self.cluster.id)
-    }
-
-    pub fn handoff(&self) -> PathBuf {
-        self.run_dir().join("api.sock")
     }
 
     /// The server takes the etcd connections that are accepted on this address of the host.
     pub fn serve_etcd(&mut self, listen: Option<SocketAddr>) {
         self.etcd_listen = listen;
-    }
-
-    pub fn etcd_handoff(&self) -> PathBuf {
-        self.run_dir().join("etcd.sock")
     }
 
     pub fn control(&self) -> PathBuf {
@@ -97,30 +93,6 @@ impl Nodes {
     fn dns_address(&self) -> Result<String> {
         let address = self.underlay.ranges.services.nth(10);
         Ok(address.context("the services' range has no tenth address")?.to_string())
-    }
-
-    pub async fn start_server(&mut self) -> Result<()> {
-        let node = self.underlay.nodes.first().context("a cluster has at least one node")?;
-        let ranges = &self.underlay.ranges;
-        let mut arguments = vec![
-            ("data-dir", self.root.join("server").display().to_string()),
-            ("listen", format!("{}:{API_PORT}", node.address)),
-            ("advertise", node.address.to_string()),
-            ("service-cidr", ranges.services.to_string()),
-            ("pod-cidr", ranges.pods.to_string()),
-            ("write-kubeconfig", self.root.join("kubeconfig").display().to_string()),
-            ("kubeconfig-server", format!("https://127.0.0.1:{}", self.port)),
-            ("handoff", self.handoff().display().to_string()),
-            ("supervised", String::new()),
-        ];
-        if let Some(listen) = self.etcd_listen {
-            arguments.push(("etcd-handoff", self.etcd_handoff().display().to_string()));
-            arguments.push(("etcd-advertise", listen.to_string()));
-        }
-        let log = self.root.join("server/server.log");
-        let recipe = recipe("server", &self.program, Some(&node.netns), &log, &arguments);
-        self.server = Some(start_under(recipe, &self.hurry).await?);
-        Ok(())
     }
 
     pub async fn start_agents(&mut self, client: &Client) -> Result<()> {
@@ -142,9 +114,8 @@ impl Nodes {
         };
         let token_file = root.join("join-token");
         super::folder::write_atomically(&token_file, token.as_bytes(), 0o600)?;
-        let server = self.underlay.nodes.first().context("a cluster has at least one node")?;
         let arguments = [
-            ("join", format!("https://{}:{API_PORT}", server.address)),
+            ("join", self.reachable_server()?),
             ("token-file", token_file.display().to_string()),
             ("name", node.name.clone()),
             ("data-dir", root.display().to_string()),
@@ -186,16 +157,18 @@ impl Nodes {
         match order.action {
             Action::Isolate => {
                 underlay::cut(&self.underlay, &node.name).context("cutting the link")?;
+                self.shut(&node, true);
                 Ok(format!("{} is isolated", node.name))
             }
             Action::Kill => {
-                if Some(&node.name) == self.underlay.nodes.first().map(|first| &first.name) {
+                if self.cluster.servers == 1 && self.is_server(&node.name) {
                     bail!(
                         "{} runs the only server; with it the whole cluster would be gone. Kill another node, or isolate this one",
                         node.name
                     );
                 }
                 underlay::cut(&self.underlay, &node.name).context("cutting the link")?;
+                self.kill_server(&node.name).await;
                 for process in self.agents.remove(&node.name).unwrap_or_default() {
                     process.kill().await;
                 }
@@ -205,9 +178,10 @@ impl Nodes {
             }
             Action::Heal => {
                 underlay::heal(&self.underlay, &node.name).context("mending the link")?;
+                self.shut(&node, false);
+                self.revive_server(&node).await?;
                 if !self.agents.contains_key(&node.name) {
-                    let kubeconfig = self.root.join("kubeconfig");
-                    let client = crate::client::connect::connect(&kubeconfig, None).await?.client;
+                    let client = self.client().await?;
                     let processes = self.start_node(&node, &client).await?;
                     self.agents.insert(node.name.clone(), processes);
                 }
@@ -220,8 +194,6 @@ impl Nodes {
         let agents = std::mem::take(&mut self.agents);
         let stops = agents.into_values().flatten().map(Process::teardown);
         futures::future::join_all(stops).await;
-        if let Some(server) = self.server.take() {
-            server.teardown().await;
-        }
+        self.stop_servers().await;
     }
 }

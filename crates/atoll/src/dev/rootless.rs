@@ -46,6 +46,12 @@ pub async fn run(
             dev.nodes
         );
     }
+    if cluster.servers > 1 {
+        bail!(
+            "{} servers need root, for their network namespaces; run it with sudo",
+            cluster.servers
+        );
+    }
     sweep();
     let program = program::copy(folder)?;
     let run_dir = run_dir(&folder.node(NODE), &cluster.id)?;

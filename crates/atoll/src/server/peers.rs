@@ -123,10 +123,10 @@ impl Peers {
     }
 
     /// Replaces the certificate when it is due, until the end.
-    pub async fn renew(self: Arc<Self>) {
+    pub async fn renew(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = self.stop.cancelled() => return,
+                () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
             let open = self.transport.lock().unwrap_or_else(PoisonError::into_inner).clone();
