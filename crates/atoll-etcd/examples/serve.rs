@@ -1,10 +1,8 @@
 //! Serves the etcd API of a store in a folder, for trials: `serve FOLDER ADDRESS`.
 
 use std::error::Error;
-use std::sync::Arc;
 
-use atoll_etcd::server::{Config, EtcdServer, SoleMember};
-use atoll_store::cluster::Member;
+use atoll_etcd::server::{Config, EtcdServer};
 use atoll_store::{EmbeddedStore, Keyspace, StoreConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -18,16 +16,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store = EmbeddedStore::open(StoreConfig { dir: folder.into(), ..StoreConfig::default() });
     let store = store.await?;
     let kv = store.keyspace(Keyspace::Applications);
-    let member = Member {
-        id: store.member_id(),
-        name: "default".to_owned(),
-        peer_address: String::new(),
+    let config = Config {
+        cluster_id: 1,
+        member_id: store.member_id(),
         client_urls: vec![format!("http://{address}")],
-        is_learner: false,
+        ..Config::default()
     };
-    let term = kv.status().await?.raft_term;
-    let config = Config { cluster_id: 1, member_id: member.id, ..Config::default() };
-    let server = EtcdServer::new(kv, Arc::new(SoleMember::new(member, term)), config);
+    let server = EtcdServer::new(kv, store.cluster(), config);
     let listener = TcpListener::bind(&address).await?;
     let accepted = futures::stream::unfold(listener, |listener| async move {
         let (stream, remote) = listener.accept().await.ok()?;

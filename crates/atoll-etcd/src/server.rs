@@ -31,13 +31,11 @@ mod lease;
 mod maintenance;
 mod order;
 mod router;
-mod sole;
 mod tls;
 mod watch_stream;
 
 #[doc(hidden)]
 pub use fuzz::{request as fuzz_request, requests as fuzz_requests};
-pub use sole::SoleMember;
 pub use tls::{TlsError, tls_config};
 
 /// What `Maintenance.Status` reports: clients look for features by it.
@@ -48,6 +46,9 @@ pub const ETCD_VERSION: &str = "3.6.8";
 pub struct Config {
     pub cluster_id: u64,
     pub member_id: u64,
+    /// Where clients reach this API, as URLs; other members serve it with the same scheme and
+    /// port. Empty when the members' own URLs are to be shown.
+    pub client_urls: Vec<String>,
     /// Of the keyspace; it is reported, the store enforces it.
     pub quota_bytes: u64,
     /// A request that writes, as it would stand in etcd's log.
@@ -63,6 +64,7 @@ impl Default for Config {
         Self {
             cluster_id: 0,
             member_id: 0,
+            client_urls: Vec::new(),
             quota_bytes: 4 << 30,
             request_bytes_max: 1_572_864,
             txn_operations_max: 128,
@@ -86,11 +88,7 @@ pub struct EtcdServer {
 }
 
 impl EtcdServer {
-    pub fn new(
-        store: Arc<dyn KvStore>,
-        control: Arc<dyn ClusterControl>,
-        config: Config,
-    ) -> Self {
+    pub fn new(store: Arc<dyn KvStore>, control: Arc<dyn ClusterControl>, config: Config) -> Self {
         let stop = CancellationToken::new();
         let membership = control.watch_membership();
         let core = Core { store, control, membership, config, stop: stop.clone() };

@@ -16,10 +16,32 @@ use crate::proto::etcdserverpb::{
 
 /// How the addresses of peers begin when they are shown as URLs: peers speak mutual TLS.
 const PEER_SCHEME: &str = "https://";
+const OWN_NAME: &str = "atoll";
 
 impl Core {
     fn members(&self) -> Vec<etcdserverpb::Member> {
-        self.membership.borrow().members.iter().map(shown).collect()
+        let membership = self.membership.borrow();
+        membership.members.iter().map(|member| self.shown(member)).collect()
+    }
+
+    fn shown(&self, member: &Member) -> etcdserverpb::Member {
+        let peer = &member.peer_address;
+        let is_own = member.id == self.config.member_id;
+        let own_urls = &self.config.client_urls;
+        let client_urls = match own_urls.first() {
+            Some(_) if is_own => own_urls.clone(),
+            Some(own_url) => client_url_like(own_url, member).into_iter().collect(),
+            None => member.client_urls.clone(),
+        };
+        // A member without a name is one that has not started.
+        let is_nameless = is_own && member.name.is_empty();
+        etcdserverpb::Member {
+            id: member.id,
+            name: if is_nameless { OWN_NAME.to_owned() } else { member.name.clone() },
+            peer_ur_ls: if peer.is_empty() { vec![] } else { vec![format!("{PEER_SCHEME}{peer}")] },
+            client_ur_ls: client_urls,
+            is_learner: member.is_learner,
+        }
     }
 
     fn find(&self, id: u64) -> Result<Member, Status> {
@@ -28,15 +50,13 @@ impl Core {
     }
 }
 
-fn shown(member: &Member) -> etcdserverpb::Member {
-    let peer = &member.peer_address;
-    etcdserverpb::Member {
-        id: member.id,
-        name: member.name.clone(),
-        peer_ur_ls: if peer.is_empty() { vec![] } else { vec![format!("{PEER_SCHEME}{peer}")] },
-        client_ur_ls: member.client_urls.clone(),
-        is_learner: member.is_learner,
-    }
+/// The same API on another server: its host, with our scheme and port.
+fn client_url_like(own_url: &str, member: &Member) -> Option<String> {
+    let (scheme, own) = own_url.split_once("://")?;
+    let (_, port) = own.rsplit_once(':')?;
+    let (_, theirs) = member.client_urls.first()?.split_once("://")?;
+    let host = theirs.rsplit_once(':').map_or(theirs, |(host, _)| host);
+    Some(format!("{scheme}://{host}:{port}"))
 }
 
 /// `HOST:PORT` of the first URL; all have to be URLs, as etcd wants them.
@@ -79,7 +99,7 @@ impl Cluster for Shared {
         let added = added.map_err(|error| error::status(&error))?;
         Ok(Response::new(MemberAddResponse {
             header: self.header(0),
-            member: Some(shown(&added)),
+            member: Some(self.shown(&added)),
             members: self.members(),
         }))
     }
