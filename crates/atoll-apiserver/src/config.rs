@@ -7,6 +7,7 @@ use std::sync::Arc;
 use atoll_store::kv::KvStore;
 use jiff::Timestamp;
 
+use crate::backup::BackupSource;
 use crate::servers::ServersConfig;
 use crate::trust::Trust;
 
@@ -52,6 +53,8 @@ pub struct Config {
     pub servers: Option<Arc<ServersConfig>>,
     /// How the server speaks to kubelets; `None` makes logs and exec answer an error.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Begins a backup; `None` where there is nothing to back up.
+    pub backup: Option<BackupSource>,
     /// Requests in flight, watches aside; more are answered 429.
     pub requests_in_flight_max: usize,
 }
@@ -70,6 +73,7 @@ impl Config {
             trust: None,
             servers: None,
             kubelet_tls: None,
+            backup: None,
             requests_in_flight_max: 600,
         }
     }

@@ -9,6 +9,7 @@ pub mod admission;
 mod allocate;
 pub mod authn;
 pub mod authz;
+pub mod backup;
 pub mod body;
 mod bootstrap;
 pub mod cache;

@@ -30,7 +30,7 @@ mod history;
 mod keyspace;
 mod queue;
 
-pub use backup::StoreSnapshot;
+pub use backup::{Snapshots, StoreSnapshot};
 use cluster::{ClusterHandle, StoreInbox};
 use driver::Threads;
 use keyspace::KeyspaceHandle;

@@ -29,4 +29,6 @@ pub mod transport;
 pub mod wal;
 mod watch;
 
-pub use embedded::{EmbeddedStore, Keyspace, OpenError, StoreConfig};
+pub use embedded::{
+    EmbeddedStore, Keyspace, OpenError, Snapshots, StoreConfig, StoreSnapshot,
+};

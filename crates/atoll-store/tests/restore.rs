@@ -33,7 +33,7 @@ async fn values(kv: &Arc<dyn KvStore>) -> Vec<(String, String, i64)> {
 }
 
 async fn snapshot(store: &EmbeddedStore) -> Vec<u8> {
-    let mut chunks = store.snapshot().await.unwrap().chunks;
+    let mut chunks = store.snapshots().take().await.unwrap().chunks;
     let mut all = Vec::new();
     while let Some(chunk) = chunks.next().await {
         all.extend_from_slice(&chunk.unwrap());

@@ -1,7 +1,7 @@
 //! What can be typed: one table of commands and flags, from which help and completions
 //! are generated.
 
-use crate::{agent, client, config, dev, dns, image, server, token, why};
+use crate::{agent, backup, client, config, dev, dns, image, server, token, why};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -52,6 +52,8 @@ pub enum Command {
     Dns(dns::Dns),
     /// Join tokens for new nodes
     Token(token::Token),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     /// Print the settings in effect, and where each came from
     Config(config::Show),
     /// Images on this node or on the nodes of a dev cluster
@@ -77,5 +79,7 @@ pub enum Command {
     /// Break a dev cluster on purpose
     Chaos(dev::chaos::Chaos),
     /// Print a completion script for a shell
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        shell: clap_complete::Shell,
+    },
 }

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "a program exports nothing")]
 
 mod agent;
+mod backup;
 mod cli;
 mod client;
 mod config;
@@ -27,6 +28,7 @@ use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command, Target};
 use client::connect::{Sources, connect_merged};
+use futures::TryFutureExt as _;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
@@ -107,6 +109,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Config(show) => config::run(&show).map(|()| ExitCode::SUCCESS),
+        Command::Restore(restore) => {
+            tool(log, async move { backup::run_restore(&restore) }.map_ok(|()| ExitCode::SUCCESS))
+        }
         Command::Chaos(chaos) => tool(log, dev::chaos::run(chaos)),
         Command::Image(image) => tool(log, image::run(image)),
         command => tool(log, with_cluster(command, target)),
@@ -171,12 +176,16 @@ async fn with_cluster(command: Command, target: Target) -> Result<ExitCode> {
         flag: target.kubeconfig,
         environment: variable("KUBECONFIG"),
         home: variable("HOME").map(PathBuf::from),
-        data_dir: None,
+        data_dir: match &command {
+            Command::Backup(backup) => backup.data_dir.clone(),
+            _ => None,
+        },
     };
     let connection = connect_merged(&sources.find()?, target.context.as_deref()).await?;
     let namespace = target.namespace.as_deref();
     match command {
         Command::Token(token) => token::run(&connection, &token).await?,
+        Command::Backup(backup) => backup::run_backup(&connection, &backup).await?,
         Command::Get(get) => return client::get::run(&connection, namespace, &get).await,
         Command::Apply(apply) => return client::apply::run(&connection, namespace, &apply).await,
         Command::Delete(delete) => {

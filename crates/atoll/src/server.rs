@@ -1,5 +1,6 @@
 //! `atoll server`: the store, the API over it, controllers and scheduler, in one process.
 
+mod backup;
 mod connections;
 mod controllers;
 mod etcd;
@@ -248,6 +249,7 @@ fn api_config(
     config.node_prefix = server.node_prefix;
     config.advertise = SocketAddr::new(server.advertise, server.listen.port());
     config.trust = Some(trust.clone());
+    config.backup = Some(backup::source(store, server.keys()));
     let cluster_id = store.cluster_id().to_owned();
     let (cluster, keys) = (cluster_id.clone(), server.keys());
     let (folder, examined) = (server.data_dir.clone(), peers.clone());
