@@ -34,7 +34,7 @@ use keyspace::ExternalKeyspace;
 use lease::Leases;
 use prefix::Prefix;
 use progress::Progress;
-use verdict::Subject;
+use verdict::{Failure, Subject};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalConfig {
@@ -85,6 +85,8 @@ pub enum OpenError {
     ClusterId { cluster: String },
     #[error("the etcd at {endpoints} cannot be used: {reason}")]
     Etcd { endpoints: String, reason: String },
+    #[error("the etcd at {endpoints} does not answer: {reason}")]
+    Away { endpoints: String, reason: String },
     #[error(
         "the etcd at {endpoints} is {found}; 3.5 or later is wanted, and 3.4 the oldest that works"
     )]
@@ -109,6 +111,16 @@ pub enum OpenError {
          folder away"
     )]
     Gone { cluster: String, endpoints: String },
+}
+
+impl OpenError {
+    /// A call that failed: what is away may come back, what is refused is refused again.
+    fn of(failure: Failure, caller: &Caller) -> Self {
+        let endpoints = caller.endpoints();
+        let is_refused = matches!(failure, Failure::Refused(_));
+        let reason = failure.into_error(&Subject::default(), None).to_string();
+        if is_refused { Self::Etcd { endpoints, reason } } else { Self::Away { endpoints, reason } }
+    }
 }
 
 /// An open connection to an etcd. Dropping it ends its watches.
@@ -199,10 +211,8 @@ impl Drop for ExternalStore {
 }
 
 async fn version(caller: &Caller) -> Result<EtcdVersion, OpenError> {
-    let oldest = caller.oldest_version().await.map_err(|failure| OpenError::Etcd {
-        endpoints: caller.endpoints(),
-        reason: failure.into_error(&Subject::default(), None).to_string(),
-    })?;
+    let oldest = caller.oldest_version().await;
+    let oldest = oldest.map_err(|failure| OpenError::of(failure, caller))?;
     let too_old = |found: String| OpenError::TooOld { endpoints: caller.endpoints(), found };
     let version = oldest.ok_or_else(|| too_old("of a version that cannot be read".to_owned()))?;
     if version < EtcdVersion::OLDEST { Err(too_old(version.to_string())) } else { Ok(version) }

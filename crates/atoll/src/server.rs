@@ -5,6 +5,7 @@ mod connections;
 mod controllers;
 mod etcd;
 mod examine;
+mod external;
 mod join;
 mod leader;
 mod peers;
@@ -28,7 +29,7 @@ use atoll_apiserver::{
     trust::{Trust, TrustConfig},
 };
 use atoll_identity::AuthorityKind;
-use atoll_store::{EmbeddedStore, Keyspace, StoreConfig, cluster::MemberStart};
+use atoll_store::{EmbeddedStore, Keyspace, StoreConfig, cluster::MemberStart, kv::KvStore};
 use jiff::Timestamp;
 use leader::Leadership;
 use peers::Peers;
@@ -56,6 +57,8 @@ pub struct Server {
     /// Where store and keys stand
     #[arg(long, default_value = "/var/lib/atoll/server", value_name = "DIR")]
     pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub external: external::External,
     /// A server to join, such as https://10.0.0.1:6443; the first one has none
     #[arg(long, value_name = "URL")]
     pub join: Option<String>,
@@ -140,6 +143,9 @@ impl Server {
 }
 
 pub async fn run(mut server: Server) -> Result<()> {
+    if external::is_chosen(&server)? {
+        return external::run(server).await;
+    }
     let mut end = std::pin::pin!(wait_for_end(server.supervised));
     let remembered = join::settle(&mut server).await?;
     let peers = Peers::new(join::peer_listen(&remembered)?, server.keys());
@@ -235,6 +241,21 @@ fn trust(server: &Server, cluster: &str, now: Timestamp) -> Result<Arc<Trust>> {
     Trust::new(config, now).context("setting up the server's certificates")
 }
 
+/// What a server is told whatever its store.
+fn api_settings(
+    server: &Server,
+    store: Arc<dyn KvStore>,
+    trust: &Arc<Trust>,
+) -> atoll_apiserver::Config {
+    let mut config = atoll_apiserver::Config::new(store);
+    config.service_cidr = server.service_cidr.0;
+    config.pod_cidr = server.pod_cidr.0;
+    config.node_prefix = server.node_prefix;
+    config.advertise = SocketAddr::new(server.advertise, server.listen.port());
+    config.trust = Some(trust.clone());
+    config
+}
+
 fn api_config(
     server: &Server,
     remembered: Remembered,
@@ -243,12 +264,7 @@ fn api_config(
     trust: &Arc<Trust>,
     leads: watch::Receiver<bool>,
 ) -> atoll_apiserver::Config {
-    let mut config = atoll_apiserver::Config::new(store.keyspace(Keyspace::Cluster));
-    config.service_cidr = server.service_cidr.0;
-    config.pod_cidr = server.pod_cidr.0;
-    config.node_prefix = server.node_prefix;
-    config.advertise = SocketAddr::new(server.advertise, server.listen.port());
-    config.trust = Some(trust.clone());
+    let mut config = api_settings(server, store.keyspace(Keyspace::Cluster), trust);
     config.backup = Some(backup::source(store, server.keys()));
     let cluster_id = store.cluster_id().to_owned();
     let (cluster, keys) = (cluster_id.clone(), server.keys());

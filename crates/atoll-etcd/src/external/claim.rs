@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::OpenError;
 use super::caller::{Caller, TXN};
 use super::prefix::Prefix;
-use super::verdict::{Effect, Failure, Subject};
+use super::verdict::{Effect, Failure};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::proto::etcdserverpb::request_op::Request;
@@ -79,10 +79,7 @@ pub(super) async fn claim(caller: &Caller, cluster_id: &str, known: bool) -> Res
     // Tried again, it finds its own marker.
     let answer: Result<pb::TxnResponse, Failure> =
         caller.call(Effect::Repeatable, TXN, request).await;
-    let answer = answer.map_err(|failure| OpenError::Etcd {
-        endpoints: caller.endpoints(),
-        reason: failure.into_error(&Subject::default(), None).to_string(),
-    })?;
+    let answer = answer.map_err(|failure| OpenError::of(failure, caller))?;
     if answer.succeeded && known {
         return Err(OpenError::Gone {
             cluster: cluster_id.to_owned(),
@@ -171,7 +168,7 @@ mod tests {
         let gaps = gaps(&root);
         let in_gap = |name: &str| {
             let key = root.add(name.as_bytes());
-            gaps.iter().filter(|(start, end)| start <= &key && &key < end).count()
+            gaps.iter().filter(|(start, end)| start <= &key && key < *end).count()
         };
         for ours in ["applications/", "applications/x", "cluster//registry/", "format", "progress"]
         {

@@ -300,7 +300,7 @@ async fn certificates_are_shown_and_checked() {
         tls
     });
     let error = refused(anonymous).await;
-    assert!(matches!(error, OpenError::Etcd { .. }), "{error}");
+    assert!(matches!(error, OpenError::Away { .. }), "{error}");
     let mut strangers = config;
     strangers.retry_for = Duration::from_millis(300);
     strangers.tls = Some(made.stranger);
