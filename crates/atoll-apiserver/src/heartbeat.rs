@@ -88,7 +88,8 @@ struct Watcher {
 /// `POST /atoll/v1/nodes/{name}/ping`
 ///
 /// Answers `{"republish": true}` when the node was declared lost in between: its agent then
-/// posts its whole status again; and as `servers` where the API of each server is reached.
+/// posts its whole status again; as `servers` where the API of each server is reached; and
+/// `{"cutOff": true}` when this one sees no majority of them.
 pub fn ping<'a>(
     core: &'a Core,
     request: PlainRequest<'a>,
@@ -119,7 +120,10 @@ fn on_ping(core: &Core, request: &PlainRequest<'_>) -> Result<Response<Body>, St
     let pulse = pulse(core, name)?;
     let was_lost = pulse.beat();
     let republish = was_lost && is_unknown(core, name);
-    let answer = json!({"republish": republish, "servers": core.server_addresses()});
+    let mut answer = json!({"republish": republish, "servers": core.server_addresses()});
+    if core.is_cut_off() {
+        answer["cutOff"] = json!(true);
+    }
     let mut response = Response::new(Body::from(Bytes::from(answer.to_string())));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if was_lost && !republish {

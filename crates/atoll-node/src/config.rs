@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use atoll_image::{Builtin, RegistryConfig};
 
+use crate::node::heartbeat::Servers;
 use crate::rootless::Rootless;
 use crate::tls::KubeletTls;
 
@@ -26,6 +28,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// A client that authenticates as `system:node:<name>`.
     pub client: kube::Client,
+    /// All servers, each of which is pinged; `None` pings by the client alone.
+    pub servers: Option<Arc<dyn Servers>>,
     pub kubelet_tls: KubeletTls,
     /// Usually port 10250 on all addresses.
     pub kubelet_listen: SocketAddr,

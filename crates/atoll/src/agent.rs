@@ -5,6 +5,7 @@ mod identity;
 mod join;
 mod names;
 mod rootless;
+mod servers;
 
 use crate::{
     dev::{data_dir, folder::write_atomically},
@@ -16,10 +17,12 @@ use atoll_image::{Builtin, ImageConfig, RegistryConfig};
 use identity::Identity;
 use jiff::Timestamp;
 use names::NameServer;
+use servers::{NodeServers, Servers};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -170,9 +173,11 @@ pub async fn run(agent: Agent) -> Result<()> {
         None => join_cluster(&agent, &name, node_ip, &folder).await?,
     };
     identity.check_clock(&name, Timestamp::now())?;
-    let client = identity.client(&agent.join).await?;
+    let servers = known_servers(&agent, &identity, &folder).await?;
+    let client = servers.client()?;
     let renewed = identity::until_renewed(folder.clone(), name.clone(), client.clone());
-    let config = configure(&agent, &root, &name, node_ip, client, &identity)?;
+    let mut config = configure(&agent, &root, &name, node_ip, client.clone(), &identity)?;
+    config.servers = Some(Arc::new(NodeServers { servers, own: client }));
     let names = name_server(&agent, &config)?;
     let (tasks, stop_names) = (TaskTracker::new(), CancellationToken::new());
     if let Some(names) = names {
@@ -186,6 +191,14 @@ pub async fn run(agent: Agent) -> Result<()> {
     tasks.close();
     tasks.wait().await;
     ended.map(|_end| ())
+}
+
+/// Those that the node has heard of, and the one of `--join`.
+async fn known_servers(agent: &Agent, identity: &Identity, folder: &Path) -> Result<Arc<Servers>> {
+    let config = identity.client_config(&agent.join).await?;
+    let url = crate::pinned::server_url(&agent.join)?;
+    let (host, port) = crate::pinned::host_and_port(&url)?;
+    Ok(Servers::new(config, &format!("{host}:{port}"), folder.join("servers.json")))
 }
 
 /// Until somebody ends it, or its certificates are new.
@@ -307,6 +320,7 @@ fn configure(
         node_ip: IpAddr::V4(node_ip),
         labels: agent.labels.iter().cloned().collect(),
         client,
+        servers: None,
         kubelet_tls: identity.kubelet_tls(),
         kubelet_listen: SocketAddr::new(IpAddr::V4(listen_address(is_root)), agent.kubelet_port),
         cluster_domain: "cluster.local".to_owned(),

@@ -1,15 +1,16 @@
 //! Tells the server that this node lives: a ping twice a second, a Lease every ten.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Request;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use serde_json::json;
-use tokio::sync::Notify;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -17,54 +18,116 @@ use crate::context::Context;
 
 const PING_PERIOD: Duration = Duration::from_millis(500);
 /// A ping without an answer by then has failed.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
-/// Pings until stopped. `back` is woken when the server answers again after a silence, or
-/// when it says that it had given this node up.
+/// The servers of the cluster, as this node reaches them.
+pub trait Servers: Send + Sync {
+    /// A client for each of them alone, by its address.
+    fn clients(&self) -> watch::Receiver<Vec<(String, Client)>>;
+    /// What a server answered to a ping; `None` when it did not.
+    fn pinged(&self, server: &str, answer: Option<&Value>);
+}
+
+/// Who answers.
+struct Ears {
+    heard: Mutex<BTreeMap<String, bool>>,
+    /// Woken when a server answers after all were silent, or when one says that it had given
+    /// this node up.
+    back: Arc<Notify>,
+}
+
+/// Pings every server until stopped: each of them may have to judge whether this node lives.
 pub async fn ping(cx: Arc<Context>, back: Arc<Notify>, stop: CancellationToken) {
+    let ears = Arc::new(Ears { heard: Mutex::default(), back });
+    let Some(servers) = cx.config.servers.clone() else {
+        let own = (String::new(), cx.client.clone());
+        return ping_one(cx.clone(), own, ears, stop).await;
+    };
+    let mut clients = servers.clients();
+    let mut pinged: BTreeMap<String, CancellationToken> = BTreeMap::new();
+    loop {
+        let wanted = clients.borrow_and_update().clone();
+        pinged.retain(|server, token| {
+            let stays = wanted.iter().any(|(one, _)| one == server);
+            if !stays {
+                token.cancel();
+                ears.forget(server);
+            }
+            stays
+        });
+        for (server, client) in wanted {
+            if !pinged.contains_key(&server) {
+                let token = stop.child_token();
+                pinged.insert(server.clone(), token.clone());
+                cx.tasks.spawn(ping_one(cx.clone(), (server, client), ears.clone(), token));
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = clients.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn ping_one(
+    cx: Arc<Context>,
+    (server, client): (String, Client),
+    ears: Arc<Ears>,
+    stop: CancellationToken,
+) {
     let path = format!("/atoll/v1/nodes/{}/ping", cx.config.node_name);
     let mut tick = tokio::time::interval(PING_PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard = true;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match tokio::time::timeout(PING_TIMEOUT, ping_once(&cx, &path)).await {
-            Ok(Ok(given_up)) => {
-                if !heard {
-                    tracing::info!("the server answers again");
-                }
-                if !heard || given_up {
-                    back.notify_one();
-                }
-                heard = true;
-            }
-            Ok(Err(error)) => {
-                if heard {
-                    tracing::warn!(%error, "the server does not answer pings");
-                }
-                heard = false;
-            }
-            Err(_elapsed) => {
-                if heard {
-                    tracing::warn!("the server does not answer pings in time");
-                }
-                heard = false;
-            }
+        let answer = match tokio::time::timeout(PING_TIMEOUT, ping_once(&client, &path)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_elapsed) => Err("no answer in time".to_owned()),
+        };
+        if let Some(servers) = &cx.config.servers {
+            servers.pinged(&server, answer.as_ref().ok());
         }
+        ears.note(&server, answer);
     }
 }
 
-/// Whether the server wants this node's status anew, for it had taken it for lost.
-async fn ping_once(cx: &Context, path: &str) -> Result<bool, kube::Error> {
+async fn ping_once(client: &Client, path: &str) -> Result<Value, kube::Error> {
     let request = Request::post(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
-    let answer: serde_json::Value = cx.client.request(request).await?;
-    Ok(answer["republish"] == true)
+    client.request(request).await
+}
+
+impl Ears {
+    fn note(&self, server: &str, answer: Result<Value, String>) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the first ping nothing was missed.
+        let none_before = !heard.is_empty() && heard.values().all(|heard| !heard);
+        let before = heard.insert(server.to_owned(), answer.is_ok());
+        match answer {
+            // The server wants this node's status anew, for it had taken it for lost.
+            Ok(answer) if answer["republish"] == true => self.back.notify_one(),
+            Ok(_) if none_before => self.back.notify_one(),
+            Ok(_) => {}
+            Err(error) if before.unwrap_or(true) => {
+                tracing::warn!(server, error, "a server does not answer pings");
+                return;
+            }
+            Err(_) => return,
+        }
+        if before == Some(false) {
+            tracing::info!(server, "a server answers again");
+        }
+    }
+
+    fn forget(&self, server: &str) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(server);
+    }
 }
 
 /// Renews the node's Lease, the fall-back for when no server keeps pings.

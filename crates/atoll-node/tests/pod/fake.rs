@@ -94,6 +94,7 @@ impl Node {
             runtime: runtime.clone(),
             network: network.clone(),
             client,
+            servers: None,
             config,
             tasks,
             stop,

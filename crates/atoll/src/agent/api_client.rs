@@ -3,10 +3,11 @@
 //! Each idle connection costs some 30 kB here and as much in the server, and a burst of
 //! pods would leave one for each of them.
 
+use super::servers::Connector;
 use anyhow::{Context as _, Result};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
-    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    client::legacy::Client as HttpClient,
     rt::{TokioExecutor, TokioTimer},
 };
 use kube::{
@@ -20,12 +21,9 @@ use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 const IDLE_CONNECTIONS_MAX: usize = 4;
 const IDLE_MAX: Duration = Duration::from_secs(15);
 
-pub fn new(config: &Config) -> Result<Client> {
+pub fn new(config: &Config, connector: Connector) -> Result<Client> {
     let failed = "setting up the node's client";
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    let tls = config.rustls_https_connector_with_connector(tcp).context(failed)?;
+    let tls = config.rustls_https_connector_with_connector(connector).context(failed)?;
     let mut connector = TimeoutConnector::new(tls);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_read_timeout(config.read_timeout);

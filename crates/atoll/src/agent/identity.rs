@@ -112,8 +112,8 @@ impl Identity {
         Ok(())
     }
 
-    /// A client of the API that acts as this node.
-    pub async fn client(&self, server: &str) -> Result<Client> {
+    /// The settings of a client of the API that acts as this node.
+    pub async fn client_config(&self, server: &str) -> Result<kube::Config> {
         let text = atoll_identity::kubeconfig(&atoll_identity::Kubeconfig {
             cluster: "atoll",
             server,
@@ -129,7 +129,7 @@ impl Identity {
             .context("setting up the node's client")?;
         // A server that has gone without a word is noticed by the pings.
         config.connect_timeout = Some(CONNECT_MAX);
-        super::api_client::new(&config)
+        Ok(config)
     }
 
     pub fn kubelet_tls(&self) -> KubeletTls {
