@@ -98,6 +98,15 @@ pub struct PeerStatus {
     pub last_refusal: Option<Refusal>,
 }
 
+/// Callers of the peer port with whom no connection came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// Since the start.
+    pub total: u64,
+    /// Who was the last, and why.
+    pub last: Option<(SocketAddr, String)>,
+}
+
 /// A transport that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -205,9 +214,9 @@ impl PeerTransport {
         self.shared.local_address
     }
 
-    /// Callers of the peer port that were turned away since the start.
-    pub fn turned_away(&self) -> u64 {
-        self.shared.warnings.total()
+    pub fn turned_away(&self) -> TurnedAway {
+        let warnings = &self.shared.warnings;
+        TurnedAway { total: warnings.total(), last: warnings.last() }
     }
 
     /// Waits until all connections are closed, after the token was cancelled.

@@ -1,7 +1,9 @@
-//! What clients of exec, attach and port-forward send: SPDY, WebSocket, and channels.
+//! What clients of exec, attach and port-forward send: SPDY, WebSocket, and channels; and what a
+//! caller of the store's peer port sends.
 
 use atoll_node::kubelet::spdy::frame::{Frame, Reader, Writer};
 use atoll_node::kubelet::{remote, websocket};
+use atoll_store::transport::fuzz as peer;
 use futures::executor::block_on;
 
 use crate::Target;
@@ -9,6 +11,8 @@ use crate::Target;
 pub(super) const TARGETS: &[Target] = &[
     Target { name: "spdy", run: spdy, seeds: spdy_seeds },
     Target { name: "websocket", run: websocket, seeds: websocket_seeds },
+    Target { name: "peer_greeting", run: peer::greeting, seeds: peer::greetings },
+    Target { name: "peer_frames", run: peer::frames, seeds: peer::frame_streams },
 ];
 
 fn spdy(input: &[u8]) {

@@ -20,12 +20,14 @@ pub(super) struct Warnings {
 struct State {
     last_at: Option<Instant>,
     left_out: u64,
+    last: Option<(SocketAddr, String)>,
 }
 
 impl Warnings {
     /// A caller was turned away.
     pub(super) fn turned_away(&self, caller: SocketAddr, reason: &str) {
         self.total.fetch_add(1, Ordering::Relaxed);
+        lock(&self.state).last = Some((caller, reason.to_owned()));
         match self.due(Instant::now()) {
             Some(left_out) => {
                 tracing::warn!(%caller, reason, left_out, "turned away a caller of the peer port");
@@ -37,6 +39,10 @@ impl Warnings {
     /// Callers turned away since the start.
     pub(super) fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn last(&self) -> Option<(SocketAddr, String)> {
+        lock(&self.state).last.clone()
     }
 
     /// How many were left out since the last warning, if one may be given now.
