@@ -25,10 +25,10 @@ mod shared;
 pub mod simulation;
 mod snapshot;
 mod sync;
+#[doc(hidden)]
+pub mod testing;
 pub mod transport;
 pub mod wal;
 mod watch;
 
-pub use embedded::{
-    EmbeddedStore, Keyspace, OpenError, Snapshots, StoreConfig, StoreSnapshot,
-};
+pub use embedded::{EmbeddedStore, Keyspace, OpenError, Snapshots, StoreConfig, StoreSnapshot};

@@ -122,6 +122,12 @@ impl RaftConsensus {
         raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
     }
 
+    /// The log begins behind a state that is not this member's yet. The crate would look for the
+    /// entries between before it campaigns.
+    fn is_installing(&self) -> bool {
+        self.node.raft.raft_log.applied < self.node.store().applied().index
+    }
+
     fn is_alone(&self) -> bool {
         let conf = self.node.raft.prs().conf();
         let voters = conf.voters().ids();
@@ -228,6 +234,9 @@ impl Consensus for RaftConsensus {
         let message = Message::decode(message)
             .map_err(|error| ConsensusError::Other(format!("malformed peer message: {error}")))?;
         checks::check(&self.node, from, &message)?;
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
+            return Ok(());
+        }
         let outcome = self.node.step(message);
         self.fix_timeout();
         match outcome {
@@ -243,7 +252,7 @@ impl Consensus for RaftConsensus {
         let raft = &self.node.raft;
         let alone = raft.state != StateRole::Leader && raft.prs().is_singleton();
         // A sole voter would lead at once, which it may only with its whole log on disk.
-        if alone && self.polled > self.persisted {
+        if alone && self.polled > self.persisted || self.is_installing() {
             return;
         }
         self.node.tick();

@@ -242,6 +242,8 @@ pub(super) struct Recorder {
     /// Already handed out by a member that does not wait for the commit.
     early: u64,
     applied: VecDeque<u64>,
+    /// What may be applied in truth.
+    real: u64,
 }
 
 impl Recorder {
@@ -254,7 +256,7 @@ impl Recorder {
         let bug = lock(&ledger).bug;
         let early = 0;
         let (reads, applied) = (Vec::new(), VecDeque::new());
-        Self { member, inner, ledger, clock, bug, reads, number: 0, early, applied }
+        Self { member, inner, ledger, clock, bug, reads, number: 0, early, applied, real: 0 }
     }
 
     fn record(&mut self, work: &mut Work) {
@@ -263,6 +265,7 @@ impl Recorder {
         {
             state.vote = 0;
         }
+        self.real = work.committed.last().map_or(self.real, |entry| entry.index);
         if self.bug == Some(Bug::AppliesEarly) && work.install.is_none() {
             let early = self.early;
             work.committed.extend(work.entries.iter().cloned());
@@ -332,7 +335,7 @@ impl Consensus for Recorder {
         }
         self.applied.push_back(index);
         while let Some(index) = self.applied.front().copied() {
-            if index > self.inner.standing().committed {
+            if index > self.real {
                 break;
             }
             self.inner.applied(index);
