@@ -38,10 +38,7 @@ impl Core {
 
     /// A state is here whole; consensus decides whether it is wanted.
     pub(crate) fn on_arrived(&mut self, arrived: Arrived) {
-        if self.failed()
-            || self.arrived.is_some()
-            || self.roster.removed.contains(&arrived.from)
-        {
+        if self.failed() || self.arrived.is_some() || self.roster.removed.contains(&arrived.from) {
             return;
         }
         let from = arrived.from;
