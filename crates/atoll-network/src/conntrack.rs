@@ -27,12 +27,13 @@ pub(crate) struct Tuple {
 }
 
 /// Deletes the UDP flows to these ports that lead elsewhere than to their endpoints.
-pub(crate) fn forget_stale(ports: &[StaleFlows]) -> Result<usize, NetlinkError> {
-    if ports.is_empty() {
-        return Ok(0);
-    }
+/// Ports of the node are those of its `local` addresses.
+pub(crate) fn forget_stale(
+    ports: &[StaleFlows],
+    local: &HashSet<Ipv4Addr>,
+) -> Result<usize, NetlinkError> {
     delete_where(|original, reply| {
-        original.protocol == UDP && ports.iter().any(|port| is_stale(port, original, reply))
+        original.protocol == UDP && ports.iter().any(|port| is_stale(port, local, original, reply))
     })
 }
 
@@ -46,11 +47,10 @@ pub(crate) fn forget_addresses(addresses: &HashSet<Ipv4Addr>) -> Result<usize, N
     })
 }
 
-fn is_stale(port: &StaleFlows, original: &Tuple, reply: &Tuple) -> bool {
+fn is_stale(port: &StaleFlows, local: &HashSet<Ipv4Addr>, original: &Tuple, reply: &Tuple) -> bool {
     let to = original.destination;
-    let translated = reply.source != to;
     let ours = (to.port() == port.port && port.addresses.contains(to.ip()))
-        || (translated && Some(to.port()) == port.node_port);
+        || (Some(to.port()) == port.node_port && local.contains(to.ip()));
     ours && !port.endpoints.contains(&reply.source)
 }
 
@@ -97,4 +97,37 @@ pub(crate) fn read(tuple: Attributes<'_>) -> Option<Tuple> {
         source: SocketAddrV4::new(address(1)?, port(2)),
         destination: SocketAddrV4::new(address(2)?, port(3)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddrV4 {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_node_port_is_one_of_the_nodes_own_addresses() {
+        let port = StaleFlows {
+            addresses: HashSet::from([Ipv4Addr::new(10, 43, 0, 20)]),
+            port: 53,
+            node_port: Some(30_053),
+            endpoints: HashSet::from([address("10.42.1.2:5353")]),
+        };
+        let local = HashSet::from([Ipv4Addr::new(10, 41, 0, 1)]);
+        let stale = |to: &str, at: &str| {
+            let client = address("10.41.0.9:4000");
+            let original = Tuple { protocol: UDP, source: client, destination: address(to) };
+            let reply = Tuple { protocol: UDP, source: address(at), destination: client };
+            is_stale(&port, &local, &original, &reply)
+        };
+        assert!(stale("10.43.0.20:53", "10.42.1.9:5353"), "another endpoint");
+        assert!(stale("10.43.0.20:53", "10.43.0.20:53"), "not translated");
+        assert!(!stale("10.43.0.20:53", "10.42.1.2:5353"));
+        assert!(stale("10.41.0.1:30053", "10.41.0.1:30053"), "from before it was a node port");
+        assert!(stale("10.41.0.1:30053", "10.42.1.9:5353"));
+        assert!(!stale("10.43.0.77:30053", "10.42.1.9:99"), "another service's port");
+        assert!(!stale("198.51.100.7:30053", "198.51.100.7:30053"), "a port elsewhere");
+    }
 }

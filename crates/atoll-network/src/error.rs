@@ -24,6 +24,11 @@ pub enum Error {
     TooSmall { cidr: Ipv4Net },
     #[error("host port {port} is taken by {holder}")]
     HostPortTaken { port: u16, holder: String },
+    #[error(
+        "the sandbox {uid} would have the link {link}, which is that of {holder}; \
+         delete one of the two and let it be made anew"
+    )]
+    LinkTaken { link: String, uid: String, holder: String },
     #[error("the node's address {address} is on none of its links")]
     NoUplink { address: Ipv4Addr },
     #[error("the link {link} is not there although it was just made")]

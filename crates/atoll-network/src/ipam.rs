@@ -108,7 +108,7 @@ impl Pool {
         self.by_uid.get(uid)
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Lease> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Lease> + Clone {
         self.by_uid.values()
     }
 

@@ -9,7 +9,7 @@
 //!   the calling process: [`NodeNetwork::setup`], [`NodeNetwork::attach`],
 //!   [`NodeNetwork::detach`], [`NodeNetwork::sweep`], [`NodeNetwork::sync_peers`],
 //!   [`NodeNetwork::sync_services`], [`NodeNetwork::apply`],
-//!   [`NodeNetwork::forget_flows`], [`NodeNetwork::teardown`].
+//!   [`NodeNetwork::forget_flows`], [`NodeNetwork::repair`], [`NodeNetwork::teardown`].
 //! - [`netns`] makes, enters and removes namespaces, and opens sockets inside them.
 //! - [`underlay`] gives every node of a development cluster a namespace of its own.
 

@@ -4,6 +4,7 @@
 //! other; each takes well under a millisecond to a few.
 
 mod state;
+mod upkeep;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -106,9 +107,10 @@ impl NodeNetwork {
         self.call(move |state| state.sweep(&known)).await
     }
 
-    /// Routes to exactly these nodes' sandboxes. The node itself may be among them.
+    /// Routes to exactly these nodes' sandboxes. The node itself may be among them. A range
+    /// that is not in the cluster's, or that another node has, gets no route.
     pub async fn sync_peers(&self, peers: Vec<Peer>) -> Result<(), Error> {
-        self.call(move |state| state.sync_peers(&peers)).await
+        self.call(move |state| state.sync_peers(peers)).await
     }
 
     /// Serves exactly these ports. Call it once the lists are complete: the first call
@@ -122,6 +124,12 @@ impl NodeNetwork {
     /// are an error, because what is in the tables is not known.
     pub async fn apply(&self, changes: Vec<ServiceChange>) -> Result<(), Error> {
         self.call(move |state| state.apply(changes)).await
+    }
+
+    /// Puts back rules and routes that others took away, such as by `nft flush ruleset`, and
+    /// returns what was missing. Nothing tells of that, so it is to be called now and then.
+    pub async fn repair(&self) -> Result<Vec<&'static str>, Error> {
+        self.call(State::repair).await
     }
 
     /// Ends the tracked flows of endpoints that are known to be dead (their node is

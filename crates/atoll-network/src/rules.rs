@@ -16,7 +16,7 @@
 
 mod picks;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use crate::Error;
@@ -118,6 +118,15 @@ impl Rules {
         frame_rules(&mut batch, config);
         write_leases(&mut batch, leases);
         batch.commit(&mut self.socket)
+    }
+
+    /// Whether the table is there, as it was written.
+    pub(crate) fn is_there(&mut self) -> Result<bool, Error> {
+        let what = || format!("looking for the rule table {}", self.table);
+        let comment = nft::table_comment(&mut self.socket, &self.table).when(what)?;
+        let chains = nft::chains(&mut self.socket, &self.table).when(what)?;
+        let framed = BASE_CHAINS.iter().all(|(name, _)| chains.iter().any(|chain| chain == name));
+        Ok(comment.flatten().as_deref() == Some(LAYOUT) && framed)
     }
 
     /// Replaces all services in one transaction.
@@ -340,7 +349,7 @@ fn remember(batch: &mut Batch, config: &Config) {
 fn refusals(batch: &mut Batch, config: &Config) {
     for chain in ["refuse-input", "refuse-forward", "refuse-output"] {
         batch.add_rule(chain, |rule| {
-            rule.is_new(true).jump("refuse");
+            rule.is_new().jump("refuse");
         });
     }
     for front in FRONTS {
@@ -348,6 +357,11 @@ fn refusals(batch: &mut Batch, config: &Config) {
             addressed_to(rule, front).in_set(&Set::Rejected(front).name(), Reg(0));
         });
     }
+    // A packet that connection tracking does not place in its flow is not translated back
+    // either: its receiver would reset a connection that is fine.
+    batch.add_rule("refuse-forward", |rule| {
+        rule.source_in(config.cluster_pod_cidr, true).is_invalid().drop();
+    });
     // What is still addressed to a service now is for a port that it does not have.
     for chain in ["refuse-forward", "refuse-output"] {
         if let Some(dns) = config.dns_address {
@@ -356,11 +370,11 @@ fn refusals(batch: &mut Batch, config: &Config) {
             });
         }
         refuse(batch, chain, |rule| {
-            rule.is_new(true).destination_address(Reg(0));
+            rule.is_new().destination_address(Reg(0));
             rule.in_set(&Set::ClusterAddresses.name(), Reg(0));
         });
         batch.add_rule(chain, |rule| {
-            rule.is_new(true).destination_in(config.service_cidr, true).drop();
+            rule.is_new().destination_in(config.service_cidr, true).drop();
         });
     }
 }
@@ -431,13 +445,14 @@ fn held(value: Value) -> Data {
 
 fn write_leases<'a>(batch: &mut Batch, leases: impl Iterator<Item = &'a Lease>) {
     let mut hairpins = Vec::new();
-    let mut ports: [Vec<(Vec<u8>, Data)>; 2] = Default::default();
+    let mut ports: [BTreeMap<Vec<u8>, Data>; 2] = Default::default();
     for lease in leases {
         hairpins.push([lease.address.octets(), lease.address.octets()].concat());
         for port in &lease.host_ports {
             let target = [lease.address.octets(), port_part(port.container_port)].concat();
             let of = &mut ports[usize::from(port.host_ip.is_none())];
-            of.push((host_port_key(port), Data::Bytes(target)));
+            // The first one stays: a key that comes twice would refuse the whole table.
+            of.entry(host_port_key(port)).or_insert(Data::Bytes(target));
         }
     }
     batch.flush_set(HAIRPINS);

@@ -151,7 +151,8 @@ impl FromStr for Ipv4Net {
     fn from_str(text: &str) -> Result<Self, ParseNetError> {
         let fault = || ParseNetError(text.to_owned());
         let (address, prefix) = text.split_once('/').ok_or_else(fault)?;
-        let prefix: u8 = prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(fault)?;
+        let plain = prefix == "0" || prefix.starts_with(|first| matches!(first, '1'..='9'));
+        let prefix = prefix.parse().ok().filter(|p| *p <= 32 && plain).ok_or_else(fault)?;
         let address: Ipv4Addr = address.parse().ok().ok_or_else(fault)?;
         Ok(Self::new(address, prefix))
     }
@@ -219,7 +220,17 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_network() {
-        for text in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/-1", "::/0"] {
+        for text in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10.0.0.0/08",
+            "10.0.0.010/8",
+            "::/0",
+        ] {
             assert_eq!(text.parse::<Ipv4Net>(), Err(ParseNetError(text.to_owned())));
         }
     }

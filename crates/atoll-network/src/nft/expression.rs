@@ -161,13 +161,23 @@ impl<'a> Rule<'a> {
             .compare(Reg(0), false, &[0; 4])
     }
 
-    /// Goes on if the packet begins (or does not begin) a connection.
-    pub(crate) fn is_new(&mut self, wanted: bool) -> &mut Self {
-        const STATE: u32 = 0;
+    /// Goes on if the packet begins a connection.
+    pub(crate) fn is_new(&mut self) -> &mut Self {
         const NEW: u32 = 8;
-        self.tracked(STATE, Reg(0)).mask(Reg(0), NEW.to_ne_bytes(), [0; 4]).compare(
+        self.in_state(NEW)
+    }
+
+    /// Goes on if the packet is of no connection and begins none.
+    pub(crate) fn is_invalid(&mut self) -> &mut Self {
+        const INVALID: u32 = 1;
+        self.in_state(INVALID)
+    }
+
+    fn in_state(&mut self, state: u32) -> &mut Self {
+        const STATE: u32 = 0;
+        self.tracked(STATE, Reg(0)).mask(Reg(0), state.to_ne_bytes(), [0; 4]).compare(
             Reg(0),
-            !wanted,
+            false,
             &[0; 4],
         )
     }

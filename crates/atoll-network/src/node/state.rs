@@ -1,7 +1,7 @@
 //! What the network thread owns: leases, routes, rules, and what was applied last.
 
-use std::collections::{BTreeSet, HashSet};
-use std::net::Ipv4Addr;
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
 use tracing::{debug, info};
@@ -12,20 +12,22 @@ use crate::ipam::{HostPort, Lease, Pool};
 use crate::netlink::route::{Link, Route, Routing, Scope};
 use crate::rules::Rules;
 use crate::sandbox::{self, Wiring};
-use crate::service::{Ledger, ServiceChange, ServicePort, StaleFlows};
+use crate::service::{Ledger, Protocol, ServiceChange, ServicePort, StaleFlows};
 use crate::settings::{Config, Ipv4Net, Peer};
 use crate::{Error, sysctl};
 
 #[derive(Debug)]
 pub(super) struct State {
-    config: Config,
+    pub(super) config: Config,
     gateway: Ipv4Addr,
-    uplink: Link,
-    pool: Pool,
-    routing: Routing,
-    rules: Rules,
+    pub(super) uplink: Link,
+    pub(super) pool: Pool,
+    pub(super) routing: Routing,
+    pub(super) rules: Rules,
     /// `None` until the first full synchronisation.
-    services: Option<Ledger>,
+    pub(super) services: Option<Ledger>,
+    /// Those of the last synchronisation.
+    pub(super) peers: Vec<Peer>,
 }
 
 impl State {
@@ -43,22 +45,31 @@ impl State {
         }
         let pool = Pool::open(config.pod_cidr, &config.ipam_dir)?;
         let mut rules = Rules::open(&config)?;
-        rules.write_frame(&config, pool.all().collect::<Vec<_>>().into_iter())?;
-        let mut state = Self { config, gateway, uplink, pool, routing, rules, services: None };
+        rules.write_frame(&config, pool.all())?;
+        let mut state = Self {
+            config,
+            gateway,
+            uplink,
+            pool,
+            routing,
+            rules,
+            services: None,
+            peers: Vec::new(),
+        };
         state.route_services()?;
         Ok(state)
     }
 
     /// A node without a default route must reach services too, and always from its own
     /// address. Rules send such packets elsewhere before they leave.
-    fn route_services(&mut self) -> Result<(), Error> {
+    pub(super) fn route_services(&mut self) -> Result<(), Error> {
         let route = self.service_route();
         self.routing
             .replace_route(&route)
             .when(|| format!("adding a route to the services {}", route.destination))
     }
 
-    fn service_route(&self) -> Route {
+    pub(super) fn service_route(&self) -> Route {
         Route {
             destination: self.config.service_cidr,
             gateway: None,
@@ -73,6 +84,7 @@ impl State {
         netns: &Path,
         host_ports: &[HostPort],
     ) -> Result<Lease, Error> {
+        self.check_link(uid)?;
         let lease = self.pool.lease(uid, host_ports)?;
         let wiring = Wiring {
             uid,
@@ -84,12 +96,49 @@ impl State {
         };
         sandbox::connect(&mut self.routing, &wiring)?;
         self.rules.set_leases(self.pool.all())?;
+        self.forget_untranslated(&lease)?;
         debug!(uid, address = %lease.address, "sandbox attached");
         Ok(lease)
     }
 
+    /// The names of links are short: the link of another sandbox must not be taken for, or
+    /// replaced by, this one's.
+    fn check_link(&self, uid: &str) -> Result<(), Error> {
+        let link = self.config.node_id.link(uid);
+        let holder = self
+            .pool
+            .all()
+            .find(|lease| lease.uid != uid && self.config.node_id.link(&lease.uid) == link);
+        match holder {
+            Some(holder) => {
+                Err(Error::LinkTaken { link, uid: uid.to_owned(), holder: holder.uid.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// UDP clients of a host port may have sent before anyone answered there; their flows
+    /// would go on to lead to the node itself.
+    fn forget_untranslated(&mut self, lease: &Lease) -> Result<(), Error> {
+        let udp = lease.host_ports.iter().filter(|port| port.protocol == Protocol::Udp);
+        let answered: Vec<StaleFlows> = udp
+            .map(|port| {
+                let to = SocketAddrV4::new(lease.address, port.container_port);
+                StaleFlows {
+                    addresses: port.host_ip.into_iter().collect(),
+                    port: port.host_port,
+                    node_port: Some(port.host_port).filter(|_| port.host_ip.is_none()),
+                    endpoints: HashSet::from([to]),
+                }
+            })
+            .collect();
+        self.forget_stale(&answered)
+    }
+
     pub(super) fn detach(&mut self, uid: &str) -> Result<(), Error> {
-        sandbox::disconnect(&mut self.routing, &self.config.node_id.link(uid), uid)?;
+        if self.check_link(uid).is_ok() {
+            sandbox::disconnect(&mut self.routing, &self.config.node_id.link(uid), uid)?;
+        }
         let Some(lease) = self.pool.get(uid).cloned() else {
             return Ok(());
         };
@@ -114,18 +163,22 @@ impl State {
             .filter(|uid| !known.contains(uid))
             .collect();
         doomed.sort();
+        let mut first = Ok(());
         for uid in &doomed {
-            self.detach(uid)?;
-            info!(uid, "leftover sandbox detached");
+            match self.detach(uid) {
+                Ok(()) => info!(uid, "leftover sandbox detached"),
+                // The others go all the same.
+                Err(error) => first = first.and(Err(error)),
+            }
         }
         let keep: HashSet<String> =
             self.pool.all().map(|lease| self.config.node_id.link(&lease.uid)).collect();
         for link in self.own_links()? {
             if !keep.contains(&link) {
-                sandbox::disconnect(&mut self.routing, &link, "that is unknown")?;
+                first = first.and(sandbox::disconnect(&mut self.routing, &link, "that is unknown"));
             }
         }
-        Ok(doomed)
+        first.map(|()| doomed)
     }
 
     fn own_links(&mut self) -> Result<Vec<String>, Error> {
@@ -137,51 +190,12 @@ impl State {
         Ok(links.into_iter().map(|link| link.name).filter(|n| n.starts_with(&prefix)).collect())
     }
 
-    pub(super) fn sync_peers(&mut self, peers: &[Peer]) -> Result<(), Error> {
-        let what = || "synchronising the routes to other nodes".to_owned();
-        let wanted: BTreeSet<Route> = peers
-            .iter()
-            .filter(|peer| peer.node_address != self.config.node_address)
-            .map(|peer| Route {
-                destination: peer.pod_cidr,
-                gateway: Some(peer.node_address),
-                link: Some(self.uplink.index),
-                source: None,
-            })
-            .collect();
-        let have: BTreeSet<Route> = self.peer_routes()?.into_iter().collect();
-        for route in have.difference(&wanted) {
-            self.routing.delete_route(route).when(what)?;
-            info!(destination = %route.destination, "route removed");
-        }
-        for route in wanted.difference(&have) {
-            self.routing
-                .replace_route(route)
-                .when(|| format!("adding the route to {}", route.destination))?;
-            info!(destination = %route.destination, "route added");
-        }
-        Ok(())
-    }
-
-    /// Routes of other nodes on this network namespace, if any, have other destinations.
-    fn peer_routes(&mut self) -> Result<Vec<Route>, Error> {
-        let mut routes =
-            self.routing.routes().when(|| "listing the routes to other nodes".to_owned())?;
-        routes.retain(|route| {
-            // The default route overlaps every network and is nobody's podCIDR.
-            route.gateway.is_some()
-                && self.config.cluster_pod_cidr.contains(route.destination.address())
-                && route.destination.prefix() >= self.config.cluster_pod_cidr.prefix()
-        });
-        Ok(routes)
-    }
-
     pub(super) fn sync_services(&mut self, mut ports: Vec<ServicePort>) -> Result<(), Error> {
         ports.retain(|port| !self.is_dns(port));
         match &self.services {
             None => {
                 let ledger = Ledger::of(ports);
-                self.rules.replace_services(&ledger.all())?;
+                self.replace_services(&ledger.all())?;
                 let stale = ledger.udp_flows();
                 self.services = Some(ledger);
                 self.forget_stale(&stale)
@@ -213,9 +227,14 @@ impl State {
         self.config.dns_address.is_some_and(|dns| port.cluster_addresses.contains(&dns))
     }
 
-    fn forget_stale(&self, stale: &[StaleFlows]) -> Result<(), Error> {
-        let count = conntrack::forget_stale(stale)
-            .when(|| "ending UDP flows to removed endpoints".to_owned())?;
+    fn forget_stale(&mut self, stale: &[StaleFlows]) -> Result<(), Error> {
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let what = || "ending UDP flows to removed endpoints".to_owned();
+        let assigned = self.routing.addresses().when(what)?;
+        let local = assigned.into_iter().map(|assigned| assigned.address).collect();
+        let count = conntrack::forget_stale(stale, &local).when(what)?;
         if count > 0 {
             debug!(count, "stale UDP flows ended");
         }
@@ -226,30 +245,33 @@ impl State {
         conntrack::forget_addresses(addresses).when(|| format!("ending the flows of {addresses:?}"))
     }
 
+    /// Everything is tried; the first thing that failed is the error.
     pub(super) fn teardown(&mut self) -> Result<(), Error> {
         let what = || "removing the node's network".to_owned();
+        let mut first = Ok(());
         for lease in self.leases() {
-            self.detach(&lease.uid)?;
+            first = first.and(self.detach(&lease.uid));
         }
         for link in self.own_links()? {
-            sandbox::disconnect(&mut self.routing, &link, "that is unknown")?;
+            first = first.and(sandbox::disconnect(&mut self.routing, &link, "that is unknown"));
         }
         for route in self.peer_routes()? {
-            self.routing.delete_route(&route).when(what)?;
+            first = first.and(self.routing.delete_route(&route).when(what));
         }
         let services = self.service_route();
-        self.routing.delete_route(&services).when(what)?;
+        first = first.and(self.routing.delete_route(&services).when(what));
         if let (Some(dns), Some(lo)) =
             (self.config.dns_address, self.routing.link("lo").when(what)?)
         {
-            self.routing.delete_address(lo.index, dns, 32).when(what)?;
+            first = first.and(self.routing.delete_address(lo.index, dns, 32).when(what));
         }
         self.services = None;
-        self.rules.drop_table()
+        self.peers.clear();
+        first.and(self.rules.drop_table())
     }
 }
 
-fn find_uplink(routing: &mut Routing, config: &Config) -> Result<Link, Error> {
+pub(super) fn find_uplink(routing: &mut Routing, config: &Config) -> Result<Link, Error> {
     let address = config.node_address;
     let what = || format!("looking for the link with the node's address {address}");
     let index = routing
@@ -267,7 +289,7 @@ fn find_uplink(routing: &mut Routing, config: &Config) -> Result<Link, Error> {
         .ok_or(Error::NoUplink { address })
 }
 
-fn prepare_lo(routing: &mut Routing, config: &Config) -> Result<(), Error> {
+pub(super) fn prepare_lo(routing: &mut Routing, config: &Config) -> Result<(), Error> {
     let what = || "preparing the node's loopback link".to_owned();
     let lo = routing
         .link("lo")

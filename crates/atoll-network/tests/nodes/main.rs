@@ -8,4 +8,5 @@ mod printing;
 mod routing;
 mod services;
 mod underlay;
+mod upkeep;
 mod world;

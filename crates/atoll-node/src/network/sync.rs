@@ -23,6 +23,8 @@ use super::translate;
 const GATHER: Duration = Duration::from_millis(20);
 /// A synchronisation that failed is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
+/// Nothing tells of rules and routes that others remove: they are looked for this often.
+const UPKEEP: Duration = Duration::from_secs(30);
 
 /// What the loop reads and writes.
 pub struct Sync {
@@ -41,6 +43,8 @@ struct Last {
     services: Option<Vec<ServicePort>>,
     peers: Option<Vec<Peer>>,
     snapshot: Option<Snapshot>,
+    /// Dead endpoints whose flows are still to be ended.
+    gone: Vec<Ipv4Addr>,
 }
 
 impl Sync {
@@ -52,6 +56,7 @@ impl Sync {
             () = self.synced() => {}
         }
         let mut last = Last::default();
+        let mut upkeep = tokio::time::interval(UPKEEP);
         loop {
             let done = Box::pin(self.once(&mut last)).await;
             if !done {
@@ -62,9 +67,9 @@ impl Sync {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = changed.notified() => {}
+                () = changed.notified() => tokio::time::sleep(GATHER).await,
+                _ = upkeep.tick() => self.repair().await,
             }
-            tokio::time::sleep(GATHER).await;
         }
     }
 
@@ -90,6 +95,14 @@ impl Sync {
         self.slices.synced().await;
         self.nodes.synced().await;
         self.namespaces.synced().await;
+    }
+
+    async fn repair(&self) {
+        match self.network.repair().await {
+            Ok(missing) if missing.is_empty() => {}
+            Ok(missing) => tracing::warn!(?missing, "put back what was removed from the network"),
+            Err(error) => _ = failed("the node's network", &error),
+        }
     }
 
     /// Returns whether everything is as it should be.
@@ -118,19 +131,21 @@ impl Sync {
     async fn once_services(&self, last: &mut Last) -> bool {
         let (services, slices) = (self.services.list(), self.slices.list());
         let ports = translate::service_ports(&services, &slices, &self.node_name);
-        if last.services.as_ref() == Some(&ports) {
-            return true;
+        if last.services.as_ref() != Some(&ports) {
+            let dead = translate::dead_ranges(&self.nodes.list());
+            let old = last.services.as_deref().unwrap_or_default();
+            let gone = dead_endpoints(old, &ports, &dead);
+            if let Err(error) = self.network.sync_services(ports.clone()).await {
+                return failed("services", &error);
+            }
+            last.services = Some(ports);
+            last.gone.extend(gone);
         }
-        let dead = translate::dead_ranges(&self.nodes.list());
-        let gone = last.services.as_deref().map(|old| dead_endpoints(old, &ports, &dead));
-        if let Err(error) = self.network.sync_services(ports.clone()).await {
-            return failed("services", &error);
-        }
-        last.services = Some(ports);
-        if let Some(gone) = gone.filter(|gone| !gone.is_empty())
-            && let Err(error) = self.network.forget_flows(gone).await
-        {
-            failed("flows", &error);
+        if !last.gone.is_empty() {
+            if let Err(error) = self.network.forget_flows(last.gone.clone()).await {
+                return failed("flows", &error);
+            }
+            last.gone.clear();
         }
         true
     }
