@@ -35,5 +35,5 @@ pub mod volume;
 pub use agent::{Agent, Shutdown};
 pub use config::Config;
 pub use error::Error;
-pub use node::heartbeat::Servers;
+pub use node::heartbeat::{ServerClient, Servers};
 pub use tls::KubeletTls;

@@ -1,7 +1,7 @@
 //! What can be typed: one table of commands and flags, from which help and completions
 //! are generated.
 
-use crate::{agent, backup, client, config, dev, dns, image, server, token, why};
+use crate::{agent, backup, check, client, config, dev, dns, image, member, server, token, why};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -50,10 +50,14 @@ pub enum Command {
     Agent(agent::Agent),
     /// The cluster's DNS on a node, from what the node's agent writes; the agent starts it
     Dns(dns::Dns),
-    /// Join tokens for new nodes
+    /// Join tokens for new nodes and servers
     Token(token::Token),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    /// The servers of the cluster: list them, take one out, let one lead
+    Member(member::Members),
+    /// Is everything well, and what to do if not
+    Check(check::Check),
     /// Print the settings in effect, and where each came from
     Config(config::Show),
     /// Images on this node or on the nodes of a dev cluster

@@ -7,6 +7,7 @@
 
 mod agent;
 mod backup;
+mod check;
 mod cli;
 mod client;
 mod config;
@@ -17,9 +18,11 @@ mod hello;
 mod image;
 mod keys;
 mod listen;
+mod member;
 mod memory;
 mod pinned;
 mod process;
+mod registries;
 mod server;
 mod token;
 mod why;
@@ -181,9 +184,15 @@ async fn with_cluster(command: Command, target: Target) -> Result<ExitCode> {
             _ => None,
         },
     };
-    let connection = connect_merged(&sources.find()?, target.context.as_deref()).await?;
+    let files = sources.find()?;
+    let context = target.context.as_deref();
+    if let Command::Check(check) = &command {
+        return check::run(&files, context, check).await;
+    }
+    let connection = connect_merged(&files, context).await?;
     let namespace = target.namespace.as_deref();
     match command {
+        Command::Member(members) => member::run(&connection, &members).await?,
         Command::Token(token) => token::run(&connection, &token).await?,
         Command::Backup(backup) => backup::run_backup(&connection, &backup).await?,
         Command::Get(get) => return client::get::run(&connection, namespace, &get).await,

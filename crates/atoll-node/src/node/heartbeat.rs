@@ -1,6 +1,6 @@
 //! Tells the server that this node lives: a ping twice a second, a Lease every ten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,10 +23,18 @@ const LEASE_PERIOD: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
+/// A client of one server alone.
+#[derive(Clone)]
+pub struct ServerClient {
+    pub address: String,
+    pub client: Client,
+    /// Another client for the same server has another number.
+    pub number: u64,
+}
+
 /// The servers of the cluster, as this node reaches them.
 pub trait Servers: Send + Sync {
-    /// A client for each of them alone, by its address.
-    fn clients(&self) -> watch::Receiver<Vec<(String, Client)>>;
+    fn clients(&self) -> watch::Receiver<Vec<ServerClient>>;
     /// What a server answered to a ping; `None` when it did not.
     fn pinged(&self, server: &str, answer: Option<&Value>);
 }
@@ -43,26 +51,28 @@ struct Ears {
 pub async fn ping(cx: Arc<Context>, back: Arc<Notify>, stop: CancellationToken) {
     let ears = Arc::new(Ears { heard: Mutex::default(), back });
     let Some(servers) = cx.config.servers.clone() else {
-        let own = (String::new(), cx.client.clone());
+        let client = cx.client.clone();
+        let own = ServerClient { address: String::new(), client, number: 0 };
         return ping_one(cx.clone(), own, ears, stop).await;
     };
     let mut clients = servers.clients();
-    let mut pinged: BTreeMap<String, CancellationToken> = BTreeMap::new();
+    let mut pinged: BTreeMap<(String, u64), CancellationToken> = BTreeMap::new();
     loop {
         let wanted = clients.borrow_and_update().clone();
-        pinged.retain(|server, token| {
-            let stays = wanted.iter().any(|(one, _)| one == server);
+        pinged.retain(|(server, number), token| {
+            let stays = wanted.iter().any(|one| one.address == *server && one.number == *number);
             if !stays {
                 token.cancel();
                 ears.forget(server);
             }
             stays
         });
-        for (server, client) in wanted {
-            if !pinged.contains_key(&server) {
-                let token = stop.child_token();
-                pinged.insert(server.clone(), token.clone());
-                cx.tasks.spawn(ping_one(cx.clone(), (server, client), ears.clone(), token));
+        for server in wanted {
+            let token = stop.child_token();
+            let key = (server.address.clone(), server.number);
+            if let Entry::Vacant(free) = pinged.entry(key) {
+                free.insert(token.clone());
+                cx.tasks.spawn(ping_one(cx.clone(), server, ears.clone(), token));
             }
         }
         tokio::select! {
@@ -74,7 +84,7 @@ pub async fn ping(cx: Arc<Context>, back: Arc<Notify>, stop: CancellationToken) 
 
 async fn ping_one(
     cx: Arc<Context>,
-    (server, client): (String, Client),
+    server: ServerClient,
     ears: Arc<Ears>,
     stop: CancellationToken,
 ) {
@@ -86,15 +96,16 @@ async fn ping_one(
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let answer = match tokio::time::timeout(PING_TIMEOUT, ping_once(&client, &path)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_elapsed) => Err("no answer in time".to_owned()),
-        };
+        let answer =
+            match tokio::time::timeout(PING_TIMEOUT, ping_once(&server.client, &path)).await {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_elapsed) => Err("no answer in time".to_owned()),
+            };
         if let Some(servers) = &cx.config.servers {
-            servers.pinged(&server, answer.as_ref().ok());
+            servers.pinged(&server.address, answer.as_ref().ok());
         }
-        ears.note(&server, answer);
+        ears.note(&server.address, answer);
     }
 }
 

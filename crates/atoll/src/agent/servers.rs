@@ -8,6 +8,7 @@
 use super::api_client;
 use crate::dev::folder::write_atomically;
 use anyhow::{Context as _, Result};
+use atoll_node::ServerClient;
 use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
@@ -39,13 +40,17 @@ const KNOWN_MAX: usize = 32;
 /// In the certificate of every server.
 pub const SERVER_NAME: &str = "kubernetes";
 
+/// Numbers of clients: the node's own, and one of the server alone.
+const OWN: u64 = 0;
+const OF_ITS_OWN: u64 = 1;
+
 pub struct Servers {
     config: kube::Config,
     /// The server of `--join`, which always counts.
     first: String,
     file: PathBuf,
     state: Mutex<State>,
-    clients: watch::Sender<Vec<(String, Client)>>,
+    clients: watch::Sender<Vec<ServerClient>>,
 }
 
 struct State {
@@ -105,20 +110,21 @@ impl Servers {
     fn make_clients(self: &Arc<Self>, own: &Client) -> Result<()> {
         let addresses: Vec<String> = self.state().known.keys().cloned().collect();
         if let [sole] = &addresses[..] {
-            self.clients.send_replace(vec![(sole.clone(), own.clone())]);
+            let own = ServerClient { address: sole.clone(), client: own.clone(), number: OWN };
+            self.clients.send_replace(vec![own]);
             return Ok(());
         }
         let former = self.clients.borrow().clone();
         let mut clients = Vec::with_capacity(addresses.len());
         for address in addresses {
-            let kept = former.iter().find(|(one, _)| *one == address && former.len() > 1);
+            let kept = former.iter().find(|one| one.address == address && one.number != OWN);
             let client = match kept {
-                Some((_, client)) => client.clone(),
+                Some(kept) => kept.client.clone(),
                 None => {
                     api_client::new(&self.config, Connector::One(self.clone(), address.clone()))?
                 }
             };
-            clients.push((address, client));
+            clients.push(ServerClient { address, client, number: OF_ITS_OWN });
         }
         self.clients.send_replace(clients);
         Ok(())
@@ -232,7 +238,7 @@ pub struct NodeServers {
 }
 
 impl atoll_node::Servers for NodeServers {
-    fn clients(&self) -> watch::Receiver<Vec<(String, Client)>> {
+    fn clients(&self) -> watch::Receiver<Vec<ServerClient>> {
         self.servers.clients.subscribe()
     }
 

@@ -73,6 +73,15 @@ pub async fn connect(path: &Path, context: Option<&str>) -> Result<Connection> {
 
 /// As kubectl reads several kubeconfigs.
 pub async fn connect_merged(paths: &[PathBuf], context: Option<&str>) -> Result<Connection> {
+    let config = config_merged(paths, context).await?;
+    let namespace = config.default_namespace.clone();
+    let url = config.cluster_url.clone();
+    let client = Client::try_from(config).with_context(|| format!("connecting to {url}"))?;
+    Ok(Connection { client, namespace })
+}
+
+/// How the cluster of these kubeconfigs is reached.
+pub async fn config_merged(paths: &[PathBuf], context: Option<&str>) -> Result<Config> {
     let mut merged = Kubeconfig::default();
     for path in paths {
         let read = Kubeconfig::read_from(path)
@@ -97,10 +106,7 @@ pub async fn connect_merged(paths: &[PathBuf], context: Option<&str>) -> Result<
         .with_context(|| format!("using the kubeconfig {shown}"))?;
     // Followed logs and watches may be silent for long.
     config.read_timeout = None;
-    let namespace = config.default_namespace.clone();
-    let url = config.cluster_url.clone();
-    let client = Client::try_from(config).with_context(|| format!("connecting to {url}"))?;
-    Ok(Connection { client, namespace })
+    Ok(config)
 }
 
 #[cfg(test)]
