@@ -43,6 +43,8 @@ pub enum Error {
     Damaged { from: u64, to: u64 },
     #[error("it was cut short")]
     Cut,
+    #[error("it is damaged behind byte {from}, or was cut short")]
+    End { from: u64 },
     #[error("{0}")]
     Key(&'static str),
     #[error("encryption failed")]
@@ -152,7 +154,7 @@ impl Opener {
         if cut {
             return Err(Error::Cut);
         }
-        Err(Error::Damaged { from: self.offset, to: self.offset + bytes })
+        Err(Error::End { from: self.offset })
     }
 
     fn open_header(&mut self) -> Result<(), Error> {
