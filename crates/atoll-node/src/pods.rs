@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint;
@@ -22,8 +23,6 @@ use crate::pod::refuse;
 use crate::pod::task::{self, Desired, PodHandle, Start};
 use crate::rootless;
 
-/// Changes of the desired pods within this time are written to disk together.
-const CHECKPOINT_DELAY: Duration = Duration::from_millis(200);
 /// How long pods get to end when the agent takes them along.
 const REMOVE_ALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -58,6 +57,7 @@ pub struct Pods {
     /// A complete list has been seen: pods that are not in it are orphans.
     listed: watch::Sender<bool>,
     dirty: bool,
+    pace: checkpoint::Pace,
 }
 
 impl Pods {
@@ -71,6 +71,7 @@ impl Pods {
             listing: None,
             listed: watch::Sender::new(false),
             dirty: false,
+            pace: checkpoint::Pace::default(),
         };
         (pods, PodIndex(receiver))
     }
@@ -92,6 +93,7 @@ impl Pods {
         let mut runtime = self.cx.runtime.events();
         loop {
             let dirty = self.dirty;
+            let due = if dirty { self.pace.due(Instant::now()) } else { Instant::now() };
             tokio::select! {
                 () = stop.cancelled() => {
                     self.save();
@@ -108,7 +110,7 @@ impl Pods {
                     None => return,
                 },
                 event = runtime.recv() => self.on_runtime(event),
-                () = tokio::time::sleep(CHECKPOINT_DELAY), if dirty => self.save(),
+                () = tokio::time::sleep_until(due), if dirty => self.save(),
             }
             self.prune();
         }
@@ -312,10 +314,9 @@ impl Pods {
             .filter(|desired| !desired.gone)
             .map(|desired| desired.pod)
             .collect();
-        match checkpoint::save(&self.cx.config.checkpoint(), &pods) {
-            Ok(()) => self.dirty = false,
-            Err(error) => tracing::error!(%error, "desired pods not written to disk"),
-        }
+        let saved = checkpoint::save(&self.cx.config.checkpoint(), &pods);
+        self.pace.attempted(&saved, Instant::now());
+        self.dirty = saved.is_err();
     }
 
     /// Ends every pod without a word to the API, whose objects stay.
