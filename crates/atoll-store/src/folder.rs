@@ -31,6 +31,9 @@ pub(crate) struct Member {
     pub(crate) peer_address: String,
     #[serde(default)]
     pub(crate) client_urls: Vec<String>,
+    /// It is a member of a cluster that was there before it.
+    #[serde(default)]
+    pub(crate) has_joined: bool,
     /// Whom it joined; of use until the first state has arrived.
     #[serde(default)]
     pub(crate) joined: Vec<cluster::Member>,
@@ -44,12 +47,8 @@ impl Member {
             name: self.name.clone(),
             peer_address: self.peer_address.clone(),
             client_urls: self.client_urls.clone(),
-            is_learner: !self.joined.is_empty(),
+            is_learner: self.has_joined,
         }
-    }
-
-    pub(crate) fn has_joined(&self) -> bool {
-        !self.joined.is_empty()
     }
 
     pub(crate) fn cluster_bytes(&self) -> [u8; 16] {
@@ -120,15 +119,15 @@ pub(crate) fn enter(
 }
 
 fn new_member(random: &mut dyn RngCore, start: Option<&MemberStart>) -> Member {
-    let (cluster_id, member_id, joined) = match start.map(|start| &start.start) {
+    let (cluster_id, member_id, has_joined, joined) = match start.map(|start| &start.start) {
         Some(Start::Join { cluster_id, member_id, members }) => {
-            (cluster_id.clone(), *member_id, members.clone())
+            (cluster_id.clone(), *member_id, true, members.clone())
         }
         Some(Start::New) | None => {
             let mut cluster = [0; 16];
             random.fill_bytes(&mut cluster);
             let cluster_id = cluster.iter().map(|byte| format!("{byte:02x}")).collect();
-            (cluster_id, draw_id(random), Vec::new())
+            (cluster_id, draw_id(random), false, Vec::new())
         }
     };
     Member {
@@ -139,6 +138,7 @@ fn new_member(random: &mut dyn RngCore, start: Option<&MemberStart>) -> Member {
         name: String::new(),
         peer_address: String::new(),
         client_urls: Vec::new(),
+        has_joined,
         joined,
     }
 }

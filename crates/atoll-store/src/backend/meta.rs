@@ -118,7 +118,7 @@ impl Roster {
             roster.removed.insert(reader.u64()?);
         }
         roster.level =
-            u32::try_from(reader.u64()?).map_err(|_| Malformed("a level is too high"))?;
+            u32::try_from(reader.u64()?).map_err(|_error| Malformed("a level is too high"))?;
         for _ in 0..reader.u64()? {
             roster.origins.insert(reader.u64()?, (reader.u64()?, reader.u64()?));
         }

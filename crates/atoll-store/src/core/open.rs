@@ -18,7 +18,7 @@ use crate::embedded::StoreConfig;
 use crate::folder::{self, FolderError};
 use crate::lease::LeaseClock;
 use crate::mvcc::State;
-use crate::shared::{ClusterShared, KeyspaceShared, LEVEL, Shared};
+use crate::shared::{ClusterShared, KeyspaceShared, LEVEL, Reached, Shared};
 use crate::sync::read;
 use crate::wal::{Base, Identity, Room, Wal, WalError, WalOpenError};
 use crate::watch::Hub;
@@ -87,11 +87,10 @@ impl Core {
         };
         let recovered = Wal::open(disk.clone(), identity, config.segment_bytes, base)
             .map_err(CoreOpenError::Wal)?;
+        let last = recovered.last(applied);
         let mut wal = recovered.wal;
         // A new term is an entry; without room for it nothing could be confirmed.
         wal.reserve(0, Room::Vital).map_err(CoreOpenError::Write)?;
-        let last = recovered.entries.last();
-        let last = last.map_or(applied, |one| Position { index: one.index, term: one.term });
         let consensus = RaftConsensus::new(Start {
             member_id: member.member_id,
             configuration: roster.configuration.clone(),
@@ -103,10 +102,7 @@ impl Core {
         })
         .map_err(CoreOpenError::Consensus)?;
         let keyspaces = loaded.states.map(|state| share(state, &config, &*clock));
-        let cluster = ClusterShared::new(member.cluster_bytes(), member.member_id, member.epoch);
-        cluster.set_last(last);
-        cluster.set_removed(&roster.removed);
-        cluster.set_acknowledged(&recovered.acknowledged);
+        let cluster = share_cluster(&member, last, &roster, &recovered.acknowledged);
         let dirty_since = if is_new || base.installed { Some(clock.now()) } else { None };
         let core = Self {
             clock,
@@ -164,12 +160,25 @@ impl Core {
 /// Of a folder without a state: a cluster of one, or whom it is about to join.
 fn first_roster(member: &folder::Member) -> Roster {
     let mut roster = Roster::sole(member.record(), LEVEL);
-    if member.has_joined() {
+    if member.has_joined {
         roster.configuration.voters.clear();
         roster.level = 0;
         roster.members.extend(member.joined.iter().map(|one| (one.id, one.clone())));
     }
     roster
+}
+
+fn share_cluster(
+    member: &folder::Member,
+    last: Position,
+    roster: &Roster,
+    acknowledged: &BTreeMap<u64, Reached>,
+) -> ClusterShared {
+    let cluster = ClusterShared::new(member.cluster_bytes(), member.member_id, member.epoch);
+    cluster.set_last(last);
+    cluster.set_removed(&roster.removed);
+    cluster.set_acknowledged(acknowledged);
+    cluster
 }
 
 fn share(state: State, config: &StoreConfig, clock: &dyn Clock) -> Arc<KeyspaceShared> {

@@ -102,7 +102,7 @@ impl Message {
             4 => {
                 let (index, known) = (reader.u64()?, reader.bool()?);
                 let chain = u32::try_from(reader.u64()?);
-                let chain = chain.map_err(|_| Malformed("a chain is too long"))?;
+                let chain = chain.map_err(|_error| Malformed("a chain is too long"))?;
                 Self::ChainIs { index, chain: known.then_some(chain) }
             }
             5 => Self::Diverged { index: reader.u64()?, has_majority: reader.bool()? },

@@ -50,7 +50,8 @@ pub(crate) fn decode_system(payload: Bytes) -> Result<(Origin, SystemCommand), M
             1 => SystemCommand::Update(member(reader)?),
             2 => {
                 let level = u32::try_from(reader.u64()?);
-                SystemCommand::RaiseLevel(level.map_err(|_| Malformed("a level is too high"))?)
+                let level = level.map_err(|_error| Malformed("a level is too high"))?;
+                SystemCommand::RaiseLevel(level)
             }
             _ => return Err(Malformed("an unknown command of the store")),
         };

@@ -132,7 +132,7 @@ impl Inbox for StoreInbox {
     fn begin_snapshot(&self, from: u64, message: Bytes) -> io::Result<Box<dyn SnapshotSink>> {
         let queue = self.queue.clone();
         let sink = self.arrivals.begin(from, message, move |arrived| {
-            drop(queue.push_event(Event::SnapshotArrived(arrived)));
+            drop(queue.push_event(Event::SnapshotArrived(Box::new(arrived))));
         })?;
         Ok(Box::new(sink))
     }

@@ -175,7 +175,7 @@ impl Driver {
             Event::Read(sender) => self.core.on_read(ReadReply::Caller(sender)),
             Event::Unreachable(peer) => self.core.on_unreachable(peer),
             Event::Refused(peer, refusal) => self.core.on_refused(peer, &refusal),
-            Event::SnapshotArrived(arrived) => self.core.on_arrived(arrived),
+            Event::SnapshotArrived(arrived) => self.core.on_arrived(*arrived),
             Event::SnapshotSent(to, arrived) => self.core.on_snapshot_sent(to, arrived),
         }
     }

@@ -41,7 +41,7 @@ pub(super) enum Event {
     Read(oneshot::Sender<Result<(), Error>>),
     Unreachable(u64),
     Refused(u64, Refusal),
-    SnapshotArrived(Arrived),
+    SnapshotArrived(Box<Arrived>),
     SnapshotSent(u64, bool),
 }
 

@@ -23,6 +23,14 @@ pub(crate) struct Recovered {
     pub(crate) acknowledged: Acknowledged,
 }
 
+impl Recovered {
+    /// The log's end, behind a state that has come to `applied`.
+    pub(crate) fn last(&self, applied: Position) -> Position {
+        let last = self.entries.last();
+        last.map_or(applied, |one| Position { index: one.index, term: one.term })
+    }
+}
+
 /// How far the state on disk has come.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Base {

@@ -89,7 +89,7 @@ impl Clients {
         };
         let value = format!("op:{number}:{}", "v".repeat(length));
         let (key, prev_kv) = (key(random), random.random_bool(0.2));
-        Op::Put(PutRequest { key, value: value.into(), lease, prev_kv, ..put_defaults() })
+        Op::Put(PutRequest { key, value: value.into(), lease, prev_kv })
     }
 
     fn draw(&mut self, random: &mut StdRng, ledger: &Ledger, keyspace: usize) -> Command {
@@ -128,10 +128,6 @@ impl Clients {
             _ => single(self.put(random, 0)),
         }
     }
-}
-
-fn put_defaults() -> PutRequest {
-    PutRequest { key: Bytes::new(), value: Bytes::new(), lease: 0, prev_kv: false }
 }
 
 fn key(random: &mut StdRng) -> Bytes {
@@ -315,7 +311,7 @@ impl World {
             let Some(core) = &node.core else { return Ok(()) };
             let keyspace = core.shared.keyspaces[0].clone();
             let start_revision = Some(through + 1);
-            let request = WatchRequest { range: everything(), start_revision, ..watch_defaults() };
+            let request = WatchRequest { range: everything(), start_revision, prev_kv: false };
             let stream = WatchStream::new(keyspace, request);
             self.clients.watch = Some(Watch { node: id, life: node.life, stream });
         }
@@ -361,8 +357,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-fn watch_defaults() -> WatchRequest {
-    WatchRequest { range: everything(), start_revision: None, prev_kv: false }
 }
