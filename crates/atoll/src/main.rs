@@ -133,14 +133,17 @@ fn service(log: Option<String>, part: impl Future<Output = Result<()>>) -> Resul
     // Two cores carry a whole cluster; more threads than that only cost memory.
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4);
     memory::limit_heaps(threads);
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .max_blocking_threads(64)
         .enable_all()
         .build()
-        .context("starting the runtime")?
-        .block_on(part)?;
-    Ok(ExitCode::SUCCESS)
+        .context("starting the runtime")?;
+    let result = runtime.block_on(part);
+    // One thread reads the supervisor's pipe for as long as that is open: a part that fails
+    // must not wait for it.
+    runtime.shutdown_background();
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 /// What goes wrong a tool says itself, once.
