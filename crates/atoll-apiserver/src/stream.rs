@@ -3,6 +3,7 @@
 //! The server checks who asks and finds the node; the bytes, whatever their framing, are
 //! between the client and the kubelet.
 
+mod copy;
 mod dial;
 mod target;
 
@@ -95,13 +96,13 @@ async fn tunnel(
     call.core.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = copy(client, kubelet) => {}
+            () = connect(client, kubelet) => {}
         }
     });
     Ok(response)
 }
 
-async fn copy(client: OnUpgrade, kubelet: OnUpgrade) {
+async fn connect(client: OnUpgrade, kubelet: OnUpgrade) {
     let (client, kubelet) = match futures::future::try_join(client, kubelet).await {
         Ok(both) => both,
         Err(error) => {
@@ -109,8 +110,7 @@ async fn copy(client: OnUpgrade, kubelet: OnUpgrade) {
             return;
         }
     };
-    let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
-    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut kubelet).await {
+    if let Err(error) = copy::both(TokioIo::new(client), TokioIo::new(kubelet)).await {
         tracing::debug!(%error, "a stream to a kubelet ended");
     }
 }
