@@ -30,6 +30,7 @@ mod kv;
 mod lease;
 mod maintenance;
 mod order;
+mod plain;
 mod router;
 mod tls;
 mod watch_stream;
@@ -49,6 +50,8 @@ pub struct Config {
     /// Where clients reach this API, as URLs; other members serve it with the same scheme and
     /// port. Empty when the members' own URLs are to be shown.
     pub client_urls: Vec<String>,
+    /// Memory of this process, for its metrics; `None` when it cannot be told.
+    pub resident_bytes: fn() -> Option<u64>,
     /// Of the keyspace; it is reported, the store enforces it.
     pub quota_bytes: u64,
     /// A request that writes, as it would stand in etcd's log.
@@ -65,6 +68,7 @@ impl Default for Config {
             cluster_id: 0,
             member_id: 0,
             client_urls: Vec::new(),
+            resident_bytes: || None,
             quota_bytes: 4 << 30,
             request_bytes_max: 1_572_864,
             txn_operations_max: 128,

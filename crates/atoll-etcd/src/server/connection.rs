@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -19,7 +19,7 @@ use super::EtcdServer;
 
 /// Connections open at once; further ones wait in the listener.
 const CONNECTIONS_MAX: usize = 10_000;
-/// A client that takes longer to finish its TLS handshake.
+/// A client that takes longer to finish its TLS handshake, or the headers of HTTP/1.1.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Calls at once on one connection: a client has one connection for all its watches.
 const STREAMS_MAX: u32 = 100_000;
@@ -95,8 +95,10 @@ impl EtcdServer {
             let router = router.clone();
             async move { Ok::<_, Infallible>(router.serve(request).await) }
         });
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
         builder
+            .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

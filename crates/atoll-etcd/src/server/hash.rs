@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use atoll_store::kv::{Error, HistoryRecord, KvStore, Revision};
+use atoll_store::kv::{
+    Consistency, Error, HistoryRecord, KeyRange, KvStore, RangeRequest, Revision,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use prost::Message;
@@ -12,6 +14,8 @@ use crate::proto::mvccpb;
 
 /// Both passes have to see the same compaction; it moves seldom.
 const TRIES_MAX: usize = 5;
+/// As the first key and as the end.
+const ALL: &[u8] = b"\0";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HistoryHash {
@@ -45,20 +49,25 @@ pub(super) fn stored_value(record: HistoryRecord) -> Vec<u8> {
 /// Up to `at`; 0 is the present.
 pub(super) async fn history_hash(store: &dyn KvStore, at: Revision) -> Result<HistoryHash, Error> {
     for _ in 0..TRIES_MAX {
-        let (changed, first) = changed_keys(store, at).await?;
-        if let Some(hash) = second_pass(store, &changed, first).await? {
+        let found = look(store, at).await?;
+        if let Some(hash) = hash_records(store, &found).await? {
             return Ok(hash);
         }
     }
     Err(Error::Timeout { maybe_applied: false })
 }
 
-/// Keys that were written between the last compaction and `at`: what they were at the
-/// compaction does not count.
-async fn changed_keys(
-    store: &dyn KvStore,
-    at: Revision,
-) -> Result<(HashSet<Bytes>, HistoryHash), Error> {
+/// What is looked at before the records are hashed.
+struct Found {
+    /// Keys that were written between the last compaction and the revision asked for: what they
+    /// were at the compaction does not count.
+    changed: HashSet<Bytes>,
+    /// No key is left at that revision. Etcd then takes it that there was no compaction.
+    is_empty: bool,
+    at: HistoryHash,
+}
+
+async fn look(store: &dyn KvStore, at: Revision) -> Result<Found, Error> {
     let history = store.history().await?;
     let (revision, compacted) = (history.revision, history.compacted_revision);
     if at > revision {
@@ -68,6 +77,11 @@ async fn changed_keys(
         return Err(Error::Compacted { requested: at, compacted });
     }
     let hash_revision = if at > 0 { at } else { revision };
+    let mut all = RangeRequest::new(KeyRange { key: ALL.into(), end: Some(ALL.into()) });
+    all.count_only = true;
+    all.revision = Some(hash_revision);
+    all.consistency = Consistency::Serializable;
+    let is_empty = store.range(all).await?.count == 0;
     let mut changed = HashSet::new();
     let mut records = history.records;
     while let Some(batch) = records.next().await {
@@ -77,18 +91,15 @@ async fn changed_keys(
         });
         changed.extend(newer.map(|record| Bytes::copy_from_slice(&record.kv.key)));
     }
-    let hash = HistoryHash { hash: 0, hash_revision, compact_revision: compacted, revision };
-    Ok((changed, hash))
+    let at = HistoryHash { hash: 0, hash_revision, compact_revision: compacted, revision };
+    Ok(Found { changed, is_empty, at })
 }
 
 /// `None` when there was a compaction in between.
-async fn second_pass(
-    store: &dyn KvStore,
-    changed: &HashSet<Bytes>,
-    first: HistoryHash,
-) -> Result<Option<HistoryHash>, Error> {
+async fn hash_records(store: &dyn KvStore, found: &Found) -> Result<Option<HistoryHash>, Error> {
     let history = store.history().await?;
-    if history.compacted_revision != first.compact_revision {
+    let compacted = found.at.compact_revision;
+    if history.compacted_revision != compacted {
         return Ok(None);
     }
     let mut hash = crc32c::crc32c(b"key");
@@ -96,15 +107,18 @@ async fn second_pass(
     while let Some(batch) = records.next().await {
         for record in batch? {
             let revision = record.kv.mod_revision;
-            let superseded = revision <= first.compact_revision
-                && (record.deletion || changed.contains(&record.kv.key));
-            if superseded || revision > first.hash_revision {
+            let is_superseded = !found.is_empty
+                && revision <= compacted
+                && (record.deletion || found.changed.contains(&record.kv.key));
+            // Releases of etcd differ in whether they keep a deletion at the compaction; their
+            // hashes do not have it.
+            let is_left_over = revision == compacted && record.deletion;
+            if is_superseded || is_left_over || revision > found.at.hash_revision {
                 continue;
             }
             hash = crc32c::crc32c_append(hash, &stored_key(&record));
             hash = crc32c::crc32c_append(hash, &stored_value(record));
         }
     }
-    // Etcd's first compaction is at no revision.
-    Ok(Some(HistoryHash { hash, ..first }))
+    Ok(Some(HistoryHash { hash, ..found.at }))
 }

@@ -18,7 +18,7 @@ use crate::proto::etcdserverpb::{
 };
 
 /// The version of etcd whose files a snapshot has.
-const STORAGE_VERSION: &str = "3.6.0";
+pub(super) const STORAGE_VERSION: &str = "3.6.0";
 
 type Snapshots = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
 

@@ -8,7 +8,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::{Code, Status};
 
-use super::{MESSAGE_OVERHEAD_BYTES, Shared, error};
+use super::{MESSAGE_OVERHEAD_BYTES, Shared, error, plain};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -53,6 +53,9 @@ impl Router {
     }
 
     pub(super) async fn serve(self, request: Request<Incoming>) -> Response<Body> {
+        if let Some(answer) = plain::answer(&self.shared, &request).await {
+            return answer;
+        }
         if let Err(refused) = self.check(&request) {
             return refused.into_http();
         }

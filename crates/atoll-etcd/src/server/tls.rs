@@ -54,7 +54,7 @@ pub fn tls_config(
     };
     let mut config =
         builder.with_single_cert(chain, key).map_err(|source| TlsError::Certificate { source })?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 

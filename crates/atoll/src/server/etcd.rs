@@ -78,6 +78,7 @@ pub async fn serve(
         cluster_id: cluster_number(store.cluster_id()),
         member_id: store.member_id(),
         client_urls: vec![format!("{scheme}://{}", SocketAddr::new(ip, address.port()))],
+        resident_bytes,
         quota_bytes: StoreConfig::default().quota_bytes,
         ..Config::default()
     };
@@ -112,6 +113,13 @@ fn tls(flags: &Etcd) -> Result<Option<Arc<rustls::ServerConfig>>> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// etcd's ids have 64 bits: the first half of ours, which has 128.
