@@ -1,0 +1,176 @@
+//! A history that is as it should be, and what is found when something is planted in it.
+
+use super::*;
+
+fn change(revision: i64, key: &str, value: Option<&str>) -> Change {
+    Change { revision, key: key.to_owned(), value: value.map(str::to_owned) }
+}
+
+fn write(puts: &[(&str, &str)], guard: Option<(&str, i64)>, delete: Option<&str>) -> Ask {
+    Ask::Write {
+        guard: guard.map(|(key, at)| (key.to_owned(), at)),
+        puts: puts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        delete: delete.map(str::to_owned),
+    }
+}
+
+fn call(times: (u64, u64), ask: Ask, outcome: Outcome) -> Call {
+    Call { asked_at: times.0, answered_at: times.1, ask, outcome }
+}
+
+fn written(revision: i64) -> Outcome {
+    Outcome::Written { revision, succeeded: true, deleted: 0 }
+}
+
+fn read(key: Option<&str>) -> Ask {
+    Ask::Read { key: key.map(str::to_owned), is_stale: false }
+}
+
+fn found(revision: i64, found: &[(&str, &str, i64)]) -> Outcome {
+    let found = found
+        .iter()
+        .map(|(key, value, changed_at)| Found {
+            key: (*key).to_owned(),
+            value: (*value).to_owned(),
+            changed_at: *changed_at,
+        })
+        .collect();
+    Outcome::Found { revision, found }
+}
+
+struct Story {
+    changes: Vec<Change>,
+    calls: Vec<Call>,
+    watches: Vec<Watched>,
+}
+
+/// a=1; a and b at once; guarded write; its twin fails; delete of b; a write nobody heard of.
+fn story() -> Story {
+    let changes = vec![
+        change(2, "a", Some("v1")),
+        change(3, "a", Some("v2")),
+        change(3, "b", Some("w2")),
+        change(4, "a", Some("v3")),
+        change(5, "b", None),
+        change(6, "c", Some("v5")),
+    ];
+    let failed = Outcome::Written { revision: 4, succeeded: false, deleted: 0 };
+    let deleted = Outcome::Written { revision: 5, succeeded: true, deleted: 1 };
+    let calls = vec![
+        call((1, 2), write(&[("a", "v1")], None, None), written(2)),
+        call((3, 6), write(&[("a", "v2"), ("b", "w2")], None, None), written(3)),
+        call((4, 7), read(None), found(2, &[("a", "v1", 2)])),
+        call((8, 9), write(&[("a", "v3")], Some(("a", 3)), None), written(4)),
+        call((10, 11), write(&[("a", "v4")], Some(("a", 3)), None), failed),
+        call((12, 14), write(&[], None, Some("b")), deleted),
+        call((13, u64::MAX), write(&[("c", "v5")], None, None), Outcome::Unknown),
+        call((13, u64::MAX), write(&[("d", "v6")], None, None), Outcome::Unknown),
+        call((15, 16), write(&[("d", "v7")], None, None), Outcome::Refused),
+        call((17, 18), read(Some("a")), found(6, &[("a", "v3", 4)])),
+    ];
+    let batch = |revision, changes: &[Change]| Batch { revision, changes: changes.to_vec() };
+    let batches = vec![
+        batch(3, &changes[1..3]),
+        batch(3, &[]),
+        batch(5, &changes[3..5]),
+        batch(6, &changes[5..]),
+    ];
+    Story { changes, calls, watches: vec![Watched { start: 3, batches }] }
+}
+
+fn check(story: &Story) -> Vec<String> {
+    violations(&story.changes, &story.calls, &story.watches)
+}
+
+#[test]
+fn a_history_that_is_as_it_should_be_has_no_violations() {
+    assert_eq!(check(&story()), Vec::<String>::new());
+}
+
+/// Changes one thing in the story and looks for what the checker says.
+fn planted(text: &str, plant: impl FnOnce(&mut Story)) {
+    let mut story = story();
+    plant(&mut story);
+    let found = check(&story);
+    assert!(found.iter().any(|problem| problem.contains(text)), "{text}: {found:?}");
+}
+
+#[test]
+fn a_lost_write_is_found() {
+    planted("acknowledged write that is not in the log", |story| {
+        story.changes.retain(|change| change.revision != 4);
+    });
+    planted("leaves out revision 4", |story| story.changes.retain(|change| change.revision != 4));
+}
+
+#[test]
+fn half_of_a_write_is_found() {
+    planted("acknowledged write that is not in the log", |story| {
+        story.changes.remove(2);
+    });
+    planted("half of a write happened", |story| {
+        story.changes.remove(2);
+        story.calls[1].outcome = Outcome::Unknown;
+    });
+}
+
+#[test]
+fn a_write_that_happened_twice_is_found() {
+    planted("stood at 6 already", |story| story.changes.push(change(7, "c", Some("v5"))));
+}
+
+#[test]
+fn a_refused_write_that_happened_is_found() {
+    planted("its write was refused", |story| story.changes.push(change(7, "d", Some("v7"))));
+    planted("nobody wrote it", |story| story.changes.push(change(7, "d", Some("ghost"))));
+}
+
+#[test]
+fn a_stale_read_is_found_unless_it_may_be() {
+    let stale = |story: &mut Story| story.calls[9].outcome = found(3, &[("a", "v2", 3)]);
+    planted("was known before this was asked", stale);
+    let mut allowed = story();
+    stale(&mut allowed);
+    allowed.calls[9].ask = Ask::Read { key: Some("a".to_owned()), is_stale: true };
+    assert_eq!(check(&allowed), Vec::<String>::new());
+}
+
+#[test]
+fn a_write_before_one_that_was_known_is_found() {
+    planted("was known before this was asked", |story| story.calls[3].asked_at = 15);
+}
+
+#[test]
+fn a_read_of_another_state_is_found() {
+    planted("differs from the state", |story| {
+        story.calls[9].outcome = found(6, &[("a", "v2", 3)]);
+    });
+    planted("not in the log", |story| story.calls[9].outcome = found(9, &[("a", "v3", 4)]));
+}
+
+#[test]
+fn a_guard_judged_by_another_state_is_found() {
+    planted("guard", |story| story.calls[3].ask = write(&[("a", "v3")], Some(("a", 2)), None));
+    planted("guard", |story| {
+        story.calls[4].ask = write(&[("a", "v4")], Some(("a", 4)), None);
+    });
+    planted("delete that met another state", |story| {
+        story.calls[5].outcome = Outcome::Written { revision: 4, succeeded: true, deleted: 0 };
+    });
+    planted("nobody deleted", |story| {
+        story.calls[5].outcome = Outcome::Written { revision: 5, succeeded: true, deleted: 0 };
+    });
+}
+
+#[test]
+fn a_watch_that_misses_repeats_or_runs_ahead_is_found() {
+    planted("a watch past 3", |story| story.watches[0].batches[2].changes.truncate(1));
+    planted("a watch past 3", |story| {
+        let again = story.watches[0].batches[0].clone();
+        story.watches[0].batches.insert(1, again);
+    });
+    // Told to be at 6 before the change of 6 was sent.
+    planted("a watch past 5", |story| story.watches[0].batches[3].changes.clear());
+    planted("goes back", |story| story.watches[0].batches[3].revision = 4);
+    planted("a watch past 3", |story| story.watches[0].batches[2].changes.reverse());
+}
