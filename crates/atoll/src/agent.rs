@@ -11,6 +11,7 @@ use crate::{
     dev::{data_dir, folder::write_atomically},
     memory,
     process::{say_ready, supervised},
+    registries::Registries,
 };
 use anyhow::{Context as _, Result, bail};
 use atoll_image::{Builtin, ImageConfig, RegistryConfig};
@@ -19,7 +20,6 @@ use jiff::Timestamp;
 use names::NameServer;
 use servers::{NodeServers, Servers};
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -66,12 +66,8 @@ pub struct Agent {
     /// Labels of the node, as key=value
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// Registries that are reached without TLS, beside loopback
-    #[arg(long, value_name = "HOST:PORT")]
-    pub plain_http: Vec<String>,
-    /// Another place for a registry's images, as docker.io=https://mirror.example
-    #[arg(long = "mirror", value_name = "REGISTRY=URL", value_parser = label)]
-    pub mirrors: Vec<(String, String)>,
+    #[command(flatten)]
+    pub registries: Registries,
     /// Names everything the node makes in the system
     #[arg(long, hide = true, default_value = "local")]
     pub cluster_id: String,
@@ -331,8 +327,8 @@ fn configure(
         upstream_dns: upstream_dns(),
         builtin_images,
         registry: RegistryConfig {
-            plain_http: agent.plain_http.clone(),
-            mirrors: mirrors(&agent.mirrors),
+            plain_http: agent.registries.plain_http.clone(),
+            mirrors: agent.registries.mirrors(),
             extra_roots: Vec::new(),
             registry_netns: agent.registry_netns.clone(),
         },
@@ -351,14 +347,6 @@ fn configure(
 /// Without root the node is for this machine alone.
 fn listen_address(is_root: bool) -> Ipv4Addr {
     if is_root { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST }
-}
-
-fn mirrors(pairs: &[(String, String)]) -> BTreeMap<String, Vec<String>> {
-    let mut mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (registry, url) in pairs {
-        mirrors.entry(registry.clone()).or_default().push(url.clone());
-    }
-    mirrors
 }
 
 /// The name servers of /etc/resolv.conf; those on loopback mean another place in a pod's

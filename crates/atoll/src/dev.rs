@@ -17,6 +17,7 @@ mod signals;
 use crate::{
     listen::listen,
     process::{Process, Recipe},
+    registries::Registries,
     server::check_plain,
 };
 use anyhow::{Context as _, Result, bail};
@@ -64,6 +65,8 @@ pub struct Dev {
     /// without it
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub etcd_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub registries: Registries,
 }
 
 impl Dev {
@@ -149,6 +152,7 @@ async fn run_nodes(
     let program = program::copy(folder)?;
     let mut nodes = Nodes::new(folder, cluster, &underlay, &program, dev.port)?;
     nodes.serve_etcd(dev.etcd_listen);
+    nodes.pull_by(&dev.registries);
     #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
     let accepting = tokio::spawn(nodes.doors().accept(listener));
     #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]

@@ -67,7 +67,7 @@ enum Action {
         #[arg(long)]
         plain_http: bool,
         /// Another place for a registry's images, as docker.io=https://mirror.example
-        #[arg(long = "mirror", value_name = "REGISTRY=URL", value_parser = mirror)]
+        #[arg(long = "mirror", value_name = "REGISTRY=URL", value_parser = crate::registries::mirror)]
         mirrors: Vec<(String, String)>,
         /// USER:PASSWORD for the registry
         #[arg(long, env = "ATOLL_REGISTRY_CREDENTIALS", hide_env_values = true)]
@@ -93,15 +93,6 @@ enum Action {
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
     },
-}
-
-fn mirror(text: &str) -> Result<(String, String)> {
-    let (registry, url) =
-        text.split_once('=').with_context(|| format!("{text:?} is not REGISTRY=URL"))?;
-    if !url.starts_with("http://") && !url.starts_with("https://") {
-        bail!("{url:?} is no address of a mirror: it begins with http:// or https://");
-    }
-    Ok((registry.to_owned(), url.to_owned()))
 }
 
 pub async fn run(image: Image) -> Result<ExitCode> {

@@ -28,6 +28,9 @@ pub struct Apply {
     /// Files or folders of YAML or JSON; - is standard input
     #[arg(short, long, required = true)]
     pub filename: Vec<PathBuf>,
+    /// Also what is in folders below those of --filename
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
     /// Take over fields that others own
     #[arg(long)]
     pub force_conflicts: bool,
@@ -54,7 +57,7 @@ pub async fn run(
     namespace: Option<&str>,
     apply: &Apply,
 ) -> Result<ExitCode> {
-    let Manifests(manifests) = read_files(&apply.filename)?;
+    let Manifests(manifests) = read_files(&apply.filename, apply.recursive)?;
     if manifests.is_empty() {
         bail!("no objects passed to apply");
     }
@@ -126,8 +129,8 @@ fn find<'a>(
     Ok(entry)
 }
 
-/// Reads all objects of files, folders (not below them) and standard input.
-pub fn read_files(paths: &[PathBuf]) -> Result<Manifests> {
+/// Reads all objects of files, folders (those below them if `recursive`) and standard input.
+pub fn read_files(paths: &[PathBuf], recursive: bool) -> Result<Manifests> {
     let mut manifests = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
@@ -138,7 +141,8 @@ pub fn read_files(paths: &[PathBuf]) -> Result<Manifests> {
                 .context("reading standard input")?;
             parse("STDIN", &text, &mut manifests)?;
         } else if path.is_dir() {
-            let files = files_of(path)?;
+            let mut files = Vec::new();
+            collect(path, recursive, &mut files)?;
             if files.is_empty() {
                 bail!(
                     "error reading [{}]: recognized file extensions are [.json .yaml .yml]",
@@ -155,19 +159,25 @@ pub fn read_files(paths: &[PathBuf]) -> Result<Manifests> {
     Ok(Manifests(manifests))
 }
 
-fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
-    let listed = std::fs::read_dir(folder)
-        .with_context(|| format!("listing the folder {}", folder.display()))?;
-    let mut files = Vec::new();
-    for entry in listed {
-        let path = entry.with_context(|| format!("listing {}", folder.display()))?.path();
+/// By name, folders among the files, as kubectl goes through them. Links to folders are not
+/// followed, so there is an end.
+fn collect(folder: &Path, recursive: bool, files: &mut Vec<PathBuf>) -> Result<()> {
+    let what = || format!("listing the folder {}", folder.display());
+    let listed = std::fs::read_dir(folder).with_context(what)?;
+    let mut entries = listed.collect::<std::io::Result<Vec<_>>>().with_context(what)?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
         let known = path.extension().and_then(|one| one.to_str());
-        if matches!(known, Some("yaml" | "yml" | "json")) {
+        if entry.file_type().with_context(what)?.is_dir() {
+            if recursive {
+                collect(&path, recursive, files)?;
+            }
+        } else if matches!(known, Some("yaml" | "yml" | "json")) {
             files.push(path);
         }
     }
-    files.sort();
-    Ok(files)
+    Ok(())
 }
 
 fn read_file(path: &Path, manifests: &mut Vec<Manifest>) -> Result<()> {
@@ -223,4 +233,31 @@ fn take(source: &str, object: Value, manifests: &mut Vec<Manifest>) -> Result<()
     let source = source.to_owned();
     manifests.push(Manifest { api_version, kind, name, namespace, object, source });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn folders_below_are_read_when_asked_for_in_the_order_of_names() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("b/deep.yaml")).unwrap();
+        for name in ["c.yml", "a.yaml", "b/x.json", "b/deep.yaml/y.yaml", "b/readme.md"] {
+            let object =
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+            std::fs::write(root.path().join(name), object.to_string()).unwrap();
+        }
+        let names = |recursive| -> Vec<String> {
+            let Manifests(all) = read_files(&[root.path().to_owned()], recursive).unwrap();
+            all.into_iter().map(|one| one.name).collect()
+        };
+        assert_eq!(names(false), ["a.yaml", "c.yml"]);
+        assert_eq!(names(true), ["a.yaml", "b/deep.yaml/y.yaml", "b/x.json", "c.yml"]);
+        assert!(read_files(&[root.path().join("b")], false).is_ok());
+        std::fs::remove_file(root.path().join("b/x.json")).unwrap();
+        let error = read_files(&[root.path().join("b")], false).err().unwrap();
+        assert!(error.to_string().contains("recognized file extensions"), "{error}");
+    }
 }

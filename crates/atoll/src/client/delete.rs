@@ -22,6 +22,9 @@ pub struct Delete {
     /// Delete what these files or folders hold; - is standard input
     #[arg(short, long)]
     pub filename: Vec<PathBuf>,
+    /// Also what is in folders below those of --filename
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
     /// Delete the objects with these labels
     #[arg(short = 'l', long)]
     pub selector: Option<String>,
@@ -163,7 +166,7 @@ fn from_files(
     catalog: &Catalog,
     delete: &Delete,
 ) -> Result<Vec<Doomed>> {
-    let Manifests(objects) = read_files(&delete.filename)?;
+    let Manifests(objects) = read_files(&delete.filename, delete.recursive)?;
     let found = objects.iter().map(|manifest| {
         let entry = catalog.of_object(&manifest.api_version, &manifest.kind)?;
         let namespace = manifest.namespace.as_deref().unwrap_or(namespace);

@@ -64,6 +64,9 @@ pub struct Get {
     /// The objects that these files or folders name; - is standard input
     #[arg(short, long)]
     pub filename: Vec<PathBuf>,
+    /// Also what is in folders below those of --filename
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
     /// Objects of all namespaces
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,
@@ -139,7 +142,7 @@ fn wanted<'a>(
     get: &Get,
 ) -> Result<Vec<Wanted<'a>>> {
     let mut found = Vec::new();
-    let Manifests(manifests) = read_files(&get.filename)?;
+    let Manifests(manifests) = read_files(&get.filename, get.recursive)?;
     for manifest in manifests {
         let entry = catalog.of_object(&manifest.api_version, &manifest.kind)?;
         let scope = manifest.namespace.unwrap_or_else(|| namespace.to_owned());

@@ -2,7 +2,7 @@
 
 use super::{catalog::Catalog, connect::Connection, output};
 use anyhow::{Context as _, Result, bail};
-use futures::{AsyncReadExt as _, io::AsyncRead};
+use futures::{AsyncBufReadExt as _, AsyncReadExt as _, io::AsyncBufRead, io::AsyncRead};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
@@ -13,7 +13,14 @@ use serde_json::Value;
 #[derive(Debug, clap::Args)]
 pub struct Logs {
     /// POD or KIND/NAME, such as deployment/web
-    pub target: String,
+    #[arg(required_unless_present = "selector")]
+    pub target: Option<String>,
+    /// Of all pods with these labels; the last 10 lines of each unless --tail says otherwise
+    #[arg(short = 'l', long)]
+    pub selector: Option<String>,
+    /// How many logs are followed at once, with --selector
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub max_log_requests: usize,
     /// Which container, if the pod has several
     #[arg(short, long)]
     pub container: Option<String>,
@@ -36,29 +43,77 @@ pub struct Logs {
 
 pub async fn run(connection: &Connection, namespace: Option<&str>, logs: &Logs) -> Result<()> {
     let namespace = namespace.unwrap_or(&connection.namespace);
-    let pod = find_pod(connection, namespace, &logs.target, true).await?;
-    if let Some(name) = logs.container.as_deref().filter(|name| !has_container(&pod, name)) {
+    let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
+    match (&logs.target, &logs.selector) {
+        (Some(_), Some(_)) => bail!("only a selector (-l) or a POD name is allowed"),
+        (None, Some(selector)) => of_selected(&api, namespace, selector, logs).await,
+        (Some(target), None) => {
+            let pod = find_pod(connection, namespace, target, true).await?;
+            copy(open(&api, &pod, logs).await?).await
+        }
+        (None, None) => bail!("POD or TYPE/NAME is a required argument for the logs command"),
+    }
+}
+
+/// One log after the other, or all at once if they are followed; lines stay whole then.
+async fn of_selected(api: &Api<Pod>, namespace: &str, selector: &str, logs: &Logs) -> Result<()> {
+    let pods = api.list(&ListParams::default().labels(selector)).await?.items;
+    if pods.is_empty() {
+        output::remark(&format!("No resources found in {namespace} namespace."));
+        return Ok(());
+    }
+    if !logs.follow {
+        for pod in &pods {
+            copy(open(api, pod, logs).await?).await?;
+        }
+        return Ok(());
+    }
+    let (count, max) = (pods.len(), logs.max_log_requests);
+    if count > max {
+        bail!(
+            "you are attempting to follow {count} log streams, but maximum allowed concurrency is {max}, use --max-log-requests to increase the limit"
+        );
+    }
+    let followed = pods.iter().map(|pod| async move {
+        let lines = futures::io::BufReader::new(open(api, pod, logs).await?);
+        copy_lines(lines).await
+    });
+    futures::future::try_join_all(followed).await.map(|_ended| ())
+}
+
+async fn open(api: &Api<Pod>, pod: &Pod, logs: &Logs) -> Result<impl AsyncBufRead + use<>> {
+    if let Some(name) = logs.container.as_deref().filter(|name| !has_container(pod, name)) {
         bail!("container {name} is not valid for pod {}", pod.name_any());
     }
-    let container = logs.container.clone().or_else(|| default_container(&pod));
+    let container = logs.container.clone().or_else(|| default_container(pod));
+    let of_many = logs.selector.is_some().then_some(SELECTED_LINES);
     let params = LogParams {
         container,
         follow: logs.follow,
         previous: logs.previous,
-        tail_lines: logs.tail,
+        // Less than none is all, as for kubectl.
+        tail_lines: logs.tail.or(of_many).filter(|lines| *lines >= 0),
         since_seconds: logs
             .since
             .map(|since| i64::try_from(since.as_secs().max(1)).unwrap_or(i64::MAX)),
         timestamps: logs.timestamps,
         ..LogParams::default()
     };
-    let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
     let name = pod.name_any();
-    let stream = api
-        .log_stream(&name, &params)
-        .await
-        .with_context(|| format!("reading the log of pod {name}"))?;
-    copy(stream).await
+    api.log_stream(&name, &params).await.with_context(|| format!("reading the log of pod {name}"))
+}
+
+/// With a selector, lines of each pod.
+const SELECTED_LINES: i64 = 10;
+
+async fn copy_lines(lines: impl AsyncBufRead) -> Result<()> {
+    let mut lines = std::pin::pin!(lines);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).await.context("reading the log")? > 0 {
+        output::bytes(&line);
+        line.clear();
+    }
+    Ok(())
 }
 
 async fn copy(stream: impl AsyncRead) -> Result<()> {

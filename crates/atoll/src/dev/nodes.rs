@@ -7,7 +7,7 @@ use super::{
     folder::{Cluster, Folder},
     leftovers, recipe, start_under,
 };
-use crate::process::Process;
+use crate::{process::Process, registries::Registries};
 use anyhow::{Context as _, Result, bail};
 use atoll_network::underlay::{self, Underlay, UnderlayNode};
 use kube::Client;
@@ -35,6 +35,7 @@ pub struct Nodes {
     pub(super) program: PathBuf,
     pub(super) port: u16,
     pub(super) etcd_listen: Option<SocketAddr>,
+    registries: Registries,
     /// By the names of their nodes.
     pub(super) servers: BTreeMap<String, Process>,
     pub(super) shut: Shut,
@@ -64,6 +65,7 @@ impl Nodes {
             program: program.to_owned(),
             port,
             etcd_listen: None,
+            registries: Registries::default(),
             servers: BTreeMap::new(),
             shut: Shut::default(),
             agents: BTreeMap::new(),
@@ -79,6 +81,11 @@ impl Nodes {
     /// The server takes the etcd connections that are accepted on this address of the host.
     pub fn serve_etcd(&mut self, listen: Option<SocketAddr>) {
         self.etcd_listen = listen;
+    }
+
+    /// How all nodes reach registries.
+    pub fn pull_by(&mut self, registries: &Registries) {
+        self.registries = registries.clone();
     }
 
     pub fn control(&self) -> PathBuf {
@@ -114,7 +121,7 @@ impl Nodes {
         };
         let token_file = root.join("join-token");
         super::folder::write_atomically(&token_file, token.as_bytes(), 0o600)?;
-        let arguments = [
+        let mut arguments = vec![
             ("join", self.reachable_server()?),
             ("token-file", token_file.display().to_string()),
             ("name", node.name.clone()),
@@ -132,6 +139,7 @@ impl Nodes {
             ("no-dns", String::new()),
             ("supervised", String::new()),
         ];
+        arguments.extend(self.registries.arguments());
         let name = format!("agent/{}", node.name);
         let log = root.join("agent.log");
         let agent = recipe(&name, &self.program, Some(&node.netns), &log, &arguments);

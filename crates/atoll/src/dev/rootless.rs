@@ -134,7 +134,7 @@ impl Processes {
         };
         let token_file = node_folder.join("join-token");
         folder::write_atomically(&token_file, token.as_bytes(), 0o600)?;
-        let arguments = [
+        let mut arguments = vec![
             ("join", format!("https://127.0.0.1:{port}")),
             ("token-file", token_file.display().to_string()),
             ("name", NODE.to_owned()),
@@ -147,6 +147,7 @@ impl Processes {
             ("no-dns", String::new()),
             ("supervised", String::new()),
         ];
+        arguments.extend(dev.registries.arguments());
         let log = node_folder.join("agent.log");
         let agent = recipe("agent/node-1", program, None, &log, &arguments);
         self.agent = Some(start_under(agent, &self.hurry).await?);
