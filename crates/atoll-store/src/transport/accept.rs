@@ -95,7 +95,14 @@ async fn accept(session: Option<Arc<Session>>, listener: &TcpListener) {
         () = session.stop.cancelled() => {}
         () = accepting => {}
     }
-    // Nobody is left whom a caller could be connected to.
+    // The store is gone: what it held is freed, and nobody asks after its peers any more.
+    session.shared.session.send_if_modified(|current| {
+        let is_mine = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &session));
+        if is_mine {
+            *current = None;
+        }
+        is_mine
+    });
     std::future::pending().await
 }
 

@@ -234,6 +234,8 @@ async fn another_store_takes_over_the_port() {
     let (mut one, mut two) = pair(TransportConfig::default()).await;
     two.drop_net();
     eventually("its connections are closed", || one.status(2).connected_since.is_none()).await;
+    eventually("it is forgotten", || two.transport.peers().is_empty()).await;
+    eventually("all that it held is freed", || std::sync::Arc::strong_count(&two.store) == 1).await;
     let store = two.another_store();
     two.connect_store(store);
     one.until_connected(2).await;
