@@ -182,7 +182,8 @@ impl Core {
                 moved = true;
             }
             self.notice_standing();
-            self.begin_reads();
+            // Its messages go out now, not with the next tick.
+            moved |= self.begin_reads();
             if !moved && !self.propose_again() {
                 return Ok(());
             }

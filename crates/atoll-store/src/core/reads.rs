@@ -55,14 +55,14 @@ impl Core {
         }
     }
 
-    /// Starts a round if somebody waits and none is under way.
-    pub(super) fn begin_reads(&mut self) {
+    /// Starts a round if somebody waits and none is under way; whether it did.
+    pub(super) fn begin_reads(&mut self) -> bool {
         let standing = self.standing;
         let now = self.clock.now();
         if let Some(round) = &self.reads.round {
             let stale = round.term != standing.term || round.leader != standing.leader;
             if !stale && round.began + ROUND_MAX > now {
-                return;
+                return false;
             }
             // Whoever led meanwhile may have acknowledged what this round does not know of.
             if let Some(mut round) = self.reads.round.take() {
@@ -72,7 +72,7 @@ impl Core {
         }
         let can_ask = standing.leader != 0 && (!standing.is_leader || standing.is_settled);
         if self.reads.waiting.is_empty() || !can_ask {
-            return;
+            return false;
         }
         self.reads.rounds += 1;
         let number = self.reads.rounds;
@@ -85,6 +85,7 @@ impl Core {
         });
         // Numbers of an earlier start must not be taken for this one's.
         self.consensus.read_index((self.epoch << 40) | number);
+        true
     }
 
     pub(super) fn confirm_reads(&mut self, number: u64, index: u64) {
