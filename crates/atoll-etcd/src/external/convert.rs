@@ -118,7 +118,6 @@ fn stripped(prefix: &Prefix, key: &Bytes) -> Result<Bytes> {
     prefix.strip(key).ok_or_else(|| strange("a key that was not asked for"))
 }
 
-/// `current` is the revision to report, for answers within a transaction have none of their own.
 pub(super) fn range_result(
     prefix: &Prefix,
     answer: pb::RangeResponse,
@@ -154,7 +153,9 @@ pub(super) fn txn_result(
 fn op_result(prefix: &Prefix, op: &Op, response: pb::ResponseOp, current: i64) -> Result<OpResult> {
     Ok(match (op, response.response) {
         (Op::Range(_), Some(Response::ResponseRange(answer))) => {
-            OpResult::Range(range_result(prefix, answer, current)?)
+            // What was read before the first write is of the revision before.
+            let own = Some(revision(answer.header.as_ref())).filter(|own| *own != 0);
+            OpResult::Range(range_result(prefix, answer, own.unwrap_or(current))?)
         }
         (Op::Put(_) | Op::Update(_), Some(Response::ResponsePut(answer))) => {
             let prev_kv = answer.prev_kv.map(|kv| key_value(prefix, kv)).transpose()?;
