@@ -10,6 +10,11 @@ use super::{parts, texts};
 use crate::Target;
 
 pub(super) const TARGETS: &[Target] = &[
+    Target {
+        name: "etcd_request",
+        run: atoll_etcd::server::fuzz_request,
+        seeds: atoll_etcd::server::fuzz_requests,
+    },
     Target { name: "json", run: json_tree, seeds: json_seeds },
     Target { name: "yaml", run: yaml_tree, seeds: yaml_seeds },
     Target { name: "protobuf", run: protobuf, seeds: protobuf_seeds },
