@@ -100,18 +100,22 @@ impl Side {
         let count = self.endpoints.len();
         for one in 0..count {
             let data = folder.join(one.to_string()).display().to_string();
-            let api = format!("127.0.0.1:{}", ports[3 * one + 2]);
-            let peer = format!("127.0.0.1:{}", ports[3 * one + 1]);
+            let host = self::host(one);
+            add_address(&host)?;
+            // The servers of a cluster have their API on one port.
+            let api = format!("{host}:{}", ports[2]);
+            let peer = format!("{host}:{}", ports[1]);
             let etcd = self.endpoints[one].trim_start_matches("http://").to_owned();
             let name = format!("s{one}");
             let mut arguments = vec!["server", "--data-dir", &data, "--listen", &api];
             arguments.extend(["--name", &name, "--etcd-listen", &etcd]);
             let (url, token);
             if count > 1 {
+                arguments.extend(["--advertise", &host]);
                 arguments.extend(["--peer-listen", &peer, "--peer-advertise", &peer]);
             }
             if one > 0 {
-                url = format!("https://127.0.0.1:{}", ports[2]);
+                url = format!("https://{}:{}", self::host(0), ports[2]);
                 token = server_token(program, folder)?;
                 arguments.extend(["--join", &url, "--token", &token]);
             }
@@ -204,6 +208,19 @@ fn server_token(program: &Path, folder: &Path) -> Outcome<String> {
         return Err(String::from_utf8_lossy(&made.stderr).into_owned().into());
     }
     Ok(String::from_utf8(made.stdout)?.trim().to_owned())
+}
+
+/// Servers that join each other have to have addresses that others could reach.
+fn host(one: usize) -> String {
+    format!("10.77.77.{}", one + 1)
+}
+
+/// On the loopback device, where it stays: it costs nothing. Needs root.
+fn add_address(host: &str) -> Outcome<()> {
+    let added = Command::new("ip")
+        .args(["address", "replace", &format!("{host}/32"), "dev", "lo"])
+        .status()?;
+    if added.success() { Ok(()) } else { Err(format!("{host} cannot be added to lo").into()) }
 }
 
 async fn wait_for(endpoint: &str) -> Outcome<()> {

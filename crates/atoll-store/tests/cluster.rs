@@ -231,3 +231,18 @@ async fn leadership_goes_where_it_is_sent_and_addresses_heal() {
         .await
         .expect("the member's own word counts");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linearizable_read_does_not_wait_for_the_next_tick() {
+    let dir = dir();
+    let cluster = TestCluster::start(dir.path(), 3).await.expect("it starts");
+    put(cluster.store(0), "a", "1").await.expect("written");
+    for number in cluster.numbers() {
+        let began = Instant::now();
+        for _ in 0..50 {
+            assert_eq!(linearizable(cluster.store(number), "a").await, Some("1".to_owned()));
+        }
+        // Ticks are 100 ms apart: 50 of them would be 5 s.
+        assert!(began.elapsed() < Duration::from_millis(2500), "after {:?}", began.elapsed());
+    }
+}
