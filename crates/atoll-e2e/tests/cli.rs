@@ -174,6 +174,30 @@ fn changed_alike(cluster: &Cluster) {
     let log = cluster.atoll(&["logs", "deployment/hello", "--tail=1", "--timestamps"]);
     assert_eq!(log.stdout.lines().count(), 1, "{log:?}");
     assert!(log.stderr.starts_with("Found 5 pods, using pod/hello-"), "{log:?}");
+    selected_logs(cluster);
+}
+
+/// kubectl reads the pods in no order.
+fn selected_logs(cluster: &Cluster) {
+    alike(cluster, "logs -l app=nothing");
+    alike(cluster, "logs -f -l app=hello --max-log-requests=2");
+    let both = cluster.atoll(&["logs", "some-pod", "-l", "app=hello"]).fails();
+    assert!(both.contains("only a selector (-l) or a POD name is allowed"), "{both}");
+    let first = ["logs", "-l", "app=hello", "--tail=-1"];
+    let greetings = |text: String| {
+        let mut lines: Vec<String> = text
+            .lines()
+            .filter(|line| line.contains("hello from"))
+            .map(ToOwned::to_owned)
+            .collect();
+        lines.sort();
+        lines
+    };
+    let ours = greetings(cluster.atoll(&first).ok());
+    assert_eq!(ours, greetings(cluster.kubectl(&first).ok()));
+    assert_eq!(ours.len(), 5, "{ours:?}");
+    let last = cluster.atoll(&["logs", "-l", "app=hello", "--tail=1"]).ok();
+    assert_eq!(last.lines().count(), 5, "{last}");
 }
 
 fn manifests(cluster: &Cluster) {
@@ -214,6 +238,18 @@ fn manifests(cluster: &Cluster) {
     let said = bad("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: nope}\n");
     assert!(said.contains("Error from server (NotFound): error when creating"), "{said}");
     assert!(said.trim_end().ends_with("namespaces \"nope\" not found"), "{said}");
+
+    let deep = folder.join("deep");
+    std::fs::create_dir_all(deep.join("below")).unwrap();
+    file("deep/m3.yaml", &map("m3", "a"));
+    file("deep/below/m4.yaml", &map("m4", "a"));
+    let deep = deep.display().to_string();
+    assert_eq!(apply(&deep).ok(), "configmap/m3 created\n");
+    let all = cluster.atoll(&["apply", "-R", "-f", &deep]).ok();
+    assert_eq!(all, "configmap/m4 created\nconfigmap/m3 unchanged\n");
+    alike(cluster, &format!("get -o name -R -f {deep}"));
+    let deleted = cluster.atoll(&["delete", "-R", "-f", &deep]).ok();
+    assert_eq!(deleted, "configmap \"m4\" deleted\nconfigmap \"m3\" deleted\n");
 
     let deleted = cluster.atoll(&["delete", "-f", &two]).ok();
     assert_eq!(deleted, "configmap \"m1\" deleted\nconfigmap \"m2\" deleted\n");
