@@ -32,6 +32,7 @@ mod maintenance;
 mod order;
 mod plain;
 mod router;
+mod snapshot;
 mod tls;
 mod watch_stream;
 

@@ -6,7 +6,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use super::hash::{self, HistoryHash};
-use super::{Core, ETCD_VERSION, Shared, error};
+use super::{Core, ETCD_VERSION, Shared, error, snapshot};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
@@ -124,7 +124,7 @@ impl Maintenance for Shared {
         &self,
         _request: Request<SnapshotRequest>,
     ) -> Result<Response<Snapshots>, Status> {
-        Err(Status::unimplemented("etcdserver: snapshots are not served yet"))
+        Ok(Response::new(Box::pin(snapshot::answers(self.0.clone()).await?)))
     }
 
     async fn move_leader(
