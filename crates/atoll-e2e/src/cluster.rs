@@ -48,6 +48,7 @@ pub struct Cluster {
     pub dir: PathBuf,
     pub port: u16,
     nodes: u32,
+    servers: u32,
     /// A command that runs the program in surroundings of its own.
     wrapper: Vec<String>,
     _folder: Option<tempfile::TempDir>,
@@ -81,20 +82,33 @@ impl Cluster {
         Self::start_under(&[], nodes)
     }
 
-    /// The same, by a command that takes the program's command line as its last arguments
+    /// A new cluster on whose first nodes there are several servers.
+    pub fn start_servers(servers: u32, nodes: u32) -> Self {
+        let mut cluster = Self::folder(&[], nodes);
+        cluster.servers = servers;
+        cluster.launch();
+        cluster
+    }
+
+    /// The same as [`Self::start`], by a command that takes the program's command line as its last arguments
     /// and ends by becoming it.
     pub fn start_under(wrapper: &[&str], nodes: u32) -> Self {
+        let mut cluster = Self::folder(wrapper, nodes);
+        cluster.launch();
+        cluster
+    }
+
+    fn folder(wrapper: &[&str], nodes: u32) -> Self {
         let folder = tempfile::Builder::new().prefix("atoll-e2e-").tempdir().unwrap();
-        let mut cluster = Self {
+        Self {
             child: None,
             dir: folder.path().join("data"),
             port: free_port(),
             nodes,
+            servers: 1,
             wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
             _folder: Some(folder),
-        };
-        cluster.launch();
-        cluster
+        }
     }
 
     /// A cluster in a folder of the caller's.
@@ -104,6 +118,7 @@ impl Cluster {
             dir: dir.to_owned(),
             port: free_port(),
             nodes,
+            servers: 1,
             wrapper: Vec::new(),
             _folder: None,
         };
@@ -119,6 +134,7 @@ impl Cluster {
         let mut child = Command::new(words.next().unwrap())
             .args(words)
             .args(["dev", "--nodes", &self.nodes.to_string()])
+            .args(["--servers", &self.servers.to_string()])
             .args(["--port", &self.port.to_string()])
             .arg("--data-dir")
             .arg(&self.dir)
@@ -167,6 +183,9 @@ impl Cluster {
     pub fn logs(&self) -> String {
         let mut text = String::new();
         let mut files = vec![self.dir.with_extension("log"), self.dir.join("server/server.log")];
+        for index in 2..=self.servers {
+            files.push(self.dir.join(format!("server-{index}/server.log")));
+        }
         for index in 1..=self.nodes {
             files.push(self.dir.join(format!("node-{index}/agent.log")));
         }

@@ -366,3 +366,144 @@ fn used_once(lab: &Lab, join: &Join<'_>) {
     let left = name_server(&lab.dir("first"));
     assert!(left.is_err(), "the name server of a node that does not run: {left:?}");
 }
+
+/// The API's port of a server in the lab.
+fn url(net: u32, k: u32) -> String {
+    format!("https://10.251.{net}.{k}:6443")
+}
+
+fn start_server(lab: &mut Lab, net: u32, k: u32, more: &[&str]) -> usize {
+    let name = format!("server-{k}");
+    let folder = if k == 1 { lab.dir("server") } else { lab.dir(&name) };
+    let advertise = format!("10.251.{net}.{k}");
+    let mut words = vec!["server", "--data-dir", folder.to_str().unwrap(), "--name", &name];
+    words.extend(["--advertise", &advertise]);
+    words.extend(more);
+    lab.start(k, &format!("{name}.log"), &words)
+}
+
+fn members(lab: &Lab) -> Vec<Value> {
+    let listed = lab.atoll(&["member", "list", "-o", "json"]);
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
+    listed["members"].as_array().cloned().unwrap_or_default()
+}
+
+fn voters(lab: &Lab, count: usize) {
+    eventually(SOON, &format!("{count} servers have a vote"), || {
+        let members = members(lab);
+        let voters = members.iter().filter(|one| one["isLearner"] == false).count();
+        if voters == count && members.len() == count {
+            return Ok(());
+        }
+        Err(format!("{members:?}\n{}\n{}", lab.log("server-1.log"), lab.log("server-2.log")))
+    });
+}
+
+#[test]
+fn servers_join_by_hand_and_leave() {
+    if !is_root("join") {
+        return;
+    }
+    let mut lab = Lab::new(3, 4);
+    start_server(&mut lab, 3, 1, &[]);
+    voters(&lab, 1);
+    server_tokens_are_another_thing(&lab);
+    let sockets = run(
+        {
+            let mut ss = lab.inside(1, "ss");
+            ss.args(["-ltnH"]);
+            ss
+        },
+        "",
+    )
+    .stdout;
+    assert!(!sockets.contains(":2380"), "nobody has joined yet: {sockets}");
+
+    let token = lab.atoll(&["token", "create", "--usage", "server"]).ok();
+    let token = token.trim().to_owned();
+    let joining = ["--join", &url(3, 1), "--token", &token];
+    let second = start_server(&mut lab, 3, 2, &joining);
+    voters(&lab, 2);
+    for key in ["client-ca.key", "serving-ca.key", "peer-ca.key", "service-account.key"] {
+        let path = lab.dir("server-2").join("keys").join(key);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{key}");
+        let first = std::fs::read(lab.dir("server/keys").join(key)).unwrap();
+        assert_eq!(std::fs::read(path).unwrap(), first, "{key}");
+    }
+    let listed = lab.atoll(&["token", "list"]).ok();
+    let line = listed.lines().find(|line| line.contains("server-2")).unwrap();
+    assert!(line.contains(" server ") && line.contains("used by server-2"), "{listed}");
+
+    // The same token does not open it again, and names are taken once.
+    let refused = refused_server(&lab, 3, "server-3", &token);
+    assert!(refused.contains("was already used by node \"server-2\""), "{refused}");
+    let fresh = lab.atoll(&["token", "create", "--usage", "server"]).ok();
+    let refused = refused_server(&lab, 3, "server-2", fresh.trim());
+    assert!(refused.contains("a server called \"server-2\" is part of the cluster"), "{refused}");
+    let joining = ["--join", &url(3, 1), "--token", fresh.trim()];
+    start_server(&mut lab, 3, 3, &joining);
+    voters(&lab, 3);
+
+    // A restart needs neither token nor --join; one that is given is not needed.
+    lab.signal(second, Signal::KILL);
+    let second = start_server(&mut lab, 3, 2, &["--join", &url(3, 1)]);
+    eventually(SOON, "it is back", || {
+        let log = lab.log("server-2.log");
+        let is_there = members(&lab).iter().filter(|one| one["isThere"] == true).count() == 3;
+        if is_there && log.contains("is a member already") { Ok(()) } else { Err(log) }
+    });
+    leaves(&mut lab, second);
+}
+
+/// A member that is taken out says so and ends; the others go on.
+fn leaves(lab: &mut Lab, second: usize) {
+    let removed = lab.atoll(&["member", "remove", "server-2"]).ok();
+    assert_eq!(removed, "member/server-2 removed\n");
+    let ended = lab.processes[second].wait().unwrap();
+    assert!(!ended.success());
+    let log = lab.log("server-2.log");
+    assert!(log.contains("this server was removed from the cluster"), "{log}");
+    voters(lab, 2);
+    let refused = lab.atoll(&["member", "remove", "nobody"]).fails();
+    assert!(refused.contains("no server is called \"nobody\""), "{refused}");
+    lab.kubectl(&["create", "configmap", "after"]).ok();
+}
+
+fn server_tokens_are_another_thing(lab: &Lab) {
+    let server = lab.atoll(&["token", "create", "--usage", "server"]).ok();
+    let server = server.trim();
+    assert!(server.starts_with("atoll1-server."), "{server}");
+    let agent = lab.atoll(&["token", "create"]).ok();
+    let refused = refused_server(lab, 3, "server-9", agent.trim());
+    assert!(refused.contains("lets a node join, not a server"), "{refused}");
+    // A beginning that was rewritten changes nothing.
+    let rewritten = agent.trim().replace("atoll1.", "atoll1-server.");
+    let refused = refused_server(lab, 3, "server-9", &rewritten);
+    assert!(refused.contains("is not known here"), "{refused}");
+    let mut command = lab.command(2, &["agent", "--join", &url(3, 1), "--name", "sly"]);
+    command.arg("--data-dir").arg(lab.dir("sly")).arg("--run-dir").arg(lab.dir("run"));
+    let refused = run(
+        {
+            command.args(["--token", server]);
+            command
+        },
+        "",
+    )
+    .fails();
+    assert!(refused.contains("lets a server join, not a node"), "{refused}");
+    let id = server.split('.').nth(2).unwrap();
+    assert_eq!(lab.atoll(&["token", "revoke", id]).ok(), format!("join token {id} revoked\n"));
+    let refused = refused_server(lab, 3, "server-9", server);
+    assert!(refused.contains("is not known here"), "{refused}");
+    let refused = refused_server(lab, 3, "server-9", "");
+    assert!(refused.contains("`atoll token create --usage server`"), "{refused}");
+}
+
+/// A server that is not let in, in the fourth namespace; what it says.
+fn refused_server(lab: &Lab, net: u32, name: &str, token: &str) -> String {
+    let folder = lab.dir(&format!("refused-{name}"));
+    let mut command = lab.command(4, &["server", "--join", &url(net, 1), "--name", name]);
+    command.arg("--data-dir").arg(&folder).env("ATOLL_TOKEN", token);
+    run(command, "").fails()
+}

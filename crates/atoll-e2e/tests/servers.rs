@@ -1,0 +1,275 @@
+//! Three servers: the leader dies, a follower dies, one is cut off, all are killed.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
+
+use atoll_e2e::{
+    Cluster, Output,
+    cluster::{binary, free_port, run},
+    eventually,
+    http::{Load, Origin, Shot, get},
+    is_root,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{JoinHandle, sleep},
+    time::{Duration, Instant},
+};
+
+const MINORITY: &str = "this server sees 1 of 3 servers, a majority is 2";
+/// The longest that writes may stand still when the leader dies.
+const WRITES_RESUME_MAX: Duration = Duration::from_secs(5);
+/// As when any node dies: until its pods are out of the endpoints.
+const DATA_PATH_MAX: Duration = Duration::from_secs(4);
+
+#[test]
+fn three_servers_outlive_the_death_of_any_one() {
+    if !is_root("servers") {
+        return;
+    }
+    let mut cluster = Cluster::start_servers(3, 5);
+    let address = cluster.hello();
+    let health = cluster.node_health();
+    assert_eq!(live_servers(&cluster).len(), 3);
+    everything_is_well(&cluster);
+
+    let first = leader(&cluster);
+    dies_under_load(&cluster, address, &first);
+    let second = leader(&cluster);
+    assert_ne!(first, second);
+    eventually(Duration::from_secs(10), "its endpoint is gone", || {
+        let live = live_servers(&cluster);
+        if live.len() == 2 { Ok(()) } else { Err(format!("{live:?}")) }
+    });
+    unwell_without(&cluster, &first);
+    cluster.chaos("heal", &first);
+    cluster.node_ready(&first, Duration::from_secs(30));
+    eventually(Duration::from_secs(20), "it is a server again", || {
+        let live = live_servers(&cluster);
+        if live.len() == 3 { Ok(()) } else { Err(format!("{live:?}")) }
+    });
+
+    a_minority_refuses_in_words(&cluster, &second);
+    let after = cluster.node_health();
+    let lost = |node: &String| *node != first && *node != second;
+    for (node, since) in health.iter().filter(|(node, _)| lost(node)) {
+        assert_eq!(after.get(node), Some(since), "{node} was lost in between");
+    }
+    all_are_killed(&mut cluster);
+    cluster.stop();
+}
+
+fn members(cluster: &Cluster) -> Value {
+    serde_json::from_str(&cluster.atoll(&["member", "list", "-o", "json"]).ok()).unwrap()
+}
+
+fn leader(cluster: &Cluster) -> String {
+    eventually(Duration::from_secs(10), "a server leads", || {
+        let members = members(cluster);
+        members["leader"].as_str().map(ToOwned::to_owned).ok_or_else(|| members.to_string())
+    })
+}
+
+/// The endpoints by which pods reach the API.
+fn live_servers(cluster: &Cluster) -> BTreeSet<String> {
+    let slice = cluster.json(&["endpointslice", "kubernetes"]);
+    let endpoints = slice["endpoints"].as_array().cloned().unwrap_or_default();
+    endpoints.iter().filter_map(|one| Some(one["addresses"][0].as_str()?.to_owned())).collect()
+}
+
+fn everything_is_well(cluster: &Cluster) {
+    let said = eventually(Duration::from_secs(20), "everything is well", || {
+        let said = cluster.atoll(&["check"]);
+        if said.code == 0 { Ok(said.stdout) } else { Err(said.stdout) }
+    });
+    assert!(said.contains("Everything is well."), "{said}");
+    let said = cluster.atoll(&["check", "--output", "json"]).ok();
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["store"]["leader"], leader(cluster));
+    assert_eq!(said["servers"].as_array().unwrap().len(), 3, "{said}");
+}
+
+fn unwell_without(cluster: &Cluster, dead: &str) {
+    let said = cluster.atoll(&["check"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    for expected in [
+        format!("server/{dead}: it does not answer at https://"),
+        format!("node/{dead}: it is not ready"),
+    ] {
+        assert!(said.stdout.contains(&expected), "{expected}: {}", said.stdout);
+    }
+    // The two that are left need each other.
+    let other = leader(cluster);
+    let refused = cluster.atoll(&["member", "remove", &other]).fails();
+    assert!(refused.contains("of which 1 are there now, and 2 are needed"), "{refused}");
+}
+
+fn dies_under_load(cluster: &Cluster, address: SocketAddr, leader: &str) {
+    let writes = Writes::start(cluster, 50);
+    let load = Load::start_patient(&Origin::Host, address, "/", 200, 64, Duration::from_secs(1));
+    let begun = Instant::now();
+    sleep(Duration::from_secs(2));
+    cluster.chaos("kill", leader);
+    let killed = begun.elapsed();
+    cluster.ready_elsewhere("app=hello", leader, 5, Duration::from_secs(30));
+    sleep(Duration::from_secs(2));
+    let shots = load.stop();
+    let failed: Vec<&Shot> = shots.iter().filter(|shot| shot.result.is_err()).collect();
+    let last = failed.iter().map(|shot| shot.at).max().unwrap_or_default();
+    println!(
+        "{} of {} requests failed, the last {last:?}; killed at {killed:?}",
+        failed.len(),
+        shots.len()
+    );
+    assert!(last < killed + DATA_PATH_MAX, "requests failed until {last:?}, killed at {killed:?}");
+    let (acknowledged, asked, gap) = writes.stop();
+    println!("{} of {asked} writes acknowledged, the longest pause {gap:?}", acknowledged.len());
+    assert!(gap < WRITES_RESUME_MAX, "writes stood still for {gap:?}");
+    let names = cluster.kubectl(&["get", "configmaps", "-o", "name"]).ok();
+    let there: BTreeSet<&str> =
+        names.lines().filter_map(|name| name.strip_prefix("configmap/")).collect();
+    let lost: Vec<&String> =
+        acknowledged.iter().filter(|name| !there.contains(name.as_str())).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+}
+
+/// Creates ConfigMaps at a steady rate, through `kubectl proxy`, which keeps connections as
+/// clients do.
+struct Writes {
+    proxy: Child,
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+    done: Arc<Mutex<Vec<(Instant, String)>>>,
+    /// How many were tried.
+    number: Arc<AtomicUsize>,
+}
+
+const WRITERS: u32 = 25;
+
+impl Writes {
+    fn start(cluster: &Cluster, per_second: u32) -> Self {
+        let port = free_port();
+        let mut proxy = Command::new("kubectl");
+        proxy.arg("--kubeconfig").arg(cluster.kubeconfig());
+        proxy
+            .args(["proxy", "--accept-hosts", ".*", "--port", &port.to_string()])
+            .stdout(Stdio::null());
+        let proxy = proxy.spawn().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        eventually(Duration::from_secs(10), "the proxy answers", || get(address, "/version"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let number = Arc::new(AtomicUsize::new(0));
+        let gap = Duration::from_secs(1) * WRITERS / per_second;
+        let workers = (0..WRITERS).map(|index| {
+            let (stop, done, number) = (stop.clone(), done.clone(), number.clone());
+            std::thread::spawn(move || {
+                sleep(gap * index / WRITERS);
+                while !stop.load(Ordering::Relaxed) {
+                    let begun = Instant::now();
+                    let name = format!("w-{}", number.fetch_add(1, Ordering::Relaxed));
+                    if create(address, &name).is_ok() {
+                        done.lock().unwrap().push((Instant::now(), name));
+                    }
+                    sleep(gap.saturating_sub(begun.elapsed()));
+                }
+            })
+        });
+        Self { proxy, workers: workers.collect(), stop, done, number }
+    }
+
+    /// What was acknowledged, of how many, and the longest time without an acknowledgement.
+    fn stop(mut self) -> (Vec<String>, usize, Duration) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            worker.join().unwrap();
+        }
+        self.proxy.kill().unwrap();
+        self.proxy.wait().unwrap();
+        let mut done = std::mem::take(&mut *self.done.lock().unwrap());
+        done.sort();
+        let pauses = done.windows(2).map(|pair| pair[1].0.duration_since(pair[0].0));
+        let longest = pauses.max().unwrap_or(Duration::MAX);
+        let names = done.into_iter().map(|(_, name)| name).collect();
+        (names, self.number.load(Ordering::Relaxed), longest)
+    }
+}
+
+fn create(address: SocketAddr, name: &str) -> Result<(), String> {
+    let text = |error: std::io::Error| error.to_string();
+    let patience = Duration::from_secs(3);
+    let mut stream = TcpStream::connect_timeout(&address, patience).map_err(text)?;
+    stream.set_read_timeout(Some(patience)).map_err(text)?;
+    let object = format!(
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","labels":{{"written":"here"}}}}}}"#
+    );
+    let request = format!(
+        "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{object}",
+        object.len()
+    );
+    stream.write_all(request.as_bytes()).map_err(text)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(text)?;
+    if answer.starts_with("HTTP/1.1 201") { Ok(()) } else { Err(answer) }
+}
+
+/// Isolates a server and asks it from inside of its own node.
+fn a_minority_refuses_in_words(cluster: &Cluster, server: &str) {
+    cluster.kubectl(&["create", "configmap", "known", "--from-literal=a=b"]).ok();
+    cluster.chaos("isolate", server);
+    eventually(Duration::from_secs(15), "the others go on", || {
+        let made = cluster.kubectl(&["create", "configmap", "later"]);
+        if made.code == 0 { Ok(()) } else { Err(made.stderr) }
+    });
+    let inside = |arguments: &[&str]| -> Output {
+        let members = members(cluster);
+        let members = members["members"].as_array().unwrap();
+        let url = members.iter().find(|one| one["name"] == server).unwrap();
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", cluster.netns(server).display()));
+        command.arg("kubectl").arg("--kubeconfig").arg(cluster.kubeconfig());
+        command.arg(format!("--server={}", url["clientUrls"][0].as_str().unwrap()));
+        command.args(arguments);
+        run(command, "")
+    };
+    let refused = inside(&["create", "configmap", "never"]).fails();
+    assert!(refused.contains(MINORITY), "{refused}");
+    let refused = inside(&["get", "configmap", "known"]).fails();
+    assert!(refused.contains("ServiceUnavailable") && refused.contains(MINORITY), "{refused}");
+    let refused = inside(&["get", "--raw", "/readyz"]).fails();
+    assert!(refused.contains(MINORITY), "{refused}");
+    let path = "/api/v1/namespaces/default/configmaps/known?resourceVersion=0";
+    let stale = inside(&["get", "--raw", path]);
+    assert!(stale.stderr.contains("what it shows may be stale"), "{stale:?}");
+    assert!(stale.ok().contains(r#""a":"b""#));
+    cluster.chaos("heal", server);
+    cluster.node_ready(server, Duration::from_secs(30));
+    eventually(Duration::from_secs(20), "it knows what happened meanwhile", || {
+        let seen = inside(&["get", "configmap", "later"]);
+        if seen.code == 0 { Ok(()) } else { Err(seen.stderr) }
+    });
+    let seen = cluster.kubectl(&["get", "configmap", "never"]);
+    assert!(seen.fails().contains("NotFound"), "what was refused was done");
+}
+
+/// kill -9 of every server and of the supervisor at once.
+fn all_are_killed(cluster: &mut Cluster) {
+    let servers = cluster.pids("server --data-dir");
+    assert_eq!(servers.len(), 3);
+    cluster.kill();
+    for pid in servers {
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).ok();
+    }
+    assert!(binary().exists());
+    cluster.launch();
+    cluster.kubectl(&["get", "configmap", "known", "later"]).ok();
+    cluster.pods_ready("app=hello", 5, Duration::from_secs(60));
+    assert_eq!(live_servers(cluster).len(), 3);
+}
