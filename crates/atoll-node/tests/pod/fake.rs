@@ -94,7 +94,6 @@ impl Node {
             runtime: runtime.clone(),
             network: network.clone(),
             client,
-            servers: None,
             config,
             tasks,
             stop,
@@ -112,6 +111,7 @@ fn config(root: &Path, client: kube::Client) -> Config {
         node_ip: IpAddr::from([127, 0, 0, 1]),
         labels: BTreeMap::new(),
         client,
+        servers: None,
         kubelet_tls: atoll_node::KubeletTls {
             certificate_chain: String::new(),
             key: String::new(),
