@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 use crate::certificates::Made;
 
+/// Attempts to find two ports that stay free.
+const STARTS_MAX: usize = 5;
+
 /// Which etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Release {
@@ -66,16 +69,21 @@ impl Etcd {
     }
 
     async fn start_with(program: &Path, tls: Option<[PathBuf; 3]>) -> Self {
-        let settings = Settings {
-            dir: TempDir::new().expect("a temporary folder"),
-            program: program.to_owned(),
-            client: free_port(),
-            peer: free_port(),
-            tls,
-        };
-        let mut etcd = Self { child: settings.spawn(), settings };
-        etcd.wait_until_it_listens().await;
-        etcd
+        // Another process may take a port that was just free.
+        for _ in 0..STARTS_MAX {
+            let settings = Settings {
+                dir: TempDir::new().expect("a temporary folder"),
+                program: program.to_owned(),
+                client: free_port(),
+                peer: free_port(),
+                tls: tls.clone(),
+            };
+            let mut etcd = Self { child: settings.spawn(), settings };
+            if etcd.listens().await {
+                return etcd;
+            }
+        }
+        panic!("the etcd does not start");
     }
 
     pub(crate) fn endpoint(&self) -> String {
@@ -91,14 +99,21 @@ impl Etcd {
     /// Again, on the same ports and files.
     pub(crate) async fn start_again(&mut self) {
         self.child = self.settings.spawn();
-        self.wait_until_it_listens().await;
+        assert!(self.listens().await, "the etcd does not start again");
     }
 
-    async fn wait_until_it_listens(&mut self) {
+    /// Whether it does so, or has ended.
+    async fn listens(&mut self) -> bool {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while tokio::net::TcpStream::connect(("127.0.0.1", self.settings.client)).await.is_err() {
-            let ended = self.child.try_wait().expect("the etcd is ours");
-            assert!(ended.is_none(), "the etcd ended: {ended:?}");
+        loop {
+            let answers =
+                tokio::net::TcpStream::connect(("127.0.0.1", self.settings.client)).await.is_ok();
+            if self.child.try_wait().expect("the etcd is ours").is_some() {
+                return false;
+            }
+            if answers {
+                return true;
+            }
             assert!(tokio::time::Instant::now() < deadline, "the etcd does not listen");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -93,7 +93,7 @@ impl<'a> Writer<'a> {
 
     fn txn(&mut self, txn: &Txn) -> Result<Result<Response, Error>, ReadFault> {
         let mut path = self.state.decide(txn)?;
-        if let Err(error) = self.state.check_path(txn, &mut path.clone()) {
+        if let Err(error) = self.state.check_path(txn, &path) {
             return Ok(Err(error));
         }
         let mut result = self.run(txn, &mut path)?;

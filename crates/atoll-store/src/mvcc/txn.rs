@@ -110,7 +110,7 @@ impl State {
     /// A transaction that writes nothing needs no log.
     pub(crate) fn read_only_txn(&self, txn: &Txn) -> Result<TxnResult, Error> {
         let mut path = self.decide(txn)?;
-        self.check_path(txn, &mut path.clone())?;
+        self.check_path(txn, &path)?;
         let mut result = self.run_reads(txn, &mut path)?;
         set_revision(&mut result, self.revision);
         Ok(result)
@@ -153,21 +153,36 @@ impl State {
         Ok(())
     }
 
-    /// What can fail is found before anything is written, so that a transaction is all or nothing.
-    pub(super) fn check_path(&self, txn: &Txn, path: &mut Path) -> Result<(), Error> {
+    /// What can fail is found before anything is written, so that a transaction is all or nothing:
+    /// in all of its writes first, then in its reads, as etcd looks for it.
+    pub(super) fn check_path(&self, txn: &Txn, path: &Path) -> Result<(), Error> {
+        self.check_ops(txn, &mut path.clone(), &|op| match op {
+            Op::Put(put) => self.check_lease(put.lease),
+            Op::Update(update) => {
+                // No transaction deletes a key that it also puts, so it will still be there.
+                let live = self.index.get(&update.key).and_then(History::live);
+                live.ok_or(Error::KeyNotFound)?;
+                self.check_lease(update.lease.unwrap_or(0))
+            }
+            _ => Ok(()),
+        })?;
+        self.check_ops(txn, &mut path.clone(), &|op| match op {
+            Op::Range(RangeRequest { revision, .. }) => self.check_revision(*revision),
+            _ => Ok(()),
+        })
+    }
+
+    fn check_ops(
+        &self,
+        txn: &Txn,
+        path: &mut Path,
+        check: &dyn Fn(&Op) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let succeeded = path.pop_front().unwrap_or(false);
         for op in branch(txn, succeeded) {
             match op {
-                Op::Range(RangeRequest { revision, .. }) => self.check_revision(*revision)?,
-                Op::Put(put) => self.check_lease(put.lease)?,
-                Op::Update(update) => {
-                    // No transaction deletes a key that it also puts, so it will still be there.
-                    let live = self.index.get(&update.key).and_then(History::live);
-                    live.ok_or(Error::KeyNotFound)?;
-                    self.check_lease(update.lease.unwrap_or(0))?;
-                }
-                Op::Delete { .. } => {}
-                Op::Txn(inner) => self.check_path(inner, path)?,
+                Op::Txn(inner) => self.check_ops(inner, path, check)?,
+                other => check(other)?,
             }
         }
         Ok(())

@@ -145,6 +145,8 @@ async fn reads_inside_see_earlier_writes_of_the_same(world: World) {
     let result = world.txn(txn).await.unwrap();
     let seen: Vec<_> = [0, 2, 3].map(|at: usize| shown(found(&result.responses[at]))).concat();
     assert_eq!(seen, ["a=old", "a=new", "a=old"]);
+    let revisions = [0, 2, 3].map(|at: usize| found(&result.responses[at]).revision - before);
+    assert_eq!(revisions, [0, 1, 1]);
 }
 
 async fn writes_say_what_they_replaced(world: World) {
@@ -194,6 +196,11 @@ async fn what_fails_inside_leaves_nothing_behind(world: World) {
     let failed = world.txn(ops([put("b", "1"), Op::Range(future)])).await;
     assert!(matches!(failed, Err(Error::Future { .. })), "{failed:?}");
     let failed = world.txn(ops([put("b", "1"), put_leased("c", "1", 0x77)])).await;
+    assert!(matches!(failed, Err(Error::LeaseNotFound { .. })), "{failed:?}");
+    // Of several faults that of a write comes first, wherever it stands.
+    let future = RangeRequest { revision: Some(base + 9), ..RangeRequest::new(single("a")) };
+    let inner = Op::Txn(Box::new(ops([put_leased("c", "1", 0x77)])));
+    let failed = world.txn(ops([Op::Range(future), inner])).await;
     assert!(matches!(failed, Err(Error::LeaseNotFound { .. })), "{failed:?}");
     assert_eq!(world.revision().await, base);
     assert_eq!(world.values(everything(), None).await, ["a=1"]);
