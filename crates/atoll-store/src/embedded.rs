@@ -85,8 +85,11 @@ pub struct StoreConfig {
     pub flush_every: Duration,
     /// …or the changes have this many bytes…
     pub flush_bytes: usize,
-    /// …or there are this many of them.
+    /// …or there are this many of them. Few changes wait longer:
     pub flush_operations: usize,
+    /// the log has them, and each time costs several pages however few they are. An idle
+    /// cluster's leases alone would wear out an SD card.
+    pub flush_few_every: Duration,
 }
 
 impl Default for StoreConfig {
@@ -106,6 +109,7 @@ impl Default for StoreConfig {
             flush_every: Duration::from_secs(10),
             flush_bytes: 16 << 20,
             flush_operations: 10_000,
+            flush_few_every: Duration::from_secs(300),
         }
     }
 }

@@ -147,6 +147,9 @@ fn config(seed: u64) -> StoreConfig {
         segment_bytes: if seed.is_multiple_of(7) { 256 << 10 } else { 48 << 10 },
         cache_bytes: 1 << 20,
         quota_bytes: 64 << 20,
+        // Runs are short, and the state file should be written in them.
+        flush_every: Duration::from_secs(5),
+        flush_few_every: Duration::from_secs(10),
         ..StoreConfig::default()
     }
 }

@@ -12,6 +12,10 @@ use crate::sync::{read, write};
 const SEAL_AFTER: Duration = Duration::from_millis(100);
 /// Keys whose old versions are dropped in one step, so that requests do not wait for compaction.
 const SWEEP_KEYS: usize = 500;
+/// Changes that are few: they may wait for the state file, since the log has them, and reading
+/// them from there takes no time.
+const FEW_OPERATIONS: usize = 500;
+const FEW_BYTES: usize = 512 << 10;
 /// Leases handled in one step.
 const LEASES_AT_ONCE: usize = 1000;
 /// A sole member tells its own log by what name it goes.
@@ -54,7 +58,7 @@ impl Core {
         let flush = self
             .dirty_since
             .filter(|_| here && !self.flushing && !self.journal.is_installing())
-            .map(|since| since + self.config.flush_every);
+            .map(|since| since + self.flush_after());
         let leases = (0..KEYSPACES)
             .filter(|_| self.standing.is_leader && !self.asks.revoking)
             .filter_map(|code| self.shared.with_leases(code, |leases| leases.next_due()).flatten());
@@ -148,17 +152,7 @@ impl Core {
         if self.journal.is_away() {
             return None;
         }
-        let mut bytes = 0;
-        let mut operations = 0;
-        for keyspace in &self.shared.keyspaces {
-            let state = read(&keyspace.state);
-            bytes += state.pending_bytes();
-            operations += state.pending_operations();
-        }
-        let due = self.clock.now() >= since + self.config.flush_every
-            || bytes >= self.config.flush_bytes
-            || operations >= self.config.flush_operations;
-        if !due && !force {
+        if self.clock.now() < since + self.flush_after() && !force {
             return None;
         }
         self.dirty_since = None;
@@ -168,6 +162,25 @@ impl Core {
         let meta = self.meta(false);
         let released = self.take_released()?;
         Some(FlushJob { backend: self.backend.clone(), meta, pending, released })
+    }
+
+    /// How old the oldest change may become that the state file does not have.
+    fn flush_after(&self) -> Duration {
+        let mut bytes = 0;
+        let mut operations = 0;
+        for keyspace in &self.shared.keyspaces {
+            let state = read(&keyspace.state);
+            bytes += state.pending_bytes();
+            operations += state.pending_operations();
+        }
+        let config = &self.config;
+        if bytes >= config.flush_bytes || operations >= config.flush_operations {
+            Duration::ZERO
+        } else if operations <= FEW_OPERATIONS && bytes <= FEW_BYTES && !self.installed {
+            config.flush_few_every
+        } else {
+            config.flush_every
+        }
     }
 
     pub(crate) fn is_flushing(&self) -> bool {

@@ -130,7 +130,28 @@ fn a_store_that_nobody_asks_never_wakes() {
     }
     // The seal and the state file.
     assert_eq!(wakes, 2);
-    assert!(run.clock.now() >= config(1).flush_every);
+    assert!(run.clock.now() >= config(1).flush_few_every);
+}
+
+#[test]
+fn few_changes_wait_longer_for_the_state_file_than_many() {
+    let put = |bytes: usize| {
+        let (key, value) = ("a".into(), vec![b'v'; bytes].into());
+        let put = Op::Put(PutRequest { key, value, lease: 0, prev_kv: false });
+        (0, Command::Txn(Txn { success: vec![put], ..Txn::default() }))
+    };
+    // A new folder's first state is dirty from its start.
+    for (bytes, due_after) in [(10, config(1).flush_few_every), (600_000, config(1).flush_every)] {
+        let mut run =
+            Run::start(Plan { seed: 1, steps: 0, fault: Fault::None }, Planted::default()).unwrap();
+        let start = run.clock.now();
+        run.submit(&[put(bytes)]);
+        let due = start + due_after;
+        run.clock.advance(due - Duration::from_secs(1) - run.clock.now());
+        assert!(run.core.as_mut().unwrap().start_flush(false).is_none(), "{bytes}");
+        run.clock.advance(Duration::from_secs(1));
+        assert!(run.core.as_mut().unwrap().start_flush(false).is_some(), "{bytes}");
+    }
 }
 
 #[test]
