@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store = store.await?;
     let kv = store.keyspace(Keyspace::Applications);
     let config = Config {
-        cluster_id: 1,
+        cluster_id: 0x1234_5678_9abc_def0,
         member_id: store.member_id(),
         client_urls: vec![format!("http://{address}")],
         ..Config::default()

@@ -25,8 +25,6 @@ pub enum Release {
 pub struct Programs {
     pub etcd: PathBuf,
     pub etcdctl: PathBuf,
-    /// Restores snapshots.
-    pub restore: Vec<PathBuf>,
 }
 
 impl Release {
@@ -45,7 +43,7 @@ impl Release {
                 return None;
             }
         }
-        Some(Programs { etcd, restore: vec![etcdctl.clone()], etcdctl })
+        Some(Programs { etcd, etcdctl })
     }
 }
 

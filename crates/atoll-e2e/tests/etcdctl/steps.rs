@@ -212,3 +212,32 @@ pub fn operators_since_3_5(t: &mut Transcript<'_>) {
     t.step(&["auth", "status"]);
     t.step(&["auth", "enable"]);
 }
+
+/// Enough for a tree of several levels, with deletions, a large value, leases and a compaction.
+pub fn fill(t: &mut Transcript<'_>) {
+    let value = "v".repeat(150);
+    for round in 0..32 {
+        let puts: String =
+            (0..120).map(|index| format!("put key/{round}/{index} {value}\n")).collect();
+        t.step_with(&["txn"], &format!("\n{puts}\n\n"));
+    }
+    let large = "x".repeat(300_000);
+    t.step_with(&["put", "large"], &large);
+    for _ in 0..3 {
+        let granted = t.step(&["lease", "grant", "6000"]);
+        let lease = granted.split_whitespace().nth(1).unwrap().to_owned();
+        t.step(&["put", "leased", "x", &format!("--lease={lease}")]);
+    }
+    t.step(&["del", "key/3/", "--prefix"]);
+    t.step(&["compaction", "34", "--physical"]);
+    t.step(&["del", "key/4/", "--prefix"]);
+    t.step(&["put", "key/5/1", "newer"]);
+}
+
+pub fn look(t: &mut Transcript<'_>) {
+    t.step(&["endpoint", "hashkv"]);
+    t.step(&["lease", "list"]);
+    for revision in ["--rev=33", "--rev=34", "--rev=36", "--rev=0"] {
+        t.step(&["get", "", "--prefix", "-w", "json", revision]);
+    }
+}
