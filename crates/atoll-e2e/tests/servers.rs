@@ -1,5 +1,6 @@
 //! Three servers: the leader dies, a follower dies, one is cut off, all are killed.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
+#![allow(clippy::print_stdout, reason = "what was measured is worth reading")]
 
 use atoll_e2e::{
     Cluster, Output,

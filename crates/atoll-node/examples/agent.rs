@@ -80,6 +80,7 @@ async fn agent(server: &str, dir: &Path, node_ip: IpAddr) -> Result<(), BoxError
         node_ip,
         labels: [].into(),
         client,
+        servers: None,
         kubelet_tls: kubelet_tls(dir, node_ip)?,
         kubelet_listen: SocketAddr::new(node_ip, 10250),
         cluster_domain: "cluster.local".into(),

@@ -6,7 +6,7 @@
 use super::{Server, api_settings, connections, controllers, examine, join, trust, wait_for_end};
 use crate::{dev::folder::write_atomically, keys::Keys, memory, process::say_ready};
 use anyhow::{Context as _, Result, bail, ensure};
-use atoll_apiserver::{server::ApiServer, servers::ServersConfig, trust::Trust};
+use atoll_apiserver::{servers::ServersConfig, trust::Trust};
 use atoll_controllers::election::Surroundings;
 use atoll_etcd::external::{ExternalConfig, ExternalStore, ExternalTls, OpenError};
 use atoll_store::Keyspace;
