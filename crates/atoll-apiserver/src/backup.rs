@@ -18,6 +18,8 @@ use crate::extension::PlainRequest;
 use crate::status::Status;
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.atoll.backup");
+const NO_STORE: &str = "this server has no store of its own; save the etcd that it uses, with \
+                        `etcdctl snapshot save`";
 /// Seconds after which somebody else's backup may be done.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
@@ -48,7 +50,7 @@ pub fn create<'a>(
 
 async fn on_create(core: &Core, request: PlainRequest<'_>) -> Result<Response<Body>, Status> {
     let source = core.config.backup.as_ref();
-    let source = source.ok_or_else(|| Status::unavailable("this server takes no backups"))?;
+    let source = source.ok_or_else(|| Status::unavailable(NO_STORE))?;
     let stream = source().await.map_err(|error| match &error {
         BackupError::Busy => Status::too_many_requests(error.to_string(), RETRY_AFTER_SECONDS),
         BackupError::Store(cause) => Status::store(cause),
