@@ -222,6 +222,14 @@ async fn version(caller: &Caller) -> Result<EtcdVersion, OpenError> {
 pub mod fuzz {
     //! For the fuzzer.
 
+    pub fn markers() -> Vec<Vec<u8>> {
+        vec![br#"{"cluster":"0123456789abcdef0123456789abcdef","format":1}"#.to_vec()]
+    }
+
+    pub fn versions() -> Vec<Vec<u8>> {
+        ["3.5.1", "3.6.0-rc.1", "3.4.23+git"].map(|text| text.as_bytes().to_vec()).to_vec()
+    }
+
     /// What stands in the etcd in the marker's place.
     pub fn marker(input: &[u8]) {
         super::claim::fuzz(input);

@@ -15,6 +15,16 @@ pub(super) const TARGETS: &[Target] = &[
         run: atoll_etcd::server::fuzz_request,
         seeds: atoll_etcd::server::fuzz_requests,
     },
+    Target {
+        name: "etcd_marker",
+        run: atoll_etcd::external::fuzz::marker,
+        seeds: atoll_etcd::external::fuzz::markers,
+    },
+    Target {
+        name: "etcd_version",
+        run: atoll_etcd::external::fuzz::version,
+        seeds: atoll_etcd::external::fuzz::versions,
+    },
     Target { name: "json", run: json_tree, seeds: json_seeds },
     Target { name: "yaml", run: yaml_tree, seeds: yaml_seeds },
     Target { name: "protobuf", run: protobuf, seeds: protobuf_seeds },

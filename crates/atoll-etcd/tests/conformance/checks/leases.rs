@@ -23,9 +23,9 @@ async fn a_revoked_lease_takes_its_keys_at_one_revision(world: World) {
     world.txn(ops([put_leased("a", "1", lease), put_leased("b", "1", lease)])).await.unwrap();
     let base = world.put("c", "stays").await;
     let mut watch = world.watch_prev(everything(), Some(base + 1));
-    let info = world.kv.lease_info(lease).await.unwrap();
-    assert_eq!((info.ttl, info.keys), (60, vec![bytes("a"), bytes("b")]));
-    assert!((1..=60).contains(&info.remaining), "{} s left", info.remaining);
+    let shown = world.kv.lease_info(lease).await.unwrap();
+    assert_eq!((shown.ttl, shown.keys), (60, vec![bytes("a"), bytes("b")]));
+    assert!((1..=60).contains(&shown.remaining), "{} s left", shown.remaining);
     world.kv.lease_revoke(lease).await.unwrap();
     assert_eq!(world.revision().await, base + 1);
     let batch = next(&mut watch).await.unwrap();

@@ -43,7 +43,8 @@ async fn every_compare_means_what_it_says(world: World) {
     let (lease, _) = world.kv.lease_grant(0, 60).await.unwrap();
     let created = world.write(put("a", "l")).await.revision;
     let changed = world.write(put_leased("a", "m", lease)).await.revision;
-    let targets: [(i64, fn(i64) -> CompareTarget); 4] = [
+    type Target = fn(i64) -> CompareTarget;
+    let targets: [(i64, Target); 4] = [
         (created, CompareTarget::CreateRevision),
         (changed, CompareTarget::ModRevision),
         (2, CompareTarget::Version),
