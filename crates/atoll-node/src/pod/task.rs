@@ -287,12 +287,14 @@ impl PodTask {
                     return;
                 }
                 changed = desired.changed() => {
+                    // Whoever held the handle goes, and may be noticed before `stop`: the pod
+                    // is not gone for that.
                     if changed.is_err() {
-                        self.gone = true;
-                    } else {
-                        let now = desired.borrow_and_update().clone();
-                        self.on_desired(now);
+                        self.jobs.detach_all();
+                        return;
                     }
+                    let now = desired.borrow_and_update().clone();
+                    self.on_desired(now);
                 }
                 Some(report) = reports.recv() => self.on_report(report),
                 Some(refusal) = evictions.recv() => self.on_evicted(refusal),

@@ -70,6 +70,24 @@ async fn a_job_ends_with_its_exit_code_and_leaves_nothing() {
     eventually("no folder", || !node.cx.config.pod_dir("u").exists()).await;
 }
 
+/// The pods' handles may be dropped before their tasks hear that the agent ends.
+#[tokio::test]
+async fn a_pod_whose_handle_is_dropped_runs_on() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let spec = json!({"terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "c", "image": "test.local/x"}]});
+    let handle = start(&node, pod(spec));
+    eventually("running", || phase(&handle) == "Running").await;
+    drop(handle);
+    // Endpoints would have half a second to leave before a signal.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(node.runtime.signals().is_empty(), "{:?}", node.runtime.signals());
+    assert!(node.runtime.is_running("c"));
+}
+
 #[tokio::test]
 async fn a_crash_restarts_at_once_and_then_waits() {
     if needs_root() {
