@@ -36,7 +36,16 @@ fn nothing_is_lost_when_processes_are_killed() {
     second_on_the_same_folder(&mut cluster);
     let shots = load.stop();
     let failed: Vec<_> = shots.iter().filter(|shot| shot.result.is_err()).collect();
-    assert!(failed.is_empty(), "{} of {}: {:?}", failed.len(), shots.len(), failed.first());
+    assert!(
+        failed.is_empty(),
+        "{} of {}, from {:?} to {:?}\n{before:?}\n{:?}\n{}",
+        failed.len(),
+        shots.len(),
+        failed.first(),
+        failed.last(),
+        cluster.containers(),
+        cluster.logs()
+    );
 
     eventually(Duration::from_secs(20), "the containers are the same", || {
         let now = cluster.containers();
