@@ -1,5 +1,10 @@
 //! A cluster on an etcd that somebody else runs: a real one, which is killed and comes back.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test, which may block and says when it is skipped"
+)]
 
 use atoll_e2e::{
     Output,
