@@ -165,7 +165,7 @@ impl Inbox for Store {
         }
     }
 
-    fn check(&self, _hello: &Hello) -> Result<(), Refusal> {
+    fn check(&self, _mine: &Hello, _theirs: &Hello) -> Result<(), Refusal> {
         Ok(())
     }
 

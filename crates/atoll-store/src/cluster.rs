@@ -124,8 +124,11 @@ pub struct Hello {
     pub acknowledged: (u64, u64),
 }
 
-/// Version of the peer messages that this release speaks.
+/// Version of the peer messages that this release speaks. Two members speak the lower of theirs.
 pub const PEER_FORMAT: u32 = 1;
+
+/// The oldest version that this release still speaks.
+pub const PEER_FORMAT_MIN: u32 = 1;
 
 /// Why a peer is not talked to. Goes over the wire, so that the other side can say it too.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -186,8 +189,10 @@ pub trait SnapshotSink: Send {
 pub trait Inbox: Send + Sync + Debug {
     /// For a connection to or from `peer`.
     fn hello(&self, peer: u64) -> Hello;
-    /// The certificate has been compared with `hello.from` already.
-    fn check(&self, hello: &Hello) -> Result<(), Refusal>;
+    /// `mine` was said before `theirs` was made: what the peer had acknowledged by then, it must
+    /// still have. What it acknowledges meanwhile on another connection proves nothing. The
+    /// certificate has been compared with `theirs.from` already.
+    fn check(&self, mine: &Hello, theirs: &Hello) -> Result<(), Refusal>;
     /// `false` when too much waits: the message is dropped, and Raft sends it again.
     fn deliver(&self, from: u64, message: Bytes) -> bool;
     /// A message to this peer was dropped, or its connection broke.

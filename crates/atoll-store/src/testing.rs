@@ -89,7 +89,8 @@ impl MemoryNetwork {
         if !greeted {
             for (one, other, id) in [(&sender, &receiver, from), (&receiver, &sender, to)] {
                 let called = if id == from { to } else { from };
-                if let Err(refusal) = other.check(&one.hello(called)) {
+                let mine = other.hello(id);
+                if let Err(refusal) = other.check(&mine, &one.hello(called)) {
                     one.refused_by(called, &refusal);
                     return None;
                 }

@@ -103,9 +103,9 @@ impl Inbox for StoreInbox {
         self.shared.cluster.hello(peer)
     }
 
-    fn check(&self, hello: &Hello) -> Result<(), Refusal> {
+    fn check(&self, mine: &Hello, hello: &Hello) -> Result<(), Refusal> {
         self.shared.check().map_err(|error| Refusal::Other(error.to_string()))?;
-        let checked = self.shared.cluster.check(hello);
+        let checked = self.shared.cluster.check(mine, hello);
         if let Err(Refusal::OldCopy { id, .. }) = &checked
             && *id == self.shared.cluster.member_id
         {

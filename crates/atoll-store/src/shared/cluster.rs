@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use tokio::sync::watch;
 
-use crate::cluster::{Hello, Membership, PEER_FORMAT, Progress, Refusal};
+use crate::cluster::{Hello, Membership, PEER_FORMAT, PEER_FORMAT_MIN, Progress, Refusal};
 use crate::consensus::Position;
 use crate::sync::lock;
 
@@ -101,8 +101,8 @@ impl ClusterShared {
     }
 
     /// Whether a peer may be talked to. `id` in an [`Refusal::OldCopy`] may be this server itself.
-    pub(crate) fn check(&self, hello: &Hello) -> Result<(), Refusal> {
-        if hello.format != PEER_FORMAT {
+    pub(crate) fn check(&self, mine: &Hello, hello: &Hello) -> Result<(), Refusal> {
+        if hello.format.min(PEER_FORMAT) < PEER_FORMAT_MIN {
             return Err(Refusal::Format { theirs: hello.format, ours: PEER_FORMAT });
         }
         if hello.cluster_id != self.cluster_id {
@@ -119,7 +119,7 @@ impl ClusterShared {
         }
         // One that is not known may have been added by entries that have not come here yet; its
         // certificate says that it is of this cluster.
-        let (epoch, index) = inner.acknowledged.get(&id).copied().unwrap_or_default();
+        let (epoch, index) = mine.acknowledged;
         let (said_epoch, level) = inner.peers.get(&id).copied().unwrap_or_default();
         if hello.last.index < index || hello.epoch < epoch.max(said_epoch) {
             return Err(Refusal::OldCopy { id, acknowledged: index, last: hello.last.index });
@@ -136,4 +136,44 @@ impl ClusterShared {
 
 pub(crate) fn hex(id: &[u8; 16]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: u64 = 2;
+
+    fn said(last: u64) -> Hello {
+        Hello {
+            last: Position { index: last, term: 1 },
+            from: PEER,
+            to: 1,
+            ..ClusterShared::new([7; 16], 1, 1).hello(PEER)
+        }
+    }
+
+    #[test]
+    fn a_peer_is_held_to_what_it_had_acknowledged_when_it_was_asked() {
+        let shared = ClusterShared::new([7; 16], 1, 1);
+        shared.set_acknowledged(&BTreeMap::from([(PEER, (1, 100))]));
+        let mine = shared.hello(PEER);
+        // What it acknowledges on another connection while its hello is on the way.
+        shared.set_acknowledged(&BTreeMap::from([(PEER, (1, 101))]));
+        assert_eq!(shared.check(&mine, &said(100)), Ok(()));
+        let old = Refusal::OldCopy { id: PEER, acknowledged: 100, last: 99 };
+        assert_eq!(shared.check(&mine, &said(99)), Err(old));
+        // The next time it is held to that too.
+        let old = Refusal::OldCopy { id: PEER, acknowledged: 101, last: 100 };
+        assert_eq!(shared.check(&shared.hello(PEER), &said(100)), Err(old));
+    }
+
+    #[test]
+    fn a_later_release_is_talked_to_and_one_without_a_common_format_is_not() {
+        let shared = ClusterShared::new([7; 16], 1, 1);
+        let mine = shared.hello(PEER);
+        let speaks = |format| shared.check(&mine, &Hello { format, ..said(0) });
+        assert_eq!(speaks(PEER_FORMAT + 1), Ok(()));
+        assert_eq!(speaks(0), Err(Refusal::Format { theirs: 0, ours: PEER_FORMAT }));
+    }
 }

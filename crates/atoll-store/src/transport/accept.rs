@@ -175,6 +175,10 @@ async fn greet(
             return Err(refusal.into());
         }
     };
+    let mine = session.inbox.hello(member.member_id);
+    let purpose = Purpose::Messages;
+    let said = Greeting::Hello { purpose, hello: mine.clone() };
+    greeting::write(&mut stream, &said).await?;
     let (purpose, hello) = match greeting::read(&mut stream).await? {
         Greeting::Hello { purpose, hello } => (purpose, hello),
         Greeting::Refusal(refusal) => {
@@ -182,7 +186,7 @@ async fn greet(
             return Err(TurnedAway::RefusedBy(refusal));
         }
     };
-    if let Err(refusal) = check(session, member.member_id, &hello) {
+    if let Err(refusal) = check(session, member.member_id, &mine, &hello) {
         greeting::write(&mut stream, &Greeting::Refusal(refusal.clone())).await?;
         return Err(TurnedAway::Refused(refusal));
     }

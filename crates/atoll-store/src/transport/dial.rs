@@ -14,10 +14,8 @@ use super::frame::FrameReader;
 use super::greeting::{self, Greeting, GreetingError, Purpose};
 use super::session::Session;
 use super::tls::{CertificateRefusal, PeerTls, cluster_hex, explain};
-use crate::cluster::{Hello, PEER_FORMAT, Refusal};
+use crate::cluster::{Hello, PEER_FORMAT, PEER_FORMAT_MIN, Refusal};
 
-/// The oldest peer messages that this release still speaks.
-const PEER_FORMAT_MIN: u32 = 1;
 /// Ciphertext is read in pieces of this size; rustls alone would read 4 KiB at a time.
 const READ_BYTES: usize = 64 << 10;
 /// Ciphertext that rustls holds: what is written at once becomes one system call.
@@ -109,13 +107,17 @@ async fn greet(
         greeting::write(&mut stream, &refusal).await.map_err(failed)?;
         return Err(DialError::Certificate { address, source });
     }
-    let hello = session.inbox.hello(to);
-    greeting::write(&mut stream, &Greeting::Hello { purpose, hello }).await.map_err(failed)?;
-    let theirs = match greeting::read(&mut stream).await.map_err(failed)? {
-        Greeting::Refusal(refusal) => return Err(DialError::RefusedBy { address, refusal }),
-        Greeting::Hello { hello, .. } => hello,
+    let hear = |said| match said {
+        Greeting::Refusal(refusal) => Err(DialError::RefusedBy { address, refusal }),
+        Greeting::Hello { hello, .. } => Ok(hello),
     };
-    match check(session, to, &theirs) {
+    // The called side speaks first; see the greeting's header.
+    hear(greeting::read(&mut stream).await.map_err(failed)?)?;
+    let mine = session.inbox.hello(to);
+    let said = Greeting::Hello { purpose, hello: mine.clone() };
+    greeting::write(&mut stream, &said).await.map_err(failed)?;
+    let theirs = hear(greeting::read(&mut stream).await.map_err(failed)?)?;
+    match check(session, to, &mine, &theirs) {
         Ok(()) => Ok(Connection::new(stream)),
         Err(refusal) => {
             let mut connection = Connection::new(stream);
@@ -125,8 +127,14 @@ async fn greet(
     }
 }
 
-/// Whether this server talks to the one that said this and whose certificate is of `certified`.
-pub(super) fn check(session: &Session, certified: u64, hello: &Hello) -> Result<(), Refusal> {
+/// Whether this server, which said `mine` before, talks to the one that said this and whose
+/// certificate is of `certified`.
+pub(super) fn check(
+    session: &Session,
+    certified: u64,
+    mine: &Hello,
+    hello: &Hello,
+) -> Result<(), Refusal> {
     let me = session.shared.me;
     if hello.format.min(PEER_FORMAT) < PEER_FORMAT_MIN {
         return Err(Refusal::Format { theirs: hello.format, ours: PEER_FORMAT });
@@ -143,7 +151,7 @@ pub(super) fn check(session: &Session, certified: u64, hello: &Hello) -> Result<
     if hello.to != me.member_id {
         return Err(Refusal::NotAddressed { id: me.member_id });
     }
-    session.inbox.check(hello)
+    session.inbox.check(mine, hello)
 }
 
 impl Connection {

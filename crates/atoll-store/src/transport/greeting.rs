@@ -3,6 +3,10 @@
 //! The form stays what it is in all releases, because it is how releases find out about each
 //! other: magic, version of this form (u8), kind (u8), length (u16), body, crc32c over all of it
 //! (u32). A later release may add to the end of a body; what is not known is not read.
+//!
+//! The called side speaks first, then the calling side, then the called side again: so what either
+//! side checks was made after it had spoken itself, and a peer cannot be taken for an old copy of
+//! its folder because of what it acknowledged in between on another connection.
 
 use std::io;
 

@@ -51,6 +51,18 @@ async fn messages_arrive_whole_and_each_lane_in_order() {
     assert_eq!((here.dropped_messages, here.waiting_bytes), (0, 0));
 }
 
+/// Or a peer would be taken for an old copy of its folder because of what it acknowledged between
+/// its hello and the check, on the other connection.
+#[tokio::test]
+async fn each_side_checks_a_hello_that_was_made_after_its_own() {
+    for _ in 0..5 {
+        let (one, two) = pair(TransportConfig::default()).await;
+        for server in [&one, &two] {
+            assert_eq!(server.store.seen(|seen| seen.checked_too_late), 0);
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_urgent_message_overtakes_megabytes_that_wait() {
     let (mut one, two) = pair(TransportConfig::default()).await;

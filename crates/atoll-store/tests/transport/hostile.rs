@@ -158,7 +158,7 @@ fn hello(purpose: u8, from: u64, to: u64) -> Vec<u8> {
     body.extend_from_slice(&1_u32.to_le_bytes());
     body.extend_from_slice(&1_u32.to_le_bytes());
     body.extend_from_slice(&CLUSTER);
-    for number in [from, to, 1, 10, 1, 0, 0] {
+    for number in [from, to, u64::MAX, 10, 1, 0, 0] {
         body.extend_from_slice(&number.to_le_bytes());
     }
     greeting(1, &body)
@@ -176,14 +176,19 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
 /// A member that has greeted and been greeted.
 async fn greeted(authority: &Authority, server: &Server, purpose: u8) -> TlsStream<TcpStream> {
     let mut stream = tls_to(server.address(), Some(material(&[authority], authority, 9))).await;
+    hear(&mut stream).await;
     stream.write_all(&hello(purpose, 9, server.id)).await.unwrap();
     stream.flush().await.unwrap();
+    hear(&mut stream).await;
+    stream
+}
+
+async fn hear(stream: &mut TlsStream<TcpStream>) {
     let mut head = [0; 10];
     stream.read_exact(&mut head).await.unwrap();
     assert_eq!(&head[..8], b"ATPEER\x01\x01");
     let mut rest = vec![0; usize::from(u16::from_le_bytes([head[8], head[9]])) + 4];
     stream.read_exact(&mut rest).await.unwrap();
-    stream
 }
 
 #[tokio::test]

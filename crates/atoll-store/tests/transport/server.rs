@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const CLUSTER: [u8; 16] = [0xc1; 16];
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// The hellos of all stores are numbered, so that their order is known.
+static HELLOS: AtomicU64 = AtomicU64::new(1);
+
 /// What a store was told.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -30,6 +33,8 @@ pub(crate) struct Seen {
     pub(crate) refused_by: Vec<(u64, Refusal)>,
     pub(crate) sent: Vec<(u64, bool)>,
     pub(crate) snapshots: Vec<Snapshot>,
+    /// Hellos that were made before this store had said its own.
+    pub(crate) checked_too_late: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,13 +95,16 @@ impl Inbox for Store {
             cluster_id: self.me.cluster_id,
             from: manners.claims_to_be.unwrap_or(self.me.member_id),
             to: peer,
-            epoch: 1,
+            epoch: HELLOS.fetch_add(1, Ordering::SeqCst),
             last: Position { index: 10, term: 1 },
             acknowledged: (0, 0),
         }
     }
 
-    fn check(&self, hello: &Hello) -> Result<(), Refusal> {
+    fn check(&self, mine: &Hello, hello: &Hello) -> Result<(), Refusal> {
+        if hello.epoch < mine.epoch {
+            self.seen.lock().unwrap().checked_too_late += 1;
+        }
         let manners = self.manners.lock().unwrap();
         manners.refuses.get(&hello.from).map_or(Ok(()), |refusal| Err(refusal.clone()))
     }

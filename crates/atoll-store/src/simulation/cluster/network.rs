@@ -138,9 +138,6 @@ impl World {
     /// Both say who they are and how far they have come, as on a new connection: with every parcel,
     /// because one may be made at any time.
     fn greet(&mut self, from: u64, to: u64) -> Result<bool, String> {
-        if self.plan.bug == Some(Bug::ReusesId) {
-            return Ok(true);
-        }
         for (from, to) in [(from, to), (to, from)] {
             let (Some(caller), Some(called)) = (self.nodes.get(&from), self.nodes.get(&to)) else {
                 return Ok(false);
@@ -148,10 +145,15 @@ impl World {
             let (Some(caller), Some(called)) = (&caller.core, &called.core) else {
                 return Ok(false);
             };
-            let Err(refusal) = called.shared.cluster.check(&caller.shared.cluster.hello(to)) else {
+            let mine = called.shared.cluster.hello(from);
+            let said = caller.shared.cluster.hello(to);
+            let Err(refusal) = called.shared.cluster.check(&mine, &said) else {
                 continue;
             };
             if matches!(refusal, Refusal::OldCopy { .. }) {
+                if self.plan.bug == Some(Bug::ReusesId) {
+                    continue;
+                }
                 return Err(format!("a member is taken for an old copy: {refusal}"));
             }
             if let Some(core) = self.nodes.get_mut(&from).and_then(|node| node.core.as_mut()) {
