@@ -135,11 +135,11 @@ impl Lab {
         command.args(["token", "create"]).env("KUBECONFIG", self.dir("server/kubeconfig"));
         std::fs::write(self.dir("token"), run(command, "").ok()).unwrap();
         let url = format!("https://{}:6443", self.address);
-        let (token, data, runs) = (self.path("token"), self.path("node"), self.path("run"));
+        let (token, node, runs) = (self.path("token"), self.path("node"), self.path("run"));
         let words = [
             ["agent", "--join"].as_slice(),
             &[&url, "--token-file", &token, "--name", "only"],
-            &["--data-dir", &data, "--run-dir", &runs],
+            &["--data-dir", &node, "--run-dir", &runs],
         ];
         let place = self.start("agent.log", &binary(), &words.concat());
         eventually(SOON, "the node is ready", || {
