@@ -21,6 +21,8 @@ fn bad_input_is_refused_in_upstreams_words() {
     fields_that_do_not_change(&cluster);
     selectors(&cluster);
     plain_http(&cluster, &curl);
+    patches(&curl);
+    list_options(&curl);
     hostile_http(&curl);
 }
 
@@ -322,6 +324,85 @@ fn plain_http(cluster: &Cluster, curl: &Curl) {
         code == 200 && !said.contains("ERROR") || said.contains("too old resource version: 1 ("),
         "{said}"
     );
+}
+
+/// Of the ConfigMap `fixed`.
+fn patches(curl: &Curl) {
+    let invalid = "PatchOptions.meta.k8s.io \"\" is invalid: ";
+    let required = format!("{invalid}fieldManager: Required value: is required for apply patch");
+    let forced = format!("{invalid}force: Forbidden: may not be specified for non-apply patch");
+    let applied = |more: &str| {
+        format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"fixed\"{more}}}}}"
+        )
+    };
+    for (kind, query, patch, code, words) in [
+        ("apply-patch+yaml", "", applied(""), 422, required.as_str()),
+        ("merge-patch+json", "?force=true", "{}".to_owned(), 422, &forced),
+        (
+            "apply-patch+yaml",
+            "?fieldManager=t",
+            applied(",\"managedFields\":[]"),
+            400,
+            "metadata.managedFields must be nil",
+        ),
+        (
+            "merge-patch+json",
+            "",
+            "{\"metadata\":{\"uid\":\"other\"}}".to_owned(),
+            409,
+            "Precondition failed: UID in precondition: other, UID in object meta: ",
+        ),
+        (
+            "merge-patch+json",
+            "",
+            "{\"metadata\":{\"resourceVersion\":\"1\"}}".to_owned(),
+            409,
+            "the object has been modified; please apply your changes to the latest version",
+        ),
+        (
+            "strategic-merge-patch+json",
+            "",
+            "{\"$patch\":\"bogus\"}".to_owned(),
+            400,
+            "unknown patch type: \"bogus\" in map: ",
+        ),
+    ] {
+        let header = format!("Content-Type: application/{kind}");
+        let path = format!("{MAPS}/fixed{query}");
+        let (got, said) = curl.status(&path, &["-X", "PATCH", "-H", &header], &patch);
+        assert!(got == code && said.contains(words), "{patch}: {got} {said}");
+    }
+}
+
+fn list_options(curl: &Curl) {
+    for (query, code, words) in [
+        (
+            "resourceVersionMatch=Exact",
+            422,
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        (
+            "resourceVersionMatch=Foo&resourceVersion=1",
+            422,
+            "resourceVersionMatch: Unsupported value: \"Foo\": supported values: \"Exact\", \"NotOlderThan\", \"\"",
+        ),
+        (
+            "sendInitialEvents=true",
+            422,
+            "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list",
+        ),
+        (
+            "watch=1&sendInitialEvents=true",
+            422,
+            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+        ("resourceVersion=-1", 400, "invalid resource version"),
+        ("resourceVersion=abc", 400, "invalid resource version"),
+    ] {
+        let (got, said) = curl.status(&format!("{MAPS}?{query}"), &[], "");
+        assert!(got == code && said.contains(words), "{query}: {got} {said}");
+    }
 }
 
 fn hostile_http(curl: &Curl) {
