@@ -1,6 +1,11 @@
 //! `etcdctl`, of two releases: everything it can do is done to a real etcd of the same release
 //! and to us, and what it prints is compared, but for ids, times and sizes.
-#![allow(clippy::disallowed_methods, reason = "a test may block")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test: what goes wrong here fails it, and it may block"
+)]
 
 mod servers;
 mod steps;

@@ -39,7 +39,7 @@ impl Release {
             if !program.exists() {
                 let missing = format!("{} is missing: run scripts/prepare test", program.display());
                 assert!(std::env::var_os("CI").is_none(), "{missing}");
-                println!("skipped: {missing}");
+                eprintln!("skipped: {missing}");
                 return None;
             }
         }
@@ -51,7 +51,7 @@ impl Release {
 pub struct Served {
     child: Child,
     pub endpoint: String,
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Drop for Served {
@@ -69,7 +69,7 @@ fn start(mut command: Command, port: u16, folder: tempfile::TempDir) -> Served {
         .stderr(File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let served = Served { child, endpoint: format!("127.0.0.1:{port}"), folder };
+    let served = Served { child, endpoint: format!("127.0.0.1:{port}"), _folder: folder };
     eventually(START_MAX, "a server listens", || match TcpStream::connect(&served.endpoint) {
         Ok(_) => Ok(()),
         Err(error) => Err(format!("{error}\n{}", std::fs::read_to_string(&log).unwrap())),
