@@ -4,6 +4,7 @@
     clippy::disallowed_methods,
     clippy::print_stderr,
     clippy::unwrap_used,
+    unreachable_pub,
     reason = "a test: what goes wrong here fails it, and it may block"
 )]
 

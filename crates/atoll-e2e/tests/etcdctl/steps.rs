@@ -96,7 +96,9 @@ pub fn watches_and_leases(t: &mut Transcript<'_>) {
     t.step(&["put", "leased/2", "x", &with_lease]);
     t.step(&["get", "leased/1", "-w", "fields"]);
     t.step(&["lease", "timetolive", &lease]);
-    t.step(&["lease", "timetolive", &lease, "--keys"]);
+    // An etcd names them in any order.
+    let attached = t.run(&["lease", "timetolive", &lease, "--keys"]).ok();
+    t.note(&format!("{}", ["leased/1", "leased/2"].iter().all(|key| attached.contains(key))));
     t.step(&["lease", "list"]);
     t.step(&["lease", "keep-alive", &lease, "--once"]);
     let kept = t.start(&["lease", "keep-alive", &lease], "");
@@ -236,7 +238,10 @@ pub fn fill(t: &mut Transcript<'_>) {
 
 pub fn look(t: &mut Transcript<'_>) {
     t.step(&["endpoint", "hashkv"]);
-    t.step(&["lease", "list"]);
+    let leases = t.run(&["lease", "list"]).ok();
+    let mut leases: Vec<_> = leases.lines().collect();
+    leases.sort_unstable();
+    t.note(&leases.join(" "));
     for revision in ["--rev=33", "--rev=34", "--rev=36", "--rev=0"] {
         t.step(&["get", "", "--prefix", "-w", "json", revision]);
     }
