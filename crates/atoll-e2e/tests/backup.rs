@@ -102,15 +102,7 @@ fn a_cluster_comes_back_from_its_backup() {
     assert_eq!(uid(&cluster, &["node", "node-1"]), node);
     let now = fs::read(cluster.dir.join("node-1/agent/client.crt")).unwrap();
     assert!(now == certificate, "the node joined anew");
-    // Tokens stay good.
-    let mut review = Command::new("kubectl");
-    let port = format!("--server=https://127.0.0.1:{}", cluster.port);
-    review.args([&port, "--insecure-skip-tls-verify", "--kubeconfig=/dev/null"]);
-    review.args(["auth", "whoami", "-o", "name", "--token", account.trim()]);
-    let who = run(review, "");
-    assert_eq!(who.code, 0, "{}", who.stderr);
-    let id = join.trim().split('.').nth(2).unwrap();
-    assert!(cluster.atoll(&["token", "list"]).ok().contains(id));
+    tokens_stay_good(&cluster, &account, &join);
     // Who has seen what is lost learns that it has to read anew.
     let watch = format!(
         "/api/v1/configmaps?watch=1&timeoutSeconds=5&resourceVersion={}",
@@ -122,6 +114,17 @@ fn a_cluster_comes_back_from_its_backup() {
     cluster.kubectl(&["create", "configmap", "new", "--from-literal=a=1"]).ok();
     let new = cluster.json(&["configmap", "new"])["metadata"]["resourceVersion"].clone();
     assert!(new.as_str().unwrap().parse::<i64>().unwrap() > revision + 1_000_000_000);
+}
+
+fn tokens_stay_good(cluster: &Cluster, account: &str, join: &str) {
+    let mut review = Command::new("kubectl");
+    let port = format!("--server=https://127.0.0.1:{}", cluster.port);
+    review.args([&port, "--insecure-skip-tls-verify", "--kubeconfig=/dev/null"]);
+    review.args(["auth", "whoami", "-o", "name", "--token", account.trim()]);
+    let who = run(review, "");
+    assert_eq!(who.code, 0, "{}", who.stderr);
+    let id = join.trim().split('.').nth(2).unwrap();
+    assert!(cluster.atoll(&["token", "list"]).ok().contains(id));
 }
 
 fn uid(cluster: &Cluster, what: &[&str]) -> String {
