@@ -1,8 +1,8 @@
 //! Runs the simulation over many seeds: `cargo run -p atoll-store --example simulate -- 10000 [FIRST]`.
 //!
 //! Each seed runs with a power cut, a kill, a failing operation and a full disk at places drawn
-//! from it. The first violation ends it with its plan. With `cluster` in front of the numbers it
-//! is several members over a network.
+//! from it. The first violation ends it with its plan. With `cluster` or `brief` in front of the
+//! numbers it is several members over a network, for longer or shorter.
 #![allow(clippy::print_stdout, reason = "a program for people")]
 
 use atoll_store::disk::Crash;
@@ -13,8 +13,12 @@ const STEPS: usize = 80;
 
 fn main() -> Result<(), String> {
     let mut arguments: Vec<_> = std::env::args().skip(1).collect();
-    let is_cluster = arguments.first().is_some_and(|first| first == "cluster");
-    if is_cluster {
+    let make = match arguments.first().map(String::as_str) {
+        Some("cluster") => Some(ClusterPlan::of as fn(u64) -> ClusterPlan),
+        Some("brief") => Some(ClusterPlan::brief as fn(u64) -> ClusterPlan),
+        _ => None,
+    };
+    if make.is_some() {
         arguments.remove(0);
     }
     let mut arguments = arguments.into_iter().map(|text| text.parse::<u64>());
@@ -24,8 +28,8 @@ fn main() -> Result<(), String> {
     };
     let count = number(arguments.next(), 1000)?;
     let first = number(arguments.next(), 0)?;
-    if is_cluster {
-        return clusters(first, count);
+    if let Some(make) = make {
+        return clusters(make, first, count);
     }
     let mut restarts = 0;
     for seed in first..first + count {
@@ -49,9 +53,9 @@ fn check(plan: Plan) -> Result<atoll_store::simulation::Report, String> {
     run(plan).map_err(|violation| format!("{plan:?}: {violation}"))
 }
 
-fn clusters(first: u64, count: u64) -> Result<(), String> {
+fn clusters(make: fn(u64) -> ClusterPlan, first: u64, count: u64) -> Result<(), String> {
     for seed in first..first + count {
-        let plan = ClusterPlan::of(seed);
+        let plan = make(seed);
         let report = cluster::run(plan).map_err(|violation| format!("{plan:?}: {violation}"))?;
         println!("{seed}: {report:?}");
     }

@@ -43,8 +43,11 @@ pub(crate) use ask::{Ask, AskResult, Told, member as read_member, put_member};
 pub(crate) use asks::AskReply;
 pub(crate) use journal::{WalDone, WalJob};
 pub(crate) use open::CoreOpenError;
+pub(crate) use peers::Message;
 pub(crate) use reads::ReadReply;
-pub(crate) use system::{decode_context, decode_system, is_system};
+pub(crate) use system::{
+    SystemCommand, decode_context, decode_system, encode_context, encode_system, is_system,
+};
 
 use asks::Asks;
 use chains::Chains;

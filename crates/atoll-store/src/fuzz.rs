@@ -5,9 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backend::Meta;
+use crate::cluster::Member;
 use crate::consensus::{EntryKind, LogEntry, Position};
+use crate::core::{
+    Ask, Message, SystemCommand, Told, decode_context, decode_system, encode_context, encode_system,
+};
 use crate::disk::{Disk, SimulatedDisk};
-use crate::kv::{Compare, CompareTarget, KeyRange, Op, PutRequest, RangeRequest, Relation, Txn};
+use crate::kv::{
+    Compare, CompareTarget, Error, KeyRange, Op, PutRequest, RangeRequest, Relation, Txn,
+};
 use crate::mvcc::{
     Command, Origin, Record, RevKey, State, decode_batch, encode_batch_header, encode_command,
 };
@@ -32,6 +38,71 @@ pub fn entry(bytes: &[u8]) {
     let Ok((origin, commands)) = decode_batch(Bytes::copy_from_slice(bytes)) else { return };
     let again = encode_entry(origin, &commands);
     assert_eq!(decode_batch(Bytes::from(again)), Ok((origin, commands)));
+}
+
+/// What members say to each other, commands of the store to itself, what goes with a change of
+/// members: what is read is written as the same bytes' meaning.
+pub fn peer(bytes: &[u8]) {
+    let content = Bytes::copy_from_slice(bytes);
+    if let Ok(message) = Message::decode(content.clone()) {
+        assert_eq!(Message::decode(message.encode()), Ok(message));
+    }
+    if let Ok((origin, command)) = decode_system(content.clone()) {
+        let again = Bytes::from(encode_system(origin, &command));
+        assert_eq!(decode_system(again), Ok((origin, command)));
+    }
+    if let Ok((origin, added)) = decode_context(content) {
+        let again = Bytes::from(encode_context(origin, added.as_ref()));
+        assert_eq!(decode_context(again), Ok((origin, added)));
+    }
+}
+
+/// Seeds for [`peer`].
+pub fn peers() -> Vec<Vec<u8>> {
+    let member = Member {
+        id: 7,
+        name: "n".to_owned(),
+        peer_address: "n:2380".to_owned(),
+        client_urls: vec!["https://n:6443".to_owned()],
+        is_learner: true,
+    };
+    let asks = [
+        Ask::AddLearner(member.clone()),
+        Ask::Promote(7),
+        Ask::Remove(7),
+        Ask::Update(member.clone()),
+        Ask::Transfer(None),
+        Ask::KeepAlive { keyspace: 1, id: -3 },
+        Ask::LeaseLeft { keyspace: 0, id: 3 },
+    ];
+    let results = [
+        Ok(Told::Done),
+        Ok(Told::Member(member.clone())),
+        Ok(Told::Seconds(-1)),
+        Err(Error::NoLeader),
+        Err(Error::NoQuorum { seen: 1, voters: 3 }),
+        Err(Error::Timeout { maybe_applied: true }),
+        Err(Error::LeaseNotFound { id: 3 }),
+        Err(Error::NoSpace { detail: "full".to_owned() }),
+        Err(Error::Unavailable { detail: "stopped".to_owned() }),
+    ];
+    let mut messages = vec![
+        Message::Raft(Bytes::from_static(&[8, 1])),
+        Message::ChainAsk { index: 300 },
+        Message::ChainIs { index: 300, chain: Some(9) },
+        Message::Diverged { index: 300, has_majority: true },
+        Message::SlowDisk,
+        Message::Members(vec![member.clone()]),
+    ];
+    messages.extend(asks.map(|ask| Message::Ask { number: 5, ask }));
+    messages.extend(results.map(|result| Message::Told { number: 5, result }));
+    let mut seeds: Vec<_> = messages.iter().map(|message| message.encode().to_vec()).collect();
+    let origin = Origin { member_id: 1, epoch: 2, number: 3 };
+    for command in [SystemCommand::Update(member.clone()), SystemCommand::RaiseLevel(1)] {
+        seeds.push(encode_system(origin, &command));
+    }
+    seeds.extend([encode_context(origin, Some(&member)), encode_context(origin, None)]);
+    seeds
 }
 
 /// A record of the state file with its key, and what the file says of itself.

@@ -246,3 +246,80 @@ async fn a_linearizable_read_does_not_wait_for_the_next_tick() {
         assert!(began.elapsed() < Duration::from_millis(2500), "after {:?}", began.elapsed());
     }
 }
+
+/// The bytes of one number, of which the last has no high bit.
+fn skip_number(bytes: &[u8], at: &mut usize) -> Vec<u8> {
+    let start = *at;
+    while bytes[*at] & 0x80 != 0 {
+        *at += 1;
+    }
+    *at += 1;
+    bytes[start..*at].to_vec()
+}
+
+/// What the release with one server left: `member.json` and the state's own record in format 1.
+fn make_older(folder: &std::path::Path, member_id: u64) {
+    let file = folder.join("member.json");
+    let text = std::fs::read_to_string(&file).expect("readable");
+    let member: serde_json::Value = serde_json::from_str(&text).expect("json");
+    let older = serde_json::json!({
+        "format": 1,
+        "cluster_id": member["cluster_id"],
+        "member_id": member["member_id"],
+        "epoch": member["epoch"],
+    });
+    std::fs::write(&file, older.to_string()).expect("writable");
+    let table = redb::TableDefinition::<&str, &[u8]>::new("meta");
+    let state = redb::Database::create(folder.join("state.redb")).expect("opens");
+    let writes = state.begin_write().expect("begins");
+    {
+        let mut meta = writes.open_table(table).expect("there");
+        let present = redb::ReadableTable::get(&meta, "state")
+            .expect("readable")
+            .expect("there")
+            .value()
+            .to_vec();
+        let mut at = 1;
+        let mut older = vec![1];
+        // Index, term and chain; then the sole voter; then two pairs of revisions, at the end.
+        for _ in 0..3 {
+            older.extend(skip_number(&present, &mut at));
+        }
+        older.push(1);
+        let mut number = member_id;
+        while number >= 0x80 {
+            older.push(u8::try_from(number & 0x7f).expect("seven bits") | 0x80);
+            number >>= 7;
+        }
+        older.push(u8::try_from(number).expect("seven bits"));
+        // Both keyspaces are young: their numbers take a byte each.
+        older.extend(&present[present.len() - 4..]);
+        meta.insert("state", older.as_slice()).expect("written");
+    }
+    writes.commit().expect("committed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_the_release_before_goes_on_and_takes_others_in() {
+    let dir = dir();
+    let folder = dir.path().join("m0");
+    let config = StoreConfig { dir: folder.clone(), ..StoreConfig::default() };
+    let store = EmbeddedStore::open(config).await.expect("opens");
+    for number in 0..20 {
+        put(&store, "a", &number.to_string()).await.expect("written");
+    }
+    let member_id = store.member_id();
+    store.shutdown().await;
+    drop(store);
+    make_older(&folder, member_id);
+    let cluster = TestCluster::start(dir.path(), 3).await.expect("it goes on");
+    assert_eq!(cluster.store(0).member_id(), member_id);
+    assert_eq!(linearizable(cluster.store(2), "a").await, Some("19".to_owned()));
+    cluster
+        .until("its name is known", |cluster| {
+            let known = cluster.store(2).cluster().membership();
+            known.member(member_id).is_some_and(|member| member.name == "m0")
+        })
+        .await
+        .expect("it tells its name");
+}

@@ -9,6 +9,7 @@ use crate::Target;
 
 pub(super) const TARGETS: &[Target] = &[
     Target { name: "wal_segment", run: wal_segment, seeds: atoll_store::fuzz::segments },
+    Target { name: "peer_message", run: atoll_store::fuzz::peer, seeds: atoll_store::fuzz::peers },
     Target { name: "log_entry", run: atoll_store::fuzz::entry, seeds: atoll_store::fuzz::entries },
     Target {
         name: "state_record",

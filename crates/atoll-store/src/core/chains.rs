@@ -66,6 +66,12 @@ fn judge(answers: &BTreeMap<u64, u32>, voters: &[u64]) -> Verdict {
 }
 
 impl Core {
+    /// As if it had applied something else.
+    #[cfg(test)]
+    pub(crate) fn damage_chain(&mut self) {
+        self.chain ^= 1;
+    }
+
     pub(super) fn note_chain(&mut self) {
         self.chains.push(self.applied.index, self.chain);
     }

@@ -32,11 +32,7 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn new(plan: ClusterPlan, start: MemberStart) -> Self {
         let disk = SimulatedDisk::new();
-        disk.plant(match plan.bug {
-            Some(Bug::SkipsSync) => Some(Lie::SkipsSync("wal/")),
-            Some(Bug::KeepsTornTail) => Some(Lie::KeepsTornTail),
-            _ => None,
-        });
+        disk.plant((plan.bug == Some(Bug::SkipsSync)).then_some(Lie::SkipsSync("wal/")));
         Self {
             plan,
             start,
