@@ -157,6 +157,7 @@ impl Core {
         }
         self.dirty_since = None;
         self.flushing = true;
+        self.installed = false;
         let [cluster, applications] = &self.shared.keyspaces;
         let pending = [cluster, applications].map(|keyspace| write(&keyspace.state).begin_flush());
         let meta = self.meta(false);
