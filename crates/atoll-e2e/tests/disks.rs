@@ -179,7 +179,10 @@ fn a_flipped_byte_of_the_log_is_refused_and_named() {
     let offset = said.split(&named).nth(1).unwrap_or_else(|| panic!("{said}"));
     let offset: usize = offset.split(':').next().unwrap().parse().unwrap();
     assert!(offset <= at && at < offset + 4_096, "{offset} for a flip at {at}");
-    assert!(said.lines().last().unwrap().starts_with("error: starting server: "), "{said}");
+    assert!(
+        said.lines().last().unwrap().starts_with("error: starting the server on node-1: "),
+        "{said}"
+    );
     assert!(begun.elapsed() < Duration::from_secs(15), "it was tried for {:?}", begun.elapsed());
     assert_eq!(std::fs::read(&file).unwrap(), damaged, "nothing was changed");
 

@@ -22,7 +22,7 @@ mod txn;
 
 pub(crate) use apply::{LeaseChange, StoredEvent};
 pub(crate) use command::{
-    Command, Origin, Response, decode_batch, encode_batch_header, encode_command,
+    Command, Origin, Response, decode_batch, decode_origin, encode_batch_header, encode_command,
 };
 pub(crate) use history::{History, Version};
 pub(crate) use load::Copy;

@@ -118,3 +118,27 @@ async fn opening_on_a_full_disk_says_so() {
     let refused = EmbeddedStore::open(config).await.expect_err("there is no room");
     assert!(matches!(refused, OpenError::NoSpace { .. }), "{refused:?}");
 }
+
+/// A start on a full disk does not write its epoch, so the next one finds the epoch before.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_count_after_a_start_that_could_not_write_its_epoch() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let config = || StoreConfig {
+        dir: dir.path().to_owned(),
+        request_timeout: PATIENCE,
+        ..StoreConfig::default()
+    };
+    let store = EmbeddedStore::open(config()).await.expect("it opens");
+    put(&store.keyspace(Keyspace::Cluster), 0).await.expect("written");
+    store.shutdown().await;
+    let member = fs::read(dir.path().join("member.json")).expect("the member's file");
+    for round in 1..4 {
+        let store = EmbeddedStore::open(config()).await.expect("it opens");
+        let kv = store.keyspace(Keyspace::Cluster);
+        put(&kv, round).await.expect("written");
+        let all = RangeRequest::new(KeyRange::prefix("key/"));
+        assert_eq!(kv.range(all).await.expect("read").kvs.len(), round + 1);
+        store.shutdown().await;
+        fs::write(dir.path().join("member.json"), &member).expect("the former file");
+    }
+}

@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex, RwLock};
 use rand::RngCore;
 
 use super::journal::Journal;
-use super::{Asks, Chains, Core, Health, Reads};
+use super::{Asks, Chains, Core, Health, Reads, decode_system, is_system};
 use crate::backend::{Backend, BackendError, Roster};
 use crate::clock::Clock;
 use crate::cluster::MemberStart;
 use crate::consensus::raft::{RaftConsensus, Start};
-use crate::consensus::{ConsensusError, NoPeers, Position, Standing};
+use crate::consensus::{ConsensusError, EntryKind, LogEntry, NoPeers, Position, Standing};
 use crate::disk::Disk;
 use crate::embedded::StoreConfig;
 use crate::folder::{self, FolderError};
 use crate::lease::LeaseClock;
-use crate::mvcc::State;
+use crate::mvcc::{State, decode_origin};
 use crate::shared::{ClusterShared, KeyspaceShared, LEVEL, Reached, Shared};
 use crate::sync::read;
 use crate::wal::{Base, Identity, Room, Wal, WalError, WalOpenError};
@@ -88,6 +88,7 @@ impl Core {
         let recovered = Wal::open(disk.clone(), identity, config.segment_bytes, base)
             .map_err(CoreOpenError::Wal)?;
         let last = recovered.last(applied);
+        let epoch = epoch_above(&member, &roster, &recovered.entries);
         let mut wal = recovered.wal;
         // A new term is an entry; without room for it nothing could be confirmed.
         wal.reserve(0, Room::Vital).map_err(CoreOpenError::Write)?;
@@ -109,7 +110,7 @@ impl Core {
             config,
             record: member.record(),
             member_id: member.member_id,
-            epoch: member.epoch,
+            epoch,
             shared: Arc::new(Shared::new(keyspaces, cluster)),
             disk,
             backend: Arc::new(backend),
@@ -155,6 +156,22 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// The epoch of what is proposed from now on. The member file's may have been used before: a start
+/// on a full disk does not write it, and batches that look older than applied ones do not count.
+fn epoch_above(member: &folder::Member, roster: &Roster, entries: &[LogEntry]) -> u64 {
+    let applied = roster.origins.get(&member.member_id).map_or(0, |(epoch, _)| *epoch);
+    let logged = entries.iter().filter_map(|entry| match entry.kind {
+        EntryKind::Normal if is_system(&entry.payload) => {
+            decode_system(entry.payload.clone()).ok().map(|(origin, _)| origin)
+        }
+        EntryKind::Normal => decode_origin(entry.payload.clone()).ok(),
+        EntryKind::ConfChange | EntryKind::ConfChangeV2 => None,
+    });
+    let own = logged.filter(|origin| origin.member_id == member.member_id);
+    let used = own.map(|origin| origin.epoch).max().unwrap_or(0).max(applied);
+    member.epoch.max(used + 1)
 }
 
 /// Of a folder without a state: a cluster of one, or whom it is about to join.

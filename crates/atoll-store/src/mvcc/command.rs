@@ -88,12 +88,21 @@ pub(crate) fn encode_command(out: &mut Vec<u8>, keyspace: u8, command: &Command)
 }
 
 /// The commands of an entry with the codes of their keyspaces.
-pub(crate) fn decode_batch(payload: Bytes) -> Result<(Origin, Vec<(u8, Command)>), Malformed> {
-    let mut reader = Reader::new(payload);
+/// Who proposed a batch.
+pub(crate) fn decode_origin(payload: Bytes) -> Result<Origin, Malformed> {
+    read_origin(&mut Reader::new(payload))
+}
+
+fn read_origin(reader: &mut Reader) -> Result<Origin, Malformed> {
     if reader.u8()? != FORMAT {
         return Err(Malformed("an entry has a format that this release does not read"));
     }
-    let origin = Origin { member_id: reader.u64()?, epoch: reader.u64()?, number: reader.u64()? };
+    Ok(Origin { member_id: reader.u64()?, epoch: reader.u64()?, number: reader.u64()? })
+}
+
+pub(crate) fn decode_batch(payload: Bytes) -> Result<(Origin, Vec<(u8, Command)>), Malformed> {
+    let mut reader = Reader::new(payload);
+    let origin = read_origin(&mut reader)?;
     let mut commands = Vec::new();
     while !reader.is_empty() {
         let keyspace = reader.u8()?;

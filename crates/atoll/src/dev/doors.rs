@@ -74,8 +74,12 @@ impl Doors {
 
     /// To the first that takes it; false when none does.
     async fn hand_over(&mut self, stream: &TcpStream) -> bool {
-        let shut = self.shut.all();
         let count = self.doors.len();
+        let mut shut = self.shut.all();
+        if shut.len() == count {
+            // One that is cut off from its nodes still says what it knows.
+            shut.clear();
+        }
         for server in (0..count).map(|step| (self.current + step) % count) {
             let Some(door) = self.doors.get_mut(server).filter(|_| !shut.contains(&server)) else {
                 continue;
@@ -145,6 +149,23 @@ mod tests {
         let _client = TcpStream::connect(address).unwrap();
         let incoming = first.accept().await.unwrap();
         assert!(incoming.next().await.unwrap().is_some());
+        accepting.abort();
+    }
+    #[tokio::test]
+    async fn the_only_server_is_reached_although_it_is_isolated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0");
+        let shut = Shut::default();
+        shut.set(0, true);
+        let server = handoff::Receiver::bind(&path).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        #[allow(clippy::disallowed_methods, reason = "aborted at the end")]
+        let accepting = tokio::spawn(Doors::new(vec![path], shut).accept(listener));
+        let _client = TcpStream::connect(address).unwrap();
+        let arrival = async { server.accept().await.unwrap().next().await.unwrap() };
+        let arrived = tokio::time::timeout(Duration::from_secs(5), arrival).await;
+        assert!(arrived.unwrap().is_some());
         accepting.abort();
     }
 }
