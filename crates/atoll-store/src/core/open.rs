@@ -71,7 +71,6 @@ impl Core {
         let backend = Backend::open(&*disk, clock.clone(), config.cache_bytes)
             .map_err(CoreOpenError::Backend)?;
         let loaded = backend.load().map_err(CoreOpenError::Backend)?;
-        let is_new = loaded.meta.is_none();
         let (base, chain, roster) = match loaded.meta {
             Some(meta) => {
                 let base = Base { applied: meta.applied, installed: meta.installed };
@@ -104,7 +103,7 @@ impl Core {
         .map_err(CoreOpenError::Consensus)?;
         let keyspaces = loaded.states.map(|state| share(state, &config, &*clock));
         let cluster = share_cluster(&member, last, &roster, &recovered.acknowledged);
-        let dirty_since = if is_new || base.installed { Some(clock.now()) } else { None };
+        let dirty_since = (base == Base::default() || base.installed).then(|| clock.now());
         let core = Self {
             clock,
             config,

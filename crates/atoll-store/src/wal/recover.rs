@@ -32,7 +32,7 @@ impl Recovered {
 }
 
 /// How far the state on disk has come.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Base {
     pub(crate) applied: Position,
     /// It came from another member, so this log need not reach it.
