@@ -223,6 +223,7 @@ async fn serve(
         () = signals.next() => return Ok(()),
         result = ready => result?,
     }
+    folder.publish_kubeconfig()?;
     greet(folder, dev.nodes, started.elapsed());
     loop {
         let order = async {

@@ -116,6 +116,14 @@ impl Folder {
         self.root.join("kubeconfig")
     }
 
+    /// Shows the kubeconfig that the server wrote: whoever waits for it finds the nodes ready.
+    pub fn publish_kubeconfig(&self) -> Result<()> {
+        let written = self.server().join("kubeconfig");
+        let text =
+            std::fs::read(&written).with_context(|| format!("reading {}", written.display()))?;
+        write_for_the_user(&self.kubeconfig(), &text, 0o600)
+    }
+
     pub fn server(&self) -> PathBuf {
         self.root.join("server")
     }

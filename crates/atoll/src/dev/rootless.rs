@@ -73,9 +73,12 @@ pub async fn run(
         () = signals.next() => Ok(()),
         result = ready => match result {
             Ok(()) => {
-                greet(folder, 1, started.elapsed());
-                signals.next().await;
-                Ok(())
+                let published = folder.publish_kubeconfig();
+                if published.is_ok() {
+                    greet(folder, 1, started.elapsed());
+                    signals.next().await;
+                }
+                published
             }
             Err(error) => Err(error),
         },
@@ -116,7 +119,6 @@ impl Processes {
             ("data-dir", server_folder.display().to_string()),
             ("listen", format!("127.0.0.1:{port}")),
             ("advertise", "127.0.0.1".to_owned()),
-            ("write-kubeconfig", folder.kubeconfig().display().to_string()),
             ("kubeconfig-server", format!("https://127.0.0.1:{port}")),
             ("supervised", String::new()),
         ];
@@ -126,7 +128,7 @@ impl Processes {
         let log = server_folder.join("server.log");
         let server = recipe("server", program, None, &log, &arguments);
         self.server = Some(start_under(server, &self.hurry).await?);
-        let client = connect(&folder.kubeconfig(), None).await?.client;
+        let client = connect(&server_folder.join("kubeconfig"), None).await?.client;
         let token = if node_folder.join("agent/client.crt").exists() {
             String::new()
         } else {

@@ -148,10 +148,6 @@ impl Nodes {
             ("handoff", self.door("api", node).display().to_string()),
             ("supervised", String::new()),
         ];
-        if self.number(node) == 1 {
-            let kubeconfig = self.root.join("kubeconfig");
-            arguments.push(("write-kubeconfig", kubeconfig.display().to_string()));
-        }
         if let Some(listen) = self.etcd_listen {
             arguments.push(("etcd-handoff", self.door("etcd", node).display().to_string()));
             arguments.push(("etcd-advertise", listen.to_string()));
@@ -173,7 +169,9 @@ impl Nodes {
     }
 
     pub async fn client(&self) -> Result<Client> {
-        Ok(crate::client::connect::connect(&self.root.join("kubeconfig"), None).await?.client)
+        Ok(crate::client::connect::connect(&self.root.join("server/kubeconfig"), None)
+            .await?
+            .client)
     }
 
     /// Waits until no server is a learner any more.
