@@ -297,3 +297,35 @@ fn kubeconfigs(cluster: &Cluster) {
     let said = run(&real, &["get", "nodes", "--kubeconfig=/no/such/file"]).fails();
     assert_eq!(said.matches("No such file").count(), 1, "{said}");
 }
+
+/// Who waits for the kubeconfig, and not for what `atoll dev` prints, has a cluster as well.
+#[test]
+fn the_kubeconfig_of_a_new_folder_appears_with_ready_nodes() {
+    if !is_root("cli") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    let kubeconfig = dir.join("kubeconfig");
+    let mut dev = std::process::Command::new(atoll_e2e::cluster::binary())
+        .args(["dev", "--nodes", "2", "--port", &atoll_e2e::cluster::free_port().to_string()])
+        .arg("--data-dir")
+        .arg(&dir)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually(Duration::from_secs(30), "the kubeconfig appears", || {
+        if kubeconfig.exists() { Ok(()) } else { Err("it is not there".to_owned()) }
+    });
+    let nodes = std::process::Command::new("kubectl")
+        .arg("--kubeconfig")
+        .arg(&kubeconfig)
+        .args(["get", "nodes", "--no-headers"])
+        .output();
+    let pid = rustix::process::Pid::from_child(&dev);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(dev.wait().unwrap().success());
+    let nodes = String::from_utf8(nodes.unwrap().stdout).unwrap();
+    assert_eq!(nodes.matches(" Ready ").count(), 2, "{nodes}");
+}
