@@ -20,6 +20,8 @@ use crate::cluster::{Lane, Progress};
 use crate::wal::format::HardState;
 
 mod checks;
+#[cfg(test)]
+mod tests;
 
 /// Ticks are 100 ms.
 pub(crate) const ELECTION_TICKS: usize = 10;
@@ -294,8 +296,8 @@ impl Consensus for RaftConsensus {
             .take_read_states()
             .into_iter()
             .filter_map(|read| {
-                let number = u64::from_le_bytes(read.request_ctx.try_into().ok()?);
-                Some((number, read.index))
+                let number = *read.request_ctx.first_chunk()?;
+                Some((u64::from_le_bytes(number), read.index))
             })
             .collect();
         work.hard_state = hard_state.as_ref().map(|state| HardState {
@@ -323,8 +325,11 @@ impl Consensus for RaftConsensus {
         self.node.mut_store().trim(unneeded, kept_max);
     }
 
+    /// The leader answers one of those that come with equal contexts: numbers of two members may
+    /// be equal, so the member is part of it.
     fn read_index(&mut self, number: u64) {
-        self.node.read_index(number.to_le_bytes().to_vec());
+        let context = [number.to_le_bytes(), self.node.raft.id.to_le_bytes()].concat();
+        self.node.read_index(context);
     }
 
     fn unreachable(&mut self, peer: u64) {
