@@ -64,7 +64,7 @@ struct Known {
     /// Pings in a row that were not well answered.
     silent: u32,
     cut_off: u32,
-    /// Cuts the connections to it.
+    /// Cuts the connections that the node's client has to it now.
     gone: CancellationToken,
 }
 
@@ -76,6 +76,12 @@ impl Known {
 
     fn is_well(&self) -> bool {
         self.silent < SILENT_MAX && self.cut_off < CUT_OFF_MAX
+    }
+
+    /// Whoever waits on a connection to it tries again. Later connections are others: it may be
+    /// back, or all that is left.
+    fn give_up(&mut self) {
+        std::mem::take(&mut self.gone).cancel();
     }
 }
 
@@ -147,7 +153,9 @@ impl Servers {
         let order = self.order();
         let mut last = io::Error::other("no server is known");
         for address in &order {
-            match self.connect(address, order.len() > 1).await {
+            let gone = self.state().known.get(address).map(|known| known.gone.clone());
+            let Some(gone) = gone else { continue };
+            match self.connect(address, order.len() > 1, gone).await {
                 Ok(stream) => {
                     let mut state = self.state();
                     if state.current != *address {
@@ -166,9 +174,12 @@ impl Servers {
         Err(last)
     }
 
-    async fn connect(&self, address: &str, has_others: bool) -> io::Result<Guarded> {
-        let gone = self.state().known.get(address).map(|known| known.gone.clone());
-        let gone = gone.ok_or_else(|| io::Error::other("the server is no member any more"))?;
+    async fn connect(
+        &self,
+        address: &str,
+        has_others: bool,
+        gone: CancellationToken,
+    ) -> io::Result<Guarded> {
         let dialled = TcpStream::connect(address.to_owned());
         let stream = if has_others {
             tokio::time::timeout(CONNECT_MAX, dialled).await.map_err(|_elapsed| {
@@ -189,10 +200,8 @@ impl Servers {
         known.cut_off = if cut_off { known.cut_off.saturating_add(1) } else { 0 };
         let has_better = state.known.iter().any(|(one, known)| one != address && known.is_well());
         let Some(known) = state.known.get_mut(address) else { return };
-        if !known.is_well() && has_better && !known.gone.is_cancelled() {
-            known.gone.cancel();
-        } else if known.is_well() && known.gone.is_cancelled() {
-            known.gone = CancellationToken::new();
+        if !known.is_well() && has_better {
+            known.give_up();
         }
     }
 
@@ -213,7 +222,7 @@ impl Servers {
             state.known.retain(|address, known| {
                 let stays = wanted.contains(address);
                 if !stays {
-                    known.gone.cancel();
+                    known.give_up();
                 }
                 stays
             });
@@ -261,7 +270,7 @@ impl atoll_node::Servers for NodeServers {
 pub enum Connector {
     /// To whichever server is there.
     Any(Arc<Servers>),
-    /// To this one.
+    /// To this one, for pings: they are what tells when a server that was given up is back.
     One(Arc<Servers>, String),
 }
 
@@ -278,7 +287,9 @@ impl tower::Service<http::Uri> for Connector {
         match self.clone() {
             Self::Any(servers) => Box::pin(servers.connect_any()),
             Self::One(servers, address) => {
-                Box::pin(async move { servers.connect(&address, true).await })
+                Box::pin(
+                    async move { servers.connect(&address, true, CancellationToken::new()).await },
+                )
             }
         }
     }
@@ -373,9 +384,8 @@ mod tests {
         servers.note(one, false, false);
         assert!(gone.is_cancelled());
         assert_eq!(servers.order(), [two, one]);
-        // It is back, and what is new may use it.
+        assert!(!servers.state().known[one].gone.is_cancelled(), "it may be back");
         servers.note(one, true, false);
-        assert!(!servers.state().known[one].gone.is_cancelled());
 
         // An election cuts everybody off for a while.
         for _ in 0..4 {
@@ -384,6 +394,35 @@ mod tests {
         assert_eq!(servers.order(), [one, two]);
         servers.note(one, true, true);
         assert_eq!(servers.order(), [two, one]);
+    }
+
+    /// Pings go on with a server that was given up, or nobody would learn that it is back.
+    #[tokio::test]
+    async fn a_server_that_was_given_up_is_reached_when_it_is_back() {
+        use hyper::rt::Write as _;
+        use tower::Service as _;
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+        let folder = tempfile::tempdir().unwrap();
+        let servers = servers(folder.path());
+        let own = servers.client().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let back = listener.local_addr().unwrap().to_string();
+        let one = "10.0.0.1:6443";
+        servers.learn(one, &all(&[one, &back]), &own).unwrap();
+        servers.state().known.insert(back.clone(), Known::new());
+        servers.note(one, true, false);
+        servers.note(&back, true, false);
+        let write = |mut stream: Guarded| async move {
+            std::future::poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"ping")).await
+        };
+        let mut own = Connector::Any(servers.clone());
+        servers.state().current.clone_from(&back);
+        let before = own.call(http::Uri::default()).await.unwrap();
+        servers.note(&back, false, false);
+        assert!(write(before).await.is_err(), "whoever waits on it waits for nothing");
+        let mut pings = Connector::One(servers.clone(), back.clone());
+        let stream = pings.call(http::Uri::default()).await.unwrap();
+        assert_eq!(write(stream).await.unwrap(), 4);
     }
 
     #[tokio::test]
