@@ -7,9 +7,11 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 
+mod overlay;
 mod real;
 mod simulated;
 
+pub(crate) use overlay::Overlay;
 pub use real::RealDisk;
 pub use simulated::{Crash, Lie, SimulatedDisk};
 

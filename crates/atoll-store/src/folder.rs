@@ -73,6 +73,22 @@ pub(crate) enum FolderError {
     Io { file: String, action: &'static str, source: io::Error },
 }
 
+/// Whose folder it is; `None` for one that is nobody's yet.
+pub(crate) fn read(disk: &dyn Disk) -> Result<Option<Member>, FolderError> {
+    let file = disk.describe(MEMBER_FILE);
+    let content = match disk.read(MEMBER_FILE) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(FolderError::Io { file, action: "reading failed", source }),
+    };
+    let member = serde_json::from_slice::<Member>(&content)
+        .map_err(|source| FolderError::Parse { file: file.clone(), source })?;
+    if member.format == 0 || member.format > FORMAT {
+        return Err(FolderError::Format { file, found: member.format });
+    }
+    Ok(Some(member))
+}
+
 /// Reads who this member is, or decides it for a new folder, and raises the epoch.
 pub(crate) fn enter(
     disk: &dyn Disk,
@@ -84,20 +100,15 @@ pub(crate) fn enter(
         let file = file.clone();
         move |source| FolderError::Io { file, action, source }
     };
-    let mut member = match disk.read(MEMBER_FILE) {
-        Ok(content) => serde_json::from_slice::<Member>(&content)
-            .map_err(|source| FolderError::Parse { file: file.clone(), source })?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    let mut member = match read(disk)? {
+        Some(member) => member,
+        None => {
             if disk.exists("state.redb").map_err(failed("looking for a state file failed"))? {
                 return Err(FolderError::Missing { file });
             }
             new_member(random, start)
         }
-        Err(error) => return Err(failed("reading failed")(error)),
     };
-    if member.format == 0 || member.format > FORMAT {
-        return Err(FolderError::Format { file, found: member.format });
-    }
     member.format = FORMAT;
     member.epoch += 1;
     if let Some(start) = start {

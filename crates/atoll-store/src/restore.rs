@@ -17,6 +17,10 @@ use crate::snapshot::whole::{ImportError, Imported, Importer, Nowhere};
 use crate::wal::format::HardState;
 use crate::wal::{Base, Identity, Room, Wal};
 
+mod survivor;
+
+pub use survivor::{Found, Survivor, SurvivorError};
+
 const INCOMING_FILE: &str = "state.incoming";
 
 /// Added to the revisions of what was restored. Clients may have seen revisions that the snapshot
@@ -61,6 +65,15 @@ impl Contents {
         let [(cluster_revision, _), (applications_revision, _)] = imported.keyspaces;
         Self { cluster_revision, applications_revision, records: imported.records }
     }
+}
+
+/// What a folder became that was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    pub contents: Contents,
+    /// Of the new cluster, and of its only member.
+    pub cluster_id: String,
+    pub member_id: u64,
 }
 
 /// Reads a snapshot to its end without writing anything.
@@ -115,10 +128,13 @@ impl Restore {
         if entries.next().is_some() {
             return Err(RestoreError::NotEmpty { dir: name });
         }
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir));
+        Self::onto(Arc::new(RealDisk::new(dir)), name)
+    }
+
+    pub(crate) fn onto(disk: Arc<dyn Disk>, dir: String) -> Result<Self, RestoreError> {
         let importer = Importer::new(disk.clone(), Arc::new(MonotonicClock::new()), INCOMING_FILE)
             .map_err(RestoreError::snapshot)?;
-        Ok(Self { dir: name, disk, importer })
+        Ok(Self { dir, disk, importer })
     }
 
     /// Any number of the snapshot's next bytes. Blocks: it writes to disk.
@@ -128,7 +144,7 @@ impl Restore {
 
     /// The folder is a store's when this returns: that of the only member of a new cluster, with
     /// an id of its own, so that members of the old one that still run somewhere are strangers.
-    pub fn finish(self) -> Result<Contents, RestoreError> {
+    pub fn finish(self) -> Result<Restored, RestoreError> {
         let Self { dir, disk, importer } = self;
         let failed = |action| {
             let dir = dir.clone();
@@ -151,7 +167,8 @@ impl Restore {
         disk.rename(INCOMING_FILE, STATE_FILE)
             .and_then(|()| disk.sync_folder(""))
             .map_err(failed("naming its state failed"))?;
-        Ok(Contents::of(&imported))
+        let Member { cluster_id, member_id, .. } = member;
+        Ok(Restored { contents: Contents::of(&imported), cluster_id, member_id })
     }
 }
 

@@ -66,7 +66,7 @@ async fn a_restored_store_has_what_the_snapshot_had_at_later_revisions() {
     let dir = folder.path().join("new");
     let mut restore = Restore::begin(&dir).unwrap();
     bytes.chunks(1000).for_each(|piece| restore.push(piece).unwrap());
-    assert_eq!(restore.finish().unwrap(), contents);
+    assert_eq!(restore.finish().unwrap().contents, contents);
     // Twice, as a log that was not there before must be found again.
     for start in 0..2 {
         let store = open(&dir).await;

@@ -5,7 +5,7 @@ mod progress;
 mod restore;
 mod take;
 
-pub use restore::Restore;
+pub use restore::{Restore, check_unfinished};
 pub use take::Backup;
 
 use atoll_backup::archive::Manifest;

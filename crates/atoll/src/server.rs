@@ -9,7 +9,7 @@ mod external;
 mod join;
 mod leader;
 mod peers;
-mod remembered;
+pub mod remembered;
 mod store;
 
 pub use etcd::check_plain;
@@ -143,6 +143,7 @@ impl Server {
 }
 
 pub async fn run(mut server: Server) -> Result<()> {
+    crate::backup::check_unfinished(&server.data_dir)?;
     if external::is_chosen(&server)? {
         return external::run(server).await;
     }

@@ -27,6 +27,8 @@ mod ledger;
 mod network;
 mod node;
 #[cfg(test)]
+mod survivors;
+#[cfg(test)]
 mod tests;
 
 use clients::Clients;

@@ -1,7 +1,13 @@
-//! `atoll restore`: a backup becomes the data folder of a new server.
+//! `atoll restore`: a backup, or the folder of a server that is left, becomes the data folder of a
+//! new cluster's only server.
 //!
-//! The file is read twice: first to its end, so that nothing is written of one that is damaged or
+//! A backup is read twice: first to its end, so that nothing is written of one that is damaged or
 //! cut, and then into a folder beside the final ones, which get their names last.
+
+mod filling;
+mod survivor;
+
+pub use filling::check_unfinished;
 
 use super::{document, lock, progress::Progress, size};
 use crate::{
@@ -14,7 +20,8 @@ use atoll_backup::{
     age::{Key, Opener},
     archive::{Manifest, Reader},
 };
-use atoll_store::restore::{Contents, REVISIONS_SKIPPED, Restore as StoreRestore, SnapshotCheck};
+use atoll_store::restore::{Contents, REVISIONS_SKIPPED, SnapshotCheck};
+use filling::{Filling, UNFINISHED, left_by_naming};
 use jiff::Timestamp;
 use std::{
     fs::{DirBuilder, File},
@@ -25,23 +32,31 @@ use std::{
 
 /// Read from the file at a time.
 const PIECE_BYTES: usize = 256 << 10;
-/// Where everything is put before it is whole.
-const UNFINISHED: &str = ".restoring";
+const DATA_DIR: &str = "/var/lib/atoll/server";
 
-/// Make a cluster of a backup, on a fresh machine
+/// Make a cluster of a backup, or of one server that is left of a lost majority
 ///
-/// Says what the backup holds and what is lost, asks, and makes the data folder of a new server.
-/// Nodes and their tokens, certificates and kubeconfigs stay good; other servers of the old
-/// cluster are forgotten and join again.
+/// Says what there is and what is lost, asks, and makes the data folder of a new cluster's only
+/// server. Nodes and their tokens, certificates and kubeconfigs stay good; other servers of the
+/// old cluster are forgotten and join again with empty folders.
 #[derive(Debug, clap::Args)]
 pub struct Restore {
     /// What `atoll backup` wrote
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "from_folder")]
+    file: Option<PathBuf>,
+    /// The data folder of a stopped server whose cluster has lost its majority for good. Of
+    /// several that are left, take the one that --dry-run shows with the highest term, and of
+    /// those the highest entry
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "identity", "passphrase_file"])]
+    from_folder: Option<PathBuf>,
     /// The data folder of the new server, empty or not there yet; of a dev cluster in DIR it is
-    /// DIR/server
-    #[arg(long, default_value = "/var/lib/atoll/server", value_name = "DIR")]
-    data_dir: PathBuf,
+    /// DIR/server [default: /var/lib/atoll/server; with --from-folder that folder, whose former
+    /// store is kept beside the new one]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Only say what there is and what would be lost
+    #[arg(long)]
+    dry_run: bool,
     /// Open it with the secret keys in this file, as age-keygen writes it
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase_file")]
     identity: Option<PathBuf>,
@@ -57,43 +72,84 @@ pub struct Restore {
 }
 
 pub fn run(restore: &Restore) -> Result<()> {
-    check_folder(&restore.data_dir)?;
-    let mut file =
-        File::open(&restore.file).with_context(|| format!("reading {}", restore.file.display()))?;
+    match (&restore.from_folder, &restore.file) {
+        (Some(folder), _) => survivor::run(restore, folder),
+        (None, Some(file)) => run_file(restore, file),
+        (None, None) => bail!("name a backup, or a server's folder with --from-folder"),
+    }
+}
+
+fn run_file(restore: &Restore, path: &Path) -> Result<()> {
+    let dir = restore.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR));
+    check_folder(dir)?;
+    let mut file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
     let key = lock::to_open(restore.identity.as_deref(), restore.passphrase_file.as_deref())?;
     let mut check = SnapshotCheck::default();
-    let checked = Checked::read(&restore.file, &mut file, &key, "checked", |_, snapshot| {
+    let checked = Checked::read(path, &mut file, &key, "checked", |_, snapshot| {
         check.push(snapshot).context("its store is damaged")
     })?;
     let contents = check.finish().context("its store is damaged")?;
     if restore.output.is_none() {
-        output::write(&describe(restore, &checked, &contents));
+        output::write(&describe(path, dir, &checked, &contents));
     }
-    if !restore.yes {
-        confirm()?;
+    if !restore.dry_run {
+        if !restore.yes {
+            confirm()?;
+        }
+        fill_from_file(path, dir, &mut file, &key, (&checked, &contents))?;
     }
-    let mut folder = NewFolder::begin(&restore.data_dir)?;
-    let again = Checked::read(&restore.file, &mut file, &key, "restored", |manifest, snapshot| {
-        folder.take(manifest, snapshot)
-    })?;
-    anyhow::ensure!(
-        again.manifest == checked.manifest,
-        "{} changed while it was read; nothing was restored",
-        restore.file.display()
-    );
-    folder.finish(&contents)?;
-    say_done(restore, &checked, &contents)
+    let mut document = document(&checked.manifest, &contents, checked.bytes);
+    document["dataDir"] = dir.display().to_string().into();
+    restore.say_done(document, dir)
 }
 
-fn say_done(restore: &Restore, checked: &Checked, contents: &Contents) -> Result<()> {
-    let dir = restore.data_dir.display();
-    if let Some(format) = restore.output {
-        let mut document = document(&checked.manifest, contents, checked.bytes);
-        document["dataDir"] = dir.to_string().into();
-        return print_document(&document, format == Output::Yaml);
+fn fill_from_file(
+    path: &Path,
+    dir: &Path,
+    file: &mut File,
+    key: &Key,
+    (checked, contents): (&Checked, &Contents),
+) -> Result<()> {
+    let mut folder = Filling::begin(dir)?;
+    let mut has_keys = false;
+    let again = Checked::read(path, file, key, "restored", |manifest, snapshot| {
+        if !std::mem::replace(&mut has_keys, true) {
+            write_keys(&folder.unfinished.join("keys"), manifest)?;
+        }
+        folder.push(snapshot)
+    })?;
+    let restored = folder.complete()?;
+    anyhow::ensure!(
+        again.manifest == checked.manifest && restored.contents == *contents,
+        "{} changed while it was read; nothing was restored",
+        path.display()
+    );
+    sync_folder(&folder.unfinished.join("keys"))?;
+    // A store without its keys would be given new ones, so the keys come first.
+    folder.name(&["keys"])
+}
+
+fn write_keys(folder: &Path, manifest: &Manifest) -> Result<()> {
+    make_folder(folder)?;
+    for key in &manifest.keys {
+        let mode = if key.secret { 0o600 } else { 0o644 };
+        write_atomically(&folder.join(&key.name), &key.content()?, mode)?;
     }
-    output::line(&format!("Restored into {dir}. Start it: atoll server --data-dir {dir}"));
     Ok(())
+}
+
+impl Restore {
+    fn say_done(&self, document: serde_json::Value, dir: &Path) -> Result<()> {
+        let dir = dir.display();
+        match self.output {
+            Some(format) => print_document(&document, format == Output::Yaml)?,
+            None if self.dry_run => output::line("Nothing was changed."),
+            None => output::line(&format!(
+                "Restored into {dir}. Start it: atoll server --data-dir {dir}"
+            )),
+        }
+        Ok(())
+    }
 }
 
 /// What the first reading of a file has shown.
@@ -143,7 +199,7 @@ impl Checked {
     }
 }
 
-/// Empty, or not there, or with what an earlier try has left.
+/// Empty, or not there, or with what an earlier try has left, which is removed before the next.
 fn check_folder(dir: &Path) -> Result<()> {
     let reading = || format!("looking into {}", dir.display());
     let entries = match std::fs::read_dir(dir) {
@@ -153,7 +209,7 @@ fn check_folder(dir: &Path) -> Result<()> {
     };
     for entry in entries {
         let name = entry.with_context(reading)?.file_name();
-        if name != UNFINISHED {
+        if name != UNFINISHED && !left_by_naming(dir, &name.to_string_lossy()) {
             bail!(
                 "{} holds something already ({}); a restore overwrites nothing: move it away, or name another folder with --data-dir",
                 dir.display(),
@@ -164,11 +220,11 @@ fn check_folder(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn describe(restore: &Restore, checked: &Checked, contents: &Contents) -> String {
+fn describe(path: &Path, dir: &Path, checked: &Checked, contents: &Contents) -> String {
     let manifest = &checked.manifest;
     let mut text = format!(
         "{} ({}) is whole: cluster {}, saved {} by atoll {}\n",
-        restore.file.display(),
+        path.display(),
         size(checked.bytes),
         manifest.cluster_id,
         age(&manifest.taken_at),
@@ -179,21 +235,20 @@ fn describe(restore: &Restore, checked: &Checked, contents: &Contents) -> String
         contents.records, contents.cluster_revision, contents.applications_revision
     ));
     text.push_str(&format!("  servers at that time: {}\n", manifest.servers.join(", ")));
-    text.push_str(&format!(
-        "Restored into {} it is a new cluster of one server:\n",
-        restore.data_dir.display()
-    ));
+    text.push_str(&format!("Restored into {} it is a new cluster of one server:\n", dir.display()));
     text.push_str("  - what was written after it was saved is lost\n");
     text.push_str(
         "  - all servers of the old cluster are forgotten: stop them, empty their data folders, and join them again\n",
     );
-    text.push_str(&format!(
-        "  - revisions go on {REVISIONS_SKIPPED} higher, so that everyone who watches reads everything anew\n"
-    ));
-    text.push_str(
-        "  - nodes, tokens and kubeconfigs stay good; nodes come back by themselves where the server is at its old address\n",
-    );
+    text.push_str(&what_follows());
     text
+}
+
+/// The same whatever a cluster is made of.
+fn what_follows() -> String {
+    format!(
+        "  - revisions go on {REVISIONS_SKIPPED} higher, so that everyone who watches reads everything anew\n  - nodes, tokens and kubeconfigs stay good; nodes come back by themselves where the server is at its old address\n"
+    )
 }
 
 /// `2026-11-25T12:00:00Z (3h ago)`
@@ -221,66 +276,6 @@ fn confirm() -> Result<()> {
         bail!("nothing was restored");
     }
     Ok(())
-}
-
-/// A data folder that is being filled. Dropped before it is finished, it leaves nothing.
-struct NewFolder {
-    dir: PathBuf,
-    unfinished: PathBuf,
-    /// `None` once it is finished.
-    store: Option<StoreRestore>,
-    has_keys: bool,
-}
-
-impl NewFolder {
-    fn begin(dir: &Path) -> Result<Self> {
-        let unfinished = dir.join(UNFINISHED);
-        if unfinished.exists() {
-            std::fs::remove_dir_all(&unfinished).with_context(|| making(&unfinished))?;
-        }
-        make_folder(dir)?;
-        make_folder(&unfinished)?;
-        let mut folder = Self { dir: dir.to_owned(), unfinished, store: None, has_keys: false };
-        let store = folder.unfinished.join("store");
-        folder.store = Some(StoreRestore::begin(&store).with_context(|| making(&store))?);
-        Ok(folder)
-    }
-
-    fn take(&mut self, manifest: &Manifest, snapshot: &[u8]) -> Result<()> {
-        if !std::mem::replace(&mut self.has_keys, true) {
-            let keys = self.unfinished.join("keys");
-            make_folder(&keys)?;
-            for key in &manifest.keys {
-                let mode = if key.secret { 0o600 } else { 0o644 };
-                write_atomically(&keys.join(&key.name), &key.content()?, mode)?;
-            }
-        }
-        let Some(store) = &mut self.store else { return Ok(()) };
-        store.push(snapshot).context("writing the store")
-    }
-
-    fn finish(mut self, expected: &Contents) -> Result<()> {
-        let store = self.store.take().context("the folder was finished before")?;
-        let contents = store.finish().context("writing the store")?;
-        anyhow::ensure!(contents == *expected, "the backup changed while it was read");
-        sync_folder(&self.unfinished.join("keys"))?;
-        // A store without its keys would be given new ones, so the keys come first.
-        for name in ["keys", "store"] {
-            let path = self.dir.join(name);
-            std::fs::rename(self.unfinished.join(name), &path).with_context(|| making(&path))?;
-            sync_folder(&self.dir)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for NewFolder {
-    fn drop(&mut self) {
-        self.store = None;
-        if let Err(error) = std::fs::remove_dir_all(&self.unfinished) {
-            tracing::warn!(%error, folder = %self.unfinished.display(), "an unfinished restore was left behind");
-        }
-    }
 }
 
 fn making(path: &Path) -> String {

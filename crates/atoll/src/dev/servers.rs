@@ -169,9 +169,11 @@ impl Nodes {
     }
 
     pub async fn client(&self) -> Result<Client> {
-        Ok(crate::client::connect::connect(&self.root.join("server/kubeconfig"), None)
-            .await?
-            .client)
+        // The first server's, or that of another if the first one comes with an empty folder.
+        let files = self.server_nodes().iter().map(|node| self.server_folder(node));
+        let there = files.map(|folder| folder.join("kubeconfig")).find(|file| file.exists());
+        let file = there.context("no server has written a kubeconfig")?;
+        Ok(crate::client::connect::connect(&file, None).await?.client)
     }
 
     /// Waits until no server is a learner any more.
