@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
@@ -21,6 +21,8 @@ pub struct Forwarder {
     pub address: SocketAddr,
     stop: Arc<AtomicBool>,
     taken: Arc<AtomicUsize>,
+    /// What was taken, to be ended by [`Forwarder::cut`].
+    streams: Arc<Mutex<Vec<TcpStream>>>,
     place: Origin,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -38,6 +40,8 @@ impl Forwarder {
         let place = from.place.clone();
         let (stop, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, count) = (stop.clone(), taken.clone());
+        let streams = Arc::new(Mutex::new(Vec::new()));
+        let kept = streams.clone();
         let (bound, address) = mpsc::channel();
         let acceptor = std::thread::spawn(move || {
             from.place.enter();
@@ -49,6 +53,7 @@ impl Forwarder {
                 }
                 count.fetch_add(1, Ordering::Relaxed);
                 let (stream, to) = (stream.unwrap(), to.clone());
+                kept.lock().unwrap().push(stream.try_clone().unwrap());
                 std::thread::spawn(move || {
                     std::thread::sleep(delay);
                     to.place.enter();
@@ -60,12 +65,19 @@ impl Forwarder {
             }
         });
         let address = address.recv().unwrap();
-        Self { address, stop, taken, place, acceptor: Some(acceptor) }
+        Self { address, stop, taken, streams, place, acceptor: Some(acceptor) }
     }
 
     /// Connections so far.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Ends what goes through it.
+    pub fn cut(self) {
+        for stream in self.streams.lock().unwrap().drain(..) {
+            stream.shutdown(Shutdown::Both).ok();
+        }
     }
 }
 

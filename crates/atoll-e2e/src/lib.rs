@@ -12,7 +12,9 @@
 pub mod clock;
 pub mod cluster;
 pub mod console;
+pub mod disk;
 pub mod forwarder;
+pub mod history;
 pub mod http;
 pub mod image;
 pub mod system;

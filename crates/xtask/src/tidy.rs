@@ -18,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &["pure", "client"]),
     ("node", &["pure", "engine", "client"]),
     ("binary", &["pure", "engine", "server", "client", "node"]),
-    ("tool", &[]),
+    ("tool", &["pure", "engine"]),
     ("fuzz", &["pure", "engine", "server", "client", "node"]),
 ];
 

@@ -2,10 +2,14 @@
 //!
 //! The seed is printed; `ATOLL_STRESS_SEED` and `ATOLL_STRESS_SECONDS` repeat or lengthen a run.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use atoll_history::{
+    Ask, Batch, Call, Change, Checker, Found, How, Outcome, Range, Watched, Window,
+};
 use atoll_store::cluster::Start;
 use atoll_store::kv::{
     Compare, CompareTarget, Consistency, Error, EventKind, KeyRange, KvStore, Op, OpResult,
@@ -17,7 +21,6 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::history::{Ask, Batch, Call, Change, Found, Outcome, Watched, violations};
 use crate::servers::{Server, Servers};
 
 const CLIENTS: u64 = 12;
@@ -66,7 +69,9 @@ async fn what_clients_and_watchers_saw_fits_one_order_of_writes() {
     let watches = watchers.join_all().await.concat();
     let logs = changes_of_all(&servers).await;
     assert!(logs.iter().all(|log| *log == logs[0]), "the servers have different histories");
-    let found = violations(&logs[0], &calls, &watches);
+    let (changes, seen) = (&logs[0], BTreeMap::new());
+    let window = Window { changes, calls: &calls, watches: &watches, leases: &[], seen: &seen };
+    let found = Checker::default().check(&window);
     let count = |is: fn(&Outcome) -> bool| calls.iter().filter(|call| is(&call.outcome)).count();
     let unknown = count(|outcome| *outcome == Outcome::Unknown);
     let refused = count(|outcome| *outcome == Outcome::Refused);
@@ -171,7 +176,7 @@ async fn watch(mut random: StdRng, doors: Doors, stop: CancellationToken) -> Vec
         let everything = KeyRange { key: vec![0].into(), end: Some(vec![0].into()) };
         let request =
             WatchRequest { range: everything, start_revision: Some(start), prev_kv: false };
-        let mut watched = Watched { start, batches: Vec::new() };
+        let mut watched = Watched { range: Range::all(), start, batches: Vec::new() };
         let mut stream = door.watch(request);
         let until = Instant::now() + Duration::from_millis(random.random_range(100..3000));
         loop {
@@ -241,16 +246,16 @@ impl Client {
                 let puts = vec![(seen.0.clone(), value)];
                 Ask::Write { guard: Some(seen.clone()), puts, delete: None }
             }
-            6 => Ask::Read { key: None, is_stale: false },
-            7 => Ask::Read { key: None, is_stale: true },
-            _ => Ask::Read { key: Some(key), is_stale: false },
+            6 => Ask::Read { range: Range::all(), how: How::Fresh },
+            7 => Ask::Read { range: Range::all(), how: How::Stale },
+            _ => Ask::Read { range: Range::Key(key), how: How::Fresh },
         }
     }
 }
 
 async fn carry_out(door: &dyn KvStore, ask: &Ask) -> Outcome {
     let done = match ask {
-        Ask::Read { key, is_stale } => read(door, key.as_deref(), *is_stale).await,
+        Ask::Read { range, how } => read(door, range, *how).await,
         Ask::Write { guard, puts, delete } => {
             let txn = transaction(guard.as_ref(), puts, delete.as_deref());
             door.txn(txn).await.map(|done| {
@@ -275,10 +280,13 @@ async fn carry_out(door: &dyn KvStore, ask: &Ask) -> Outcome {
     })
 }
 
-async fn read(door: &dyn KvStore, key: Option<&str>, is_stale: bool) -> Result<Outcome, Error> {
-    let range = key.map_or(KeyRange::prefix("key"), |key| KeyRange::single(key.to_owned()));
+async fn read(door: &dyn KvStore, range: &Range, how: How) -> Result<Outcome, Error> {
+    let range = match range {
+        Range::Key(key) => KeyRange::single(key.clone()),
+        Range::Prefix(_) => KeyRange::prefix("key"),
+    };
     let mut request = RangeRequest::new(range);
-    if is_stale {
+    if how == How::Stale {
         request.consistency = Consistency::Serializable;
     }
     let result = door.range(request).await?;

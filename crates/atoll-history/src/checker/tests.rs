@@ -1,6 +1,7 @@
 //! A history that is as it should be, and what is found when something is planted in it.
 
 use super::*;
+use crate::model::{Batch, Range};
 
 fn change(revision: i64, key: &str, value: Option<&str>) -> Change {
     Change { revision, key: key.to_owned(), value: value.map(str::to_owned) }
@@ -23,7 +24,8 @@ fn written(revision: i64) -> Outcome {
 }
 
 fn read(key: Option<&str>) -> Ask {
-    Ask::Read { key: key.map(str::to_owned), is_stale: false }
+    let range = key.map_or(Range::all(), |key| Range::Key(key.to_owned()));
+    Ask::Read { range, how: How::Fresh }
 }
 
 fn found(revision: i64, found: &[(&str, &str, i64)]) -> Outcome {
@@ -42,6 +44,20 @@ struct Story {
     changes: Vec<Change>,
     calls: Vec<Call>,
     watches: Vec<Watched>,
+    leases: Vec<Lease>,
+    seen: BTreeMap<i64, u64>,
+}
+
+impl Story {
+    fn window(&self) -> Window<'_> {
+        Window {
+            changes: &self.changes,
+            calls: &self.calls,
+            watches: &self.watches,
+            leases: &self.leases,
+            seen: &self.seen,
+        }
+    }
 }
 
 /// a=1; a and b at once; guarded write; its twin fails; delete of b; a write nobody heard of.
@@ -75,11 +91,12 @@ fn story() -> Story {
         batch(5, &changes[3..5]),
         batch(6, &changes[5..]),
     ];
-    Story { changes, calls, watches: vec![Watched { start: 3, batches }] }
+    let watches = vec![Watched { range: Range::all(), start: 3, batches }];
+    Story { changes, calls, watches, leases: Vec::new(), seen: BTreeMap::new() }
 }
 
 fn check(story: &Story) -> Vec<String> {
-    violations(&story.changes, &story.calls, &story.watches)
+    Checker::default().check(&story.window())
 }
 
 #[test]
@@ -131,7 +148,7 @@ fn a_stale_read_is_found_unless_it_may_be() {
     planted("was known before this was asked", stale);
     let mut allowed = story();
     stale(&mut allowed);
-    allowed.calls[9].ask = Ask::Read { key: Some("a".to_owned()), is_stale: true };
+    allowed.calls[9].ask = Ask::Read { range: Range::Key("a".to_owned()), how: How::Stale };
     assert_eq!(check(&allowed), Vec::<String>::new());
 }
 
@@ -164,13 +181,125 @@ fn a_guard_judged_by_another_state_is_found() {
 
 #[test]
 fn a_watch_that_misses_repeats_or_runs_ahead_is_found() {
-    planted("a watch past 3", |story| story.watches[0].batches[2].changes.truncate(1));
-    planted("a watch past 3", |story| {
+    planted("past 3 should see", |story| story.watches[0].batches[2].changes.truncate(1));
+    planted("past 3 should see", |story| {
         let again = story.watches[0].batches[0].clone();
         story.watches[0].batches.insert(1, again);
     });
     // Told to be at 6 before the change of 6 was sent.
-    planted("a watch past 5", |story| story.watches[0].batches[3].changes.clear());
+    planted("past 5 should see", |story| story.watches[0].batches[3].changes.clear());
     planted("goes back", |story| story.watches[0].batches[3].revision = 4);
-    planted("a watch past 3", |story| story.watches[0].batches[2].changes.reverse());
+    planted("past 3 should see", |story| story.watches[0].batches[2].changes.reverse());
+}
+
+#[test]
+fn a_watch_of_some_keys_sees_those() {
+    let mut story = story();
+    let batch = |revision, changes: &[Change]| Batch { revision, changes: changes.to_vec() };
+    let batches = vec![batch(3, &story.changes[2..3]), batch(5, &story.changes[4..5])];
+    let range = Range::Key("b".to_owned());
+    story.watches = vec![Watched { range, start: 2, batches }];
+    assert_eq!(check(&story), Vec::<String>::new());
+    story.watches[0].batches.remove(0);
+    let found = check(&story);
+    assert!(found.iter().any(|problem| problem.contains("past 1 should see")), "{found:?}");
+}
+
+#[test]
+fn a_write_that_happened_before_it_was_asked_for_is_found() {
+    planted("before it was asked for", |story| story.calls[6].asked_at = 19);
+}
+
+#[test]
+fn a_write_against_its_guard_is_found_though_nobody_was_told() {
+    planted("its guard forbade", |story| {
+        story.calls[6].ask = write(&[("c", "v5")], Some(("a", 3)), None);
+    });
+}
+
+#[test]
+fn an_old_revision_reads_as_it_was() {
+    let at = |at, found: &[(&str, &str, i64)]| {
+        let mut story = story();
+        let ask = Ask::Read { range: Range::all(), how: How::At(at) };
+        story.calls.push(call((20, 21), ask, self::found(6, found)));
+        check(&story)
+    };
+    assert_eq!(at(3, &[("a", "v2", 3), ("b", "w2", 3)]), Vec::<String>::new());
+    assert!(at(4, &[("a", "v2", 3), ("b", "w2", 3)])[0].contains("differs from the state"));
+}
+
+/// `k` on a lease that was kept alive until 30, gone at revision 7.
+fn leased(seen_at: u64, revoked_at: Option<u64>) -> Vec<String> {
+    let mut story = story();
+    story.calls.push(call((20, 21), write(&[("k", "v8")], None, None), written(7)));
+    story.changes.extend([change(7, "k", Some("v8")), change(8, "k", None)]);
+    story.leases = vec![Lease { id: 1, keys: vec!["k".to_owned()], alive_until: 30, revoked_at }];
+    story.seen = BTreeMap::from([(8, seen_at)]);
+    check(&story)
+}
+
+#[test]
+fn a_key_whose_lease_was_kept_alive_stays() {
+    assert!(leased(29, None)[0].contains("while its lease was kept alive"));
+    assert!(leased(22, Some(25))[0].contains("while its lease was kept alive"));
+    assert_eq!(leased(29, Some(25)), Vec::<String>::new());
+    assert_eq!(leased(31, None), Vec::<String>::new());
+}
+
+/// The story's second half, from revision 4 on.
+fn second_half(story: &mut Story) -> Story {
+    let none = || Story {
+        changes: Vec::new(),
+        calls: Vec::new(),
+        watches: Vec::new(),
+        leases: Vec::new(),
+        seen: BTreeMap::new(),
+    };
+    let changes = story.changes.split_off(3);
+    let calls = story.calls.split_off(3);
+    let watched = story.watches[0].clone();
+    let mut second = Story { changes, calls, ..none() };
+    second.watches = vec![Watched { start: 4, batches: watched.batches[2..].to_vec(), ..watched }];
+    story.watches[0].batches.truncate(2);
+    second
+}
+
+#[test]
+fn pieces_are_checked_one_after_the_other() {
+    let (mut first, mut checker) = (story(), Checker::default());
+    let second = second_half(&mut first);
+    assert_eq!(checker.check(&first.window()), Vec::<String>::new());
+    assert_eq!(checker.revision(), 3);
+    assert_eq!(checker.check(&second.window()), Vec::<String>::new());
+    assert_eq!(checker.revision(), 6);
+    let state: Vec<_> = checker.state().map(|found| found.value.as_str()).collect();
+    assert_eq!(state, ["v3", "v5"]);
+}
+
+#[test]
+fn a_write_may_happen_in_a_later_piece_but_once() {
+    let (mut first, mut checker) = (story(), Checker::default());
+    let mut second = second_half(&mut first);
+    let late = second.calls.remove(3);
+    first.calls.push(Call { asked_at: 5, ..late });
+    assert_eq!(checker.check(&first.window()), Vec::<String>::new());
+    assert_eq!(checker.check(&second.window()), Vec::<String>::new());
+    let again = Story {
+        changes: vec![change(7, "c", Some("v5"))],
+        ..Story { calls: Vec::new(), watches: Vec::new(), ..story() }
+    };
+    let found = checker.check(&again.window());
+    assert!(found[0].contains("nobody wrote it"), "{found:?}");
+}
+
+#[test]
+fn a_lost_write_of_an_earlier_piece_shows_in_the_next_read() {
+    let (mut first, mut checker) = (story(), Checker::default());
+    let mut second = second_half(&mut first);
+    assert_eq!(checker.check(&first.window()), Vec::<String>::new());
+    second.calls = vec![call((17, 18), read(Some("b")), found(3, &[]))];
+    second.changes.clear();
+    second.watches.clear();
+    assert!(checker.check(&second.window())[0].contains("differs from the state"));
 }

@@ -1,5 +1,6 @@
 """A file system in user space that keeps its files in another folder, and takes its time
-to sync: slow.py FOLDER MOUNTPOINT MILLISECONDS. It fails to while FOLDER.failing exists."""
+to sync: slow.py FOLDER MOUNTPOINT MILLISECONDS. FOLDER.delay has other milliseconds, where it
+exists; syncs fail while FOLDER.failing exists, and what grows a file while FOLDER.full does."""
 
 import errno
 import os
@@ -13,6 +14,9 @@ class Slow(Operations):
     def __init__(self, folder, delay):
         self.folder, self.delay = folder, delay
 
+    def is_told(self, what):
+        return os.path.exists(self.folder + what)
+
     def __call__(self, operation, path, *arguments):
         try:
             # An open file that was removed has no path any more.
@@ -25,8 +29,12 @@ class Slow(Operations):
         return {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
 
     def wait(self):
-        time.sleep(self.delay)
-        if os.path.exists(self.folder + ".failing"):
+        delay = self.delay
+        if self.is_told(".delay"):
+            with open(self.folder + ".delay") as file:
+                delay = int(file.read() or 0) / 1000
+        time.sleep(delay)
+        if self.is_told(".failing"):
             raise FuseOSError(errno.EIO)
 
     def fsync(self, path, datasync, handle):
@@ -45,12 +53,16 @@ class Slow(Operations):
         return os.open(path, flags & ~os.O_DIRECT)
 
     def create(self, path, mode, info=None):
+        if self.is_told(".full"):
+            raise FuseOSError(errno.ENOSPC)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, mode)
 
     def read(self, path, size, offset, handle):
         return os.pread(handle, size, offset)
 
     def write(self, path, data, offset, handle):
+        if self.is_told(".full") and offset + len(data) > os.fstat(handle).st_size:
+            raise FuseOSError(errno.ENOSPC)
         return os.pwrite(handle, data, offset)
 
     def truncate(self, path, length, handle=None):

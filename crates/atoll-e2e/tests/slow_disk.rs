@@ -1,67 +1,15 @@
 //! A server whose disk takes its time, and then refuses: FUSE serves its folder.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
 
-use atoll_e2e::{Cluster, cluster::run, eventually, is_root};
+use atoll_e2e::{Cluster, disk::SlowDisk, eventually, is_root};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeSet,
-    fs::File,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 const SYNC_MS: u64 = 200;
-
-/// Python, which Debian's `fusepy` belongs to.
-const PYTHON: &str = "/usr/bin/python3";
-
-/// A file system whose syncs are slow, and fail when told to.
-struct Slow {
-    server: Child,
-    mountpoint: PathBuf,
-    /// Syncs fail while this file exists.
-    failing: PathBuf,
-}
-
-impl Slow {
-    fn mount(folder: &Path, mountpoint: &Path) -> Self {
-        let script = folder.join("slow.py");
-        std::fs::write(&script, include_str!("slow.py")).unwrap();
-        let files = folder.join("files");
-        for made in [&files, mountpoint] {
-            std::fs::create_dir_all(made).unwrap();
-        }
-        let log = File::create(folder.join("slow.log")).unwrap();
-        let mut command = Command::new(PYTHON);
-        command.arg(&script).arg(files).arg(mountpoint).arg(SYNC_MS.to_string());
-        let server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        let slow = Self {
-            server: server.unwrap(),
-            mountpoint: mountpoint.to_owned(),
-            failing: folder.join("files.failing"),
-        };
-        eventually(Duration::from_secs(10), "the file system is there", || {
-            let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-            if mounts.contains(slow.mountpoint.to_str().unwrap()) {
-                return Ok(());
-            }
-            Err(std::fs::read_to_string(folder.join("slow.log")).unwrap())
-        });
-        slow
-    }
-}
-
-impl Drop for Slow {
-    fn drop(&mut self) {
-        let mut unmount = Command::new("umount");
-        unmount.arg("-l").arg(&self.mountpoint);
-        run(unmount, "");
-        self.server.kill().ok();
-        self.server.wait().ok();
-    }
-}
 
 #[test]
 fn a_slow_disk_slows_down_and_loses_nothing() {
@@ -70,7 +18,7 @@ fn a_slow_disk_slows_down_and_loses_nothing() {
     }
     let folder = tempfile::Builder::new().prefix("atoll-slow-").tempdir().unwrap();
     let data = folder.path().join("data");
-    let slow = Slow::mount(folder.path(), &data.join("server"));
+    let slow = SlowDisk::mount(folder.path(), &data.join("server"), SYNC_MS);
     let mut cluster = Cluster::start_in(&data, 3);
     cluster.hello();
     let (health, containers) = (cluster.node_health(), cluster.containers());
@@ -126,12 +74,12 @@ fn killed_while_writing(cluster: &Cluster) -> BTreeSet<String> {
 
 /// A write that could not be synced is not acknowledged. Its server ends, since only a new one
 /// knows what is on the disk.
-fn refused_while_syncs_fail(cluster: &Cluster, slow: &Slow) {
-    std::fs::write(&slow.failing, "").unwrap();
+fn refused_while_syncs_fail(cluster: &Cluster, slow: &SlowDisk) {
+    slow.fail(true);
     let before = cluster.pids("server --data-dir");
     cluster.kubectl(&["create", "configmap", "refused", "--request-timeout=5s"]).fails();
     eventually(Duration::from_secs(20), "the server ends", || {
         if cluster.pids("server --data-dir") == before { Err(cluster.logs()) } else { Ok(()) }
     });
-    std::fs::remove_file(&slow.failing).unwrap();
+    slow.fail(false);
 }
