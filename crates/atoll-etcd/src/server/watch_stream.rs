@@ -69,6 +69,8 @@ struct Session {
     progress_timer: Interval,
     /// Revisions that all watches have to reach before a request for progress is answered.
     progress: VecDeque<i64>,
+    /// The highest revision that any watch has brought.
+    brought: i64,
     /// Made and not yet taken; a step adds a few.
     ready: VecDeque<WatchResponse>,
 }
@@ -105,6 +107,7 @@ impl Session {
             next_id: 0,
             progress_timer,
             progress: VecDeque::new(),
+            brought: 0,
             ready: VecDeque::new(),
         }
     }
@@ -265,6 +268,7 @@ impl Session {
     fn send(&mut self, id: i64, batch: WatchBatch) {
         let Some(watched) = self.watches.get_mut(&id) else { return };
         watched.reached = watched.reached.max(batch.revision);
+        self.brought = self.brought.max(batch.revision);
         let filters = &watched.request.filters;
         let wanted = |kind| {
             let filter = match kind {
@@ -324,10 +328,15 @@ impl Session {
 
     fn answer_progress(&mut self) {
         while let Some(revision) = self.progress.front().copied() {
-            if self.watches.values().any(|watched| watched.reached < revision) {
+            let reached = self.watches.values().map(|watched| watched.reached).min();
+            let reached = reached.unwrap_or(revision);
+            if reached < revision {
                 return;
             }
             self.progress.pop_front();
+            // Events that came since it was asked may have been sent: it never goes back behind
+            // them. A watch that begins later has not brought what lies before its start.
+            let revision = revision.max(reached.min(self.brought));
             self.ready.push_back(WatchResponse {
                 header: self.core.header(revision),
                 watch_id: NO_WATCH,
