@@ -162,6 +162,7 @@ impl Inbox for Store {
             epoch: 1,
             last: Position::default(),
             acknowledged: (0, 0),
+            release: String::new(),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::codec::Malformed;
 use crate::disk::Disk;
 use crate::mvcc::{Pending, ReadFault, Record, RevKey, State, Version};
+use crate::newer::Newer;
 use crate::wal::Released;
 
 mod file;
@@ -49,6 +50,8 @@ pub(crate) enum BackendError {
     ThreadEnded { file: String },
     #[error("{file} is damaged: its pages do not fit together")]
     Damaged { file: String },
+    #[error("{0}")]
+    Newer(#[source] Newer),
     #[error("{file} holds a record that cannot be read")]
     Malformed { file: String, source: Malformed },
 }
@@ -196,6 +199,7 @@ impl Backend {
         };
         let found = table.get(META_KEY).map_err(|e| self.failed("reading failed", e))?;
         let Some(found) = found else { return Ok(loaded) };
+        Meta::check_format(&self.file, found.value()).map_err(BackendError::Newer)?;
         let meta = Meta::decode(found.value()).map_err(|source| self.malformed(source))?;
         for (code, state) in loaded.states.iter_mut().enumerate() {
             let (revision, compacted) = meta.keyspaces[code];

@@ -3,6 +3,7 @@
 //! The store decides who is a member, by entries of its log. The transport carries bytes between
 //! members and proves who they are; it knows nothing of Raft. The simulator is another transport.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::consensus::Position;
+pub use crate::folder::draw_member_id;
 use crate::kv::Error;
 
 /// One server of the cluster.
@@ -85,6 +87,25 @@ pub struct Progress {
     pub is_active: bool,
 }
 
+/// The format level of what is replicated, and what the members support.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Formats {
+    /// The cluster's: what is new above it is not written yet.
+    pub level: u32,
+    /// The highest that this server supports.
+    pub supported: u32,
+    /// What is known of each member, this one among them.
+    pub members: BTreeMap<u64, MemberFormats>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MemberFormats {
+    /// The highest level that it supports; `None` while this server has not talked to it.
+    pub supported: Option<u32>,
+    /// The version of its program, as it last said.
+    pub release: Option<String>,
+}
+
 /// Changes and questions about the cluster, on any member; changes go through the log.
 #[async_trait]
 pub trait ClusterControl: Send + Sync {
@@ -93,8 +114,10 @@ pub trait ClusterControl: Send + Sync {
     fn watch_membership(&self) -> tokio::sync::watch::Receiver<Membership>;
     /// Only on the leader; empty elsewhere.
     fn progress(&self) -> Vec<Progress>;
-    /// Adds a server without a vote; its id is drawn here, whatever `member.id` says. The leader
-    /// promotes it by itself when it has caught up.
+    /// In which format new things are written, and who supports what.
+    fn formats(&self) -> Formats;
+    /// Adds a server without a vote; its id is drawn here unless it has one, of
+    /// [`draw_member_id`]. The leader promotes it by itself when it has caught up.
     async fn add_learner(&self, member: Member) -> Result<Member, Error>;
     async fn promote(&self, id: u64) -> Result<(), Error>;
     /// For good: the id is refused ever after.
@@ -122,6 +145,8 @@ pub struct Hello {
     /// The highest (epoch, index) that the receiver ever acknowledged to the sender: a receiver
     /// that is behind it runs on an old copy of its folder.
     pub acknowledged: (u64, u64),
+    /// The version of the sender's program; empty of one that does not say it.
+    pub release: String,
 }
 
 /// Version of the peer messages that this release speaks. Two members speak the lower of theirs.
@@ -149,6 +174,11 @@ pub enum Refusal {
         "member {id:x} started from an old copy of its folder: it has acknowledged entry {acknowledged} and now ends at {last}"
     )]
     OldCopy { id: u64, acknowledged: u64, last: u64 },
+    #[error(
+        "it supports formats up to level {theirs}, and this cluster has the level {cluster} since \
+         all of its servers supported it; start it with the release that the others run"
+    )]
+    Level { theirs: u32, cluster: u32 },
     #[error("{0}")]
     Other(String),
 }

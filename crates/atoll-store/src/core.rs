@@ -31,6 +31,7 @@ mod chains;
 mod health;
 mod install;
 mod journal;
+mod level;
 mod members;
 mod open;
 mod peers;
@@ -39,9 +40,10 @@ mod reads;
 mod system;
 
 pub(crate) use arrivals::{Arrivals, Arrived};
-pub(crate) use ask::{Ask, AskResult, Told, member as read_member, put_member};
+pub(crate) use ask::{Ask, AskResult, Told, member as read_member, put_member, put_text, text};
 pub(crate) use asks::AskReply;
 pub(crate) use journal::{WalDone, WalJob};
+pub(crate) use level::RELEASES;
 pub(crate) use open::CoreOpenError;
 pub(crate) use peers::Message;
 pub(crate) use reads::ReadReply;
@@ -239,6 +241,7 @@ impl Core {
     }
 
     fn publish_membership(&self) {
+        self.publish_formats();
         let cluster = &self.shared.cluster;
         cluster.set_membership(Membership {
             members: self.roster.members.values().cloned().collect(),

@@ -19,7 +19,8 @@ use crate::core::{Arrivals, Core, CoreOpenError};
 use crate::disk::{RealDisk, is_full};
 use crate::folder::{self, FolderLock, LockError};
 use crate::kv::KvStore;
-use crate::shared::Shared;
+use crate::newer::Newer;
+use crate::shared::{LEVEL, Shared};
 use crate::sync::lock;
 use crate::wal::WalOpenError;
 
@@ -90,6 +91,11 @@ pub struct StoreConfig {
     /// the log has them, and each time costs several pages however few they are. An idle
     /// cluster's leases alone would wear out an SD card.
     pub flush_few_every: Duration,
+    /// The version of this program, which the other servers are told.
+    pub release: String,
+    /// The format level of what is replicated that this server supports at most. Held lower than
+    /// it could be, nothing is written that the release before does not read.
+    pub level_max: u32,
 }
 
 impl Default for StoreConfig {
@@ -110,6 +116,8 @@ impl Default for StoreConfig {
             flush_bytes: 16 << 20,
             flush_operations: 10_000,
             flush_few_every: Duration::from_secs(300),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            level_max: LEVEL,
         }
     }
 }
@@ -125,6 +133,8 @@ pub enum OpenError {
         "{file} is damaged at offset {offset}: {reason}; nothing was changed: restore the newest backup, or move the folder away to start empty"
     )]
     Corrupt { file: String, offset: u64, reason: &'static str },
+    #[error("{newer}")]
+    Newer { newer: Newer },
     #[error("the store in {dir} cannot be opened: there is no space on its disk; make some room")]
     NoSpace { dir: String, source: Box<dyn Error + Send + Sync> },
     #[error("the store in {dir} cannot be opened")]
@@ -192,7 +202,7 @@ impl EmbeddedStore {
         let shared = core.shared.clone();
         let queue = Arc::new(Queue::new());
         if let Some((_, make_net)) = member {
-            let arrivals = Arrivals::new(disk.clone(), clock.clone(), config.cache_bytes);
+            let arrivals = Arrivals::new(disk.clone(), clock.clone(), &config);
             let inbox = StoreInbox { shared: shared.clone(), queue: queue.clone(), arrivals };
             core.set_net(make_net(Arc::new(inbox)));
         }
@@ -308,6 +318,9 @@ pub(crate) fn make_folder(dir: &Path) -> io::Result<()> {
 }
 
 fn open_error(dir: &str, error: CoreOpenError) -> OpenError {
+    if let Some(newer) = error.newer() {
+        return OpenError::Newer { newer };
+    }
     match error {
         CoreOpenError::Wal(WalOpenError::Corrupt { file, offset, reason }) => {
             OpenError::Corrupt { file, offset, reason }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{self, MemberStart, Start};
 use crate::disk::{Disk, is_full};
+use crate::newer::Newer;
 
 /// Version of the folder's layout. An older one is read, a newer one refused.
 pub(crate) const FORMAT: u32 = 2;
@@ -39,6 +40,11 @@ pub(crate) struct Member {
     pub(crate) joined: Vec<cluster::Member>,
 }
 
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
 impl Member {
     /// Its place in the cluster, as it would have it.
     pub(crate) fn record(&self) -> cluster::Member {
@@ -65,8 +71,10 @@ impl Member {
 pub(crate) enum FolderError {
     #[error("{file} is not readable as a member file")]
     Parse { file: String, source: serde_json::Error },
-    #[error("{file} has format {found}; this release reads up to format {FORMAT}")]
-    Format { file: String, found: u32 },
+    #[error("{0}")]
+    Newer(#[source] Newer),
+    #[error("{file} names the format 0, which there is not; restore it from a backup")]
+    NoFormat { file: String },
     #[error("{file} is missing although the folder holds a store; restore it from a backup")]
     Missing { file: String },
     #[error("{file}: {action}")]
@@ -81,10 +89,13 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Option<Member>, FolderError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(FolderError::Io { file, action: "reading failed", source }),
     };
-    let member = serde_json::from_slice::<Member>(&content)
-        .map_err(|source| FolderError::Parse { file: file.clone(), source })?;
-    if member.format == 0 || member.format > FORMAT {
-        return Err(FolderError::Format { file, found: member.format });
+    let unreadable = |source| FolderError::Parse { file: file.clone(), source };
+    // Before the rest, of which a later release may have made something else.
+    let Version { format } = serde_json::from_slice(&content).map_err(unreadable)?;
+    Newer::check(&file, format, FORMAT).map_err(FolderError::Newer)?;
+    let member: Member = serde_json::from_slice(&content).map_err(unreadable)?;
+    if format == 0 {
+        return Err(FolderError::NoFormat { file });
     }
     Ok(Some(member))
 }
@@ -152,6 +163,11 @@ fn new_member(random: &mut dyn RngCore, start: Option<&MemberStart>) -> Member {
         has_joined,
         joined,
     }
+}
+
+/// An id for a new member.
+pub fn draw_member_id() -> u64 {
+    draw_id(&mut rand::rng())
 }
 
 /// Zero is no member in Raft; 63 bits keep it positive for clients that use signed ids.

@@ -98,7 +98,8 @@ pub fn peers() -> Vec<Vec<u8>> {
     messages.extend(results.map(|result| Message::Told { number: 5, result }));
     let mut seeds: Vec<_> = messages.iter().map(|message| message.encode().to_vec()).collect();
     let origin = Origin { member_id: 1, epoch: 2, number: 3 };
-    for command in [SystemCommand::Update(member.clone()), SystemCommand::RaiseLevel(1)] {
+    let release = SystemCommand::Release { id: 7, release: "1.2.3".to_owned() };
+    for command in [SystemCommand::Update(member.clone()), SystemCommand::RaiseLevel(1), release] {
         seeds.push(encode_system(origin, &command));
     }
     seeds.extend([encode_context(origin, Some(&member)), encode_context(origin, None)]);

@@ -20,6 +20,7 @@ pub mod fuzz;
 pub mod kv;
 mod lease;
 mod mvcc;
+mod newer;
 pub mod restore;
 mod shared;
 pub mod simulation;

@@ -22,7 +22,8 @@ mod txn;
 
 pub(crate) use apply::{LeaseChange, StoredEvent};
 pub(crate) use command::{
-    Command, Origin, Response, decode_batch, decode_origin, encode_batch_header, encode_command,
+    Command, ENTRY_FORMAT, Origin, Response, decode_batch, decode_origin, encode_batch_header,
+    encode_command,
 };
 pub(crate) use history::{History, Version};
 pub(crate) use load::Copy;

@@ -12,7 +12,7 @@ use crate::watch::Hub;
 
 mod cluster;
 
-pub(crate) use cluster::{ClusterShared, LEVEL, Reached};
+pub(crate) use cluster::{ClusterShared, LEVEL, LEVEL_MIN, Reached, Said};
 
 #[derive(Debug)]
 pub(crate) struct KeyspaceShared {

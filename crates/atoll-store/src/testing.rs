@@ -159,6 +159,8 @@ pub struct TestCluster {
     config: StoreConfig,
     stores: BTreeMap<usize, EmbeddedStore>,
     starts: BTreeMap<usize, MemberStart>,
+    /// Of members that support less than this release.
+    levels: BTreeMap<usize, u32>,
 }
 
 impl TestCluster {
@@ -178,6 +180,7 @@ impl TestCluster {
             config,
             stores: BTreeMap::new(),
             starts: BTreeMap::new(),
+            levels: BTreeMap::new(),
         };
         cluster.starts.insert(0, member_start(0, Start::New));
         cluster.open(0).await?;
@@ -195,10 +198,17 @@ impl TestCluster {
         self.stores.keys().copied().collect()
     }
 
+    /// From its next start on a member supports formats up to this level.
+    pub fn set_level_max(&mut self, number: usize, level_max: u32) {
+        self.levels.insert(number, level_max);
+    }
+
     /// Starts, or starts again, a member that has been added.
     pub async fn open(&mut self, number: usize) -> Result<(), TestError> {
-        let config =
-            StoreConfig { dir: self.dir.join(format!("m{number}")), ..self.config.clone() };
+        let mut config = self.config.clone();
+        config.dir = self.dir.join(format!("m{number}"));
+        config.level_max = self.levels.get(&number).copied().unwrap_or(config.level_max);
+        config.release = format!("of level {}", config.level_max);
         let network = self.network.clone();
         let start = self.starts[&number].clone();
         let store =

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::consensus::{LogEntry, Position};
 use crate::disk::{Disk, DiskFile};
+use crate::newer::Newer;
 
 mod fill;
 pub mod format;
@@ -45,6 +46,8 @@ pub(crate) struct Identity {
 pub enum WalOpenError {
     #[error("{file} is damaged at offset {offset}: {reason}")]
     Corrupt { file: String, offset: u64, reason: &'static str },
+    #[error("{0}")]
+    Newer(#[source] Newer),
     #[error("{file}: {action}")]
     Io { file: String, action: &'static str, source: io::Error },
 }

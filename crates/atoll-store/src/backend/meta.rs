@@ -8,12 +8,14 @@ use super::KEYSPACES;
 use crate::cluster::Member;
 use crate::codec::{Malformed, Reader, put_i64, put_u64};
 use crate::consensus::{Configuration, MemberChange, Position};
-use crate::core::{put_member, read_member};
+use crate::core::{RELEASES, put_member, put_text, read_member, text};
 use crate::kv::Revision;
 use crate::mvcc::Origin;
+use crate::newer::Newer;
 
-/// Format 1 knew a list of voters and nothing else of members.
-const FORMAT: u8 = 2;
+/// Format 1 knew a list of voters and nothing else of members; format 2, no releases.
+const FORMAT: u8 = 3;
+const FORMAT_BEFORE_RELEASES: u8 = 2;
 
 /// The members, as the log has made them. The same on every member at the same index.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,6 +29,8 @@ pub(crate) struct Roster {
     /// The last batch of each member, by its epoch and number. What comes later with less has
     /// come twice or too late, and counts for nothing.
     pub(crate) origins: BTreeMap<u64, (u64, u64)>,
+    /// The version of each member's program; from the level [`RELEASES`] on.
+    pub(crate) releases: BTreeMap<u64, String>,
 }
 
 impl Roster {
@@ -74,6 +78,7 @@ impl Roster {
             MemberChange::Remove(id) => {
                 self.members.remove(&id);
                 self.origins.remove(&id);
+                self.releases.remove(&id);
                 self.removed.insert(id);
             }
         }
@@ -81,6 +86,11 @@ impl Roster {
         for (id, member) in &mut self.members {
             member.is_learner = learners.contains(id);
         }
+    }
+
+    /// Every member can read this one; it follows from what all have.
+    fn format(&self) -> u8 {
+        if self.level < RELEASES { FORMAT_BEFORE_RELEASES } else { FORMAT }
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -100,9 +110,16 @@ impl Roster {
                 put_u64(out, *one);
             }
         }
+        if self.format() > FORMAT_BEFORE_RELEASES {
+            put_u64(out, self.releases.len() as u64);
+            for (id, release) in &self.releases {
+                put_u64(out, *id);
+                put_text(out, release);
+            }
+        }
     }
 
-    fn decode(reader: &mut Reader) -> Result<Self, Malformed> {
+    fn decode(reader: &mut Reader, format: u8) -> Result<Self, Malformed> {
         let mut roster = Self::default();
         let Configuration { voters, learners } = &mut roster.configuration;
         for ids in [voters, learners] {
@@ -121,6 +138,11 @@ impl Roster {
             u32::try_from(reader.u64()?).map_err(|_error| Malformed("a level is too high"))?;
         for _ in 0..reader.u64()? {
             roster.origins.insert(reader.u64()?, (reader.u64()?, reader.u64()?));
+        }
+        if format > FORMAT_BEFORE_RELEASES {
+            for _ in 0..reader.u64()? {
+                roster.releases.insert(reader.u64()?, text(reader)?);
+            }
         }
         Ok(roster)
     }
@@ -152,7 +174,7 @@ pub(crate) struct Meta {
 
 impl Meta {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
+        let mut out = vec![self.roster.format()];
         put_u64(&mut out, self.applied.index);
         put_u64(&mut out, self.applied.term);
         put_u64(&mut out, u64::from(self.chain));
@@ -165,6 +187,11 @@ impl Meta {
         out
     }
 
+    /// Whether a later release has written it.
+    pub(crate) fn check_format(file: &str, bytes: &[u8]) -> Result<(), Newer> {
+        Newer::check(file, bytes.first().copied().unwrap_or(0), FORMAT)
+    }
+
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(Bytes::copy_from_slice(bytes));
         let format = reader.u8()?;
@@ -175,7 +202,7 @@ impl Meta {
         let chain = u32::try_from(reader.u64()?).unwrap_or(0);
         let (installed, roster) = match format {
             1 => (false, Roster::decode_voters(&mut reader)?),
-            _ => (reader.bool()?, Roster::decode(&mut reader)?),
+            _ => (reader.bool()?, Roster::decode(&mut reader, format)?),
         };
         let mut keyspaces = [(1, 0); KEYSPACES];
         for keyspace in &mut keyspaces {
@@ -199,6 +226,20 @@ mod tests {
         assert!(meta.roster.is_alone(5) && meta.roster.level == 0);
         assert_eq!(meta.keyspaces, [(4, 3), (1, 0)]);
         assert_eq!(Meta::decode(&meta.encode()), Ok(meta));
+    }
+
+    #[test]
+    fn below_their_level_nothing_is_written_that_the_release_before_does_not_read() {
+        let mut meta = Meta::decode(&[1, 7, 2, 9, 1, 5, 8, 6, 2, 0]).unwrap();
+        meta.roster.releases.insert(5, "1.2.3".to_owned());
+        for (level, format, kept) in [(0, 2, 0), (1, 2, 0), (2, 3, 1)] {
+            meta.roster.level = level;
+            let written = meta.encode();
+            assert_eq!(written[0], format);
+            assert_eq!(Meta::decode(&written).unwrap().roster.releases.len(), kept);
+        }
+        let later = Meta::check_format("state.redb", &[4, 0]).unwrap_err().to_string();
+        assert!(later.contains("state.redb has the format 4") && later.contains("up to 3"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ impl Core {
             return Ok(());
         }
         self.dirty_since.get_or_insert(self.clock.now());
+        super::system::check_format(&entry.payload)?;
         if is_system(&entry.payload) {
             return self.apply_system(&entry);
         }
@@ -72,7 +73,18 @@ impl Core {
                 }
                 self.tell_peers();
             }
-            SystemCommand::RaiseLevel(level) => self.roster.level = self.roster.level.max(level),
+            SystemCommand::RaiseLevel(level) => {
+                self.check_level(level)?;
+                self.roster.level = self.roster.level.max(level);
+                tracing::info!(level = self.roster.level, "the format level has risen");
+                self.publish_formats();
+            }
+            SystemCommand::Release { id, release } => {
+                if self.roster.members.contains_key(&id) {
+                    self.roster.releases.insert(id, release);
+                }
+                self.publish_formats();
+            }
         }
         self.answer_ask(reply, Ok(Told::Done));
         Ok(())

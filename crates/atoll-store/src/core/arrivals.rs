@@ -12,7 +12,9 @@ use crate::backend::{Backend, KEYSPACES, Meta};
 use crate::clock::Clock;
 use crate::cluster::SnapshotSink;
 use crate::disk::Disk;
+use crate::embedded::StoreConfig;
 use crate::mvcc::State;
+use crate::newer::Newer;
 use crate::snapshot::whole::Importer;
 
 /// Where a snapshot is put together.
@@ -24,6 +26,7 @@ pub(crate) struct Arrivals {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     cache_bytes: usize,
+    level_max: u32,
     busy: Arc<AtomicBool>,
 }
 
@@ -55,8 +58,9 @@ impl Drop for Turn {
 }
 
 impl Arrivals {
-    pub(crate) fn new(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, cache_bytes: usize) -> Self {
-        Self { disk, clock, cache_bytes, busy: Arc::default() }
+    pub(crate) fn new(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, config: &StoreConfig) -> Self {
+        let (cache_bytes, level_max) = (config.cache_bytes, config.level_max);
+        Self { disk, clock, cache_bytes, level_max, busy: Arc::default() }
     }
 
     /// `take` is called with the state when it is whole.
@@ -103,6 +107,9 @@ impl<T: FnOnce(Arrived) + Send> SnapshotSink for ArrivalSink<T> {
         let loaded = backend.load().map_err(io::Error::other)?;
         let missing = || io::Error::other("the snapshot does not say what it is of");
         let meta = loaded.meta.ok_or_else(missing)?;
+        let level = meta.roster.level;
+        Newer::check("the state of the other servers", level, arrivals.level_max)
+            .map_err(io::Error::other)?;
         take(Arrived { from, message, backend, states: loaded.states, meta, _turn: turn });
         Ok(())
     }

@@ -197,7 +197,7 @@ impl Core {
         let committed = self.standing.committed;
         let mut changed = false;
         for one in self.consensus.progress() {
-            let epoch = self.shared.cluster.said(one.id).map_or(0, |(epoch, _)| epoch);
+            let epoch = self.shared.cluster.said(one.id).map_or(0, |said| said.epoch);
             let reached = (epoch, one.matched_index.min(committed));
             let known = self.acknowledged.entry(one.id).or_default();
             if reached.1 > known.1 || reached.0 > known.0 {

@@ -11,7 +11,6 @@ use crate::backend::Roster;
 use crate::cluster::Member;
 use crate::consensus::{ConsensusError, MemberChange};
 use crate::kv::Error;
-use crate::shared::LEVEL;
 
 /// A learner that is no further behind is promoted.
 const BEHIND_MAX: u64 = 256;
@@ -104,7 +103,8 @@ impl Core {
         }
     }
 
-    fn propose_system(&mut self, command: &SystemCommand, reply: AskReply) {
+    pub(super) fn propose_system(&mut self, command: &SystemCommand, reply: AskReply) {
+        debug_assert!(command.level() <= self.roster.level, "not all read {command:?}");
         let payload = encode_system(self.origin(self.next_number), command);
         if let Err(error) = self.consensus.propose(payload) {
             self.next_number += 1;
@@ -201,16 +201,7 @@ impl Core {
             self.change(MemberChange::Promote(id), None, AskReply::Nobody);
             return;
         }
-        if self.roster.level < LEVEL && self.all_support(LEVEL) && self.waiting_since().is_none() {
-            self.propose_system(&SystemCommand::RaiseLevel(LEVEL), AskReply::Nobody);
-        }
-    }
-
-    fn all_support(&self, level: u32) -> bool {
-        self.roster.members.keys().all(|id| {
-            *id == self.member_id
-                || self.shared.cluster.said(*id).is_some_and(|(_, theirs)| theirs >= level)
-        })
+        self.tend_level();
     }
 
     /// A member that goes by another name or address than the cluster knows says so: its id is

@@ -18,7 +18,8 @@ use crate::embedded::StoreConfig;
 use crate::folder::{self, FolderError};
 use crate::lease::LeaseClock;
 use crate::mvcc::{State, decode_origin};
-use crate::shared::{ClusterShared, KeyspaceShared, LEVEL, Reached, Shared};
+use crate::newer::Newer;
+use crate::shared::{ClusterShared, KeyspaceShared, LEVEL_MIN, Said, Shared};
 use crate::sync::read;
 use crate::wal::{Base, Identity, Room, Wal, WalError, WalOpenError};
 use crate::watch::Hub;
@@ -37,6 +38,24 @@ pub(crate) enum CoreOpenError {
     Consensus(ConsensusError),
     #[error("the log could not be applied: {detail}")]
     Replay { detail: String },
+    #[error("{0}")]
+    Level(String),
+    #[error("a later release has written it")]
+    Newer(#[source] Newer),
+}
+
+impl CoreOpenError {
+    /// What a later release has written, if that is why.
+    pub(crate) fn newer(&self) -> Option<Newer> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(newer) = error.downcast_ref::<Newer>() {
+                return Some(newer.clone());
+            }
+            cause = error.source();
+        }
+        None
+    }
 }
 
 /// A core and who it is.
@@ -67,6 +86,7 @@ impl Core {
         random: &mut dyn RngCore,
         start: Option<&MemberStart>,
     ) -> Result<Opened, CoreOpenError> {
+        super::level::check_configured(config.level_max).map_err(CoreOpenError::Level)?;
         let member = folder::enter(&*disk, random, start).map_err(CoreOpenError::Folder)?;
         let backend = Backend::open(&*disk, clock.clone(), config.cache_bytes)
             .map_err(CoreOpenError::Backend)?;
@@ -78,6 +98,8 @@ impl Core {
             }
             None => (Base::default(), 0, first_roster(&member)),
         };
+        let supported = config.level_max;
+        Newer::check(disk.describe(""), roster.level, supported).map_err(CoreOpenError::Newer)?;
         let applied = base.applied;
         let identity = Identity {
             cluster_id: member.cluster_bytes(),
@@ -86,6 +108,7 @@ impl Core {
         };
         let recovered = Wal::open(disk.clone(), identity, config.segment_bytes, base)
             .map_err(CoreOpenError::Wal)?;
+        super::level::check_entries(&recovered.entries, supported).map_err(CoreOpenError::Newer)?;
         let last = recovered.last(applied);
         let epoch = epoch_above(&member, &roster, &recovered.entries);
         let mut wal = recovered.wal;
@@ -102,7 +125,8 @@ impl Core {
         })
         .map_err(CoreOpenError::Consensus)?;
         let keyspaces = loaded.states.map(|state| share(state, &config, &*clock));
-        let cluster = share_cluster(&member, last, &roster, &recovered.acknowledged);
+        let cluster = share_cluster(&member, &config, last, &roster);
+        cluster.set_acknowledged(&recovered.acknowledged);
         let dirty_since = (base == Base::default() || base.installed).then(|| clock.now());
         let core = Self {
             clock,
@@ -153,6 +177,7 @@ impl Core {
             let detail = format!("entry {applied} of {last} was reached");
             return Err(CoreOpenError::Replay { detail });
         }
+        self.tend_level_alone();
         Ok(())
     }
 }
@@ -175,7 +200,8 @@ fn epoch_above(member: &folder::Member, roster: &Roster, entries: &[LogEntry]) -
 
 /// Of a folder without a state: a cluster of one, or whom it is about to join.
 fn first_roster(member: &folder::Member) -> Roster {
-    let mut roster = Roster::sole(member.record(), LEVEL);
+    // What follows is in the log: the same whoever reads it from its beginning.
+    let mut roster = Roster::sole(member.record(), LEVEL_MIN);
     if member.has_joined {
         roster.configuration.voters.clear();
         roster.level = 0;
@@ -186,14 +212,16 @@ fn first_roster(member: &folder::Member) -> Roster {
 
 fn share_cluster(
     member: &folder::Member,
+    config: &StoreConfig,
     last: Position,
     roster: &Roster,
-    acknowledged: &BTreeMap<u64, Reached>,
 ) -> ClusterShared {
-    let cluster = ClusterShared::new(member.cluster_bytes(), member.member_id, member.epoch);
+    let own =
+        Said { epoch: member.epoch, level: config.level_max, release: config.release.clone() };
+    let cluster = ClusterShared::new(member.cluster_bytes(), member.member_id, own);
     cluster.set_last(last);
     cluster.set_removed(&roster.removed);
-    cluster.set_acknowledged(acknowledged);
+    cluster.set_formats(roster.level, &roster.releases);
     cluster
 }
 

@@ -3,21 +3,44 @@
 
 use bytes::Bytes;
 
-use super::ask::{member, put_member, read_all};
+use super::ask::{member, put_member, put_text, read_all, text};
+use super::level::RELEASES;
 use crate::cluster::Member;
 use crate::codec::{Malformed, Reader, put_u64};
 use crate::mvcc::Origin;
+use crate::newer::Newer;
 
 /// The first byte of such an entry, where the others have the version of their encoding.
 const SYSTEM: u8 = 0x80;
 const FORMAT: u8 = 1;
+/// Of what is written from level 2 on; releases that know less refuse it.
+const FORMAT_RELEASES: u8 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SystemCommand {
     /// New name, address or client URLs.
     Update(Member),
-    /// All voters support this format of what is replicated.
+    /// All members support this format of what is replicated.
     RaiseLevel(u32),
+    /// The version of a member's program. From [`RELEASES`] on.
+    Release { id: u64, release: String },
+}
+
+impl SystemCommand {
+    /// The format level that the cluster must have before this is written.
+    pub(crate) fn level(&self) -> u32 {
+        match self {
+            Self::Update(_) | Self::RaiseLevel(_) => 0,
+            Self::Release { .. } => RELEASES,
+        }
+    }
+
+    fn format(&self) -> u8 {
+        match self {
+            Self::Update(_) | Self::RaiseLevel(_) => FORMAT,
+            Self::Release { .. } => FORMAT_RELEASES,
+        }
+    }
 }
 
 pub(crate) fn is_system(payload: &[u8]) -> bool {
@@ -25,7 +48,7 @@ pub(crate) fn is_system(payload: &[u8]) -> bool {
 }
 
 pub(crate) fn encode_system(origin: Origin, command: &SystemCommand) -> Vec<u8> {
-    let mut out = vec![SYSTEM, FORMAT];
+    let mut out = vec![SYSTEM, command.format()];
     put_origin(&mut out, origin);
     match command {
         SystemCommand::Update(member) => {
@@ -36,17 +59,30 @@ pub(crate) fn encode_system(origin: Origin, command: &SystemCommand) -> Vec<u8> 
             out.push(2);
             put_u64(&mut out, u64::from(*level));
         }
+        SystemCommand::Release { id, release } => {
+            out.push(3);
+            put_u64(&mut out, *id);
+            put_text(&mut out, release);
+        }
     }
     out
 }
 
 pub(crate) fn decode_system(payload: Bytes) -> Result<(Origin, SystemCommand), Malformed> {
     read_all(payload, |reader| {
-        if reader.u8()? != SYSTEM || reader.u8()? != FORMAT {
+        if reader.u8()? != SYSTEM {
+            return Err(Malformed("an entry is not of the store to itself"));
+        }
+        let format = reader.u8()?;
+        if format == 0 || format > FORMAT_RELEASES {
             return Err(Malformed("an entry has a format that this release does not read"));
         }
         let origin = read_origin(reader)?;
         let command = match reader.u8()? {
+            3 if format == FORMAT_RELEASES => {
+                SystemCommand::Release { id: reader.u64()?, release: text(reader)? }
+            }
+            _ if format != FORMAT => return Err(Malformed("an unknown command of the store")),
             1 => SystemCommand::Update(member(reader)?),
             2 => {
                 let level = u32::try_from(reader.u64()?);
@@ -57,6 +93,17 @@ pub(crate) fn decode_system(payload: Bytes) -> Result<(Origin, SystemCommand), M
         };
         Ok((origin, command))
     })
+}
+
+/// Whether an entry is in a format that only a later release knows.
+pub(crate) fn check_format(payload: &[u8]) -> Result<(), Newer> {
+    match payload {
+        [SYSTEM, format, ..] => {
+            Newer::check("an entry of the store to itself", *format, FORMAT_RELEASES)
+        }
+        [format, ..] => Newer::check("an entry of the log", *format, crate::mvcc::ENTRY_FORMAT),
+        [] => Ok(()),
+    }
 }
 
 /// What a change of members carries: who proposed it, and the record of who is added.

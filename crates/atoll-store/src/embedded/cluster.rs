@@ -11,9 +11,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::queue::{Event, Queue};
 use crate::cluster::{
-    ClusterControl, Hello, Inbox, Member, Membership, Progress, Refusal, SnapshotSink,
+    ClusterControl, Formats, Hello, Inbox, Member, Membership, Progress, Refusal, SnapshotSink,
 };
 use crate::core::{Arrivals, Ask, Told};
+use crate::folder::draw_member_id;
 use crate::kv::Error;
 use crate::shared::Shared;
 
@@ -64,9 +65,13 @@ impl ClusterControl for ClusterHandle {
         self.shared.cluster.progress()
     }
 
+    fn formats(&self) -> Formats {
+        self.shared.cluster.formats()
+    }
+
     async fn add_learner(&self, member: Member) -> Result<Member, Error> {
         // Drawn once, so that asking again does not add another.
-        let id = crate::folder::draw_id(&mut rand::rng());
+        let id = if member.id == 0 { draw_member_id() } else { member.id };
         match self.ask(Ask::AddLearner(Member { id, is_learner: true, ..member })).await? {
             Told::Member(member) => Ok(member),
             _ => Err(Error::Unavailable { detail: "a misplaced answer".to_owned() }),

@@ -12,7 +12,7 @@ use crate::kv::{
 };
 
 /// Version of the entry's encoding.
-const FORMAT: u8 = 1;
+pub(crate) const ENTRY_FORMAT: u8 = 1;
 /// Deeper transactions are refused when proposed, so a decoder never recurses further.
 pub(super) const DEPTH_MAX: usize = 16;
 
@@ -52,7 +52,7 @@ pub(crate) struct Origin {
 }
 
 pub(crate) fn encode_batch_header(out: &mut Vec<u8>, origin: Origin) {
-    out.push(FORMAT);
+    out.push(ENTRY_FORMAT);
     put_u64(out, origin.member_id);
     put_u64(out, origin.epoch);
     put_u64(out, origin.number);
@@ -94,7 +94,7 @@ pub(crate) fn decode_origin(payload: Bytes) -> Result<Origin, Malformed> {
 }
 
 fn read_origin(reader: &mut Reader) -> Result<Origin, Malformed> {
-    if reader.u8()? != FORMAT {
+    if reader.u8()? != ENTRY_FORMAT {
         return Err(Malformed("an entry has a format that this release does not read"));
     }
     Ok(Origin { member_id: reader.u64()?, epoch: reader.u64()?, number: reader.u64()? })

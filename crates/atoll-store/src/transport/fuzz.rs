@@ -52,11 +52,13 @@ pub fn greetings() -> Vec<Vec<u8>> {
         epoch: 2,
         last: Position { index: 100, term: 3 },
         acknowledged: (1, 90),
+        release: "1.2.3".to_owned(),
     };
     let refusals = [
         Refusal::Format { theirs: 2, ours: 1 },
         Refusal::OtherCluster { theirs: "07".repeat(16), ours: "08".repeat(16) },
         Refusal::OldCopy { id: 5, acknowledged: 100, last: 9 },
+        Refusal::Level { theirs: 1, cluster: 2 },
         Refusal::Other("no".to_owned()),
     ];
     let mut all = vec![Greeting::Hello { purpose: Purpose::Messages, hello }];

@@ -24,6 +24,8 @@ const CRC_BYTES: usize = 4;
 const BODY_BYTES_MAX: usize = 4 << 10;
 /// Texts in a refusal are cut here.
 const TEXT_BYTES_MAX: usize = 1 << 10;
+/// A release's name in a hello is cut here.
+const RELEASE_BYTES_MAX: usize = 64;
 
 const HELLO: u8 = 1;
 const REFUSAL: u8 = 2;
@@ -100,6 +102,7 @@ fn put_hello(body: &mut Vec<u8>, purpose: Purpose, hello: &Hello) {
     ] {
         body.put_u64_le(number);
     }
+    put_text(body, &hello.release[..hello.release.floor_char_boundary(RELEASE_BYTES_MAX)]);
 }
 
 /// A code, three numbers and two texts; those that a code does not use are zero. The first text of
@@ -113,6 +116,9 @@ pub(super) fn put_refusal(body: &mut Vec<u8>, refusal: &Refusal) {
         Refusal::Removed { id } => (5, [*id, 0, 0], None),
         Refusal::Unknown { id } => (6, [*id, 0, 0], None),
         Refusal::OldCopy { id, acknowledged, last } => (7, [*id, *acknowledged, *last], None),
+        Refusal::Level { theirs, cluster } => {
+            (9, [u64::from(*theirs), u64::from(*cluster), 0], None)
+        }
         Refusal::Other(text) => (8, [0; 3], Some((text, ""))),
     };
     let meaning = refusal.to_string();
@@ -186,6 +192,8 @@ fn read_hello(mut body: &[u8]) -> Option<Greeting> {
         epoch: number()?,
         last: Position { index: number()?, term: number()? },
         acknowledged: (number()?, number()?),
+        // The release before said none.
+        release: if body.is_empty() { String::new() } else { read_text(&mut body)? },
     };
     Some(Greeting::Hello { purpose, hello })
 }
@@ -209,6 +217,10 @@ pub(super) fn read_refusal(mut body: &[u8]) -> Option<Refusal> {
         5 => Refusal::Removed { id },
         6 => Refusal::Unknown { id },
         7 => Refusal::OldCopy { id, acknowledged, last },
+        9 => Refusal::Level {
+            theirs: u32::try_from(id).ok()?,
+            cluster: u32::try_from(acknowledged).ok()?,
+        },
         _ => Refusal::Other(first),
     })
 }

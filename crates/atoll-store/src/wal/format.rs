@@ -96,6 +96,14 @@ impl SegmentHeader {
     }
 }
 
+/// The version that a segment's header names, if it is one. Magic, version and the checksum at the
+/// end of the block stay where they are in all versions.
+pub(crate) fn version_of(bytes: &[u8]) -> Option<u32> {
+    let block = bytes.get(..BLOCK_BYTES).filter(|block| &block[..8] == SEGMENT_MAGIC)?;
+    let checksum = crc32c::crc32c(&block[..SEGMENT_CHECKSUM_AT]);
+    (checksum == u32_at(block, SEGMENT_CHECKSUM_AT)).then(|| u32_at(block, 8))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BatchHeader {
     pub(crate) frames_bytes: usize,

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::format::{
-    BLOCK_BYTES, Frame, FrameKind, HardState, decode_acknowledged, decode_hard_state,
+    BLOCK_BYTES, Frame, FrameKind, HardState, VERSION, decode_acknowledged, decode_hard_state,
+    version_of,
 };
 use super::reader::{Segment, read_segment};
 use super::{Acknowledged, Active, Closed, Identity, WAL_FOLDER, Wal, WalOpenError};
 use crate::consensus::{EntryKind, LogEntry, Position};
 use crate::disk::Disk;
+use crate::newer::Newer;
 
 #[derive(Debug)]
 pub(crate) struct Recovered {
@@ -138,6 +140,9 @@ fn read_file(disk: &dyn Disk, name: String, applied: Position) -> Result<Read, W
         source,
     })?;
     let length = content.len() as u64;
+    if let Some(version) = version_of(&content) {
+        Newer::check(disk.describe(&name), version, VERSION).map_err(WalOpenError::Newer)?;
+    }
     let content = Bytes::from(content);
     let mut segment = read_segment(&content).map_err(|damage| WalOpenError::Corrupt {
         file: disk.describe(&name),

@@ -98,6 +98,7 @@ impl Inbox for Store {
             epoch: HELLOS.fetch_add(1, Ordering::SeqCst),
             last: Position { index: 10, term: 1 },
             acknowledged: (0, 0),
+            release: String::new(),
         }
     }
 

@@ -70,7 +70,7 @@ impl Node {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let mut random = StdRng::seed_from_u64(self.plan.seed ^ self.life ^ id);
         let config = config(self.plan.seed);
-        let cache_bytes = config.cache_bytes;
+        let known = config.clone();
         let start = Some(&self.start);
         let opened = Core::prepare(disk.clone(), clock.clone(), config, &mut random, start)
             .and_then(|opened| {
@@ -86,7 +86,7 @@ impl Node {
         match opened {
             Ok(core) => {
                 self.core = Some(core);
-                self.arrivals = Some(Arrivals::new(disk, clock, cache_bytes));
+                self.arrivals = Some(Arrivals::new(disk, clock, &known));
                 Ok(true)
             }
             Err(_) if self.disk.crashed() => {

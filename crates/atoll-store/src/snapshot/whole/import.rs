@@ -18,13 +18,16 @@ use crate::codec::{Malformed, Reader};
 use crate::disk::Disk;
 use crate::kv::{LeaseId, Revision};
 use crate::mvcc::{Record, RevKey};
+use crate::newer::Newer;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
     #[error("this is not a snapshot of a store")]
     NotASnapshot,
-    #[error("the snapshot has version {found}; this release reads version {VERSION}")]
-    Version { found: u32 },
+    #[error(transparent)]
+    Newer(Newer),
+    #[error("the snapshot names the version 0, which there is not")]
+    NoVersion,
     #[error("the snapshot is damaged in the frame at byte {offset}: {reason}")]
     Damaged { offset: u64, reason: &'static str },
     #[error("the snapshot ends after {bytes} bytes, before its end: it was cut short")]
@@ -202,8 +205,9 @@ impl<S: Sink> Importer<S> {
             return Err(self.damaged("the checksum is wrong"));
         }
         let found = u32_at(bytes, MAGIC.len());
-        if found != VERSION {
-            return Err(ImportError::Version { found });
+        Newer::check("the snapshot", found, VERSION).map_err(ImportError::Newer)?;
+        if found == 0 {
+            return Err(ImportError::NoVersion);
         }
         self.chain = checksum;
         self.has_preamble = true;

@@ -14,6 +14,7 @@ fn hello() -> Hello {
         epoch: 5,
         last: Position { index: 6, term: 7 },
         acknowledged: (8, 9),
+        release: "1.2.3".to_owned(),
     }
 }
 
@@ -26,6 +27,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Removed { id: 3 },
         Refusal::Unknown { id: u64::MAX },
         Refusal::OldCopy { id: 5, acknowledged: 6, last: 7 },
+        Refusal::Level { theirs: 1, cluster: 2 },
         Refusal::Other("no".into()),
     ]
 }
