@@ -38,6 +38,9 @@ pub struct Cidr {
 pub struct Config {
     /// The cluster's keyspace.
     pub store: Arc<dyn KvStore>,
+    /// Whether the store is told to forget old revisions: an etcd does not by itself, Atoll's own
+    /// does.
+    pub compacts: bool,
     pub clock: Arc<dyn Clock>,
     /// Addresses of Services.
     pub service_cidr: Cidr,
@@ -64,6 +67,7 @@ impl Config {
     pub fn new(store: Arc<dyn KvStore>) -> Self {
         Self {
             store,
+            compacts: false,
             clock: Arc::new(SystemClock),
             service_cidr: Cidr { address: Ipv4Addr::new(10, 43, 0, 0), prefix: 16 },
             node_ports: 30_000..=32_767,

@@ -1,4 +1,4 @@
-//! What the server does for the store by itself: it forgets old revisions.
+//! What the server does for a store that does not do it itself: it forgets old revisions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::core::Core;
 /// How long revisions are kept: twice this at most. Lists that page more slowly begin anew.
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
 
-/// Compacts to the revision of one period ago, each period.
+/// Compacts to the revision of one period ago, each period. Such a store has one server.
 pub(crate) async fn compact(core: Arc<Core>) {
     let mut before = None;
     loop {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_api::kinds;
+use atoll_store::kv;
 use http::{Method, StatusCode};
 
 use crate::core::Core;
@@ -110,6 +111,7 @@ impl Metrics {
         let mut text = String::new();
         self.requests(&mut text);
         objects(&mut text, core);
+        stores(&mut text, core).await;
         text
     }
 
@@ -160,6 +162,32 @@ fn objects(text: &mut String, core: &Core) {
             ),
         );
     }
+}
+
+/// The room that each keyspace has.
+async fn stores(text: &mut String, core: &Core) {
+    let applications =
+        core.config.servers.as_ref().and_then(|servers| servers.applications.as_ref());
+    let mut all = Vec::new();
+    for (keyspace, store) in [("cluster", Some(core.storage.kv())), ("applications", applications)]
+    {
+        let Some(store) = store else { continue };
+        if let Ok(status) = store.status().await {
+            all.push((keyspace, status));
+        }
+    }
+    let mut gauge = |name: &str, help: &str, value: fn(&kv::Status) -> u64| {
+        line(text, &format!("# HELP {name} {help}"));
+        line(text, &format!("# TYPE {name} gauge"));
+        for (keyspace, status) in &all {
+            line(text, &format!("{name}{{keyspace=\"{keyspace}\"}} {}", value(status)));
+        }
+    };
+    let (live, quota, full) =
+        ("atoll_store_live_bytes", "atoll_store_quota_bytes", "atoll_store_no_space");
+    gauge(live, "What a keyspace holds, its history included.", |one| one.live_bytes);
+    gauge(quota, "What it may hold; 0 where it is not known.", |one| one.quota_bytes);
+    gauge(full, "Whether writes are refused for lack of space.", |one| u64::from(one.no_space));
 }
 
 impl Labels {

@@ -50,7 +50,7 @@ pub(crate) async fn serve(
     match first {
         "readyz" | "livez" | "healthz" => Ok(health::serve(core, path, query).await),
         "version" => object(head, query, &version::value()),
-        "metrics" => Ok(text(StatusCode::OK, core.metrics.render(core))),
+        "metrics" => Ok(text(StatusCode::OK, core.metrics.render(core).await)),
         "api" | "apis" => discovery::serve(core, head, query),
         "openapi" => openapi::serve(core, head, query),
         "" => object(head, query, &json!({"paths": paths(core)})),

@@ -108,7 +108,9 @@ impl ApiServer {
         });
         initial::create(&core).await.map_err(|source| StartError::Initial { source })?;
         core.registry.catch_up().await.map_err(|source| StartError::Follow { source })?;
-        core.tasks.spawn(maintenance::compact(core.clone()));
+        if core.config.compacts {
+            core.tasks.spawn(maintenance::compact(core.clone()));
+        }
         core.tasks.spawn(initial::keep(core.clone()));
         if let Some(servers) = core.config.servers.clone() {
             core.tasks.spawn(presence::run(core.clone(), servers));

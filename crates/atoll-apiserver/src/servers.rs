@@ -13,9 +13,10 @@ pub(crate) mod tokens;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use atoll_store::cluster::ClusterControl;
+use atoll_store::kv::KvStore;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -39,6 +40,8 @@ pub struct ServersConfig {
     pub member_id: u64,
     /// Who is a member; `None` when the store is somebody else's.
     pub cluster: Option<Arc<dyn ClusterControl>>,
+    /// The applications' keyspace, beside the cluster's; `None` when the store is somebody else's.
+    pub applications: Option<Arc<dyn KvStore>>,
     /// Whether this server acts for the cluster.
     pub leads: watch::Receiver<bool>,
     /// Reads what a joining server needs: authorities with their keys, the key of

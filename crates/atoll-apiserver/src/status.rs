@@ -432,6 +432,11 @@ impl Status {
             Error::NoLeader | Error::NoQuorum { .. } | Error::Unavailable { .. } => {
                 Self::unavailable(error.to_string())
             }
+            Error::NoSpace { detail } => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "InsufficientStorage",
+                format!("the cluster's store takes nothing more: {detail}"),
+            ),
             other => Self::internal(other),
         }
     }

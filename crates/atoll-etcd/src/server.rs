@@ -53,8 +53,6 @@ pub struct Config {
     pub client_urls: Vec<String>,
     /// Memory of this process, for its metrics; `None` when it cannot be told.
     pub resident_bytes: fn() -> Option<u64>,
-    /// Of the keyspace; it is reported, the store enforces it.
-    pub quota_bytes: u64,
     /// A request that writes, as it would stand in etcd's log.
     pub request_bytes_max: usize,
     /// Compares, and operations of each branch, of one transaction.
@@ -70,7 +68,6 @@ impl Default for Config {
             member_id: 0,
             client_urls: Vec::new(),
             resident_bytes: || None,
-            quota_bytes: 4 << 30,
             request_bytes_max: 1_572_864,
             txn_operations_max: 128,
             progress_every: Duration::from_secs(600),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::backend::{Backend, Roster};
+use crate::backend::{Backend, KEYSPACES, Roster};
 use crate::clock::Clock;
 use crate::cluster::{Member, Membership};
 use crate::consensus::{Consensus, Net, Position, Standing, Work};
@@ -20,6 +20,7 @@ use crate::disk::Disk;
 use crate::embedded::StoreConfig;
 use crate::kv::Error;
 use crate::mvcc::{Command, Response};
+use crate::retention::Keeper;
 use crate::shared::{Reached, Shared};
 
 mod apply;
@@ -37,6 +38,7 @@ mod open;
 mod peers;
 mod propose;
 mod reads;
+mod space;
 mod system;
 
 pub(crate) use arrivals::{Arrivals, Arrived};
@@ -140,6 +142,8 @@ pub(crate) struct Core {
     dirty_since: Option<Duration>,
     /// A flush is under way.
     flushing: bool,
+    /// Whose history goes when.
+    keepers: [Keeper; KEYSPACES],
 }
 
 impl Core {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::backend::{BackendError, KEYSPACES};
+use crate::backend::KEYSPACES;
 use crate::clock::MonotonicClock;
 use crate::cluster::{ClusterControl, Inbox, MemberStart};
 use crate::consensus::Net;
@@ -20,9 +20,9 @@ use crate::disk::{RealDisk, is_full};
 use crate::folder::{self, FolderLock, LockError};
 use crate::kv::KvStore;
 use crate::newer::Newer;
+use crate::retention::{KeyspaceLimits, Retention};
 use crate::shared::{LEVEL, Shared};
 use crate::sync::lock;
-use crate::wal::WalOpenError;
 
 mod backup;
 mod cluster;
@@ -61,8 +61,10 @@ impl Keyspace {
 pub struct StoreConfig {
     /// Made when it does not exist. One store at a time may have it open.
     pub dir: PathBuf,
-    /// Keys, values and overhead of all kept versions of one keyspace; beyond it puts are refused.
-    pub quota_bytes: u64,
+    /// Of the cluster's objects.
+    pub cluster: KeyspaceLimits,
+    /// Of the applications' keys.
+    pub applications: KeyspaceLimits,
     /// Keys and values of one transaction.
     pub request_bytes_max: u64,
     /// Compares, and operations of each branch, of one transaction.
@@ -98,11 +100,28 @@ pub struct StoreConfig {
     pub level_max: u32,
 }
 
+/// Of one keyspace: twice etcd's, half of what a store is made for.
+const QUOTA_BYTES: u64 = 4 << 30;
+
+impl StoreConfig {
+    pub(crate) fn limits(&self, code: usize) -> &KeyspaceLimits {
+        if code == Keyspace::Cluster.code() { &self.cluster } else { &self.applications }
+    }
+}
+
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             dir: PathBuf::from("/var/lib/atoll/store"),
-            quota_bytes: 4 << 30,
+            // Lists that page more slowly begin anew.
+            cluster: KeyspaceLimits {
+                quota_bytes: QUOTA_BYTES,
+                retention: Retention::Period(Duration::from_secs(300)),
+            },
+            applications: KeyspaceLimits {
+                quota_bytes: QUOTA_BYTES,
+                retention: Retention::WhileRoom,
+            },
             request_bytes_max: 1_572_864,
             txn_operations_max: 128,
             request_timeout: Duration::from_secs(10),

@@ -238,6 +238,11 @@ pub struct Status {
     pub applied_index: u64,
     /// Live bytes against the quota.
     pub live_bytes: u64,
+    /// 0 where it is not known.
+    pub quota_bytes: u64,
+    /// Writes with content are refused, or those of the largest size would be; deletes and
+    /// compaction never are.
+    pub no_space: bool,
     pub disk_bytes: u64,
     pub is_leader: bool,
     /// What was compacted last has not been dropped yet.

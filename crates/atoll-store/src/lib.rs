@@ -22,6 +22,7 @@ mod lease;
 mod mvcc;
 mod newer;
 pub mod restore;
+mod retention;
 mod shared;
 pub mod simulation;
 mod snapshot;
@@ -33,3 +34,5 @@ pub mod wal;
 mod watch;
 
 pub use embedded::{EmbeddedStore, Keyspace, OpenError, Snapshots, StoreConfig, StoreSnapshot};
+pub use newer::Newer;
+pub use retention::{KeyspaceLimits, Retention};

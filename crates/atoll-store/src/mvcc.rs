@@ -31,6 +31,8 @@ pub(crate) use txn::{check as check_txn, is_read_only};
 
 /// Bytes that a kept version costs besides its key and value, for the quota.
 const VERSION_OVERHEAD_BYTES: u64 = 64;
+/// The same for a lease, without its keys.
+pub(crate) const LEASE_BYTES: u64 = 64;
 
 /// Nearly every record's flags, numbers and key fit in this.
 const HEAD_MAX_BYTES: usize = 512;
@@ -234,6 +236,11 @@ impl State {
     pub(crate) fn end_flush(&mut self, view: View) -> Option<Arc<Pending>> {
         self.view = Some(Arc::new(view));
         self.flushing.take()
+    }
+
+    /// What counts against the quota.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.live_bytes + self.leases.len() as u64 * LEASE_BYTES
     }
 
     fn record_bytes(key: &[u8], value_bytes: usize) -> u64 {

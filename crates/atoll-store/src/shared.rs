@@ -19,6 +19,8 @@ pub(crate) struct KeyspaceShared {
     pub(crate) state: RwLock<State>,
     pub(crate) hub: Hub,
     pub(crate) leases: Mutex<LeaseClock>,
+    /// What the last write would have added that was refused for its size; 0 when it would fit now.
+    pub(crate) refused_bytes: AtomicU64,
 }
 
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use crate::disk::{Crash, Disk, Lie, SimulatedDisk};
 use crate::embedded::StoreConfig;
 use crate::kv::{Error, KeyRange, Op, PutRequest, RangeRequest, Txn};
 use crate::mvcc::{Command, Response};
+use crate::retention::{KeyspaceLimits, Retention};
 use crate::sync::{lock, read};
 
 pub mod cluster;
@@ -141,12 +142,16 @@ struct Run {
     report: Report,
 }
 
+const LIMITS: KeyspaceLimits =
+    KeyspaceLimits { quota_bytes: 64 << 20, retention: Retention::WhileRoom };
+
 fn config(seed: u64) -> StoreConfig {
     StoreConfig {
         // Small, so that segments end and old ones go within a run, also within a short one.
         segment_bytes: if seed.is_multiple_of(7) { 256 << 10 } else { 48 << 10 },
         cache_bytes: 1 << 20,
-        quota_bytes: 64 << 20,
+        cluster: LIMITS,
+        applications: LIMITS,
         // Runs are short, and the state file should be written in them.
         flush_every: Duration::from_secs(5),
         flush_few_every: Duration::from_secs(10),

@@ -342,8 +342,9 @@ async fn a_second_open_of_a_folder_names_it_and_the_process() {
 #[tokio::test]
 async fn a_full_keyspace_refuses_puts_until_something_is_deleted() {
     let dir = TempDir::new().unwrap();
-    let store =
-        EmbeddedStore::open(StoreConfig { quota_bytes: 2000, ..config(&dir) }).await.unwrap();
+    let mut small = config(&dir);
+    small.cluster.quota_bytes = 2000;
+    let store = EmbeddedStore::open(small).await.unwrap();
     let kv = store.keyspace(Keyspace::Cluster);
     write(&kv, put("a", &"x".repeat(1500))).await;
     let more = Txn { success: vec![put("b", &"x".repeat(1000))], ..Txn::default() };

@@ -173,7 +173,7 @@ fn print(heard: &Heard, findings: &[Finding]) {
             text(number("/machine/syncMicroseconds").map(milliseconds)),
             text(
                 number("/store/liveBytes")
-                    .zip(number("/machine/quotaBytes"))
+                    .zip(number("/store/quotaBytes"))
                     .map(|(live, all)| format!("{} of {}", bytes(live), bytes(all))),
             ),
             text(number("/machine/diskFreeBytes").map(bytes)),

@@ -22,6 +22,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use atoll_network::underlay::{self, Underlay};
+use atoll_store::StoreConfig;
 use folder::{Cluster, Folder};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
@@ -66,6 +67,8 @@ pub struct Dev {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub etcd_listen: Option<SocketAddr>,
     #[command(flatten)]
+    pub etcd_space: crate::server::space::Space,
+    #[command(flatten)]
     pub registries: Registries,
 }
 
@@ -89,6 +92,7 @@ pub fn data_dir(named: Option<&Path>) -> Result<PathBuf> {
 
 pub async fn run(dev: Dev) -> Result<()> {
     let started = Instant::now();
+    dev.etcd_space.limits(StoreConfig::default().applications)?;
     let mut signals = Signals::watch()?;
     let folder = Folder::take(&dev.data_dir()?).await?;
     let cluster = folder.cluster(dev.nodes, dev.servers)?;
@@ -151,7 +155,7 @@ async fn run_nodes(
     let underlay = make_underlay(folder, cluster)?;
     let program = program::copy(folder)?;
     let mut nodes = Nodes::new(folder, cluster, &underlay, &program, dev.port)?;
-    nodes.serve_etcd(dev.etcd_listen);
+    nodes.serve_etcd(dev.etcd_listen, dev.etcd_space.arguments());
     nodes.pull_by(&dev.registries);
     #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
     let accepting = tokio::spawn(nodes.doors().accept(listener));

@@ -9,7 +9,9 @@ mod external;
 mod join;
 mod leader;
 mod peers;
+mod rejoin;
 pub mod remembered;
+pub mod space;
 mod store;
 
 pub use etcd::check_plain;
@@ -29,7 +31,7 @@ use atoll_apiserver::{
     trust::{Trust, TrustConfig},
 };
 use atoll_identity::AuthorityKind;
-use atoll_store::{EmbeddedStore, Keyspace, StoreConfig, cluster::MemberStart, kv::KvStore};
+use atoll_store::{EmbeddedStore, Keyspace, cluster::MemberStart, kv::KvStore};
 use jiff::Timestamp;
 use leader::Leadership;
 use peers::Peers;
@@ -276,6 +278,7 @@ fn api_config(
         cluster_id,
         member_id: store.member_id(),
         cluster: Some(store.cluster()),
+        applications: Some(store.keyspace(Keyspace::Applications)),
         leads,
         read_keys: Arc::new(move || {
             let bundle = Keys::open(&keys, &cluster).and_then(|keys| keys.bundle(Timestamp::now()));
@@ -288,8 +291,9 @@ fn api_config(
             ready.map_err(|error| format!("{error:#}"))
         }),
         examine: Arc::new(move || {
-            let quota_bytes = StoreConfig::default().quota_bytes;
-            examine::document(&folder, Some(&examined), quota_bytes)
+            let mut document = examine::document(&folder, Some(&examined));
+            document["rejoined"] = rejoin::to_show(&examining.get(), Timestamp::now());
+            document
         }),
     }));
     config

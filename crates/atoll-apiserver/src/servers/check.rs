@@ -46,6 +46,10 @@ async fn document(core: &Core) -> Result<Value, Status> {
             json!({ "name": name, "address": live.address })
         }).collect::<Vec<Value>>(),
     });
+    if let Some(applications) = &config.applications {
+        let status = applications.status().await.ok();
+        document["applications"] = status.as_ref().map_or(Value::Null, numbers);
+    }
     if let Some(cluster) = &config.cluster {
         document["cluster"] = members::document(core, &cluster.membership());
         let progress = cluster.progress().into_iter().map(|one| {
@@ -56,6 +60,7 @@ async fn document(core: &Core) -> Result<Value, Status> {
             })
         });
         document["progress"] = progress.collect();
+        document["rejoins"] = rejoin::document(core);
     }
     Ok(document)
 }
@@ -88,6 +93,8 @@ fn numbers(status: &kv::Status) -> Value {
         "index": status.raft_index,
         "appliedIndex": status.applied_index,
         "liveBytes": status.live_bytes,
+        "quotaBytes": status.quota_bytes,
+        "noSpace": status.no_space,
         "diskBytes": status.disk_bytes,
         "isLeader": status.is_leader,
     })

@@ -20,6 +20,9 @@ use super::verdict::{Effect, Failure, Subject};
 use super::watch;
 use crate::proto::etcdserverpb as pb;
 
+/// In the errors of an etcd that takes no more.
+const NO_SPACE_ALARM: &str = "NOSPACE";
+
 #[derive(Debug)]
 pub(super) struct ExternalKeyspace {
     pub(super) caller: Arc<Caller>,
@@ -181,6 +184,8 @@ impl KvStore for ExternalKeyspace {
             raft_index: answer.raft_index,
             applied_index: answer.raft_applied_index,
             live_bytes: bytes(answer.db_size_in_use),
+            quota_bytes: bytes(answer.db_size_quota),
+            no_space: answer.errors.iter().any(|error| error.contains(NO_SPACE_ALARM)),
             disk_bytes: bytes(answer.db_size),
             is_leader: answer.leader != 0 && answer.leader == member,
             ..Status::default()

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use atoll_store::kv;
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
@@ -28,15 +29,23 @@ impl Core {
         hashed.map_err(|error| error::status(&error))
     }
 
-    /// The alarm is up while a request of the largest size would find no space.
-    async fn alarms(&self) -> Result<Vec<AlarmMember>, Status> {
-        let status = self.store.status().await.map_err(|error| error::status(&error))?;
-        let needed = status.live_bytes + self.config.request_bytes_max as u64;
-        if needed <= self.config.quota_bytes {
-            return Ok(Vec::new());
-        }
+    /// What the store says is up; it ends by itself.
+    fn alarms(&self, status: &kv::Status) -> Vec<AlarmMember> {
         let member_id = self.config.member_id;
-        Ok(vec![AlarmMember { member_id, alarm: AlarmType::Nospace.into() }])
+        let up =
+            status.no_space.then(|| AlarmMember { member_id, alarm: AlarmType::Nospace.into() });
+        up.into_iter().collect()
+    }
+
+    async fn store_status(&self) -> Result<kv::Status, Status> {
+        self.store.status().await.map_err(|error| error::status(&error))
+    }
+}
+
+impl AlarmRequest {
+    /// 0 and `NONE` stand for all.
+    fn selects(&self, alarm: &AlarmMember) -> bool {
+        self.alarm == i32::from(AlarmType::None) || self.alarm == alarm.alarm
     }
 }
 
@@ -46,8 +55,12 @@ impl Maintenance for Shared {
         &self,
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
-        let alarms = match AlarmAction::try_from(request.get_ref().action) {
-            Ok(AlarmAction::Get) => self.alarms().await?,
+        let asked = request.get_ref();
+        let alarms = match AlarmAction::try_from(asked.action) {
+            Ok(AlarmAction::Get) => {
+                let alarms = self.alarms(&self.store_status().await?);
+                alarms.into_iter().filter(|one| asked.selects(one)).collect()
+            }
             // One that has a cause stays; one that has none is not up.
             Ok(AlarmAction::Deactivate) => Vec::new(),
             Ok(AlarmAction::Activate) | Err(_) => return Err(error::NO_ALARM_BY_HAND.into()),
@@ -59,13 +72,13 @@ impl Maintenance for Shared {
         &self,
         _request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let status = self.store.status().await.map_err(|error| error::status(&error))?;
+        let status = self.store_status().await?;
         let leader = self.membership.borrow().leader;
         let mut errors: Vec<String> = Vec::new();
         if leader.is_none() {
             errors.push(error::NO_LEADER.status().message().to_owned());
         }
-        for alarm in self.alarms().await? {
+        for alarm in self.alarms(&status) {
             let kind = alarm.alarm().as_str_name();
             errors.push(format!("memberID:{} alarm:{kind} ", alarm.member_id));
         }
@@ -81,7 +94,7 @@ impl Maintenance for Shared {
             db_size_in_use: size(status.live_bytes),
             is_learner: self.is_learner(),
             storage_version: STORAGE_VERSION.to_owned(),
-            db_size_quota: size(self.config.quota_bytes),
+            db_size_quota: size(status.quota_bytes),
             downgrade_info: Some(DowngradeInfo::default()),
         }))
     }

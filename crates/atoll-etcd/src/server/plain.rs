@@ -25,10 +25,13 @@ pub(super) async fn answer(core: &Core, request: &Request<Incoming>) -> Option<R
 }
 
 async fn health(core: &Core) -> Response<Body> {
-    if core.has_leader() && core.revision().await.is_ok() {
-        return json(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned());
-    }
-    let body = r#"{"health":"false","reason":"RAFT NO LEADER"}"#.to_owned();
+    let reason = match core.store.status().await {
+        Ok(_) if !core.has_leader() => "RAFT NO LEADER",
+        Err(_) => "RAFT NO LEADER",
+        Ok(status) if status.no_space => "ALARM NOSPACE",
+        Ok(_) => return json(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned()),
+    };
+    let body = format!(r#"{{"health":"false","reason":"{reason}"}}"#);
     json(StatusCode::SERVICE_UNAVAILABLE, body)
 }
 
@@ -49,7 +52,7 @@ async fn metrics(core: &Core) -> Response<Body> {
         ("etcd_server_has_leader", Some(u64::from(leader.is_some()))),
         ("etcd_server_is_leader", Some(u64::from(leader == Some(core.config.member_id)))),
         ("etcd_server_is_learner", Some(u64::from(core.is_learner()))),
-        ("etcd_server_quota_backend_bytes", Some(core.config.quota_bytes)),
+        ("etcd_server_quota_backend_bytes", Some(status.quota_bytes)),
         ("etcd_mvcc_db_total_size_in_bytes", Some(status.disk_bytes)),
         ("etcd_mvcc_db_total_size_in_use_in_bytes", Some(status.live_bytes)),
         ("etcd_debugging_mvcc_current_revision", u64::try_from(status.revision).ok()),
@@ -62,6 +65,11 @@ async fn metrics(core: &Core) -> Response<Body> {
             // Writing to a string does not fail.
             writeln!(out, "# TYPE {name} gauge\n{name} {value}").unwrap_or_default();
         }
+    }
+    if status.no_space {
+        let (name, id) = ("etcd_debugging_server_alarms", core.config.member_id);
+        let labels = format!(r#"alarm_type="NOSPACE",server_id="{id:x}""#);
+        writeln!(out, "# TYPE {name} gauge\n{name}{{{labels}}} 1").unwrap_or_default();
     }
     text(StatusCode::OK, out)
 }

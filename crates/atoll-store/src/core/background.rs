@@ -35,6 +35,7 @@ impl Core {
         }
         self.on_tick(now);
         self.handle_leases(now);
+        self.keep_history(now);
         for keyspace in &self.shared.keyspaces {
             if read(&keyspace.state).needs_sweep() {
                 write(&keyspace.state).sweep(SWEEP_KEYS);
@@ -71,7 +72,7 @@ impl Core {
         let announce =
             (self.writes_here() && self.needs_announcement()).then_some(now + ANNOUNCE_AFTER);
         let all = seal.into_iter().chain(flush).chain(leases).chain(sweep);
-        all.chain(tick).chain(full).chain(announce).min()
+        all.chain(tick).chain(full).chain(announce).chain([self.next_look()]).min()
     }
 
     fn seal(&mut self) {

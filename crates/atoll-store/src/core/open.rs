@@ -2,11 +2,13 @@
 //! log has beyond the state.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 use rand::RngCore;
 
 use super::journal::Journal;
+use super::space::keepers;
 use super::{Asks, Chains, Core, Health, Reads, decode_system, is_system};
 use crate::backend::{Backend, BackendError, Roster};
 use crate::clock::Clock;
@@ -127,6 +129,7 @@ impl Core {
         let keyspaces = loaded.states.map(|state| share(state, &config, &*clock));
         let cluster = share_cluster(&member, &config, last, &roster);
         cluster.set_acknowledged(&recovered.acknowledged);
+        let keepers = keepers(&config, clock.now(), &keyspaces);
         let dirty_since = (base == Base::default() || base.installed).then(|| clock.now());
         let core = Self {
             clock,
@@ -161,6 +164,7 @@ impl Core {
             // Once the state says how far it came, a log that is gone is missed.
             dirty_since,
             flushing: false,
+            keepers,
         };
         Ok(Opened { core, cluster_id: member.cluster_id, member_id: member.member_id })
     }
@@ -231,7 +235,12 @@ fn share(state: State, config: &StoreConfig, clock: &dyn Clock) -> Arc<KeyspaceS
         leases.start(*id, lease.ttl, lease.remaining, clock.now());
     }
     let hub = Hub::new(state.revision, config.watch_ring_bytes, config.watch_behind_bytes_max);
-    let shared = KeyspaceShared { state: RwLock::new(state), hub, leases: Mutex::new(leases) };
+    let shared = KeyspaceShared {
+        state: RwLock::new(state),
+        hub,
+        leases: Mutex::new(leases),
+        refused_bytes: AtomicU64::new(0),
+    };
     debug_assert!(read(&shared.state).revision >= 1);
     Arc::new(shared)
 }

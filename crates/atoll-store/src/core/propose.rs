@@ -86,15 +86,18 @@ impl Core {
     /// Refuses what would exceed a quota. Only what is certain to be refused is: the sizes of one
     /// batch are not added up, so a keyspace may exceed its quota by a batch.
     pub(super) fn admit(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
-        let live: Vec<_> =
-            self.shared.keyspaces.iter().map(|one| read(&one.state).live_bytes).collect();
+        let used: Vec<_> =
+            self.shared.keyspaces.iter().map(|one| read(&one.state).used_bytes()).collect();
         let backlog = self.backlog_bytes() > BACKLOG_MAX_BYTES;
         let mut admitted = Vec::with_capacity(proposals.len());
         for proposal in proposals {
-            let live = live.get(proposal.keyspace).copied().unwrap_or(0);
-            let quota = self.config.quota_bytes;
-            let detail = if proposal.is_ordinary() && live + proposal.added_bytes > quota {
-                format!("the keyspace has {live} of {quota} bytes; delete keys and compact")
+            let used = used.get(proposal.keyspace).copied().unwrap_or(0);
+            let quota = self.config.limits(proposal.keyspace).quota_bytes;
+            let detail = if proposal.is_ordinary() && used + proposal.added_bytes > quota {
+                self.note_refused(&proposal);
+                format!(
+                    "{used} of {quota} bytes are taken; delete what nobody needs, which always goes through"
+                )
             } else if proposal.is_ordinary() && self.journal.is_full() {
                 "the log cannot grow: the disk is full".to_owned()
             } else if proposal.is_ordinary() && backlog {

@@ -12,16 +12,18 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::cluster::ClusterHandle;
-use super::queue::{Event, Queue};
+use super::queue::Queue;
 use super::{StoreConfig, history};
 use crate::clock::Clock;
 use crate::core::{Ask, Proposal, Reply, Told};
 use crate::disk::Disk;
 use crate::kv::{
-    CompareTarget, Consistency, Error, History, KeyRange, KvStore, LeaseId, LeaseInfo, Op,
-    RangeRequest, RangeResult, Result, Revision, Status, Txn, TxnResult, WatchBatch, WatchRequest,
+    CompareTarget, Consistency, Error, History, ImportPiece, KeyRange, KvStore, LeaseId, LeaseInfo,
+    Op, RangeRequest, RangeResult, Result, Revision, Status, Txn, TxnResult, WatchBatch,
+    WatchRequest,
 };
-use crate::mvcc::{Command, Response, check_txn, is_read_only};
+use crate::mvcc::{Command, LEASE_BYTES, Response, check_txn, is_read_only, piece_bytes};
+use crate::retention::KeyspaceLimits;
 use crate::shared::{KeyspaceShared, Shared};
 use crate::snapshot;
 use crate::sync::{lock, read};
@@ -40,6 +42,7 @@ pub(super) struct KeyspaceHandle {
     cluster: Arc<ClusterHandle>,
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
+    limits: KeyspaceLimits,
     request_bytes_max: u64,
     txn_operations_max: usize,
     request_timeout: Duration,
@@ -61,6 +64,7 @@ impl KeyspaceHandle {
             cluster,
             disk,
             clock,
+            limits: *config.limits(code),
             request_bytes_max: config.request_bytes_max,
             txn_operations_max: config.txn_operations_max,
             request_timeout: config.request_timeout,
@@ -177,7 +181,7 @@ impl KvStore for KeyspaceHandle {
         }
         let ttl = ttl.max(LEASE_TTL_MIN);
         let id = if id == 0 { (rand::random::<i64>() & i64::MAX).max(1) } else { id };
-        self.propose(Command::LeaseGrant { id, ttl }, 0, 0).await?;
+        self.propose(Command::LeaseGrant { id, ttl }, LEASE_BYTES, 0).await?;
         Ok((id, ttl))
     }
 
@@ -221,14 +225,18 @@ impl KvStore for KeyspaceHandle {
     async fn status(&self) -> Result<Status> {
         self.shared.check_open()?;
         let disk_bytes = disk_bytes(&*self.disk);
+        let refused = self.keyspace.refused_bytes.load(Ordering::Relaxed);
         let state = read(&self.keyspace.state);
+        let used = state.used_bytes();
         Ok(Status {
             revision: state.revision,
             compacted_revision: state.compacted,
             raft_term: self.shared.raft_term.load(Ordering::Relaxed),
             raft_index: self.shared.raft_index.load(Ordering::Relaxed),
             applied_index: self.shared.applied_index.load(Ordering::Relaxed),
-            live_bytes: state.live_bytes,
+            live_bytes: used,
+            quota_bytes: self.limits.quota_bytes,
+            no_space: self.limits.is_full(used, refused, self.request_bytes_max),
             disk_bytes,
             is_leader: self.shared.is_leader.load(Ordering::Acquire),
             compacting: state.needs_sweep(),

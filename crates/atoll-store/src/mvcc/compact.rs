@@ -31,6 +31,12 @@ impl State {
         self.overwritten.front().is_some_and(reached) || self.deleted.front().is_some_and(passed)
     }
 
+    /// Whether versions would go if this revision were compacted.
+    pub(crate) fn frees(&self, revision: Revision) -> bool {
+        self.overwritten.front().is_some_and(|(at, _)| *at <= revision)
+            || self.deleted.front().is_some_and(|(at, _)| *at < revision)
+    }
+
     fn next_to_sweep(&mut self) -> Option<Bytes> {
         let compacted = self.compacted;
         let overwritten = self.overwritten.pop_front_if(|(revision, _)| *revision <= compacted);

@@ -19,6 +19,7 @@ use crate::cluster::{Member, MemberStart, Start};
 use crate::core::{Core, WalJob};
 use crate::disk::{Crash, Disk, SimulatedDisk};
 use crate::embedded::StoreConfig;
+use crate::retention::{KeyspaceLimits, Retention};
 use crate::sync::lock;
 
 mod clients;
@@ -133,10 +134,19 @@ struct World {
 }
 
 fn config(seed: u64) -> StoreConfig {
+    let limits = |period_ms| KeyspaceLimits {
+        quota_bytes: 64 << 20,
+        retention: match period_ms {
+            0 => Retention::WhileRoom,
+            period_ms => Retention::Period(Duration::from_millis(period_ms)),
+        },
+    };
     StoreConfig {
         segment_bytes: if seed.is_multiple_of(5) { 256 << 10 } else { 48 << 10 },
         cache_bytes: 1 << 20,
-        quota_bytes: 64 << 20,
+        // Some keep little history by themselves.
+        cluster: limits(if seed % 4 == 1 { 3000 } else { 0 }),
+        applications: limits(if seed % 4 >= 2 { 1500 } else { 0 }),
         // So few that members which were away for a while need the whole state.
         log_entries_max: if seed.is_multiple_of(2) { 20 } else { 2000 },
         flush_every: Duration::from_secs(3),

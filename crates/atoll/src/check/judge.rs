@@ -8,6 +8,15 @@ use serde_json::Value;
 const LAG_MAX: u64 = 10_000;
 /// A disk that takes longer slows every write.
 const SYNC_MICROS_MAX: u64 = 100_000;
+/// Where an answer has the room of each keyspace, and what to do when there is none.
+const KEYSPACES: [(&str, &str, &str); 2] = [
+    ("store", "the cluster's objects have", "delete objects that nobody needs"),
+    (
+        "applications",
+        "the applications' keys (etcd API) have",
+        "delete keys; old revisions go by themselves; or start all servers with a larger --etcd-quota-backend-bytes",
+    ),
+];
 /// Of a keyspace's quota, in percent.
 const LIVE_PERCENT_MAX: u64 = 80;
 const FREE_BYTES_MIN: u64 = 1 << 30;
@@ -142,18 +151,26 @@ fn of_server(
     if let Some(why) = answer["machine"]["syncProblem"].as_str() {
         add(format!("its disk cannot be written: {why}"), "mend the disk, or make some room");
     }
-    if let Some((live, quota)) = number("/store/liveBytes").zip(number("/machine/quotaBytes"))
-        && live.saturating_mul(100) > quota.saturating_mul(LIVE_PERCENT_MAX)
-    {
-        add(
-            format!("its store holds {} of {} MiB", live >> 20, quota >> 20),
-            "delete objects that nobody needs",
-        );
+    for (keyspace, what, remedy) in KEYSPACES {
+        if let Some(problem) = space(&answer[keyspace]) {
+            add(format!("{what} {problem}"), remedy);
+        }
     }
     if let Some(free) = number("/machine/diskFreeBytes").filter(|free| *free < FREE_BYTES_MIN) {
         add(format!("its disk has {} MiB left", free >> 20), "make some room");
     }
     certificates(answer, now, &mut add);
+}
+
+/// What is wrong with the room of a keyspace.
+fn space(keyspace: &Value) -> Option<String> {
+    let (live, quota) = keyspace["liveBytes"].as_u64().zip(keyspace["quotaBytes"].as_u64())?;
+    let held = format!("{} of {} MiB", live >> 20, quota >> 20);
+    if keyspace["noSpace"] == true {
+        return Some(format!("no room: they take {held}, and writes are refused"));
+    }
+    (quota > 0 && live.saturating_mul(100) > quota.saturating_mul(LIVE_PERCENT_MAX))
+        .then(|| format!("little room: they take {held}"))
 }
 
 fn certificates(answer: &Value, now: Timestamp, add: &mut impl FnMut(String, &str)) {
@@ -233,9 +250,9 @@ mod tests {
             "server": name,
             "clusterId": "c",
             "cluster": { "leader": "node-1", "term": 3, "members": [] },
-            "store": { "term": 3, "appliedIndex": applied, "liveBytes": 1 },
+            "store": { "term": 3, "appliedIndex": applied, "liveBytes": 1, "quotaBytes": 100 },
             "machine": {
-                "syncMicroseconds": 900, "quotaBytes": 100, "diskFreeBytes": 9_u64 << 30,
+                "syncMicroseconds": 900, "diskFreeBytes": 9_u64 << 30,
                 "peerCertificateEnds": "2027-02-01T00:00:00Z",
             },
             "certificates": [
@@ -277,6 +294,7 @@ mod tests {
         answer["machine"]["syncMicroseconds"] = json!(250_000);
         answer["machine"]["diskFreeBytes"] = json!(5 << 20);
         answer["store"]["liveBytes"] = json!(81);
+        answer["applications"] = json!({"liveBytes": 99, "quotaBytes": 100, "noSpace": true});
         answer["certificates"][0]["until"] = json!("2026-12-01T00:00:00Z");
         answer["certificates"][1]["renewedAt"] = json!("2026-11-20T00:00:00Z");
         answer["cluster"]["leader"] = Value::Null;
@@ -297,7 +315,8 @@ mod tests {
             "server/node-2: it does not answer at https://x:6443 (no route)",
             "server/node-1: a write to its disk takes 250 ms",
             "server/node-1: its disk has 5 MiB left",
-            "server/node-1: its store holds 0 of 0 MiB",
+            "server/node-1: the cluster's objects have little room: they take 0 of 0 MiB",
+            "server/node-1: the applications' keys (etcd API) have no room: they take 0 of 0 MiB, and writes are refused",
             "server/node-1: the certificate of the serving authority ends at 2026-12-01T00:00:00Z",
             "server/node-1: its certificate as API server was to be renewed at",
             "node/node-9: it is not ready (silent)",
@@ -305,6 +324,6 @@ mod tests {
         ] {
             assert!(said.contains(expected), "{expected}\n---\n{said}");
         }
-        assert_eq!(said.lines().count(), 9, "{said}");
+        assert_eq!(said.lines().count(), 10, "{said}");
     }
 }

@@ -35,6 +35,8 @@ pub struct Nodes {
     pub(super) program: PathBuf,
     pub(super) port: u16,
     pub(super) etcd_listen: Option<SocketAddr>,
+    /// Flags of the servers for it.
+    pub(super) etcd_flags: Vec<(&'static str, String)>,
     registries: Registries,
     /// By the names of their nodes.
     pub(super) servers: BTreeMap<String, Process>,
@@ -65,6 +67,7 @@ impl Nodes {
             program: program.to_owned(),
             port,
             etcd_listen: None,
+            etcd_flags: Vec::new(),
             registries: Registries::default(),
             servers: BTreeMap::new(),
             shut: Shut::default(),
@@ -79,7 +82,8 @@ impl Nodes {
     }
 
     /// The server takes the etcd connections that are accepted on this address of the host.
-    pub fn serve_etcd(&mut self, listen: Option<SocketAddr>) {
+    pub fn serve_etcd(&mut self, listen: Option<SocketAddr>, flags: Vec<(&'static str, String)>) {
+        self.etcd_flags = flags;
         self.etcd_listen = listen;
     }
 

@@ -122,6 +122,7 @@ impl Processes {
             ("kubeconfig-server", format!("https://127.0.0.1:{port}")),
             ("supervised", String::new()),
         ];
+        arguments.extend(dev.etcd_space.arguments());
         if let Some(listen) = dev.etcd_listen {
             arguments.push(("etcd-listen", listen.to_string()));
         }

@@ -148,6 +148,7 @@ impl Nodes {
             ("handoff", self.door("api", node).display().to_string()),
             ("supervised", String::new()),
         ];
+        arguments.extend(self.etcd_flags.iter().cloned());
         if let Some(listen) = self.etcd_listen {
             arguments.push(("etcd-handoff", self.door("etcd", node).display().to_string()));
             arguments.push(("etcd-advertise", listen.to_string()));

@@ -6,7 +6,7 @@ use crate::{handoff, listen::listen};
 use anyhow::{Context as _, Result, bail};
 use atoll_apiserver::server::accepted;
 use atoll_etcd::server::{Config, EtcdServer, tls_config};
-use atoll_store::{EmbeddedStore, Keyspace, StoreConfig};
+use atoll_store::{EmbeddedStore, Keyspace};
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -40,6 +40,8 @@ pub struct Etcd {
         requires = "etcd_cert"
     )]
     pub client_authority: Option<PathBuf>,
+    #[command(flatten)]
+    pub space: super::space::Space,
     /// Takes etcd connections that the supervisor of `atoll dev` accepted on this loopback port
     #[arg(id = "etcd_handoff", long = "etcd-handoff", hide = true, requires = "etcd_advertise")]
     pub handoff: Option<PathBuf>,
@@ -79,7 +81,6 @@ pub async fn serve(
         member_id: store.member_id(),
         client_urls: vec![format!("{scheme}://{}", SocketAddr::new(ip, address.port()))],
         resident_bytes,
-        quota_bytes: StoreConfig::default().quota_bytes,
         ..Config::default()
     };
     let keyspace = store.keyspace(Keyspace::Applications);

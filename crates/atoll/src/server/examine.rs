@@ -15,7 +15,7 @@ const SYNCS: usize = 5;
 const BLOCK: [u8; 4_096] = [0; 4_096];
 
 /// Blocking: it writes to the disk of the store.
-pub fn document(folder: &Path, peers: Option<&Arc<Peers>>, quota_bytes: u64) -> Value {
+pub fn document(folder: &Path, peers: Option<&Arc<Peers>>) -> Value {
     let space = rustix::fs::statvfs(folder);
     let latency = sync_latency(&folder.join("check.tmp"));
     json!({
@@ -24,7 +24,6 @@ pub fn document(folder: &Path, peers: Option<&Arc<Peers>>, quota_bytes: u64) -> 
         "syncProblem": latency.err().map(|error| error.to_string()),
         "diskFreeBytes": space.as_ref().ok().map(|space| space.f_bavail * space.f_frsize),
         "diskBytes": space.as_ref().ok().map(|space| space.f_blocks * space.f_frsize),
-        "quotaBytes": quota_bytes,
         "peerCertificateEnds": peers
             .and_then(|peers| peers.certificate_ends())
             .map(|at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
@@ -74,12 +73,11 @@ mod tests {
     #[test]
     fn a_folder_is_measured_and_left_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
-        let document = document(folder.path(), None, 7);
+        let document = document(folder.path(), None);
         assert!(document["syncMicroseconds"].is_u64(), "{document}");
         assert!(document["diskBytes"].as_u64() > Some(0), "{document}");
-        assert_eq!(document["quotaBytes"], 7);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        let gone = super::document(&folder.path().join("gone"), None, 7);
+        let gone = super::document(&folder.path().join("gone"), None);
         assert!(gone["syncProblem"].is_string(), "{gone}");
     }
 }

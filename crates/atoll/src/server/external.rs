@@ -213,6 +213,7 @@ fn api_config(
     leads: watch::Receiver<bool>,
 ) -> atoll_apiserver::Config {
     let mut config = api_settings(server, store.keyspace(Keyspace::Cluster), trust);
+    config.compacts = true;
     let (cluster, keys) = (store.cluster_id().to_owned(), server.keys());
     let folder = server.data_dir.clone();
     config.servers = Some(Arc::new(ServersConfig {
@@ -220,6 +221,7 @@ fn api_config(
         cluster_id: store.cluster_id().to_owned(),
         member_id: 0,
         cluster: None,
+        applications: None,
         leads,
         read_keys: Arc::new(move || {
             let bundle = Keys::open(&keys, &cluster).and_then(|keys| keys.bundle(Timestamp::now()));
@@ -229,8 +231,7 @@ fn api_config(
             Err("a cluster on an external etcd has one server; it is the etcd that survives"
                 .to_owned())
         }),
-        // The etcd has a quota of its own, which it does not tell.
-        examine: Arc::new(move || examine::document(&folder, None, 0)),
+        examine: Arc::new(move || examine::document(&folder, None)),
     }));
     config
 }

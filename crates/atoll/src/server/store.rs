@@ -46,7 +46,8 @@ pub async fn open(server: &Server, own: MemberStart, peers: &Arc<Peers>) -> Resu
     let deadline = Instant::now() + FORMER_MAX;
     let mut said = false;
     loop {
-        let config = StoreConfig { dir: dir.clone(), ..StoreConfig::default() };
+        let mut config = StoreConfig { dir: dir.clone(), ..StoreConfig::default() };
+        config.applications = server.etcd.space.limits(config.applications)?;
         let net = peers.clone();
         let opened =
             EmbeddedStore::open_member(config, own.clone(), move |inbox| net.net(inbox)).await;

@@ -1,0 +1,74 @@
+//! Room in the keyspaces: history that goes by itself, and writes that found none.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Core, Proposal};
+use crate::backend::KEYSPACES;
+use crate::embedded::StoreConfig;
+use crate::mvcc::{Command, State};
+use crate::retention::{Keeper, Pressure};
+use crate::shared::KeyspaceShared;
+use crate::sync::read;
+
+pub(super) fn keepers(
+    config: &StoreConfig,
+    now: Duration,
+    keyspaces: &[Arc<KeyspaceShared>; KEYSPACES],
+) -> [Keeper; KEYSPACES] {
+    std::array::from_fn(|code| {
+        let revision = read(&keyspaces[code].state).revision;
+        Keeper::new(config.limits(code).retention, now, revision)
+    })
+}
+
+impl Core {
+    /// Every member remembers; only the leader compacts.
+    pub(super) fn keep_history(&mut self, now: Duration) {
+        let mut proposals = Vec::new();
+        for code in 0..KEYSPACES {
+            let keyspace = self.shared.keyspaces[code].clone();
+            let state = read(&keyspace.state);
+            let pressure = self.pressure(code, &state);
+            if self.keepers[code].next_look(pressure) > now {
+                continue;
+            }
+            let seen = (state.revision, state.compacted);
+            let target = self.keepers[code].look(now, seen, pressure, |to| state.frees(to));
+            if let Some(revision) = target.filter(|_| self.standing.is_leader) {
+                let command = Command::Compact { revision };
+                proposals.push(Proposal { keyspace: code, command, added_bytes: 0, reply: None });
+            }
+        }
+        if !proposals.is_empty() {
+            self.submit(proposals);
+        }
+    }
+
+    pub(super) fn next_look(&self) -> Duration {
+        let looks = (0..KEYSPACES).map(|code| {
+            let state = read(&self.shared.keyspaces[code].state);
+            self.keepers[code].next_look(self.pressure(code, &state))
+        });
+        looks.min().unwrap_or(Duration::MAX)
+    }
+
+    fn pressure(&self, code: usize, state: &State) -> Pressure {
+        let limits = self.config.limits(code);
+        let refused = &self.shared.keyspaces[code].refused_bytes;
+        let used = state.used_bytes();
+        if used + refused.load(Ordering::Relaxed) <= limits.quota_bytes {
+            refused.store(0, Ordering::Relaxed);
+        }
+        let refused = refused.load(Ordering::Relaxed);
+        limits.pressure(used, limits.is_full(used, refused, self.config.request_bytes_max))
+    }
+
+    /// There was no room for it in its keyspace.
+    pub(super) fn note_refused(&self, proposal: &Proposal) {
+        if let Some(keyspace) = self.shared.keyspaces.get(proposal.keyspace) {
+            keyspace.refused_bytes.store(proposal.added_bytes, Ordering::Relaxed);
+        }
+    }
+}
