@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::backend::{Backend, KEYSPACES, Roster};
 use crate::clock::Clock;
-use crate::cluster::{Member, Membership};
+use crate::cluster::Member;
 use crate::consensus::{Consensus, Net, Position, Standing, Work};
 use crate::disk::Disk;
 use crate::embedded::StoreConfig;
@@ -122,7 +122,8 @@ pub(crate) struct Core {
     again: Vec<(Vec<u8>, Vec<Option<Reply>>)>,
     applied: Position,
     chain: u32,
-    installed: bool,
+    /// The state file does not say yet how far this state has come.
+    unsaved: bool,
     roster: Roster,
     /// As of the last look.
     standing: Standing,
@@ -182,6 +183,8 @@ impl Core {
             let mut moved = false;
             while let Some(work) = self.consensus.poll() {
                 self.handle(work)?;
+                // They join the round that begins now for others.
+                self.begin_reads();
                 moved = true;
             }
             if self.writes_here()
@@ -247,11 +250,8 @@ impl Core {
     fn publish_membership(&self) {
         self.publish_formats();
         let cluster = &self.shared.cluster;
-        cluster.set_membership(Membership {
-            members: self.roster.members.values().cloned().collect(),
-            leader: Some(self.standing.leader).filter(|leader| *leader != 0),
-            term: self.standing.term,
-        });
+        let leader = Some(self.standing.leader).filter(|leader| *leader != 0);
+        cluster.set_membership(&self.roster.members, leader, self.standing.term);
         if !self.writes_here() {
             cluster.set_progress(self.consensus.progress());
         }
@@ -265,6 +265,13 @@ impl Core {
     fn fail_with(&mut self, detail: String) {
         self.shared.fail(detail);
         self.give_up_waiting(&Error::Timeout { maybe_applied: true });
+    }
+
+    /// This folder must not be used any more: a new member has to take its place.
+    fn condemn(&mut self, detail: String) {
+        self.shared.condemn(detail.clone());
+        self.give_up_waiting(&Error::Timeout { maybe_applied: true });
+        self.refuse_reads(&Error::Unavailable { detail });
     }
 
     /// How far it has come, and the chain there.

@@ -26,6 +26,7 @@ use crate::sync::lock;
 
 mod backup;
 mod cluster;
+mod damage;
 mod driver;
 mod history;
 mod keyspace;
@@ -91,7 +92,8 @@ pub struct StoreConfig {
     /// …or there are this many of them. Few changes wait longer:
     pub flush_operations: usize,
     /// the log has them, and each time costs several pages however few they are. An idle
-    /// cluster's leases alone would wear out an SD card.
+    /// cluster's leases alone would wear out an SD card. After half of this they go with a write
+    /// of the log, for which the file system writes its journal anyway.
     pub flush_few_every: Duration,
     /// The version of this program, which the other servers are told.
     pub release: String,
@@ -117,10 +119,12 @@ impl Default for StoreConfig {
             cluster: KeyspaceLimits {
                 quota_bytes: QUOTA_BYTES,
                 retention: Retention::Period(Duration::from_secs(300)),
+                few_revisions: 500,
             },
             applications: KeyspaceLimits {
                 quota_bytes: QUOTA_BYTES,
                 retention: Retention::WhileRoom,
+                few_revisions: 0,
             },
             request_bytes_max: 1_572_864,
             txn_operations_max: 128,
@@ -134,7 +138,7 @@ impl Default for StoreConfig {
             flush_every: Duration::from_secs(10),
             flush_bytes: 16 << 20,
             flush_operations: 10_000,
-            flush_few_every: Duration::from_secs(300),
+            flush_few_every: Duration::from_secs(1800),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             level_max: LEVEL,
         }
@@ -273,6 +277,13 @@ impl EmbeddedStore {
         self.shared.failure()
     }
 
+    /// Why its folder must not be used any more, if so: it is an old copy, has lost what it had
+    /// acknowledged, or holds another state than the majority. Nothing is served from it; the way
+    /// out is a new member.
+    pub fn unfit(&self) -> Option<String> {
+        self.shared.unfit()
+    }
+
     /// Bytes written to the log since the store was opened.
     pub fn log_bytes_written(&self) -> u64 {
         self.shared.log_bytes_written.load(std::sync::atomic::Ordering::Relaxed)
@@ -340,19 +351,7 @@ fn open_error(dir: &str, error: CoreOpenError) -> OpenError {
     if let Some(newer) = error.newer() {
         return OpenError::Newer { newer };
     }
-    match error {
-        CoreOpenError::Wal(WalOpenError::Corrupt { file, offset, reason }) => {
-            OpenError::Corrupt { file, offset, reason }
-        }
-        CoreOpenError::Backend(BackendError::Damaged { file }) => {
-            let reason = "the pages of the state file do not fit together";
-            OpenError::Corrupt { file, offset: 0, reason }
-        }
-        CoreOpenError::Backend(BackendError::Malformed { file, source }) => {
-            OpenError::Corrupt { file, offset: 0, reason: source.0 }
-        }
-        other => refused(dir, Box::new(other)),
-    }
+    damage::damage(&error).unwrap_or_else(|| refused(dir, Box::new(error)))
 }
 
 fn refused(dir: &str, source: Box<dyn Error + Send + Sync>) -> OpenError {
@@ -379,6 +378,7 @@ fn is_no_space(error: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::BackendError;
 
     #[test]
     fn a_full_disk_is_recognised_behind_redb_too() {

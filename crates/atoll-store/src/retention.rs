@@ -15,6 +15,9 @@ pub struct KeyspaceLimits {
     /// Keys, values and overhead of all kept versions; beyond it puts are refused.
     pub quota_bytes: u64,
     pub retention: Retention,
+    /// Fewer old revisions than this go only once an hour, with [`Retention::Period`]: an idle
+    /// cluster makes a few, and every compaction is a write.
+    pub few_revisions: Revision,
 }
 
 /// How much history is kept, in etcd's terms.
@@ -75,6 +78,7 @@ impl KeyspaceLimits {
 #[derive(Debug)]
 pub(crate) struct Keeper {
     retention: Retention,
+    few_revisions: Revision,
     /// Which revision was when, the oldest first; as far back as the retention goes.
     seen: VecDeque<(Duration, Revision)>,
     looked_at: Duration,
@@ -84,9 +88,10 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(retention: Retention, now: Duration, revision: Revision) -> Self {
+    pub(crate) fn new(limits: &KeyspaceLimits, now: Duration, revision: Revision) -> Self {
         Self {
-            retention,
+            retention: limits.retention,
+            few_revisions: limits.few_revisions,
             seen: VecDeque::from([(now, revision)]),
             looked_at: now,
             compacted_at: now,
@@ -94,8 +99,21 @@ impl Keeper {
         }
     }
 
-    /// When [`Self::look`] is due.
-    pub(crate) fn next_look(&self, pressure: Pressure) -> Duration {
+    /// When [`Self::look`] is due; `None` is not before something changes.
+    pub(crate) fn next_look(
+        &self,
+        (revision, compacted): (Revision, Revision),
+        pressure: Pressure,
+    ) -> Option<Duration> {
+        let last = self.seen.back().map_or(0, |(_, last)| *last);
+        let is_done = match self.retention {
+            Retention::WhileRoom => pressure == Pressure::None,
+            Retention::Period(_) => last <= compacted,
+            Retention::Revisions(count) => last.saturating_sub(count) <= compacted,
+        };
+        if is_done && last == revision {
+            return None;
+        }
         let usual = match self.retention {
             Retention::WhileRoom => SHORT / LOOKS,
             Retention::Period(period) => period.min(STEP_MAX) / LOOKS,
@@ -106,7 +124,7 @@ impl Keeper {
             Retention::WhileRoom | Retention::Revisions(_) => PRESSED_EVERY,
         };
         let every = if pressure == Pressure::None { usual } else { usual.min(pressed) };
-        self.looked_at + every
+        Some(self.looked_at + every)
     }
 
     /// What to compact to now, if anything. `frees` says whether that would free any space.
@@ -133,7 +151,10 @@ impl Keeper {
             }
             Retention::Period(period) => {
                 let step = if self.compacted == 0 { period } else { period.min(STEP_MAX) };
-                (self.before(now, period), now >= self.compacted_at + step)
+                let target = self.before(now, period);
+                let is_few = target.is_some_and(|to| to - compacted < self.few_revisions);
+                let step = if is_few { step.max(STEP_MAX) } else { step };
+                (target, now >= self.compacted_at + step)
             }
             Retention::Revisions(count) => (Some(revision.saturating_sub(count)), true),
         };

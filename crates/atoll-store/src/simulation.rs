@@ -143,7 +143,7 @@ struct Run {
 }
 
 const LIMITS: KeyspaceLimits =
-    KeyspaceLimits { quota_bytes: 64 << 20, retention: Retention::WhileRoom };
+    KeyspaceLimits { quota_bytes: 64 << 20, retention: Retention::WhileRoom, few_revisions: 0 };
 
 fn config(seed: u64) -> StoreConfig {
     StoreConfig {

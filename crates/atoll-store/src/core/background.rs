@@ -72,7 +72,7 @@ impl Core {
         let announce =
             (self.writes_here() && self.needs_announcement()).then_some(now + ANNOUNCE_AFTER);
         let all = seal.into_iter().chain(flush).chain(leases).chain(sweep);
-        all.chain(tick).chain(full).chain(announce).chain([self.next_look()]).min()
+        all.chain(tick).chain(full).chain(announce).chain(self.next_look()).min()
     }
 
     fn seal(&mut self) {
@@ -158,7 +158,7 @@ impl Core {
         }
         self.dirty_since = None;
         self.flushing = true;
-        self.installed = false;
+        self.unsaved = false;
         let [cluster, applications] = &self.shared.keyspaces;
         let pending = [cluster, applications].map(|keyspace| write(&keyspace.state).begin_flush());
         let meta = self.meta(false);
@@ -178,8 +178,11 @@ impl Core {
         let config = &self.config;
         if bytes >= config.flush_bytes || operations >= config.flush_operations {
             Duration::ZERO
-        } else if operations <= FEW_OPERATIONS && bytes <= FEW_BYTES && !self.installed {
-            config.flush_few_every
+        } else if operations <= FEW_OPERATIONS && bytes <= FEW_BYTES && !self.unsaved {
+            match self.written_at {
+                Some(_) => config.flush_few_every / 2,
+                None => config.flush_few_every,
+            }
         } else {
             config.flush_every
         }

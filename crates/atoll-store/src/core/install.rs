@@ -76,7 +76,7 @@ impl Core {
         self.chain = meta.chain;
         self.note_chain();
         self.roster = meta.roster;
-        self.installed = true;
+        self.unsaved = true;
         self.dirty_since = Some(self.clock.now());
         self.restart_leases(self.clock.now());
         self.shared.cluster.set_removed(&self.roster.removed);
@@ -86,14 +86,19 @@ impl Core {
 
     /// Every lease has what it had at its last checkpoint, from `now` on.
     pub(super) fn restart_leases(&mut self, now: Duration) {
-        for (code, keyspace) in self.shared.keyspaces.iter().enumerate() {
-            let state = read(&keyspace.state);
-            self.shared.with_leases(code, |clock| {
-                *clock = crate::lease::LeaseClock::default();
-                for (id, lease) in &state.leases {
-                    clock.start(*id, lease.ttl, lease.remaining, now);
-                }
-            });
+        for code in 0..KEYSPACES {
+            self.restart_keyspace_leases(code, now);
         }
+    }
+
+    pub(super) fn restart_keyspace_leases(&self, code: usize, now: Duration) {
+        let Some(keyspace) = self.shared.keyspaces.get(code) else { return };
+        let state = read(&keyspace.state);
+        self.shared.with_leases(code, |clock| {
+            *clock = crate::lease::LeaseClock::default();
+            for (id, lease) in &state.leases {
+                clock.start(*id, lease.ttl, lease.remaining, now);
+            }
+        });
     }
 }

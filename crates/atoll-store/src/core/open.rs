@@ -150,7 +150,7 @@ impl Core {
             again: Vec::new(),
             applied,
             chain,
-            installed: base.installed,
+            unsaved: base == Base::default() || base.installed,
             roster,
             standing: Standing::default(),
             reads: Reads::default(),

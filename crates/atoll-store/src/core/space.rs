@@ -19,7 +19,7 @@ pub(super) fn keepers(
 ) -> [Keeper; KEYSPACES] {
     std::array::from_fn(|code| {
         let revision = read(&keyspaces[code].state).revision;
-        Keeper::new(config.limits(code).retention, now, revision)
+        Keeper::new(config.limits(code), now, revision)
     })
 }
 
@@ -31,10 +31,10 @@ impl Core {
             let keyspace = self.shared.keyspaces[code].clone();
             let state = read(&keyspace.state);
             let pressure = self.pressure(code, &state);
-            if self.keepers[code].next_look(pressure) > now {
+            let seen = (state.revision, state.compacted);
+            if self.keepers[code].next_look(seen, pressure).is_none_or(|at| at > now) {
                 continue;
             }
-            let seen = (state.revision, state.compacted);
             let target = self.keepers[code].look(now, seen, pressure, |to| state.frees(to));
             if let Some(revision) = target.filter(|_| self.standing.is_leader) {
                 let command = Command::Compact { revision };
@@ -46,12 +46,13 @@ impl Core {
         }
     }
 
-    pub(super) fn next_look(&self) -> Duration {
-        let looks = (0..KEYSPACES).map(|code| {
+    pub(super) fn next_look(&self) -> Option<Duration> {
+        let looks = (0..KEYSPACES).filter_map(|code| {
             let state = read(&self.shared.keyspaces[code].state);
-            self.keepers[code].next_look(self.pressure(code, &state))
+            let seen = (state.revision, state.compacted);
+            self.keepers[code].next_look(seen, self.pressure(code, &state))
         });
-        looks.min().unwrap_or(Duration::MAX)
+        looks.min()
     }
 
     fn pressure(&self, code: usize, state: &State) -> Pressure {

@@ -136,6 +136,7 @@ struct World {
 fn config(seed: u64) -> StoreConfig {
     let limits = |period_ms| KeyspaceLimits {
         quota_bytes: 64 << 20,
+        few_revisions: 0,
         retention: match period_ms {
             0 => Retention::WhileRoom,
             period_ms => Retention::Period(Duration::from_millis(period_ms)),

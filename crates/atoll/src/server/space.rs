@@ -65,7 +65,7 @@ impl Space {
             (QUOTA_BYTES_MIN..=QUOTA_BYTES_MAX).contains(&quota_bytes),
             "--etcd-quota-backend-bytes {quota_bytes} must be {QUOTA_BYTES_MIN} to {QUOTA_BYTES_MAX} bytes (8 GiB), or 0 for the default"
         );
-        Ok(KeyspaceLimits { quota_bytes, retention: self.retention()? })
+        Ok(KeyspaceLimits { quota_bytes, retention: self.retention()?, ..default })
     }
 
     fn retention(&self) -> Result<Retention> {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     const DEFAULT: KeyspaceLimits =
-        KeyspaceLimits { quota_bytes: 4 << 30, retention: Retention::WhileRoom };
+        KeyspaceLimits { quota_bytes: 4 << 30, retention: Retention::WhileRoom, few_revisions: 0 };
 
     fn limits(mode: Mode, retention: &str, quota_bytes: u64) -> Result<KeyspaceLimits> {
         Space { mode, retention: retention.parse()?, quota_bytes }.limits(DEFAULT)
