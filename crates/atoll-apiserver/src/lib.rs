@@ -21,6 +21,7 @@ mod create;
 mod decode;
 mod delete;
 mod discovery;
+pub mod etcd_import;
 mod expiry;
 pub mod extension;
 #[doc(hidden)]

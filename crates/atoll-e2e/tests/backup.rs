@@ -4,7 +4,7 @@
 use atoll_e2e::{
     Cluster, Output,
     cluster::{binary, run},
-    is_root,
+    eventually, is_root,
 };
 use serde_json::Value;
 use std::{
@@ -114,6 +114,50 @@ fn a_cluster_comes_back_from_its_backup() {
     cluster.kubectl(&["create", "configmap", "new", "--from-literal=a=1"]).ok();
     let new = cluster.json(&["configmap", "new"])["metadata"]["resourceVersion"].clone();
     assert!(new.as_str().unwrap().parse::<i64>().unwrap() > revision + 1_000_000_000);
+}
+
+/// The first from the backup, the others by the ordinary join.
+#[test]
+fn three_servers_come_back_from_a_backup() {
+    if !is_root("backup") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (backup, passphrase) = (folder.path().join("three.atoll"), folder.path().join("key"));
+    secret(&passphrase, "correct horse battery staple\n");
+    let key = ["--passphrase-file", text(&passphrase)];
+    let mut cluster = Cluster::start_servers(3, 3);
+    cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=1"]).ok();
+    cluster.atoll(&[&["backup", text(&backup)], &key[..]].concat()).ok();
+    cluster.kubectl(&["create", "configmap", "lost", "--from-literal=a=1"]).ok();
+    cluster.stop();
+    let folders = ["server", "server-2", "server-3"].map(|name| cluster.dir.join(name));
+    folders.iter().for_each(|folder| fs::remove_dir_all(folder).unwrap());
+    let restore = ["restore", text(&backup), "--data-dir", text(&folders[0]), "--yes"];
+    let looked = atoll(&[&restore[..], &key, &["--dry-run"]].concat()).ok();
+    assert!(looked.ends_with("Nothing was changed.\n") && !folders[0].exists(), "{looked}");
+    atoll(&[&restore[..], &key].concat()).ok();
+
+    cluster.launch();
+    let voters = eventually(READY, "three servers with a vote", || {
+        let all = cluster.atoll(&["member", "list", "-o", "json"]).ok();
+        let all: Value = serde_json::from_str(&all).unwrap();
+        let members = all["members"].as_array().unwrap().iter();
+        let voters = members.filter(|one| one["isLearner"] == false).count();
+        if voters == 3 { Ok(voters) } else { Err(all.to_string()) }
+    });
+    assert_eq!(voters, 3);
+    for node in ["node-1", "node-2", "node-3"] {
+        cluster.node_ready(node, READY);
+    }
+    cluster.kubectl(&["get", "configmap", "kept"]).ok();
+    assert!(cluster.kubectl(&["get", "configmap", "lost"]).fails().contains("not found"));
+    // All of them hold it: it is there without the one that was restored.
+    cluster.chaos("kill", "node-1");
+    eventually(READY, "the two that joined go on", || {
+        let got = cluster.kubectl(&["get", "configmap", "kept"]);
+        if got.code == 0 { Ok(()) } else { Err(got.stderr) }
+    });
 }
 
 fn tokens_stay_good(cluster: &Cluster, account: &str, join: &str) {

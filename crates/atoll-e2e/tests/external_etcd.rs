@@ -258,11 +258,29 @@ fn the_platform_runs_on_a_real_etcd_that_dies_and_comes_back() {
     lab.kubectl(&["delete", "pods", "-l", "app=hello", "--wait=false"]).ok();
     lab.five_of_five();
 
+    a_backup_is_the_etcds(&lab);
     two_clusters_do_not_meet(&mut lab);
     what_does_not_fit_is_refused(&mut lab, server);
     lab.five_of_five();
     lab.kubectl(&["delete", "-f", &hello()]).ok();
     lab.end(agent, Signal::TERM);
+}
+
+fn a_backup_is_the_etcds(lab: &Lab) {
+    std::fs::write(lab.dir("passphrase"), "correct horse battery staple").unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(lab.dir("passphrase"), private).unwrap();
+    let atoll = |words: &[&str]| {
+        let mut command = lab.inside(&binary());
+        command.args(words).env("KUBECONFIG", lab.dir("server/kubeconfig"));
+        run(command, "").fails()
+    };
+    let (file, key) = (lab.path("backup"), lab.path("passphrase"));
+    let said = atoll(&["backup", &file, "--passphrase-file", &key]);
+    assert!(said.contains("no store of its own; save the etcd that it uses"), "{said}");
+    assert!(!lab.dir("backup").exists());
+    let said = atoll(&["restore", "--from-folder", &lab.path("server"), "--dry-run"]);
+    assert!(said.contains("stands in an external etcd"), "{said}");
 }
 
 fn two_clusters_do_not_meet(lab: &mut Lab) {

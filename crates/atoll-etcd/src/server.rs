@@ -38,6 +38,7 @@ mod watch_stream;
 
 #[doc(hidden)]
 pub use fuzz::{request as fuzz_request, requests as fuzz_requests};
+pub(crate) use hash::{stored_key, stored_value};
 pub use tls::{TlsError, tls_config};
 
 /// What `Maintenance.Status` reports: clients look for features by it.

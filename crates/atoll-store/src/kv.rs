@@ -269,6 +269,27 @@ pub struct History {
     pub records: BoxStream<'static, Result<Vec<HistoryRecord>>>,
 }
 
+/// A part of another store's history, to be continued in a keyspace at the revisions it had.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImportPiece {
+    /// The keyspace's revision must be this: nobody has written in between, and no piece comes
+    /// twice. 1 is a keyspace that was never written to.
+    pub after: Revision,
+    /// All later than `after`, in the order of revisions; a revision is never parted.
+    pub records: Vec<HistoryRecord>,
+    /// Of the last piece.
+    pub end: Option<ImportEnd>,
+}
+
+/// How a history that was continued goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImportEnd {
+    pub revision: Revision,
+    pub compacted_revision: Revision,
+    /// Id and seconds. They begin anew; one that is there already stays as it is.
+    pub leases: Vec<(LeaseId, i64)>,
+}
+
 /// Why a call did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
@@ -347,5 +368,12 @@ pub trait KvStore: Send + Sync {
     /// Not every store can tell: an etcd shows no positions within a revision.
     async fn history(&self) -> Result<History> {
         Err(Error::Unavailable { detail: "this store does not show its history".to_owned() })
+    }
+    /// Continues the history with what another store had; returns the new revision. An etcd has
+    /// means of its own for that.
+    async fn import(&self, piece: ImportPiece) -> Result<Revision> {
+        let after = piece.after;
+        let detail = format!("this store takes no history of others after revision {after}");
+        Err(Error::Unavailable { detail })
     }
 }

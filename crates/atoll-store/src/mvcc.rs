@@ -16,6 +16,7 @@ mod apply;
 mod command;
 mod compact;
 mod history;
+mod import;
 mod load;
 mod read;
 mod txn;
@@ -26,6 +27,7 @@ pub(crate) use command::{
     encode_command,
 };
 pub(crate) use history::{History, Version};
+pub(crate) use import::piece_bytes;
 pub(crate) use load::Copy;
 pub(crate) use txn::{check as check_txn, is_read_only};
 

@@ -1,7 +1,7 @@
 //! `atoll backup` and `atoll restore`: a cluster as one encrypted file, and back.
 
 mod lock;
-mod progress;
+pub mod progress;
 mod restore;
 mod take;
 
@@ -31,7 +31,7 @@ fn document(manifest: &Manifest, contents: &Contents, bytes: u64) -> Value {
 }
 
 /// Such as 5.6MB.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)];
     for (unit, one) in UNITS {
         if bytes >= one {

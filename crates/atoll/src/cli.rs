@@ -1,7 +1,9 @@
 //! What can be typed: one table of commands and flags, from which help and completions
 //! are generated.
 
-use crate::{agent, backup, check, client, config, dev, dns, image, member, server, token, why};
+use crate::{
+    agent, backup, check, client, config, dev, dns, etcd, image, member, server, token, why,
+};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -54,6 +56,8 @@ pub enum Command {
     Token(token::Token),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    /// The applications' keyspace, which the etcd v3 API serves
+    Etcd(etcd::Etcd),
     /// The servers of the cluster: list them, take one out, let one lead
     Member(member::Members),
     /// Is everything well, and what to do if not

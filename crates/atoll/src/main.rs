@@ -13,6 +13,7 @@ mod client;
 mod config;
 mod dev;
 mod dns;
+mod etcd;
 mod handoff;
 mod hello;
 mod image;
@@ -198,6 +199,7 @@ async fn with_cluster(command: Command, target: Target) -> Result<ExitCode> {
         Command::Member(members) => member::run(&connection, &members).await?,
         Command::Token(token) => token::run(&connection, &token).await?,
         Command::Backup(backup) => backup::run_backup(&connection, &backup).await?,
+        Command::Etcd(etcd) => etcd::run(&connection, etcd).await?,
         Command::Get(get) => return client::get::run(&connection, namespace, &get).await,
         Command::Apply(apply) => return client::apply::run(&connection, namespace, &apply).await,
         Command::Delete(delete) => {

@@ -26,7 +26,7 @@ pub(super) struct HistoryHash {
 }
 
 /// The name under which etcd stores a revision.
-pub(super) fn stored_key(record: &HistoryRecord) -> Vec<u8> {
+pub(crate) fn stored_key(record: &HistoryRecord) -> Vec<u8> {
     let mut key = Vec::with_capacity(18);
     key.extend_from_slice(&record.kv.mod_revision.to_be_bytes());
     key.push(b'_');
@@ -38,7 +38,7 @@ pub(super) fn stored_key(record: &HistoryRecord) -> Vec<u8> {
 }
 
 /// What etcd stores for it.
-pub(super) fn stored_value(record: HistoryRecord) -> Vec<u8> {
+pub(crate) fn stored_value(record: HistoryRecord) -> Vec<u8> {
     if record.deletion {
         let kv = mvccpb::KeyValue { key: record.kv.key, ..mvccpb::KeyValue::default() };
         return kv.encode_to_vec();

@@ -14,11 +14,9 @@ use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use super::{Core, error, hash};
+use crate::bolt::write::{self as bolt, Tree};
+use crate::import::StoredLease;
 use crate::proto::etcdserverpb::SnapshotResponse;
-
-mod bolt;
-
-use bolt::Tree;
 
 /// The storage version of etcd that reads it.
 const VERSION: &str = "3.5.0";
@@ -26,15 +24,6 @@ const VERSION: &str = "3.5.0";
 const TRIES_MAX: usize = 5;
 /// A larger message is more than some clients take.
 const BLOB_BYTES: usize = 1 << 20;
-
-/// What etcd keeps for a lease.
-#[derive(Clone, PartialEq, Eq, Message)]
-struct StoredLease {
-    #[prost(int64, tag = "1")]
-    id: i64,
-    #[prost(int64, tag = "2")]
-    ttl: i64,
-}
 
 /// The file but for the records' pages, which stand between.
 struct Layout {

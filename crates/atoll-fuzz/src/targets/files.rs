@@ -17,6 +17,11 @@ pub(super) const TARGETS: &[Target] = &[
         seeds: atoll_store::fuzz::records,
     },
     Target { name: "store_snapshot", run: store_snapshot, seeds: atoll_store::fuzz::wholes },
+    Target {
+        name: "etcd_snapshot",
+        run: atoll_etcd::import::fuzz,
+        seeds: atoll_etcd::import::fuzz_seeds,
+    },
     Target { name: "backup", run: backup, seeds: backup_seeds },
     Target { name: "backup_contents", run: backup_contents, seeds: backup_contents_seeds },
     Target { name: "member_file", run: atoll_store::fuzz::member, seeds: member_seeds },

@@ -54,6 +54,10 @@ impl Core {
             Some(LeaseChange::Revoked { id }) => {
                 self.shared.with_leases(code, |leases| leases.end(id));
             }
+            Some(LeaseChange::Imported { revision }) => {
+                keyspace.hub.jump(revision);
+                self.restart_keyspace_leases(code, now);
+            }
             None => {}
         }
         Ok(applied.response)

@@ -33,6 +33,11 @@ use crate::watch::WatchStream;
 const LEASE_TTL_MIN: i64 = 2;
 const LEASE_TTL_MAX: i64 = 9_000_000_000;
 
+/// Members below it do not know what an import is.
+const IMPORT_LEVEL: u32 = 2;
+/// Of one piece: an entry of the log.
+const IMPORT_BYTES_MAX: u64 = 4 << 20;
+
 #[derive(Debug)]
 pub(super) struct KeyspaceHandle {
     code: usize,
@@ -251,6 +256,24 @@ impl KvStore for KeyspaceHandle {
     async fn history(&self) -> Result<History> {
         self.shared.check_open()?;
         history::open(self.keyspace.clone(), self.request_timeout).await
+    }
+
+    async fn import(&self, piece: ImportPiece) -> Result<Revision> {
+        let level = self.shared.cluster.formats().level;
+        if level < IMPORT_LEVEL {
+            let detail = format!(
+                "the format level is {level}, and a history is taken from {IMPORT_LEVEL} on; upgrade all servers first"
+            );
+            return Err(Error::Unavailable { detail });
+        }
+        let bytes = piece_bytes(&piece);
+        if bytes > IMPORT_BYTES_MAX {
+            return Err(Error::TooLarge { bytes, limit_bytes: IMPORT_BYTES_MAX });
+        }
+        let last = piece.records.last().map_or(piece.after, |record| record.kv.mod_revision);
+        let revision = piece.end.as_ref().map_or(last, |end| end.revision.max(last));
+        self.propose(Command::Import(piece), bytes, bytes).await?;
+        Ok(revision)
     }
 }
 

@@ -26,8 +26,17 @@ pub(crate) struct StoredEvent {
 /// What the keeper of time has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaseChange {
-    Granted { id: LeaseId, ttl: i64 },
-    Revoked { id: LeaseId },
+    Granted {
+        id: LeaseId,
+        ttl: i64,
+    },
+    Revoked {
+        id: LeaseId,
+    },
+    /// Any number, with a history that was continued up to this revision.
+    Imported {
+        revision: Revision,
+    },
 }
 
 #[derive(Debug)]
@@ -64,6 +73,12 @@ impl State {
                 revoked
             }
             Command::LeaseCheckpoint { id, remaining } => writer.lease_checkpoint(*id, *remaining),
+            Command::Import(piece) => {
+                let imported = writer.state.import(piece);
+                let revision = writer.state.revision;
+                lease_change = imported.is_ok().then_some(LeaseChange::Imported { revision });
+                imported.map(|()| Response::Done)
+            }
         };
         let events = writer.events;
         if let Some(event) = events.first() {
@@ -266,7 +281,7 @@ impl<'a> Writer<'a> {
 }
 
 impl State {
-    fn move_lease(&mut self, key: &Bytes, old: LeaseId, new: LeaseId) {
+    pub(super) fn move_lease(&mut self, key: &Bytes, old: LeaseId, new: LeaseId) {
         if old == new {
             return;
         }

@@ -5,10 +5,11 @@
 
 use bytes::Bytes;
 
+use super::import;
 use crate::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
 use crate::kv::{
-    Compare, CompareTarget, Consistency, KeyRange, LeaseId, Op, PutRequest, RangeRequest, Relation,
-    Revision, Txn, TxnResult, UpdateRequest,
+    Compare, CompareTarget, Consistency, ImportPiece, KeyRange, LeaseId, Op, PutRequest,
+    RangeRequest, Relation, Revision, Txn, TxnResult, UpdateRequest,
 };
 
 /// Version of the entry's encoding.
@@ -35,6 +36,8 @@ pub(crate) enum Command {
         id: LeaseId,
         remaining: i64,
     },
+    /// Since format level 2.
+    Import(ImportPiece),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +87,10 @@ pub(crate) fn encode_command(out: &mut Vec<u8>, keyspace: u8, command: &Command)
             put_i64(out, *id);
             put_i64(out, *remaining);
         }
+        Command::Import(piece) => {
+            out.push(6);
+            import::encode(out, piece);
+        }
     }
 }
 
@@ -118,6 +125,7 @@ fn decode_command(reader: &mut Reader) -> Result<Command, Malformed> {
         3 => Command::LeaseGrant { id: reader.i64()?, ttl: reader.i64()? },
         4 => Command::LeaseRevoke { id: reader.i64()? },
         5 => Command::LeaseCheckpoint { id: reader.i64()?, remaining: reader.i64()? },
+        6 => Command::Import(import::decode(reader)?),
         _ => return Err(Malformed("an unknown command")),
     })
 }

@@ -76,6 +76,9 @@ impl KeyspaceModel {
                 self.leases.insert(*id, *ttl);
                 Ok(Response::Done)
             }
+            Command::Import(_) => {
+                Err(Error::Unavailable { detail: "no plan imports anything".to_owned() })
+            }
             Command::LeaseRevoke { id } => {
                 self.leases.remove(id).ok_or(Error::LeaseNotFound { id: *id })?;
                 let keys: Vec<_> = self

@@ -1,24 +1,19 @@
-//! Pages of a bbolt file, the format of etcd's state: two meta pages, a list of free pages that
-//! is empty, and a tree for each bucket, written once from the front to the back.
+//! Writes bbolt files: two meta pages, a list of free pages that is empty, and a tree for each
+//! bucket, once from the front to the back.
 
-pub(super) const PAGE_BYTES: usize = 4096;
-const HEADER_BYTES: usize = 16;
-const ELEMENT_BYTES: usize = 16;
-const BRANCH: u16 = 0x01;
-const LEAF: u16 = 0x02;
-const META: u16 = 0x04;
-const FREE_LIST: u16 = 0x10;
-const IS_BUCKET: u32 = 0x01;
-const MAGIC: u32 = 0xED0C_DAED;
-const VERSION: u32 = 2;
+use super::{
+    BRANCH, ELEMENT_BYTES, FREE_LIST, HEADER_BYTES, IS_BUCKET, LEAF, MAGIC, META, VERSION, fnv,
+};
+
+pub(crate) const PAGE_BYTES: usize = 4096;
 /// The pages before the first tree: two of meta, and the list of free ones.
-pub(super) const FIRST_PAGE: u64 = 3;
+pub(crate) const FIRST_PAGE: u64 = 3;
 const FREE_LIST_PAGE: u64 = 2;
 
 type Key = Vec<u8>;
 
 /// A bucket's tree under construction; keys come in order.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     next_page: u64,
     pending: Vec<(u32, Key, Vec<u8>)>,
     pending_bytes: usize,
@@ -27,7 +22,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(first_page: u64) -> Self {
+    pub(crate) fn new(first_page: u64) -> Self {
         Self {
             next_page: first_page,
             pending: Vec::new(),
@@ -37,7 +32,7 @@ impl Tree {
     }
 
     /// Gives a page back, with what follows it if it is a large one, when one is full.
-    pub(super) fn push(&mut self, key: Key, value: Vec<u8>) -> Option<Vec<u8>> {
+    pub(crate) fn push(&mut self, key: Key, value: Vec<u8>) -> Option<Vec<u8>> {
         self.push_element(0, key, value)
     }
 
@@ -61,7 +56,7 @@ impl Tree {
     }
 
     /// The rest of the tree, the page of its root, and the first page after it.
-    pub(super) fn finish(mut self) -> (Vec<u8>, u64, u64) {
+    pub(crate) fn finish(mut self) -> (Vec<u8>, u64, u64) {
         let mut out = Vec::new();
         if !self.pending.is_empty() || self.leaves.is_empty() {
             out = self.end_leaf();
@@ -95,7 +90,7 @@ fn fitting(children: &[(Key, u64)]) -> usize {
 }
 
 /// The tree that names the buckets and their roots. Names come in order.
-pub(super) fn root(first_page: u64, buckets: &[(&str, u64)]) -> (Vec<u8>, u64, u64) {
+pub(crate) fn root(first_page: u64, buckets: &[(&str, u64)]) -> (Vec<u8>, u64, u64) {
     let mut tree = Tree::new(first_page);
     let mut out = Vec::new();
     for (name, page) in buckets {
@@ -111,7 +106,7 @@ pub(super) fn root(first_page: u64, buckets: &[(&str, u64)]) -> (Vec<u8>, u64, u
 }
 
 /// What stands before the trees.
-pub(super) fn head(root: u64, end: u64) -> Vec<u8> {
+pub(crate) fn head(root: u64, end: u64) -> Vec<u8> {
     let mut out = meta(0, root, end);
     out.extend(meta(1, root, end));
     out.extend(padded(header(FREE_LIST_PAGE, FREE_LIST, 0, 0)));
@@ -189,22 +184,9 @@ fn number32(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// FNV-1a of 64 bits.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_checksum_is_fnv_1a() {
-        assert_eq!(fnv(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv(b"a"), 0xaf63_dc4c_8601_ec8c);
-    }
 
     #[test]
     fn pages_follow_each_other() {
