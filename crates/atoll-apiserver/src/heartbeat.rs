@@ -1,19 +1,16 @@
 //! Who is alive: pings of nodes, and what follows when they stay away.
 //!
 //! An agent pings every server, so that each knows how long a node has been silent, and the one
-//! that leads judges: also one that has just begun to lead. A node that this server has never
-//! heard gets a full period from then on.
+//! that leads judges ([`watcher`]): also one that has just begun to lead, by its own record.
 //!
-//! Time is monotonic here; nobody's wall clock counts. A node that was silent for
-//! [`SILENCE`] is asked at its kubelet port: a machine that answers, if only with a refusal,
-//! has lost its agent and keeps its pods for [`AGENT_GRACE`]; one that does not answer is
-//! lost at once, and its condition Ready becomes Unknown.
+//! Time is monotonic here; nobody's wall clock counts.
 
 mod probe;
 mod unknown;
+mod watcher;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atoll_api::access::Access as _;
@@ -25,30 +22,24 @@ use futures::future::BoxFuture;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::authz::Attributes;
 use crate::body::Body;
-use crate::config::Clock;
 use crate::core::Core;
 use crate::extension::PlainRequest;
 use crate::registry::Registry;
 use crate::status::Status;
-use crate::storage::Storage;
 use crate::user::MASTERS;
-use probe::Answer;
+use watcher::Watcher;
 
-/// Without a ping for this long a node is looked after. Four intervals of the agent.
+/// Without a ping for this long a node whose machine does not answer is lost. Four intervals of
+/// the agent.
 const SILENCE: Duration = Duration::from_secs(2);
-/// How long the pods of a node that answers without its agent keep their endpoints.
-const AGENT_GRACE: Duration = Duration::from_secs(10);
-/// Between two looks at such a node: it may still go down.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// A timer that fires this late tells that this process itself stood still; then nodes get
-/// another full period, for their pings may be waiting.
-const STALL: Duration = Duration::from_millis(500);
+/// A death and an election take no longer. A server that begins to lead and has not heard a node
+/// for more than this never hears it, whatever the reason; the server that led before did.
+const RECORD_MAX: Duration = Duration::from_secs(4);
 /// Nodes that are watched. Pings of more are refused.
 const NODES_MAX: usize = 10_000;
 
@@ -74,22 +65,11 @@ struct State {
     lost: bool,
 }
 
-/// What a watching task needs, without the server around it.
-#[derive(Clone)]
-struct Watcher {
-    registry: Arc<Registry>,
-    storage: Storage,
-    clock: Arc<dyn Clock>,
-    /// Whether this server judges; always, when there is no other.
-    leads: Option<watch::Receiver<bool>>,
-    stop: CancellationToken,
-}
-
 /// `POST /atoll/v1/nodes/{name}/ping`
 ///
 /// Answers `{"republish": true}` when the node was declared lost in between: its agent then
-/// posts its whole status again; as `servers` where the API of each server is reached; and
-/// `{"cutOff": true}` when this one sees no majority of them.
+/// posts its whole status again; as `servers` where the API of each server is reached; as `leads`
+/// whether this one judges; and `{"cutOff": true}` when it sees no majority of them.
 pub fn ping<'a>(
     core: &'a Core,
     request: PlainRequest<'a>,
@@ -119,8 +99,11 @@ fn on_ping(core: &Core, request: &PlainRequest<'_>) -> Result<Response<Body>, St
     }
     let pulse = pulse(core, name)?;
     let was_lost = pulse.beat();
-    let republish = was_lost && is_unknown(core, name);
-    let mut answer = json!({"republish": republish, "servers": core.server_addresses()});
+    let republish = was_lost && is_unknown(&core.registry, name);
+    let servers = core.config.servers.as_ref();
+    let leads = servers.is_none_or(|servers| *servers.leads.borrow());
+    let mut answer =
+        json!({"republish": republish, "servers": core.server_addresses(), "leads": leads});
     if core.is_cut_off() {
         answer["cutOff"] = json!(true);
     }
@@ -133,9 +116,9 @@ fn on_ping(core: &Core, request: &PlainRequest<'_>) -> Result<Response<Body>, St
 }
 
 /// Whether the stored condition still says that nobody hears from the node.
-fn is_unknown(core: &Core, name: &str) -> bool {
+fn is_unknown(registry: &Registry, name: &str) -> bool {
     let Some(row) = kinds::find("", "v1", "nodes") else { return false };
-    let Some(entry) = core.registry.cache(row).and_then(|cache| cache.get("", name)) else {
+    let Some(entry) = registry.cache(row).and_then(|cache| cache.get("", name)) else {
         return false;
     };
     entry.object(row).is_ok_and(|node| {
@@ -161,13 +144,7 @@ fn pulse(core: &Core, name: &str) -> Result<Arc<Pulse>, Status> {
     let pulse = Arc::new(Pulse::new());
     nodes.insert(name.to_owned(), pulse.clone());
     drop(nodes);
-    let watcher = Watcher {
-        registry: core.registry.clone(),
-        storage: core.storage.clone(),
-        clock: core.config.clock.clone(),
-        leads: core.config.servers.as_ref().map(|servers| servers.leads.clone()),
-        stop: core.stop.clone(),
-    };
+    let watcher = Watcher::new(core, trust);
     let (trust, node, watched) = (trust.clone(), name.to_owned(), pulse.clone());
     core.tasks.spawn(async move {
         watcher.watch(&node, &watched).await;
@@ -175,6 +152,17 @@ fn pulse(core: &Core, name: &str) -> Result<Arc<Pulse>, Status> {
         nodes.remove(&node);
     });
     Ok(pulse)
+}
+
+// === impl Heartbeats ===
+
+impl Heartbeats {
+    /// Whether any node is heard: a server that hears none of several is deaf itself.
+    fn hear_any(&self, now: Instant) -> bool {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_heard = |state: State| state.heard && state.seen + SILENCE > now;
+        nodes.len() < 2 || nodes.values().any(|pulse| is_heard(pulse.state()))
+    }
 }
 
 // === impl Pulse ===
@@ -186,12 +174,16 @@ impl Pulse {
     }
 
     fn state(&self) -> State {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a ping; whether the node counts as lost.
     fn beat(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.seen = Instant::now();
         state.heard = true;
         if state.lost {
@@ -200,156 +192,61 @@ impl Pulse {
         state.lost
     }
 
-    /// Gives a node that nobody has heard a full period from now on.
-    fn wait_for_first(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.heard {
-            state.seen = Instant::now();
+    /// Gives the node a full period from now on.
+    fn wait_anew(&self) {
+        self.lock().seen = Instant::now();
+    }
+
+    /// This server begins to judge. What it knows of the node counts, if it knows anything.
+    fn begin(&self, now: Instant) {
+        let mut state = self.lock();
+        if !state.heard || state.seen + RECORD_MAX < now {
+            state.seen = now;
         }
     }
 
     fn found(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).lost = false;
+        self.lock().lost = false;
     }
 
     fn lose(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).lost = true;
+        self.lock().lost = true;
     }
 }
 
-// === impl Watcher ===
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What became of a silent node.
-#[derive(Debug, PartialEq, Eq)]
-enum Silence {
-    /// It pinged again.
-    Over,
-    Lost,
-    /// There is no such Node any more.
-    Gone,
-}
-
-impl Watcher {
-    /// Until the Node is gone or the server stops.
-    async fn watch(&self, name: &str, pulse: &Pulse) {
-        loop {
-            let seen = pulse.state().seen;
-            // One who has just begun to lead may be past the deadline already.
-            let deadline = (seen + SILENCE).max(Instant::now());
-            if !self.sleep_until(deadline).await {
-                return;
-            }
-            if pulse.state().seen > seen {
-                continue;
-            }
-            if deadline.elapsed() > STALL {
-                tracing::warn!(node = name, late = ?deadline.elapsed(), "this server stood still");
-                pulse.beat();
-                continue;
-            }
-            if !self.leads() {
-                if !self.exists(name) || !self.wait_to_lead().await {
-                    return;
-                }
-                pulse.wait_for_first();
-                continue;
-            }
-            match self.judge(name, pulse, seen).await {
-                Silence::Over => {}
-                Silence::Lost if !self.leads() => {}
-                Silence::Gone => return,
-                Silence::Lost => {
-                    pulse.lose();
-                    tracing::info!(node = name, "node lost");
-                    if !self.mark(name).await {
-                        continue;
-                    }
-                    if !self.wait_for_ping(name, pulse).await {
-                        return;
-                    }
-                    tracing::info!(node = name, "node is back");
-                }
-            }
-        }
+    #[test]
+    fn a_new_leader_goes_by_what_it_has_heard_lately() {
+        let began = Instant::now();
+        let [never, lately, long_ago] = [Pulse::new(), Pulse::new(), Pulse::new()];
+        long_ago.beat();
+        lately.beat();
+        lately.lock().seen = began + Duration::from_secs(8);
+        // The node dies together with the leader, and the election takes a while.
+        let now = began + Duration::from_millis(9_700);
+        [&never, &lately, &long_ago].map(|pulse| pulse.begin(now));
+        assert_eq!(lately.state().seen, began + Duration::from_secs(8));
+        assert_eq!(never.state().seen, now);
+        assert_eq!(long_ago.state().seen, now, "the former leader heard it");
     }
 
-    /// Looks at a silent node until it pings, is lost, or is no more.
-    async fn judge(&self, name: &str, pulse: &Pulse, seen: Instant) -> Silence {
-        loop {
-            let Some(address) = probe::address(&self.registry, name) else {
-                return if self.exists(name) { Silence::Lost } else { Silence::Gone };
-            };
-            let answer = probe::dial(address).await;
-            if pulse.state().seen > seen {
-                return Silence::Over;
-            }
-            if answer == Answer::Nothing || seen.elapsed() >= AGENT_GRACE {
-                return Silence::Lost;
-            }
-            let next = (Instant::now() + LOOK_AGAIN).min(seen + AGENT_GRACE);
-            if !self.sleep_until(next).await {
-                return Silence::Gone;
-            }
-            if pulse.state().seen > seen {
-                return Silence::Over;
-            }
-        }
-    }
-
-    /// A lost node needs no looking after until it pings. False when the server stops, or
-    /// when the Node is deleted.
-    async fn wait_for_ping(&self, name: &str, pulse: &Pulse) -> bool {
-        let Some(nodes) = self.registry.objects("", "nodes") else { return false };
-        let mut changes = nodes.subscribe();
-        loop {
-            if !self.exists(name) {
-                return false;
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => return false,
-                () = pulse.back.notified() => return true,
-                changed = changes.changed() => if changed.is_err() { return false },
-            }
-        }
-    }
-
-    fn leads(&self) -> bool {
-        self.leads.as_ref().is_none_or(|leads| *leads.borrow())
-    }
-
-    /// Until this server leads, or for a while: the node may be heard meanwhile. False when the
-    /// server stops.
-    async fn wait_to_lead(&self) -> bool {
-        let Some(mut leads) = self.leads.clone() else { return true };
-        tokio::select! {
-            () = self.stop.cancelled() => false,
-            changed = leads.wait_for(|leads| *leads) => changed.is_ok(),
-            () = tokio::time::sleep(SILENCE) => true,
-        }
-    }
-
-    /// Writes down that the node is lost; false when somebody else judges meanwhile.
-    async fn mark(&self, name: &str) -> bool {
-        let written = unknown::mark(&self.storage, self.clock.as_ref(), name, &self.stop);
-        let Some(mut leads) = self.leads.clone() else {
-            written.await;
-            return true;
+    #[test]
+    fn who_hears_none_of_several_nodes_is_deaf() {
+        let heartbeats = Heartbeats::default();
+        let [one, two] = [Arc::new(Pulse::new()), Arc::new(Pulse::new())];
+        let add = |name: &str, pulse: &Arc<Pulse>| {
+            heartbeats.nodes.lock().unwrap().insert(name.to_owned(), pulse.clone());
         };
-        tokio::select! {
-            () = written => true,
-            _ = leads.wait_for(|leads| !*leads) => false,
-        }
-    }
-
-    fn exists(&self, name: &str) -> bool {
-        self.registry.objects("", "nodes").is_some_and(|nodes| nodes.get("", name).is_some())
-    }
-
-    /// False when the server stops.
-    async fn sleep_until(&self, when: Instant) -> bool {
-        tokio::select! {
-            () = self.stop.cancelled() => false,
-            () = tokio::time::sleep_until(when) => true,
-        }
+        add("one", &one);
+        let now = Instant::now();
+        assert!(heartbeats.hear_any(now), "its only node may be gone");
+        add("two", &two);
+        assert!(!heartbeats.hear_any(now));
+        two.beat();
+        assert!(heartbeats.hear_any(now));
+        assert!(!heartbeats.hear_any(Instant::now() + SILENCE));
     }
 }

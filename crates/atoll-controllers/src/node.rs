@@ -16,6 +16,7 @@ use crate::{
     shared::{BY_NODE, ClientFor, MANAGER, Shared},
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
+use futures::TryStreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Node, Pod},
@@ -54,6 +55,9 @@ struct Disruption {
 /// After most nodes were unwell at once, none of them is evicted for this long once the
 /// first is back: the others are given time to come back too.
 const RECOVERY: Duration = Duration::from_secs(10);
+
+/// Pods of a lost node that are marked at once: requests to them fail until then.
+const PODS_AT_ONCE: usize = 16;
 
 pub(crate) fn start(
     clients: &ClientFor,
@@ -184,22 +188,24 @@ impl Controller {
     /// Endpoints leave when a pod is not ready, and a silent node cannot say so itself.
     async fn mark_pods_not_ready(&self, node: &Node, now: Timestamp) -> Result<(), Error> {
         let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
-        for pod in self.shared.pods.indexed(BY_NODE, &node.name_any()) {
-            if !pods::is_ready(&pod) {
-                continue;
-            }
-            let patch = Patch::Strategic(json!({
-                "metadata": { "uid": pod.uid() },
-                "status": { "conditions": [{
-                    "type": "Ready", "status": "False", "lastTransitionTime": now,
-                }] },
-            }));
-            let api = self.pods(&pod);
-            let name = pod.name_any();
-            let patched = api.patch_status(&name, &PatchParams::default(), &patch).await;
-            gone_is_fine(patched).map_err(failed("marking as not ready", "pod", name))?;
-            self.recorder.warning(pod.as_ref(), "NodeNotReady", "Node is not ready".into());
-        }
+        let pods = self.shared.pods.indexed(BY_NODE, &node.name_any());
+        let ready = pods.into_iter().filter(|pod| pods::is_ready(pod)).map(Ok);
+        let marked = futures::stream::iter(ready);
+        marked.try_for_each_concurrent(PODS_AT_ONCE, |pod| self.mark_not_ready(pod, &now)).await
+    }
+
+    async fn mark_not_ready(&self, pod: Arc<Pod>, now: &Time) -> Result<(), Error> {
+        let patch = Patch::Strategic(json!({
+            "metadata": { "uid": pod.uid() },
+            "status": { "conditions": [{
+                "type": "Ready", "status": "False", "lastTransitionTime": now,
+            }] },
+        }));
+        let api = self.pods(&pod);
+        let name = pod.name_any();
+        let patched = api.patch_status(&name, &PatchParams::default(), &patch).await;
+        gone_is_fine(patched).map_err(failed("marking as not ready", "pod", name))?;
+        self.recorder.warning(pod.as_ref(), "NodeNotReady", "Node is not ready".into());
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::registry::Registry;
 
 /// A machine on the same network answers within this, whatever it answers.
-const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 const KUBELET_PORT: u16 = 10250;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -130,17 +130,67 @@ async fn a_node_reads_secrets_of_its_own_pods_only() {
     cluster.shutdown().await;
 }
 
+/// `node-1` on a machine that answers no dial: at a broadcast address, anywhere.
+async fn unreachable(cluster: &Cluster) -> Caller {
+    register(cluster, "node-1", 1).await;
+    let caller = node(cluster, "node-1");
+    let own = "/api/v1/nodes/node-1";
+    let (_, mut current) = cluster.call(&caller, Method::GET, own, &Value::Null).await;
+    current["status"]["addresses"][0]["address"] = json!("255.255.255.255");
+    let path = "/api/v1/nodes/node-1/status";
+    assert_eq!(cluster.call(&caller, Method::PUT, path, &current).await.0, 200);
+    caller
+}
+
+async fn becomes(cluster: &Cluster, status: &str) {
+    let started = Instant::now();
+    let mut condition = ready(cluster, "node-1").await;
+    while condition["status"] != status && started.elapsed() < Duration::from_secs(8) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        condition = ready(cluster, "node-1").await;
+    }
+    assert_eq!(condition["status"], status, "{condition}");
+}
+
+/// Its pings reach other servers, by one of which it writes its Lease.
+#[tokio::test]
+async fn a_node_that_reaches_another_server_is_not_lost() {
+    let cluster = Cluster::start().await;
+    let caller = unreachable(&cluster).await;
+    assert_eq!(ping(&cluster, &caller, "node-1").await.1["leads"], true);
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "node-1"},
+        "spec": {"holderIdentity": "node-1", "leaseDurationSeconds": 40},
+    });
+    let (code, mut lease) = cluster.call(&caller, Method::POST, leases, &lease).await;
+    assert_eq!(code, 201, "{lease}");
+    for renewal in 0..16 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        lease["spec"]["renewTime"] = json!(format!("2026-01-01T00:00:{renewal:02}.000000Z"));
+        let path = format!("{leases}/node-1");
+        let (code, renewed) = cluster.call(&caller, Method::PUT, &path, &lease).await;
+        assert_eq!(code, 200, "{renewed}");
+        lease = renewed;
+    }
+    assert_eq!(ready(&cluster, "node-1").await["status"], "True");
+    becomes(&cluster, "Unknown").await;
+    // It writes its status, also by way of another server; then it is silent for good.
+    let own = "/api/v1/nodes/node-1";
+    let (_, mut current) = cluster.call(&caller, Method::GET, own, &Value::Null).await;
+    current["status"]["conditions"][0]["status"] = json!("True");
+    let path = "/api/v1/nodes/node-1/status";
+    assert_eq!(cluster.call(&caller, Method::PUT, path, &current).await.0, 200);
+    becomes(&cluster, "Unknown").await;
+    cluster.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_node_that_does_not_answer_is_lost_after_two_seconds() {
     let cluster = Cluster::start().await;
-    // A broadcast address: no dial of it is ever answered, on any machine.
-    register(&cluster, "node-1", 1).await;
-    let caller = node(&cluster, "node-1");
+    let caller = unreachable(&cluster).await;
     let own = "/api/v1/nodes/node-1";
-    let (_, mut current) = cluster.call(&caller, Method::GET, own, &Value::Null).await;
     let path = "/api/v1/nodes/node-1/status";
-    current["status"]["addresses"][0]["address"] = json!("255.255.255.255");
-    assert_eq!(cluster.call(&caller, Method::PUT, path, &current).await.0, 200);
     let (code, answer) = ping(&cluster, &caller, "node-1").await;
     assert_eq!((code, &answer["republish"]), (200, &json!(false)));
     assert_eq!(answer["servers"], json!([cluster.server.core().config.advertise.to_string()]));

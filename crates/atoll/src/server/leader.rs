@@ -13,8 +13,9 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// How long a new leader waits for a word of the others before it takes one for gone.
-const GRACE: Duration = Duration::from_millis(500);
+/// How long a new leader waits for a word of the others before it takes one for gone: three
+/// heartbeats. One that lives and is slow knows that it does not lead, and lets go by itself.
+const GRACE: Duration = Duration::from_millis(300);
 
 pub struct Leadership {
     own: String,
