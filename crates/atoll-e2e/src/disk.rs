@@ -29,8 +29,10 @@ impl SlowDisk {
             std::fs::create_dir_all(made).unwrap();
         }
         let log = File::create(folder.join("slow.log")).unwrap();
-        let mut command = Command::new(PYTHON);
-        command.arg(&script).arg(&files).arg(mountpoint).arg(sync_ms.to_string());
+        // It goes with this process, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", PYTHON]).arg(&script);
+        command.arg(&files).arg(mountpoint).arg(sync_ms.to_string());
         let server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         let slow = Self { server: server.unwrap(), mountpoint: mountpoint.to_owned(), files };
         eventually(Duration::from_secs(10), "the file system is there", || {

@@ -16,6 +16,7 @@ mod record;
 mod report;
 mod servers;
 mod slow;
+mod sweep;
 mod watchers;
 
 pub use faults::Fault;
@@ -62,7 +63,8 @@ pub enum Plan {
 /// Ends at the first violation; what the servers wrote is kept then.
 pub fn run(options: &Options, mut progress: impl FnMut(&Report)) -> Report {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let folder = tempfile::Builder::new().prefix("atoll-history-").tempdir().unwrap();
+    sweep::sweep();
+    let folder = tempfile::Builder::new().prefix(&sweep::prefix()).tempdir().unwrap();
     let report = runtime.block_on(async {
         let mut servers = Servers::start(options.servers, &options.program, folder.path()).await;
         go(options, &mut servers, &mut progress).await

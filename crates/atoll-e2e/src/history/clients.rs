@@ -61,10 +61,11 @@ impl Client {
     /// Mostly on a server of its own.
     fn server(&mut self) -> usize {
         let count = self.links.len();
-        if self.random.random_bool(0.2) {
-            return self.random.random_range(0..count);
-        }
-        usize::try_from(self.number).unwrap() % count
+        let own = usize::try_from(self.number).unwrap() % count;
+        let server =
+            if self.random.random_bool(0.2) { self.random.random_range(0..count) } else { own };
+        let is_shunned = server == self.shared.shunned.load(Ordering::Relaxed);
+        if is_shunned { (server + 1) % count } else { server }
     }
 
     async fn call(&mut self) -> Outcome {
@@ -73,7 +74,7 @@ impl Client {
         let asked_at = self.shared.now();
         let outcome = self.links[server].carry_out(&self.sent(&ask), 0).await;
         self.remember(&outcome);
-        record(&self.shared, server, asked_at, ask, outcome.clone());
+        record(&self.shared, asked_at, ask, outcome.clone());
         outcome
     }
 
@@ -127,13 +128,13 @@ fn key(number: u32) -> String {
     format!("key{number}")
 }
 
-fn record(shared: &Shared, server: usize, asked_at: u64, ask: Ask, outcome: Outcome) {
+fn record(shared: &Shared, asked_at: u64, ask: Ask, outcome: Outcome) {
     let answered_at = match outcome {
         Outcome::Unknown => u64::MAX,
         _ => shared.now(),
     };
     let is_acknowledged = matches!(outcome, Outcome::Written { .. });
-    shared.called(Call { asked_at, answered_at, ask, outcome }, server, is_acknowledged);
+    shared.called(Call { asked_at, answered_at, ask, outcome }, is_acknowledged);
 }
 
 /// Keeps one lease after the other alive for a while, with a key or two on each.
@@ -171,7 +172,7 @@ async fn put_on(shared: &Shared, links: &[Link], random: &mut StdRng, lease: i64
     let server = random.random_range(0..links.len());
     let asked_at = shared.now();
     let outcome = links[server].carry_out(&ask, lease).await;
-    record(shared, server, asked_at, ask, outcome);
+    record(shared, asked_at, ask, outcome);
 }
 
 async fn keep_alive(shared: &Shared, links: &[Link], random: &mut StdRng, id: i64) {

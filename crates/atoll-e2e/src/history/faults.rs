@@ -97,7 +97,7 @@ pub(super) async fn inflict(
             kill(fault, servers, random, time).await;
         }
         Fault::Restart => {
-            servers.all[any].signal(Signal::TERM);
+            servers.all[any].stop().await;
             sleep(time).await;
         }
         Fault::Hang => hang(servers, random, any).await,

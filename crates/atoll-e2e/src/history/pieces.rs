@@ -105,7 +105,8 @@ impl Load {
         self.check(&changes, &watches, report);
         self.compare_states(&links, end, report).await;
         shared.base.store(end, Ordering::Relaxed);
-        shared.forget_leases(shared.now().saturating_sub(LEASES_KEPT));
+        let left = self.leased().map(|found| found.key.clone()).collect();
+        shared.forget_leases(shared.now().saturating_sub(LEASES_KEPT), &left);
         report.ended = servers.ended;
         drop(alone);
         if self.pieces.is_multiple_of(2) {
@@ -173,6 +174,10 @@ impl Load {
         }
     }
 
+    fn leased(&self) -> impl Iterator<Item = &Found> {
+        self.checker.state().filter(|found| found.key.starts_with("lease/"))
+    }
+
     /// Ends everything that goes on; `with_leases` waits until the last have run out.
     pub(super) async fn stop(
         mut self,
@@ -188,8 +193,7 @@ impl Load {
         let piece = self.begin();
         sleep(OUTLIVES_MAX).await;
         self.end(piece, servers, report).await;
-        let left: Vec<_> =
-            self.checker.state().filter(|found| found.key.starts_with("lease/")).collect();
+        let left: Vec<_> = self.leased().collect();
         if !left.is_empty() {
             report.violations.push(format!("keys outlived their leases: {left:?}"));
         }

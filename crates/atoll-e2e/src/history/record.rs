@@ -2,11 +2,11 @@
 
 use atoll_history::{Batch, Call, Lease};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -24,6 +24,8 @@ pub(super) struct Shared {
     pub(super) base: AtomicI64,
     pub(super) operations: AtomicU64,
     pub(super) is_lying: bool,
+    /// A server that clients do not ask, if it is one: what is measured is the others' answers.
+    pub(super) shunned: AtomicUsize,
     record: Mutex<Record>,
     probe: Mutex<Probe>,
 }
@@ -40,8 +42,7 @@ pub(super) struct Record {
 struct Probe {
     since: Option<u64>,
     answered_at: Option<u64>,
-    /// By server.
-    took: Option<Vec<(usize, u64)>>,
+    took: Option<Vec<u64>>,
 }
 
 impl Shared {
@@ -54,6 +55,7 @@ impl Shared {
             base: AtomicI64::new(1),
             operations: AtomicU64::new(0),
             is_lying,
+            shunned: AtomicUsize::new(usize::MAX),
             record: Mutex::default(),
             probe: Mutex::default(),
         }
@@ -64,7 +66,7 @@ impl Shared {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap()
     }
 
-    pub(super) fn called(&self, call: Call, server: usize, is_acknowledged: bool) {
+    pub(super) fn called(&self, call: Call, is_acknowledged: bool) {
         self.operations.fetch_add(1, Ordering::Relaxed);
         if is_acknowledged {
             let mut probe = self.probe.lock().unwrap();
@@ -72,7 +74,7 @@ impl Shared {
                 probe.answered_at = Some(call.answered_at);
             }
             if let Some(took) = &mut probe.took {
-                took.push((server, call.answered_at - call.asked_at));
+                took.push(call.answered_at - call.asked_at);
             }
         }
         self.record.lock().unwrap().calls.push(call);
@@ -101,9 +103,12 @@ impl Shared {
         }
     }
 
-    /// Leases that ended long ago are of no use any more.
-    pub(super) fn forget_leases(&self, before: u64) {
-        self.record.lock().unwrap().leases.retain(|_, lease| lease.alive_until > before);
+    /// Leases that ended long ago are of no use any more, unless they still have keys: whoever
+    /// leads anew gives each its whole time again.
+    pub(super) fn forget_leases(&self, before: u64, left: &BTreeSet<String>) {
+        self.record.lock().unwrap().leases.retain(|_, lease| {
+            lease.alive_until > before || lease.keys.iter().any(|key| left.contains(key))
+        });
     }
 
     /// From now on the next acknowledged write is looked for.
@@ -121,8 +126,8 @@ impl Shared {
         self.probe.lock().unwrap().took = Some(Vec::new());
     }
 
-    /// How long acknowledged writes took, with the server that was asked.
-    pub(super) fn measured(&self) -> Vec<(usize, u64)> {
+    /// How long acknowledged writes took.
+    pub(super) fn measured(&self) -> Vec<u64> {
         self.probe.lock().unwrap().took.take().unwrap_or_default()
     }
 }

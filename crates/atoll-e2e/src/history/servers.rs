@@ -18,6 +18,7 @@ use std::{
 
 pub(super) const ETCD_PORT: u16 = 2379;
 const START_MAX: Duration = Duration::from_secs(90);
+const STOP_MAX: Duration = Duration::from_secs(60);
 const VOTE_MAX: Duration = Duration::from_secs(60);
 /// The small disk holds what a run writes; what is left is taken away to fill it.
 const SMALL_DISK: &str = "size=2g";
@@ -29,7 +30,7 @@ pub(super) struct Servers {
     program: PathBuf,
     /// Servers that ended by themselves.
     pub(super) ended: u64,
-    _disk: SlowDisk,
+    disk: SlowDisk,
     _small: SmallDisk,
 }
 
@@ -87,7 +88,7 @@ impl Servers {
             program: program.to_owned(),
             folder,
             ended: 0,
-            _disk: disk,
+            disk,
             _small: small,
         };
         for number in 0..count {
@@ -98,7 +99,7 @@ impl Servers {
     }
 
     pub(super) fn disk(&self) -> &SlowDisk {
-        &self._disk
+        &self.disk
     }
 
     pub(super) fn count(&self) -> usize {
@@ -252,6 +253,16 @@ impl Server {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
+        }
+    }
+
+    /// With SIGTERM.
+    pub(super) async fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let start = Instant::now();
+        while self.process.is_some() && !self.has_ended() {
+            assert!(start.elapsed() < STOP_MAX, "it does not stop:\n{}", self.last_words());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

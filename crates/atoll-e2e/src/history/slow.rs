@@ -5,7 +5,10 @@ use super::{
     report::Report,
     servers::{SLOW, Servers},
 };
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 use tokio::time::sleep;
 
 const SYNC_MS: u64 = 200;
@@ -65,39 +68,26 @@ async fn lead(servers: &mut Servers, wanted: usize) -> bool {
 }
 
 async fn follower(servers: &mut Servers, shared: &Shared, report: &mut Report) {
+    shared.shunned.store(SLOW, Ordering::Relaxed);
     let healthy = p50(shared).await;
     servers.disk().take(SYNC_MS);
     sleep(SETTLED_AFTER).await;
     let slow = p50(shared).await;
-    let leads = servers.leader(LEADER_MAX).await;
-    let ratio = micros(slow.0) / micros(healthy.0);
+    shared.shunned.store(usize::MAX, Ordering::Relaxed);
+    let stays = servers.leader(LEADER_MAX).await == Some(0);
+    let ratio = slow.as_secs_f64() / healthy.as_secs_f64();
     report.measured.push(format!(
-        "a follower's syncs take {SYNC_MS} ms longer: writes by the other servers p50 {:?}, without \
-         {:?}: {ratio:.2}; by itself {:?}, without {:?}; the leader stays: {}",
-        slow.0,
-        healthy.0,
-        slow.1,
-        healthy.1,
-        leads == Some(0)
+        "a follower's syncs take {SYNC_MS} ms longer: writes by the other servers p50 {slow:?}, \
+         without {healthy:?}: {ratio:.2}; the leader stays: {stays}"
     ));
 }
 
-/// Of writes that other servers were asked for, and of those by the one with the slow disk.
-async fn p50(shared: &Shared) -> (Duration, Duration) {
+async fn p50(shared: &Shared) -> Duration {
     shared.measure();
     sleep(MEASURED_FOR).await;
-    let (own, mut others): (Vec<_>, Vec<_>) =
-        shared.measured().into_iter().partition(|(server, _)| *server == SLOW);
-    let mut own = own;
-    let middle = |took: &mut Vec<(usize, u64)>| {
-        took.sort_unstable_by_key(|(_, took)| *took);
-        Duration::from_nanos(took.get(took.len() / 2).map_or(0, |(_, took)| *took))
-    };
-    (middle(&mut others), middle(&mut own))
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64().max(f64::MIN_POSITIVE) * 1e6
+    let mut took = shared.measured();
+    took.sort_unstable();
+    Duration::from_nanos(took.get(took.len() / 2).copied().unwrap_or(0))
 }
 
 async fn leader(servers: &mut Servers, report: &mut Report) {
