@@ -60,7 +60,7 @@ pub struct PlainRoute {
     pub method: Method,
     /// The whole path; a segment `{}` stands for any one.
     pub path: &'static str,
-    /// Skips authorization: the handler decides by itself (join tokens, public keys).
+    /// Skips authorization: the handler decides by itself (join tokens, statements, public keys).
     pub public: bool,
     pub handler: PlainHandler,
 }
@@ -70,6 +70,7 @@ pub static ROUTES: &[PlainRoute] = &[
     PlainRoute::new(Method::POST, "/atoll/v1/join", join::join).public(),
     PlainRoute::new(Method::POST, "/atoll/v1/join-tokens", join::create_token),
     PlainRoute::new(Method::POST, "/atoll/v1/join-server", servers::join::join).public(),
+    PlainRoute::new(Method::POST, "/atoll/v1/rejoin-server", servers::rejoin::rejoin).public(),
     PlainRoute::new(Method::POST, "/atoll/v1/server-tokens", servers::tokens::create),
     PlainRoute::new(Method::GET, "/atoll/v1/server-tokens", servers::tokens::list),
     PlainRoute::new(Method::DELETE, "/atoll/v1/server-tokens/{}", servers::tokens::revoke),

@@ -41,6 +41,7 @@ pub fn continue_token(token: &str) {
 /// The body of a server that wants to join.
 pub fn join_server(body: &[u8]) {
     crate::servers::join::fuzz_request(body);
+    crate::servers::rejoin::fuzz_request(body);
 }
 
 /// A body as the generic path takes it: decoded, pruned, defaulted and validated.

@@ -8,6 +8,7 @@ pub(crate) mod endpoints;
 pub mod join;
 pub(crate) mod members;
 pub(crate) mod presence;
+pub mod rejoin;
 pub(crate) mod tokens;
 
 use std::collections::BTreeMap;
@@ -73,11 +74,17 @@ pub struct Servers {
     pub(crate) live: watch::Sender<Arc<BTreeMap<String, Live>>>,
     /// Set while the others know of this one.
     pub(crate) session: watch::Sender<Option<i64>>,
+    /// Servers that asked this one to become new members, by name.
+    pub(crate) troubles: Mutex<BTreeMap<String, rejoin::Trouble>>,
 }
 
 impl Default for Servers {
     fn default() -> Self {
-        Self { live: watch::Sender::new(Arc::default()), session: watch::Sender::new(None) }
+        Self {
+            live: watch::Sender::new(Arc::default()),
+            session: watch::Sender::new(None),
+            troubles: Mutex::default(),
+        }
     }
 }
 

@@ -148,6 +148,10 @@ impl Authority {
         &self.der
     }
 
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
     /// SHA-256 of the certificate in lower-case hex, as join tokens carry it.
     #[must_use]
     pub fn fingerprint(&self) -> String {

@@ -15,6 +15,7 @@ mod pinned;
 mod renewal;
 mod request;
 mod signers;
+mod statement;
 mod token;
 
 pub use account_key::{AccountKey, AccountPublicKey};
@@ -31,4 +32,5 @@ pub use signers::{
     KUBE_APISERVER_CLIENT_SIGNER, KUBELET_CLIENT_SIGNER, KUBELET_SERVING_SIGNER, NODE_USER_PREFIX,
     NODES_GROUP, SignerError, SignerRequest, node_client_leaf, node_serving_leaf, sign,
 };
+pub use statement::{StatementError, verify_statement};
 pub use token::{JoinToken, TokenError, TokenRecord, TokenUse};

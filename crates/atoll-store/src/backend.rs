@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableDefinition, TableError,
+};
 
 use crate::clock::Clock;
 use crate::codec::Malformed;
@@ -18,10 +21,12 @@ use crate::mvcc::{Pending, ReadFault, Record, RevKey, State, Version};
 use crate::newer::Newer;
 use crate::wal::Released;
 
+mod checked;
 mod file;
 mod incoming;
 mod meta;
 
+pub(crate) use checked::without_mark;
 pub(crate) use incoming::Incoming;
 pub(crate) use meta::{Meta, Roster};
 
@@ -39,6 +44,8 @@ const LEASES: [Leases; KEYSPACES] =
     [TableDefinition::new("cluster.leases"), TableDefinition::new("applications.leases")];
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
 const META_KEY: &str = "state";
+/// Checksums over what stands under [`META_KEY`] and over the leases of each keyspace.
+const SUMS_KEY: &str = "checksums";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendError {
@@ -71,10 +78,10 @@ impl View {
     pub(crate) fn get(&self, at: RevKey) -> Result<Option<Record>, ReadFault> {
         let key = at.encode();
         let found = self.versions.get(key.as_slice()).map_err(|error| fault(&error))?;
-        found
-            .map(|bytes| Record::decode(Bytes::copy_from_slice(bytes.value())))
-            .transpose()
-            .map_err(|error| fault(&error))
+        let Some(found) = found else { return Ok(None) };
+        let mut record = Vec::new();
+        checked::opened(&key, found.value(), &mut record).map_err(|error| fault(&error))?;
+        Record::decode(Bytes::from(record)).map(Some).map_err(|error| fault(&error))
     }
 
     /// Every encoded record from `start` on until `visit` says no; whether it never did.
@@ -85,10 +92,13 @@ impl View {
     ) -> Result<bool, ReadFault> {
         let start = start.encode();
         let range = self.versions.range(start.as_slice()..).map_err(|error| fault(&error))?;
+        let mut record = Vec::new();
         for item in range {
             let (key, value) = item.map_err(|error| fault(&error))?;
             let at = RevKey::decode(key.value()).map_err(|error| fault(&error))?;
-            if !visit(at, value.value())? {
+            checked::opened(key.value(), value.value(), &mut record)
+                .map_err(|error| fault(&error))?;
+            if !visit(at, &record)? {
                 return Ok(false);
             }
         }
@@ -200,11 +210,26 @@ impl Backend {
         let found = table.get(META_KEY).map_err(|e| self.failed("reading failed", e))?;
         let Some(found) = found else { return Ok(loaded) };
         Meta::check_format(&self.file, found.value()).map_err(BackendError::Newer)?;
+        let sums = table.get(SUMS_KEY).map_err(|e| self.failed("reading failed", e))?;
+        let sums = sums.map(|sums| Sums::decode(sums.value())).transpose();
+        let sums = sums.map_err(|source| self.malformed(source))?;
+        // Before it is read: a changed number of its format would look like a later release's.
+        if sums.as_ref().is_some_and(|sums| sums.meta != crc32c::crc32c(found.value())) {
+            return Err(self.malformed(Malformed("it does not say truly how far it has come")));
+        }
+        Meta::check_format(&self.file, found.value()).map_err(BackendError::Newer)?;
         let meta = Meta::decode(found.value()).map_err(|source| self.malformed(source))?;
+        // Whoever has them writes them always.
+        if sums.is_none() && meta.roster.level >= checked::LEVEL {
+            return Err(self.malformed(Malformed("its checksums are missing")));
+        }
         for (code, state) in loaded.states.iter_mut().enumerate() {
             let (revision, compacted) = meta.keyspaces[code];
             state.begin_load(revision, compacted);
-            self.load_leases(&reads, code, state)?;
+            let leases = self.load_leases(&reads, code, state)?;
+            if sums.as_ref().is_some_and(|sums| sums.leases[code] != leases) {
+                return Err(self.malformed(Malformed("its leases are not what was written")));
+            }
             self.load_versions(&reads, code, state)?;
         }
         loaded.meta = Some(meta);
@@ -216,15 +241,17 @@ impl Backend {
         reads: &redb::ReadTransaction,
         code: usize,
         state: &mut State,
-    ) -> Result<(), BackendError> {
+    ) -> Result<u32, BackendError> {
         let leases =
             reads.open_table(LEASES[code]).map_err(|e| self.failed("reading failed", e))?;
+        let mut sum = 0;
         for item in leases.range::<i64>(..).map_err(|e| self.failed("reading failed", e))? {
             let (id, lease) = item.map_err(|e| self.failed("reading failed", e))?;
             let (ttl, remaining) = lease.value();
+            sum = checked::add_lease(sum, id.value(), (ttl, remaining));
             state.load_lease(id.value(), ttl, remaining);
         }
-        Ok(())
+        Ok(sum)
     }
 
     fn load_versions(
@@ -235,11 +262,18 @@ impl Backend {
     ) -> Result<(), BackendError> {
         let versions =
             reads.open_table(VERSIONS[code]).map_err(|e| self.failed("reading failed", e))?;
+        let (mut count, mut last) = (0, None);
         for item in versions.range::<&[u8]>(..).map_err(|e| self.failed("reading failed", e))? {
             let (key, value) = item.map_err(|e| self.failed("reading failed", e))?;
             let at = RevKey::decode(key.value()).map_err(|source| self.malformed(source))?;
+            count += 1;
+            if last.replace(at).is_some_and(|last| last >= at) {
+                return Err(self.malformed(Malformed("its records are not in their order")));
+            }
+            let record = checked::verified(key.value(), value.value())
+                .map_err(|source| self.malformed(source))?;
             let (head, value_bytes) =
-                Record::decode_head(value.value()).map_err(|source| self.malformed(source))?;
+                Record::decode_head(record).map_err(|source| self.malformed(source))?;
             let version = Version {
                 at,
                 create_revision: head.create_revision,
@@ -249,6 +283,10 @@ impl Backend {
                 tombstone: head.tombstone,
             };
             state.load_record(&head.key, version);
+        }
+        let length = versions.len().map_err(|e| self.failed("reading failed", e))?;
+        if length != count {
+            return Err(self.malformed(Malformed("some of its records are missing")));
         }
         state.end_load(View { versions });
         Ok(())
@@ -276,14 +314,12 @@ impl Backend {
         writes.set_durability(Durability::Immediate).map_err(|e| self.failed(writing, e))?;
         // Opening after a crash then costs milliseconds, not a walk through the whole file.
         writes.set_quick_repair(true);
+        let has_checksums = job.meta.roster.level >= checked::LEVEL;
         for (code, pending) in job.pending.iter().enumerate() {
-            self.write_keyspace(&writes, code, pending)?;
+            self.write_keyspace(&writes, code, pending, has_checksums)?;
         }
-        {
-            let mut meta = writes.open_table(META).map_err(|e| self.failed(writing, e))?;
-            meta.insert(META_KEY, job.meta.encode().as_slice())
-                .map_err(|e| self.failed(writing, e))?;
-        }
+        write_meta(&writes, &job.meta.encode(), has_checksums)
+            .map_err(|e| self.failed(writing, e))?;
         writes.commit().map_err(|e| self.failed("committing failed", e))
     }
 
@@ -292,6 +328,7 @@ impl Backend {
         writes: &redb::WriteTransaction,
         code: usize,
         pending: &Pending,
+        has_checksums: bool,
     ) -> Result<(), BackendError> {
         let writing = "writing failed";
         let mut versions =
@@ -300,8 +337,12 @@ impl Backend {
         for (at, record) in &pending.records {
             encoded.clear();
             record.encode(&mut encoded);
+            let key = at.encode();
+            if has_checksums {
+                checked::seal(&key, &mut encoded);
+            }
             versions
-                .insert(at.encode().as_slice(), encoded.as_slice())
+                .insert(key.as_slice(), encoded.as_slice())
                 .map_err(|e| self.failed(writing, e))?;
         }
         for at in &pending.removed {
@@ -324,6 +365,55 @@ impl Backend {
 
     fn malformed(&self, source: Malformed) -> BackendError {
         BackendError::Malformed { file: self.file.clone(), source }
+    }
+}
+
+/// How far the state has come, in the last step of a transaction.
+fn write_meta(
+    writes: &redb::WriteTransaction,
+    meta: &[u8],
+    has_checksums: bool,
+) -> Result<(), redb::Error> {
+    let mut table = writes.open_table(META)?;
+    table.insert(META_KEY, meta)?;
+    if !has_checksums {
+        return Ok(());
+    }
+    let mut sums = Sums { meta: crc32c::crc32c(meta), leases: [0; KEYSPACES] };
+    for (name, sum) in LEASES.into_iter().zip(&mut sums.leases) {
+        let leases = writes.open_table(name)?;
+        for item in leases.range::<i64>(..)? {
+            let (id, lease) = item?;
+            *sum = checked::add_lease(*sum, id.value(), lease.value());
+        }
+    }
+    table.insert(SUMS_KEY, sums.encode().as_slice())?;
+    Ok(())
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sums {
+    meta: u32,
+    leases: [u32; KEYSPACES],
+}
+
+impl Sums {
+    fn encode(&self) -> Vec<u8> {
+        self.leases.iter().fold(self.meta.to_le_bytes().to_vec(), |mut out, sum| {
+            out.extend_from_slice(&sum.to_le_bytes());
+            out
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let (numbers, rest) = bytes.as_chunks::<4>();
+        match (numbers, rest) {
+            ([meta, first, second], []) => Ok(Self {
+                meta: u32::from_le_bytes(*meta),
+                leases: [u32::from_le_bytes(*first), u32::from_le_bytes(*second)],
+            }),
+            _ => Err(Malformed("its checksums have another length")),
+        }
     }
 }
 

@@ -225,6 +225,9 @@ pub trait Inbox: Send + Sync + Debug {
     fn check(&self, mine: &Hello, theirs: &Hello) -> Result<(), Refusal>;
     /// `false` when too much waits: the message is dropped, and Raft sends it again.
     fn deliver(&self, from: u64, message: Bytes) -> bool;
+    /// What had arrived has been delivered. The store may do on this thread what follows from it,
+    /// which takes no longer than it takes without a disk.
+    fn settle(&self) {}
     /// A message to this peer was dropped, or its connection broke.
     fn unreachable(&self, peer: u64);
     /// This peer said why it does not talk to this server.

@@ -112,10 +112,10 @@ impl Record {
     pub(crate) fn decode_head(bytes: &[u8]) -> Result<(Self, u32), Malformed> {
         // The head is short; a copy of it is cheaper than one of the value.
         let head = bytes.len().min(HEAD_MAX_BYTES);
-        let (mut record, unread) = match Self::decode(Bytes::copy_from_slice(&bytes[..head])) {
+        let (mut record, unread) = match Self::decode(unmarked(&bytes[..head])) {
             Ok(record) => (record, bytes.len() - head),
             // A long key: then the whole record it is.
-            Err(_) if head < bytes.len() => (Self::decode(Bytes::copy_from_slice(bytes))?, 0),
+            Err(_) if head < bytes.len() => (Self::decode(unmarked(bytes))?, 0),
             Err(error) => return Err(error),
         };
         let value_bytes = record.value.len() + unread;
@@ -137,6 +137,15 @@ impl Record {
     pub(crate) fn event_kind(&self) -> EventKind {
         if self.tombstone { EventKind::Delete } else { EventKind::Put }
     }
+}
+
+/// A copy, without what the state file says of checksums.
+fn unmarked(bytes: &[u8]) -> Bytes {
+    let mut copy = bytes.to_vec();
+    if let Some(first) = copy.first_mut() {
+        *first = crate::backend::without_mark(*first);
+    }
+    Bytes::from(copy)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

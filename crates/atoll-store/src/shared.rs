@@ -6,7 +6,7 @@ use std::sync::{Mutex, RwLock};
 use crate::backend::KEYSPACES;
 use crate::kv::Error;
 use crate::lease::LeaseClock;
-use crate::mvcc::State;
+use crate::mvcc::{ReadFault, State};
 use crate::sync::{lock, read, write};
 use crate::watch::Hub;
 
@@ -29,6 +29,10 @@ pub(crate) struct Shared {
     pub(crate) cluster: ClusterShared,
     /// Why nothing can be written any more.
     failure: RwLock<Option<String>>,
+    /// Why nothing of what is here may be believed any more.
+    unfit: RwLock<Option<String>>,
+    /// The state file has failed a reader.
+    distrusted: AtomicBool,
     stopped: AtomicBool,
     pub(crate) raft_term: AtomicU64,
     pub(crate) raft_index: AtomicU64,
@@ -48,6 +52,8 @@ impl Shared {
             keyspaces,
             cluster,
             failure: RwLock::new(None),
+            unfit: RwLock::new(None),
+            distrusted: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             raft_term: AtomicU64::new(0),
             raft_index: AtomicU64::new(0),
@@ -65,8 +71,30 @@ impl Shared {
         self.is_leader.store(false, Ordering::Release);
     }
 
+    /// What is here is another thing than what the cluster agreed on: no reads either, and
+    /// watches end.
+    pub(crate) fn condemn(&self, detail: String) {
+        write(&self.unfit).get_or_insert_with(|| detail.clone());
+        self.fail(detail);
+        for keyspace in &self.keyspaces {
+            keyspace.hub.stop();
+        }
+    }
+
+    /// The state file does not hold what it should, or cannot be read: whoever opens it again
+    /// learns which. Until then nothing more is read from it.
+    pub(crate) fn distrust(&self, fault: ReadFault) -> Error {
+        self.fail(fault.to_string());
+        self.distrusted.store(true, Ordering::Release);
+        fault.into()
+    }
+
     pub(crate) fn failure(&self) -> Option<String> {
         read(&self.failure).clone()
+    }
+
+    pub(crate) fn unfit(&self) -> Option<String> {
+        read(&self.unfit).clone()
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -76,8 +104,14 @@ impl Shared {
         }
     }
 
-    /// A store that can no longer write still answers reads.
+    /// A store that can no longer write still answers reads, unless what it has is wrong.
     pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if let Some(detail) = self.unfit() {
+            return Err(Error::Unavailable { detail });
+        }
+        if self.distrusted.load(Ordering::Acquire) {
+            return self.check();
+        }
         if self.stopped.load(Ordering::Acquire) {
             return Err(Error::Unavailable { detail: "the store was shut down".to_owned() });
         }

@@ -241,6 +241,23 @@ impl TestCluster {
         .await
     }
 
+    /// Puts a new member, with an empty folder, in the place of one that is down and whose folder
+    /// cannot be used. It has a vote when this returns.
+    pub async fn replace(&mut self, number: usize) -> Result<(), TestError> {
+        let Some(other) = self.stores.values().next() else {
+            return Err(TestError::Late("no member is there to ask".to_owned()));
+        };
+        let name = member_start(number, Start::New).name;
+        let members = other.cluster().membership().members;
+        if let Some(old) = members.iter().find(|one| one.name == name) {
+            other.cluster().remove(old.id).await?;
+        }
+        let folder = self.dir.join(format!("m{number}"));
+        std::fs::remove_dir_all(&folder)
+            .map_err(|error| TestError::Late(format!("removing {}: {error}", folder.display())))?;
+        self.add(number).await
+    }
+
     /// Ends a member in order, so that a leader hands its place over.
     pub async fn stop(&mut self, number: usize) {
         if let Some(store) = self.stores.remove(&number) {

@@ -3,7 +3,9 @@
 //! Each server answers for itself, so all of them are asked; one that does not answer is a
 //! finding like any other.
 
+mod formats;
 mod judge;
+mod rejoins;
 
 use crate::{
     client::{connect, output, table::Table},
@@ -26,6 +28,9 @@ pub struct Check {
     /// How to print it
     #[arg(short, long)]
     output: Option<crate::cli::Output>,
+    /// The folder of a cluster of `atoll dev`, in place of a kubeconfig
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// One server, and what it says of itself.
@@ -185,11 +190,11 @@ fn print(heard: &Heard, findings: &[Finding]) {
     output::write(&Table { columns, rows: rows.collect() }.render(true));
     if findings.is_empty() {
         output::line("Everything is well.");
-        return;
     }
     for one in findings {
         output::line(&format!("{}: {}; {}", one.about, one.problem, one.remedy));
     }
+    rejoins::notes(heard).iter().for_each(|note| output::line(note));
 }
 
 fn milliseconds(micros: u64) -> String {

@@ -35,7 +35,8 @@ use atoll_store::{EmbeddedStore, Keyspace, cluster::MemberStart, kv::KvStore};
 use jiff::Timestamp;
 use leader::Leadership;
 use peers::Peers;
-use remembered::Remembered;
+use remembered::Memory;
+pub use remembered::has_been_a_member;
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -103,6 +104,9 @@ pub struct Server {
     pub kubeconfig_server: Option<String>,
     #[command(flatten)]
     pub etcd: etcd::Etcd,
+    /// Supports format levels up to this one only, as the release before does
+    #[arg(long, hide = true, env = "ATOLL_FORMAT_LEVEL_MAX", value_name = "LEVEL")]
+    pub format_level_max: Option<u32>,
     /// Takes connections that the supervisor of `atoll dev` accepted
     #[arg(long, hide = true)]
     pub handoff: Option<PathBuf>,
@@ -151,37 +155,79 @@ pub async fn run(mut server: Server) -> Result<()> {
     }
     let mut end = std::pin::pin!(wait_for_end(server.supervised));
     let remembered = join::settle(&mut server).await?;
-    let peers = Peers::new(join::peer_listen(&remembered)?, server.keys());
-    let own = store::member(&server, &remembered)?;
-    let store = store::open(&server, own.clone(), &peers).await?;
-    if remembered.has_peers {
-        peers.open()?;
+    let memory = Memory::new(&server.data_dir, remembered);
+    while let Ended::Unfit(cause) = run_member(&server, &memory, &mut end).await? {
+        tokio::select! {
+            ended = &mut end => return ended,
+            rejoined = rejoin::rejoin(&server, &memory, &cause) => rejoined?,
+        }
     }
+    Ok(())
+}
+
+/// How a server stopped being the member that it was.
+enum Ended {
+    AsTold,
+    /// Its store must not be used any more, and why.
+    Unfit(String),
+}
+
+/// As one member of the cluster, as long as it is that.
+async fn run_member(
+    server: &Server,
+    memory: &Arc<Memory>,
+    end: &mut (impl Future<Output = Result<()>> + Unpin),
+) -> Result<Ended> {
+    let remembered = memory.get();
+    if let Some(cause) = rejoin::cause_at_start(&server.data_dir, &remembered) {
+        return Ok(Ended::Unfit(cause));
+    }
+    let peers = Peers::new(join::peer_listen(&remembered)?, server.keys());
+    let own = store::member(server, &remembered)?;
+    let store = match store::open(server, own.clone(), &peers).await {
+        Ok(store) => store,
+        Err(error) => match store::damage(&error).filter(|_| rejoin::has_others(&remembered)) {
+            Some(cause) => return Ok(Ended::Unfit(cause)),
+            None => return Err(error),
+        },
+    };
     let stop = CancellationToken::new();
-    let result = serve(&server, remembered, own, &store, &peers, &stop, &mut end).await;
+    let serving = async {
+        if let Some(cause) = rejoin::is_another(&store, &remembered) {
+            return Ok(Ended::Unfit(cause));
+        }
+        if remembered.has_peers {
+            peers.open()?;
+        }
+        serve(server, memory, own, &store, &peers, &stop, end).await
+    };
+    let result = serving.await;
     stop.cancel();
     store.shutdown().await;
     peers.shutdown().await;
-    result
+    match store.unfit() {
+        Some(cause) if result.is_err() => Ok(Ended::Unfit(cause)),
+        _ => result,
+    }
 }
 
 /// From the start of the API to its end.
 async fn serve(
     server: &Server,
-    remembered: Remembered,
+    memory: &Arc<Memory>,
     own: MemberStart,
     store: &EmbeddedStore,
     peers: &Arc<Peers>,
     stop: &CancellationToken,
     end: &mut (impl Future<Output = Result<()>> + Unpin),
-) -> Result<()> {
+) -> Result<Ended> {
     let now = Timestamp::now();
     let trust = trust(server, store.cluster_id(), now)?;
     let leadership = Leadership::new(&own.name, store.member_id(), store.cluster());
     let mut following = std::pin::pin!(leadership.clone().follow(stop.clone()));
-    let config = api_config(server, remembered, store, peers, &trust, leadership.leads());
+    let config = api_config(server, memory, store, peers, &trust, leadership.leads());
     let api = tokio::select! {
-        ended = &mut *end => return ended,
+        ended = &mut *end => return ended.map(|()| Ended::AsTold),
         why = store::failed(store) => return Err(why),
         _ = &mut following => return Err(removed(server)),
         started = start_api(config) => started?,
@@ -192,6 +238,8 @@ async fn serve(
     controllers::start(&api, &trust, &own.name, &surroundings, &control, &retire);
     tasks.spawn(store::say_who(store.cluster(), store.member_id(), own, stop.clone()));
     tasks.spawn(peers.clone().renew(stop.clone()));
+    let ids = (store.cluster_id().to_owned(), store.member_id());
+    tasks.spawn(rejoin::remember(store.cluster(), ids, memory.clone(), stop.clone()));
     connections::serve(server, &api, &tasks, stop).await?;
     etcd::serve(&server.etcd, server.advertise, store, &tasks, stop).await?;
     write_kubeconfig(server, &trust, now)?;
@@ -206,6 +254,10 @@ async fn serve(
         never = memory::give_back() => match never {},
     };
 
+    if store.unfit().is_some() {
+        // Not another answer from it.
+        stop.cancel();
+    }
     retire.cancel();
     control.close();
     if tokio::time::timeout(STOP_MAX, control.wait()).await.is_err() {
@@ -220,7 +272,7 @@ async fn serve(
     if tokio::time::timeout(STOP_MAX, tasks.wait()).await.is_err() {
         warn!("some tasks did not end in time");
     }
-    ended
+    ended.map(|()| Ended::AsTold)
 }
 
 fn removed(server: &Server) -> anyhow::Error {
@@ -261,7 +313,7 @@ fn api_settings(
 
 fn api_config(
     server: &Server,
-    remembered: Remembered,
+    memory: &Arc<Memory>,
     store: &EmbeddedStore,
     peers: &Arc<Peers>,
     trust: &Arc<Trust>,
@@ -272,9 +324,9 @@ fn api_config(
     let cluster_id = store.cluster_id().to_owned();
     let (cluster, keys) = (cluster_id.clone(), server.keys());
     let (folder, examined) = (server.data_dir.clone(), peers.clone());
-    let (opened, opening) = (server.data_dir.clone(), peers.clone());
+    let (opened, opening, examining) = (memory.clone(), peers.clone(), memory.clone());
     config.servers = Some(Arc::new(ServersConfig {
-        name: remembered.name.clone(),
+        name: memory.get().name,
         cluster_id,
         member_id: store.member_id(),
         cluster: Some(store.cluster()),
@@ -285,9 +337,9 @@ fn api_config(
             bundle.map_err(|error| format!("{error:#}"))
         }),
         prepare: Arc::new(move || {
-            let mut remembered = remembered.clone();
-            remembered.has_peers = true;
-            let ready = opening.open().and_then(|_open| remembered.store(&opened));
+            let ready = opening
+                .open()
+                .and_then(|_open| opened.change(|remembered| remembered.has_peers = true));
             ready.map_err(|error| format!("{error:#}"))
         }),
         examine: Arc::new(move || {

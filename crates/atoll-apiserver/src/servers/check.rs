@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use http::Response;
 use serde_json::{Value, json};
 
-use super::{ServersConfig, members};
+use super::{ServersConfig, members, rejoin};
 use crate::body::Body;
 use crate::core::{Core, timestamp};
 use crate::extension::PlainRequest;

@@ -17,10 +17,15 @@ use crate::body::Body;
 use crate::core::Core;
 use crate::extension::PlainRequest;
 use crate::join::{answer, bearer, parse, refused};
+use crate::query::Query;
 use crate::status::Status;
 
 /// Bytes of the text by which a joining server is known again.
 const KEY_BYTES_MAX: usize = 128;
+
+/// Parameter in which a joining server says what format level it supports. It is not in the body,
+/// where the release that knew none would refuse it.
+pub const FORMAT_LEVEL: &str = "formatLevel";
 
 /// Body of `POST /atoll/v1/join-server`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,6 +112,10 @@ async fn on_join(core: &Core, request: PlainRequest<'_>) -> Result<Response<Body
     let (_, record) = tokens::find(core, &token).await?;
     let wanted: JoinServerRequest = parse(&request.body)?;
     check(core, &wanted)?;
+    if let Some(cluster) = &servers.cluster {
+        let query = Query::parse(request.head.uri.query().unwrap_or(""));
+        check_level(cluster.formats().level, query.number(FORMAT_LEVEL)?)?;
+    }
     let again = record.used_by == Some((wanted.name.clone(), wanted.key.clone()));
     if let Some(cluster) = &servers.cluster {
         free(cluster.as_ref(), &wanted, again)?;
@@ -130,6 +139,18 @@ async fn on_join(core: &Core, request: PlainRequest<'_>) -> Result<Response<Body
         pod_cidr: core.config.pod_cidr.to_string(),
         node_prefix: core.config.node_prefix,
     })
+}
+
+/// One that says nothing is of the release before levels were told: it supports the first.
+fn check_level(cluster: u32, supported: Option<i64>) -> Result<(), Status> {
+    let supported = supported.unwrap_or(1);
+    if supported >= i64::from(cluster) {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "this cluster has the format level {cluster} and the joining server supports {supported}: \
+         install the release there that the servers here run (`atoll member list` shows it)"
+    )))
 }
 
 /// The members, the new one among them even where this server has not heard of it yet.
@@ -175,16 +196,7 @@ fn free(
         )));
     }
     let members = cluster.membership().members;
-    let other = members
-        .iter()
-        .find(|one| one.peer_address == wanted.peer_address && one.name != wanted.name);
-    if let Some(other) = other {
-        return Err(Status::bad_request(format!(
-            "the peer address {} belongs to the server {:?}; give this one its own with \
-             --peer-advertise",
-            wanted.peer_address, other.name
-        )));
-    }
+    check_free(&members, &wanted.name, &wanted.peer_address)?;
     for one in members.iter().filter(|one| one.name != wanted.name) {
         if is_loopback(&one.peer_address) {
             return Err(Status::bad_request(format!(
@@ -197,6 +209,29 @@ fn free(
     Ok(())
 }
 
+/// A peer address has one server.
+fn check_free(members: &[Member], name: &str, peer_address: &str) -> Result<(), Status> {
+    let other = members.iter().find(|one| one.peer_address == peer_address && one.name != name);
+    let Some(other) = other else { return Ok(()) };
+    Err(Status::bad_request(format!(
+        "the peer address {peer_address} belongs to the server {:?}; give this one its own with \
+         --peer-advertise",
+        other.name
+    )))
+}
+
+/// Name and addresses of a server that comes back as another member.
+pub(super) fn check_place(
+    core: &Core,
+    members: &[Member],
+    name: &str,
+    peer_address: &str,
+    client_url: &str,
+) -> Result<(), Status> {
+    check_free(members, name, peer_address)?;
+    check_addresses(core, peer_address, client_url)
+}
+
 fn check(core: &Core, wanted: &JoinServerRequest) -> Result<(), Status> {
     let name = &wanted.name;
     if let Some(problem) = atoll_api::names::dns1123_subdomain(name).first() {
@@ -205,14 +240,18 @@ fn check(core: &Core, wanted: &JoinServerRequest) -> Result<(), Status> {
     if wanted.key.is_empty() || wanted.key.len() > KEY_BYTES_MAX {
         return Err(Status::bad_request("the key of the joining server is empty or too long"));
     }
-    if is_loopback(&wanted.peer_address) || port(&wanted.peer_address).is_none() {
+    check_addresses(core, &wanted.peer_address, &wanted.client_url)
+}
+
+fn check_addresses(core: &Core, peer_address: &str, client_url: &str) -> Result<(), Status> {
+    if is_loopback(peer_address) || port(peer_address).is_none() {
         return Err(Status::bad_request(format!(
-            "other servers cannot reach this one at {:?}; name an address with --peer-advertise",
-            wanted.peer_address
+            "other servers cannot reach this one at {peer_address:?}; name an address with \
+             --peer-advertise"
         )));
     }
     let own = core.config.advertise.port();
-    let address = wanted.client_url.strip_prefix("https://").unwrap_or_default();
+    let address = client_url.strip_prefix("https://").unwrap_or_default();
     match port(address) {
         Some(port) if port == own => Ok(()),
         Some(port) => Err(Status::bad_request(format!(
@@ -220,8 +259,7 @@ fn check(core: &Core, wanted: &JoinServerRequest) -> Result<(), Status> {
              choose it with --listen"
         ))),
         None => Err(Status::bad_request(format!(
-            "{:?} is not a URL such as https://10.0.0.2:{own}",
-            wanted.client_url
+            "{client_url:?} is not a URL such as https://10.0.0.2:{own}"
         ))),
     }
 }
@@ -250,6 +288,15 @@ pub(crate) fn fuzz_request(body: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_of_a_release_that_is_too_old_does_not_join() {
+        assert!(check_level(1, None).is_ok() && check_level(2, Some(2)).is_ok());
+        for supported in [None, Some(1)] {
+            let refused = check_level(2, supported).unwrap_err().message().to_owned();
+            assert!(refused.contains("level 2 and the joining server supports 1"), "{refused}");
+        }
+    }
 
     #[test]
     fn addresses_that_only_the_machine_itself_reaches_are_told() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use redb::{Database, Durability, WriteTransaction};
 
 use super::file::{Patience, PatientFile};
-use super::{BackendError, KEYSPACES, LEASES, META, META_KEY, VERSIONS, redb_error};
+use super::{BackendError, KEYSPACES, LEASES, Meta, VERSIONS, checked, redb_error, write_meta};
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskFile};
 use crate::kv::LeaseId;
@@ -28,6 +28,7 @@ pub(crate) struct Incoming {
     file: Arc<dyn DiskFile>,
     /// For messages.
     name: String,
+    has_checksums: bool,
     batch: Batch,
 }
 
@@ -56,7 +57,14 @@ impl Incoming {
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(PatientFile::new(file.clone(), clock, patience))
             .map_err(|error| redb_error(&name, "making it failed", error))?;
-        Ok(Self { database, disk, file, name, batch: Batch::default() })
+        let has_checksums = false;
+        Ok(Self { database, disk, file, name, has_checksums, batch: Batch::default() })
+    }
+
+    /// What is coming is of this; before anything else.
+    pub(crate) fn begin(&mut self, meta: &[u8]) {
+        let meta = Meta::decode(meta);
+        self.has_checksums = meta.is_ok_and(|meta| meta.roster.level >= checked::LEVEL);
     }
 
     pub(crate) fn lease(
@@ -103,22 +111,31 @@ impl Incoming {
         let mut writes = self.database.begin_write().map_err(|e| failed(e.into()))?;
         writes.set_durability(Durability::Immediate).map_err(|e| failed(e.into()))?;
         writes.set_quick_repair(meta.is_some());
-        batch.write(&writes).map_err(failed)?;
+        batch.write(&writes, self.has_checksums).map_err(failed)?;
         if let Some(meta) = meta {
-            let mut table = writes.open_table(META).map_err(|e| failed(e.into()))?;
-            table.insert(META_KEY, meta).map(drop).map_err(|e| failed(e.into()))?;
+            let level = Meta::decode(meta).map_or(0, |meta| meta.roster.level);
+            write_meta(&writes, meta, level >= checked::LEVEL).map_err(failed)?;
         }
         writes.commit().map_err(|e| redb_error(&self.name, "committing failed", e))
     }
 }
 
 impl Batch {
-    fn write(&self, writes: &WriteTransaction) -> Result<(), redb::Error> {
+    fn write(&self, writes: &WriteTransaction, has_checksums: bool) -> Result<(), redb::Error> {
+        let mut sealed = Vec::new();
         for code in 0..KEYSPACES {
             // Opened even for nothing: a state file has all its tables.
             let mut versions = writes.open_table(VERSIONS[code])?;
             for (at, encoded) in &self.records[code] {
-                versions.insert(at.encode().as_slice(), encoded.as_ref())?;
+                let key = at.encode();
+                if has_checksums {
+                    sealed.clear();
+                    sealed.extend_from_slice(encoded);
+                    checked::seal(&key, &mut sealed);
+                    versions.insert(key.as_slice(), sealed.as_slice())?;
+                } else {
+                    versions.insert(key.as_slice(), encoded.as_ref())?;
+                }
             }
             let mut leases = writes.open_table(LEASES[code])?;
             for (id, times) in &self.leases[code] {

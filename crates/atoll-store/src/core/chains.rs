@@ -120,14 +120,16 @@ impl Core {
     }
 
     pub(super) fn on_diverged(&mut self, index: u64, has_majority: bool) {
-        let what = if has_majority {
-            "this server's state is another than that of the majority: it stops; remove its data \
-             folder and join again to become a new member"
+        if has_majority {
+            self.condemn(format!(
+                "this server's state is another than that of the majority at entry {index}"
+            ));
         } else {
-            "the servers' states differ and none has a majority: all stop writing; restore the \
-             newest backup"
-        };
-        self.fail_with(format!("{what} (entry {index})"));
+            self.fail_with(format!(
+                "the servers' states differ at entry {index} and none has a majority: all stop \
+                 writing; restore the newest backup"
+            ));
+        }
     }
 }
 

@@ -24,6 +24,9 @@ const SLOW_FOR: Duration = Duration::from_secs(10);
 /// How often a slow leader tries to hand its place over, and a slow follower says that it is.
 const SLOW_EVERY: Duration = Duration::from_secs(2);
 
+/// Members that support this format level understand [`Message::Durable`].
+const DURABLE: u32 = 2;
+
 #[derive(Debug, Default)]
 pub(super) struct Health {
     next_tick: Option<Duration>,
@@ -32,6 +35,8 @@ pub(super) struct Health {
     leaderless_since: Option<Duration>,
     barrier_at: Option<Duration>,
     slow_told_at: Option<Duration>,
+    /// What the others were told last is on this leader's disk.
+    told_durable: u64,
     /// The lack of a majority has been told to those who waited.
     lost_told: bool,
 }
@@ -84,6 +89,7 @@ impl Core {
         if self.standing.is_leader {
             self.tend_members();
             self.ask_chains(now);
+            self.tell_durable();
         }
         self.run();
     }
@@ -104,6 +110,8 @@ impl Core {
             self.end_asks();
             self.asks.revoking = false;
             if standing.is_leader && !before.is_leader {
+                // Whoever has joined since it led before has not heard it.
+                self.health.told_durable = 0;
                 self.begin_leading(now);
             }
         }
@@ -186,6 +194,31 @@ impl Core {
         {
             tracing::warn!(to, "the disk is slow; handing leadership over");
             self.consensus.transfer(to);
+        }
+    }
+
+    /// Followers acknowledge what they have; a leader tells it, so that an old copy of its folder
+    /// is known too. What is committed without it need not be on its own disk.
+    fn tell_durable(&mut self) {
+        let index = self.shared.cluster.last().index.min(self.standing.committed);
+        if self.writes_here() || index <= self.health.told_durable {
+            return;
+        }
+        self.health.told_durable = index;
+        for id in self.roster.members.keys().copied().collect::<Vec<_>>() {
+            let reads_it = self.shared.cluster.said(id).is_some_and(|said| said.level >= DURABLE);
+            if id != self.member_id && reads_it {
+                self.send(id, &Message::Durable { index });
+            }
+        }
+    }
+
+    pub(super) fn on_durable(&mut self, from: u64, index: u64) {
+        let epoch = self.shared.cluster.said(from).map_or(0, |said| said.epoch);
+        let known = self.acknowledged.entry(from).or_default();
+        if index > known.1 {
+            *known = (known.0.max(epoch), index);
+            self.shared.cluster.set_acknowledged(&self.acknowledged);
         }
     }
 

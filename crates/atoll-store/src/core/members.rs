@@ -8,7 +8,7 @@ use super::propose::Held;
 use super::system::{SystemCommand, encode_context, encode_system};
 use super::{Ask, AskReply, AskResult, Core, Told};
 use crate::backend::Roster;
-use crate::cluster::Member;
+use crate::cluster::{Member, Progress};
 use crate::consensus::{ConsensusError, MemberChange};
 use crate::kv::Error;
 
@@ -184,10 +184,9 @@ impl Core {
 
     fn has_caught_up(&self, id: u64) -> bool {
         let committed = self.consensus.standing().committed;
-        self.consensus
-            .progress()
-            .iter()
-            .any(|one| one.id == id && one.is_active && one.matched_index + BEHIND_MAX >= committed)
+        let heard = self.health.has_heard(id, self.clock.now());
+        let progress = self.consensus.progress();
+        progress.iter().any(|one| one.id == id && is_close(one, committed, heard))
     }
 
     /// What a leader does by itself, now and then.
@@ -263,6 +262,32 @@ impl Core {
     }
 }
 
+/// Whether a vote of this learner would help and not hinder. Consensus takes a member that was just
+/// added for active before it has said a word, and a short log makes one that has nothing look
+/// close: so it must have been heard of, and have acknowledged its state.
+fn is_close(learner: &Progress, committed: u64, heard: bool) -> bool {
+    let has_state = learner.matched_index > 0;
+    heard && learner.is_active && has_state && learner.matched_index + BEHIND_MAX >= committed
+}
+
 fn unknown(id: u64) -> AskResult {
     Err(Error::Unavailable { detail: format!("there is no member {id:x}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learner_is_promoted_when_it_has_its_state_and_answers() {
+        let learner = |matched_index, is_active| Progress { id: 4, matched_index, is_active };
+        assert!(is_close(&learner(90, true), 100, true));
+        assert!(is_close(&learner(1_000, true), 1_256, true));
+        assert!(!is_close(&learner(1_000, true), 1_257, true));
+        // Added just now: its state is on the way, however short the log is.
+        assert!(!is_close(&learner(0, true), 10, true));
+        // It has died since, or has never been there.
+        assert!(!is_close(&learner(90, true), 100, false));
+        assert!(!is_close(&learner(90, false), 100, true));
+    }
 }

@@ -41,6 +41,10 @@ pub(crate) enum Message {
     SlowDisk,
     /// Who there is, for one that may not know whom to answer.
     Members(Vec<Member>),
+    /// So much of what is committed is on the disk of the sender, which leads.
+    Durable {
+        index: u64,
+    },
 }
 
 impl Message {
@@ -83,6 +87,10 @@ impl Message {
                 put_u64(&mut out, members.len() as u64);
                 members.iter().for_each(|member| put_member(&mut out, member));
             }
+            Self::Durable { index } => {
+                out.push(8);
+                put_u64(&mut out, *index);
+            }
         }
         Bytes::from(out)
     }
@@ -114,6 +122,7 @@ impl Message {
                 }
                 Self::Members(members)
             }
+            8 => Self::Durable { index: reader.u64()? },
             _ => return Err(Malformed("an unknown message")),
         })
     }
@@ -148,6 +157,7 @@ impl Core {
             Ok(Message::ChainIs { index, chain }) => self.on_chain(from, index, chain),
             Ok(Message::Diverged { index, has_majority }) => self.on_diverged(index, has_majority),
             Ok(Message::Members(members)) => self.on_introduced(members),
+            Ok(Message::Durable { index }) => self.on_durable(from, index),
             Ok(Message::SlowDisk) => self.health.hear_slow(from, self.clock.now()),
             Err(error) => tracing::warn!(from, %error, "a peer's message was not understood"),
         }
@@ -157,9 +167,8 @@ impl Core {
         match self.consensus.step(from, message) {
             Ok(()) => {}
             Err(error @ ConsensusError::Inconsistent(_)) => {
-                self.fail_with(format!(
-                    "{}; this server's folder has lost what it had acknowledged: remove the \
-                     folder and join again to become a new member",
+                self.condemn(format!(
+                    "{}; this server's folder has lost what it had acknowledged",
                     super::describe(&error)
                 ));
             }
@@ -181,9 +190,12 @@ impl Core {
             Refusal::Removed { id } if *id == self.member_id => {
                 self.fail_with(super::members::REMOVED.to_owned());
             }
-            Refusal::OldCopy { id, .. } if *id == self.member_id => self.fail_with(format!(
-                "{refusal}; remove its data folder and join again to become a new member"
-            )),
+            Refusal::OldCopy { id, .. } if *id == self.member_id => {
+                self.condemn(refusal.to_string());
+            }
+            Refusal::Level { theirs, .. } if *theirs == self.config.level_max => {
+                self.fail_with(format!("a server refuses this one: {refusal}"));
+            }
             other => tracing::warn!(peer, refusal = %other, "a peer refuses this server"),
         }
     }

@@ -126,6 +126,10 @@ impl Inbox for StoreInbox {
         self.queue.push_message(from, message)
     }
 
+    fn settle(&self) {
+        self.queue.settle();
+    }
+
     fn unreachable(&self, peer: u64) {
         drop(self.queue.push_event(Event::Unreachable(peer)));
     }

@@ -85,7 +85,7 @@ impl KeyspaceHandle {
         }
         let deadline = Instant::now() + self.request_timeout;
         let (sender, answer) = oneshot::channel();
-        self.queue.push_event(Event::Read(sender))?;
+        self.queue.push_read(sender)?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Error::Timeout { maybe_applied: false }),
@@ -137,10 +137,10 @@ impl KvStore for KeyspaceHandle {
             state.plan(&request, state.revision)
         };
         if !plan.is_long() {
-            return Ok(plan.finish()?);
+            return plan.finish().map_err(|fault| self.shared.distrust(fault));
         }
         match tokio::task::spawn_blocking(move || plan.finish()).await {
-            Ok(found) => Ok(found?),
+            Ok(found) => found.map_err(|fault| self.shared.distrust(fault)),
             Err(error) => {
                 Err(Error::Unavailable { detail: format!("reading the state file: {error}") })
             }
@@ -173,7 +173,20 @@ impl KvStore for KeyspaceHandle {
 
     async fn request_progress(&self) -> Result<Revision> {
         self.wait_readable().await?;
-        Ok(self.keyspace.hub.request_progress())
+        Ok(self.keyspace.hub.request_progress(None))
+    }
+
+    fn watch_of(
+        &self,
+        request: WatchRequest,
+        group: u64,
+    ) -> BoxStream<'static, Result<WatchBatch>> {
+        WatchStream::of(self.keyspace.clone(), request, group).boxed()
+    }
+
+    async fn request_progress_of(&self, group: u64) -> Result<Revision> {
+        self.shared.check_open()?;
+        Ok(self.keyspace.hub.request_progress(Some(group)))
     }
 
     async fn compact(&self, revision: Revision) -> Result<()> {
@@ -241,7 +254,8 @@ impl KvStore for KeyspaceHandle {
             applied_index: self.shared.applied_index.load(Ordering::Relaxed),
             live_bytes: used,
             quota_bytes: self.limits.quota_bytes,
-            no_space: self.limits.is_full(used, refused, self.request_bytes_max),
+            no_space: used + refused > self.limits.quota_bytes
+                || self.limits.is_full(used, self.request_bytes_max),
             disk_bytes,
             is_leader: self.shared.is_leader.load(Ordering::Acquire),
             compacting: state.needs_sweep(),
@@ -277,14 +291,16 @@ impl KvStore for KeyspaceHandle {
     }
 }
 
-/// Whether a transaction that only reads asks for no more than this member knows.
+/// Whether a transaction that only reads asks for no more than this member knows. One that only
+/// compares has not said so (an etcd takes it as if it had).
 fn is_serializable(txn: &Txn) -> bool {
-    let mut ops = txn.success.iter().chain(&txn.failure);
-    ops.all(|op| match op {
-        Op::Range(request) => request.consistency == Consistency::Serializable,
-        Op::Txn(inner) => is_serializable(inner),
-        Op::Put(_) | Op::Update(_) | Op::Delete { .. } => false,
-    })
+    let mut ops = txn.success.iter().chain(&txn.failure).peekable();
+    ops.peek().is_some()
+        && ops.all(|op| match op {
+            Op::Range(request) => request.consistency == Consistency::Serializable,
+            Op::Txn(inner) => is_serializable(inner),
+            Op::Put(_) | Op::Update(_) | Op::Delete { .. } => false,
+        })
 }
 
 /// Zero when the disk cannot say; the figure is for people.

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use tokio::sync::watch;
 
 use crate::cluster::{
-    Formats, Hello, MemberFormats, Membership, PEER_FORMAT, PEER_FORMAT_MIN, Progress, Refusal,
+    Formats, Hello, Member, MemberFormats, Membership, PEER_FORMAT, PEER_FORMAT_MIN, Progress,
+    Refusal,
 };
 use crate::consensus::Position;
 use crate::sync::lock;
@@ -73,11 +74,18 @@ impl ClusterShared {
         self.membership.subscribe()
     }
 
-    pub(crate) fn set_membership(&self, membership: Membership) {
+    pub(crate) fn set_membership(
+        &self,
+        members: &BTreeMap<u64, Member>,
+        leader: Option<u64>,
+        term: u64,
+    ) {
         self.membership.send_if_modified(|present| {
-            let changed = *present != membership;
+            let changed = (present.leader, present.term) != (leader, term)
+                || !members.values().eq(&present.members);
             if changed {
-                *present = membership;
+                let members = members.values().cloned().collect();
+                *present = Membership { members, leader, term };
             }
             changed
         });
@@ -93,6 +101,10 @@ impl ClusterShared {
 
     pub(crate) fn set_last(&self, last: Position) {
         lock(&self.inner).last = last;
+    }
+
+    pub(crate) fn last(&self) -> Position {
+        lock(&self.inner).last
     }
 
     pub(crate) fn set_removed(&self, removed: &BTreeSet<u64>) {

@@ -1,6 +1,6 @@
 //! What is wrong, from what was heard. It asks nobody.
 
-use super::Heard;
+use super::{Heard, rejoins};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -40,10 +40,16 @@ fn finding(about: &str, problem: String, remedy: &str) -> Finding {
 pub(super) fn judge(heard: &Heard, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
     leaders(heard, &mut findings);
+    findings.extend(super::formats::finding(heard));
     for server in &heard.servers {
         let about = format!("server/{}", server.name);
+        let trouble = rejoins::trouble(heard, &server.name);
+        if let Some(cause) = &trouble {
+            findings.push(rejoins::finding(&about, cause, server.answer.is_ok()));
+        }
         match &server.answer {
             Ok(answer) => of_server(heard, &about, answer, now, &mut findings),
+            Err(_) if trouble.is_some() => {}
             Err(why) => findings.push(Finding {
                 about,
                 problem: format!("it does not answer at {} ({why})", server.url),
@@ -94,10 +100,15 @@ pub(super) fn lag(heard: &Heard, answer: &Value) -> Option<u64> {
 
 /// When the first of its certificates ends.
 pub(super) fn certificate_end(answer: &Value) -> Option<String> {
-    let certificates = answer["certificates"].as_array().into_iter().flatten();
-    let ends = certificates.filter_map(|one| one["until"].as_str());
+    let ends = all_certificates(answer).filter_map(|one| one["until"].as_str());
     let ends = ends.chain(answer["machine"]["peerCertificateEnds"].as_str());
     ends.min().map(ToOwned::to_owned)
+}
+
+/// Those of the API server, and those of the store.
+fn all_certificates(answer: &Value) -> impl Iterator<Item = &Value> {
+    let lists = [&answer["certificates"], &answer["machine"]["certificates"]];
+    lists.into_iter().filter_map(Value::as_array).flatten()
 }
 
 fn leaders(heard: &Heard, findings: &mut Vec<Finding>) {
@@ -175,7 +186,7 @@ fn space(keyspace: &Value) -> Option<String> {
 
 fn certificates(answer: &Value, now: Timestamp, add: &mut impl FnMut(String, &str)) {
     let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
-    for one in answer["certificates"].as_array().into_iter().flatten() {
+    for one in all_certificates(answer) {
         let name = one["name"].as_str().unwrap_or_default();
         if let Some(until) = time(&one["until"])
             && until.duration_since(now) < AUTHORITY_LEFT_MIN
@@ -254,6 +265,7 @@ mod tests {
             "machine": {
                 "syncMicroseconds": 900, "diskFreeBytes": 9_u64 << 30,
                 "peerCertificateEnds": "2027-02-01T00:00:00Z",
+                "certificates": [{ "name": "peer authority", "until": "2036-11-22T00:00:00Z" }],
             },
             "certificates": [
                 { "name": "serving authority", "until": "2036-11-22T00:00:00Z" },
@@ -297,6 +309,7 @@ mod tests {
         answer["applications"] = json!({"liveBytes": 99, "quotaBytes": 100, "noSpace": true});
         answer["certificates"][0]["until"] = json!("2026-12-01T00:00:00Z");
         answer["certificates"][1]["renewedAt"] = json!("2026-11-20T00:00:00Z");
+        answer["machine"]["certificates"][0]["until"] = json!("2026-12-02T00:00:00Z");
         answer["cluster"]["leader"] = Value::Null;
         heard.nodes = json!({"items": [{
             "metadata": {"name": "node-9"},
@@ -319,11 +332,12 @@ mod tests {
             "server/node-1: the applications' keys (etcd API) have no room: they take 0 of 0 MiB, and writes are refused",
             "server/node-1: the certificate of the serving authority ends at 2026-12-01T00:00:00Z",
             "server/node-1: its certificate as API server was to be renewed at",
+            "server/node-1: the certificate of the peer authority ends at 2026-12-02T00:00:00Z",
             "node/node-9: it is not ready (silent)",
             "deployment/web in shop: 1 of 3 replicas are available",
         ] {
             assert!(said.contains(expected), "{expected}\n---\n{said}");
         }
-        assert_eq!(said.lines().count(), 10, "{said}");
+        assert_eq!(said.lines().count(), 11, "{said}");
     }
 }

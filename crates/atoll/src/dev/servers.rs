@@ -5,7 +5,7 @@ use super::{
     nodes::{API_PORT, Nodes},
     recipe,
 };
-use crate::{process::Process, token::Usage};
+use crate::{process::Process, server::has_been_a_member, token::Usage};
 use anyhow::{Context as _, Result, bail};
 use atoll_network::underlay::UnderlayNode;
 use futures::future::{join_all, try_join_all};
@@ -38,6 +38,23 @@ struct Members {
 #[serde(rename_all = "camelCase")]
 struct Member {
     is_learner: bool,
+}
+
+/// What somebody should know who starts so many servers.
+pub fn remark(servers: u32) -> Option<String> {
+    if servers % 2 == 1 {
+        return None;
+    }
+    let (fewer, more) = (servers - 1, servers + 1);
+    Some(match servers / 2 - 1 {
+        0 => format!(
+            "{servers} servers need each other: when one dies the cluster stands still; {more} stand the death of one"
+        ),
+        deaths => format!(
+            "{servers} servers stand no more deaths than {fewer}, which is {deaths}; {more} stand {}",
+            servers / 2
+        ),
+    })
 }
 
 impl Nodes {
@@ -102,7 +119,7 @@ impl Nodes {
     /// join one by one.
     pub async fn start_servers(&mut self) -> Result<()> {
         let nodes = self.server_nodes().to_vec();
-        let has_run = |node: &&UnderlayNode| self.server_folder(node).join("store").exists();
+        let has_run = |node: &&UnderlayNode| has_been_a_member(&self.server_folder(node));
         let mut former: Vec<UnderlayNode> = nodes.iter().filter(has_run).cloned().collect();
         if former.is_empty() {
             former.extend(nodes.first().cloned());
@@ -254,4 +271,17 @@ impl Nodes {
 async fn members(client: &Client) -> Result<Members> {
     let request = Request::get("/atoll/v1/members").body(Vec::new())?;
     client.request(request).await.context("asking for the servers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::remark;
+
+    #[test]
+    fn an_even_number_of_servers_is_remarked_on() {
+        assert_eq!([1, 3, 5, 7].map(remark), [None, None, None, None]);
+        assert!(remark(2).unwrap().contains("need each other"));
+        let four = remark(4).unwrap();
+        assert_eq!(four, "4 servers stand no more deaths than 3, which is 1; 5 stand 2");
+    }
 }

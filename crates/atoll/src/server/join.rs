@@ -3,6 +3,7 @@
 use super::{
     Server,
     remembered::{Joined, Remembered},
+    store,
 };
 use crate::{
     dev::folder::write_atomically,
@@ -11,7 +12,7 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use atoll_apiserver::servers::{
     KeyFiles,
-    join::{JoinServerAnswer, JoinServerRequest},
+    join::{FORMAT_LEVEL, JoinServerAnswer, JoinServerRequest},
 };
 use atoll_identity::{JoinToken, TokenUse};
 use std::{
@@ -30,8 +31,8 @@ pub const PEER_PORT: u16 = 2_380;
 pub async fn settle(server: &mut Server) -> Result<Remembered> {
     let folder = server.data_dir.clone();
     let former = Remembered::load(&folder)?;
-    let is_new =
-        former.as_ref().is_none_or(|one| one.joined.is_none()) && !folder.join("store").exists();
+    let is_none = |one: &Remembered| one.joined.is_none() && one.cluster.is_none();
+    let is_new = former.as_ref().is_none_or(is_none) && !folder.join("store").exists();
     let mut remembered = match (former, &server.name) {
         (Some(former), Some(name)) if *name != former.name && former.joined.is_some() => {
             bail!(
@@ -141,7 +142,8 @@ async fn join(server: &Server, url: &str, remembered: &mut Remembered) -> Result
     let request =
         JoinServerRequest { peer_address: peer_advertise(server, remembered)?, ..request };
     let body = serde_json::to_string(&request).context("writing the request")?;
-    let answer: JoinServerAnswer = pinned::post(url, &token, "/atoll/v1/join-server", body).await?;
+    let path = format!("/atoll/v1/join-server?{FORMAT_LEVEL}={}", store::level_max(server));
+    let answer: JoinServerAnswer = pinned::post(url, &token, &path, body).await?;
     write_keys(&server.data_dir.join("keys"), &answer.keys)?;
     remembered.joined = Some(Joined {
         cluster_id: answer.cluster_id,

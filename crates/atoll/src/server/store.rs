@@ -15,8 +15,8 @@ use tracing::{debug, info};
 /// A former server that is ending needs no longer than that, and a little.
 const FORMER_MAX: Duration = Duration::from_secs(15);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// A server is of no use this long after its store has stopped writing.
-const FAILURE_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A server is of no use this long after its store has stopped writing, or must not be believed.
+const FAILURE_LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a leader that ends may take to hand over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
@@ -41,12 +41,18 @@ pub fn member(server: &Server, remembered: &Remembered) -> Result<MemberStart> {
     })
 }
 
+/// The format level that this server says it supports.
+pub fn level_max(server: &Server) -> u32 {
+    server.format_level_max.unwrap_or(StoreConfig::default().level_max)
+}
+
 pub async fn open(server: &Server, own: MemberStart, peers: &Arc<Peers>) -> Result<EmbeddedStore> {
     let dir = server.data_dir.join("store");
     let deadline = Instant::now() + FORMER_MAX;
     let mut said = false;
     loop {
         let mut config = StoreConfig { dir: dir.clone(), ..StoreConfig::default() };
+        config.level_max = level_max(server);
         config.applications = server.etcd.space.limits(config.applications)?;
         let net = peers.clone();
         let opened =
@@ -66,6 +72,16 @@ pub async fn open(server: &Server, own: MemberStart, peers: &Arc<Peers>) -> Resu
                 return opened.with_context(|| format!("opening the store {}", dir.display()));
             }
         }
+    }
+}
+
+/// What is damaged of a store that did not open, if that is why.
+pub fn damage(error: &anyhow::Error) -> Option<String> {
+    match error.downcast_ref::<OpenError>()? {
+        OpenError::Corrupt { file, offset, reason } => {
+            Some(format!("{file} is damaged at offset {offset}: {reason}"))
+        }
+        _ => None,
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Imported {
 
 /// Where what was read goes.
 pub(crate) trait Sink {
+    /// What is coming is of this.
+    fn begin(&mut self, _meta: &[u8]) {}
     fn lease(&mut self, code: usize, id: LeaseId, times: (i64, i64)) -> Result<(), BackendError>;
     /// `encoded` is a [`Record`].
     fn record(&mut self, code: usize, at: RevKey, encoded: Bytes) -> Result<(), BackendError>;
@@ -70,6 +72,10 @@ impl Sink for Nowhere {
 }
 
 impl Sink for Incoming {
+    fn begin(&mut self, meta: &[u8]) {
+        Self::begin(self, meta);
+    }
+
     fn lease(&mut self, code: usize, id: LeaseId, times: (i64, i64)) -> Result<(), BackendError> {
         Self::lease(self, code, id, times)
     }
@@ -306,7 +312,11 @@ impl Items {
         }
         let code = self.keyspaces.len().saturating_sub(1);
         match (kind, &mut self.open) {
-            (kind::META, None) => self.meta = Some(item.into_rest()),
+            (kind::META, None) => {
+                let meta = item.into_rest();
+                file.begin(&meta);
+                self.meta = Some(meta);
+            }
             (kind::KEYSPACE, None) => self.begin_keyspace(item)?,
             (kind::LEASE, Some(open)) => {
                 let (id, times) = open.lease(item)?;
