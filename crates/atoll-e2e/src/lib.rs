@@ -17,6 +17,7 @@ pub mod forwarder;
 pub mod history;
 pub mod http;
 pub mod image;
+pub mod lab;
 pub mod system;
 pub mod wait;
 

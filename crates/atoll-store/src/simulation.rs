@@ -24,6 +24,7 @@ use crate::mvcc::{Command, Response};
 use crate::retention::{KeyspaceLimits, Retention};
 use crate::sync::{lock, read};
 
+mod around;
 pub mod cluster;
 mod model;
 #[cfg(test)]
@@ -37,6 +38,8 @@ use workload::draw_batch;
 #[derive(Debug, Default)]
 pub struct SimulatedClock {
     now: Mutex<Duration>,
+    /// How far it has jumped ahead of the others.
+    jumped: Mutex<Duration>,
     /// A full disk gets room when somebody waits for it.
     freed_by_waiting: Mutex<Option<SimulatedDisk>>,
 }
@@ -45,11 +48,23 @@ impl SimulatedClock {
     fn advance(&self, by: Duration) {
         *lock(&self.now) += by;
     }
+
+    fn jump(&self, by: Duration) {
+        *lock(&self.jumped) += by;
+    }
+
+    fn jumped(&self) -> Duration {
+        *lock(&self.jumped)
+    }
+
+    fn without_jumps(&self) -> Duration {
+        *lock(&self.now)
+    }
 }
 
 impl Clock for SimulatedClock {
     fn now(&self) -> Duration {
-        *lock(&self.now)
+        self.without_jumps() + self.jumped()
     }
 
     fn pause(&self, duration: Duration) {

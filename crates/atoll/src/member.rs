@@ -49,6 +49,9 @@ enum Action {
 pub struct List {
     pub leader: Option<String>,
     pub term: u64,
+    /// In which new things are written; a server of an early release does not say it.
+    #[serde(default)]
+    pub format_level: Option<u32>,
     pub members: Vec<Member>,
 }
 
@@ -64,6 +67,12 @@ pub struct Member {
     pub is_leader: bool,
     #[serde(default)]
     pub is_there: bool,
+    /// The version of its program, as it last said.
+    #[serde(default)]
+    pub release: Option<String>,
+    /// The highest format level that it supports, where it was heard of.
+    #[serde(default)]
+    pub format_level_supported: Option<u32>,
 }
 
 pub async fn run(connection: &Connection, members: &Members) -> Result<()> {
@@ -112,11 +121,12 @@ fn show(list: &List, format: Option<crate::cli::Output>) -> Result<()> {
             one.id.clone(),
             role(one).to_owned(),
             if one.is_there { "yes" } else { "no" }.to_owned(),
+            one.release.clone().unwrap_or_else(|| "-".to_owned()),
             one.peer_address.clone(),
             one.client_urls.join(","),
         ]
     });
-    let columns = ["NAME", "ID", "ROLE", "THERE", "PEERS CALL", "CLIENTS CALL"];
+    let columns = ["NAME", "ID", "ROLE", "THERE", "RELEASE", "PEERS CALL", "CLIENTS CALL"];
     let columns = columns.map(ToOwned::to_owned).to_vec();
     output::write(&Table { columns, rows: rows.collect() }.render(true));
     Ok(())

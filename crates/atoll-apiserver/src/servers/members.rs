@@ -129,15 +129,20 @@ fn named(core: &Core, request: &PlainRequest<'_>, behind: usize) -> Result<Membe
 
 pub(super) fn document(core: &Core, membership: &Membership) -> Value {
     let live = core.servers.live.borrow().clone();
+    let formats = core.cluster().map(|cluster| cluster.formats()).unwrap_or_default();
     let members = membership.members.iter().map(|member| {
+        let known = formats.members.get(&member.id);
         let mut value = json!(MemberRecord::from(member));
         value["isLeader"] = json!(membership.leader == Some(member.id));
         value["isThere"] = json!(live.contains_key(&member.name));
+        value["release"] = json!(known.and_then(|known| known.release.as_ref()));
+        value["formatLevelSupported"] = json!(known.and_then(|known| known.supported));
         value
     });
     json!({
         "leader": membership.leader.and_then(|id| membership.member(id)).map(|one| &one.name),
         "term": membership.term,
+        "formatLevel": formats.level,
         "members": members.collect::<Vec<Value>>(),
     })
 }

@@ -20,6 +20,7 @@ use crate::core::{Core, WalJob};
 use crate::disk::{Crash, Disk, SimulatedDisk};
 use crate::embedded::StoreConfig;
 use crate::retention::{KeyspaceLimits, Retention};
+use crate::shared::{LEVEL, LEVEL_MIN};
 use crate::sync::lock;
 
 mod clients;
@@ -62,15 +63,19 @@ pub struct ClusterPlan {
 }
 
 impl ClusterPlan {
-    /// Three or five members and all that goes wrong in a while.
+    /// One, three or five members and all that goes wrong in a while.
     pub fn of(seed: u64) -> Self {
-        let members = if seed.is_multiple_of(3) { 5 } else { 3 };
+        let members = [5, 3, 3, 5, 3, 1][usize::try_from(seed % 6).unwrap_or(0)];
         Self { seed, members, duration: Duration::from_secs(25), bug: None }
     }
 
     /// So short that a thousand of them run with every test.
     pub fn brief(seed: u64) -> Self {
-        let members = if seed.is_multiple_of(10) { 5 } else { 3 };
+        let members = match seed % 20 {
+            0 | 10 => 5,
+            5 | 15 => 1,
+            _ => 3,
+        };
         Self { seed, members, duration: Duration::from_secs(7), bug: None }
     }
 }
@@ -89,6 +94,10 @@ pub struct ClusterReport {
     pub snapshots: u64,
     pub changes: u64,
     pub leases_ended: u64,
+    /// Clocks that jumped.
+    pub jumps: u64,
+    /// Whether the format level rose in the run, with the last member that was upgraded.
+    pub upgrades: u64,
 }
 
 /// Runs one plan; the text says what was violated.
@@ -130,6 +139,8 @@ struct World {
     cluster_id: String,
     next_member: u64,
     healed: bool,
+    /// The cluster is not whole yet.
+    forming: bool,
     report: ClusterReport,
 }
 
@@ -172,11 +183,12 @@ impl World {
             cluster_id: String::new(),
             next_member: 1,
             healed: true,
+            forming: true,
             report: ClusterReport::default(),
         };
         lock(&world.ledger).bug = plan.bug;
         world.form()?;
-        world.healed = false;
+        (world.healed, world.forming) = (false, false);
         world.schedule(Duration::from_millis(10), What::Client);
         world.schedule(Duration::from_millis(500), What::Fault);
         Ok(world)
@@ -185,9 +197,10 @@ impl World {
     /// A cluster of one becomes one of as many as the plan says, by the ordinary way.
     fn form(&mut self) -> Result<(), String> {
         let mut random = StdRng::seed_from_u64(self.plan.seed);
-        let first = Node::new(self.plan, member_start("m0", Start::New));
+        let first = self.machine(member_start("m0", Start::New));
         let (id, cluster_id) = first.enter(&mut random)?;
         self.cluster_id = cluster_id;
+        lock(&self.ledger).members.insert(id);
         self.nodes.insert(id, first);
         self.open(id)?;
         for _ in 1..self.plan.members {
@@ -195,6 +208,20 @@ impl World {
             self.until_in_order(Duration::from_secs(20), "the cluster does not form")?;
         }
         Ok(())
+    }
+
+    /// In some runs all begin with the release before, and each may be started again with this one.
+    fn upgrades(&self) -> bool {
+        self.plan.seed % 4 == 1
+    }
+
+    /// A machine with the release that this run begins with.
+    fn machine(&self, start: MemberStart) -> Node {
+        let mut node = Node::new(self.plan, start);
+        if self.upgrades() {
+            node.level_max = LEVEL_MIN;
+        }
+        node
     }
 
     fn schedule(&mut self, after: Duration, what: What) {
@@ -277,6 +304,10 @@ impl World {
         self.network.heal();
         for (id, node) in &mut self.nodes {
             node.heal();
+            if node.level_max < LEVEL {
+                // It is started again with the release of the others.
+                node.stop(Crash::Kill, 0);
+            }
             if node.core.is_none() && !node.gone {
                 self.events.insert((self.now, self.next_event), What::Restart(*id));
                 self.next_event += 1;
@@ -303,13 +334,21 @@ impl World {
         self.report.entries = ledger.last_index();
         self.report.elections = ledger.elections();
         self.report.leases_ended = ledger.leases_ended;
+        self.report.upgrades = u64::from(self.upgrades());
+        if ledger.level != LEVEL {
+            return Err(format!("the format level is {} in the end, not {LEVEL}", ledger.level));
+        }
         Ok(self.report)
     }
 
     fn open(&mut self, id: u64) -> Result<(), String> {
+        let upgrades = self.upgrades();
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         if node.core.is_some() || node.gone {
             return Ok(());
+        }
+        if upgrades && !self.forming && (self.healed || self.random.random_bool(0.5)) {
+            node.level_max = LEVEL;
         }
         node.set_time(self.now);
         let opened = node.open(id, &self.network, &self.ledger)?;
@@ -361,7 +400,7 @@ impl World {
             self.events.insert((self.now + after, self.next_event), what);
             self.next_event += 1;
         }
-        let wake = core.next_wake();
+        let wake = core.next_wake().map(|at| at.saturating_sub(node.clock.jumped()));
         if let Some(at) = wake.map(|at| at.max(self.now + Duration::from_millis(1)))
             && node.timer_at.is_none_or(|known| at < known)
         {

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::panic::catch_unwind;
 
+use super::around::Around;
 use super::*;
-use crate::cluster::Progress;
-use crate::consensus::{Configuration, Consensus, ConsensusError, MemberChange, Standing, Work};
+use crate::consensus::{Consensus, Work};
 
 /// Runs until something is noticed; says what.
 fn noticed(planted: Planted, faults: impl Fn(u64) -> Fault) -> Option<String> {
@@ -95,36 +95,16 @@ struct Hasty {
     held: VecDeque<Work>,
 }
 
-impl Consensus for Hasty {
-    fn propose(&mut self, payload: Vec<u8>) -> Result<(), ConsensusError> {
-        self.inner.propose(payload)
+impl Around for Hasty {
+    fn inner(&self) -> &dyn Consensus {
+        &*self.inner
     }
 
-    fn propose_change(
-        &mut self,
-        change: MemberChange,
-        context: Vec<u8>,
-    ) -> Result<(), ConsensusError> {
-        self.inner.propose_change(change, context)
+    fn inner_mut(&mut self) -> &mut dyn Consensus {
+        &mut *self.inner
     }
 
-    fn apply_change(&mut self, change: MemberChange) -> Result<Configuration, ConsensusError> {
-        self.inner.apply_change(change)
-    }
-
-    fn step(&mut self, from: u64, message: &[u8]) -> Result<(), ConsensusError> {
-        self.inner.step(from, message)
-    }
-
-    fn tick(&mut self) {
-        self.inner.tick();
-    }
-
-    fn needs_ticks(&self) -> bool {
-        self.inner.needs_ticks()
-    }
-
-    fn poll(&mut self) -> Option<Work> {
+    fn poll_around(&mut self) -> Option<Work> {
         let Some(work) = self.inner.poll() else { return self.held.pop_front() };
         if work.entries.is_empty() {
             return Some(work);
@@ -132,37 +112,5 @@ impl Consensus for Hasty {
         self.inner.persisted(work.number);
         self.held.push_back(work);
         self.inner.poll().or_else(|| self.held.pop_front())
-    }
-
-    fn persisted(&mut self, number: u64) {
-        self.inner.persisted(number);
-    }
-
-    fn applied(&mut self, index: u64) {
-        self.inner.applied(index);
-    }
-
-    fn read_index(&mut self, number: u64) {
-        self.inner.read_index(number);
-    }
-
-    fn unreachable(&mut self, peer: u64) {
-        self.inner.unreachable(peer);
-    }
-
-    fn snapshot_sent(&mut self, peer: u64, arrived: bool) {
-        self.inner.snapshot_sent(peer, arrived);
-    }
-
-    fn transfer(&mut self, to: u64) {
-        self.inner.transfer(to);
-    }
-
-    fn standing(&self) -> Standing {
-        self.inner.standing()
-    }
-
-    fn progress(&self) -> Vec<Progress> {
-        self.inner.progress()
     }
 }

@@ -224,11 +224,7 @@ impl World {
             match keep.answer.try_recv() {
                 Err(TryRecvError::Empty) => self.clients.keeps.push(keep),
                 Ok(Ok(Told::Seconds(_))) => {
-                    let ttl = Duration::from_secs(u64::try_from(keep.ttl).unwrap_or(0));
-                    let mut ledger = lock(&self.ledger);
-                    if let Some(until) = ledger.leases.get_mut(&(0, keep.lease)) {
-                        *until = (*until).max(keep.asked + ttl);
-                    }
+                    lock(&self.ledger).keep_lease(keep.lease, keep.asked, keep.ttl);
                 }
                 _ => {}
             }

@@ -22,8 +22,9 @@ impl World {
             30..50 => self.cut(),
             50..60 => self.spoil_network(),
             60..70 => self.pause_one(),
-            70..77 => self.slow_one(),
-            77..82 => self.fill_one(),
+            70..76 => self.slow_one(),
+            76..81 => self.fill_one(),
+            81..82 => self.jump_one()?,
             82..90 => self.change_members()?,
             90..97 => self.ask_someone(Ask::Transfer(None), AskReply::Nobody)?,
             _ if self.plan.bug == Some(Bug::ReusesId) => self.wipe_one()?,
@@ -114,6 +115,18 @@ impl World {
         self.later(8, What::Heal(Healing::Slow(id)));
     }
 
+    /// As after a machine was suspended: its clock goes on somewhere ahead.
+    fn jump_one(&mut self) -> Result<(), String> {
+        let Some(id) = self.live() else { return Ok(()) };
+        let jump = Duration::from_millis(self.random.random_range(100..20_000));
+        self.report.jumps += 1;
+        lock(&self.ledger).forgive_leases(self.now);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.clock.jump(jump);
+        }
+        self.settle(id)
+    }
+
     fn fill_one(&mut self) {
         let Some(id) = self.live() else { return };
         let spare = self.random.random_range(0..60);
@@ -200,7 +213,8 @@ impl World {
         for (id, name, members) in started {
             let cluster_id = self.cluster_id.clone();
             let start = Start::Join { cluster_id, member_id: id, members };
-            self.nodes.insert(id, Node::new(self.plan, member_start(&name, start)));
+            let node = self.machine(member_start(&name, start));
+            self.nodes.insert(id, node);
             self.open(id)?;
         }
         Ok(())

@@ -3,15 +3,13 @@
 
 use std::collections::VecDeque;
 
+use super::super::around::Around;
 use super::super::model::{Change, Model};
 use super::super::{compare, everything};
 use super::*;
-use crate::cluster::Progress;
 use crate::consensus::raft::decode_change;
-use crate::consensus::{
-    Configuration, Consensus, ConsensusError, EntryKind, LogEntry, MemberChange, Standing, Work,
-};
-use crate::core::{Answer, decode_context, decode_system, is_system};
+use crate::consensus::{Consensus, EntryKind, LogEntry, MemberChange, Work};
+use crate::core::{Answer, SystemCommand, decode_context, decode_system, is_system};
 use crate::kv::{Op, RangeRequest};
 use crate::mvcc::{Command, Origin, decode_batch};
 use crate::sync::read;
@@ -35,6 +33,13 @@ pub(super) struct Ledger {
     /// Until when a lease has to live at least.
     pub(super) leases: BTreeMap<(usize, i64), Duration>,
     pub(super) leases_ended: u64,
+    pub(super) members: BTreeSet<u64>,
+    /// When a clock jumped last.
+    jumped_at: Duration,
+    /// What each machine supports that was started.
+    pub(super) levels: BTreeMap<u64, u32>,
+    /// The format level that the log has come to.
+    pub(super) level: u32,
     /// Another chain is left for the members themselves to find.
     pub(super) members_find_out: bool,
 }
@@ -95,16 +100,20 @@ impl Ledger {
                 decode_change(&entry.payload).map_err(|error| error.to_string())?;
             let (origin, _) = decode_context(context).map_err(|error| error.to_string())?;
             self.accept(origin);
-            if let MemberChange::Remove(id) = change {
-                self.origins.remove(&id);
+            match change {
+                MemberChange::AddLearner(id) => drop(self.members.insert(id)),
+                MemberChange::Promote(_) => {}
+                MemberChange::Remove(id) => {
+                    self.origins.remove(&id);
+                    self.members.remove(&id);
+                }
             }
             return Ok(());
         }
         if is_system(&entry.payload) {
-            let (origin, _) =
+            let (origin, command) =
                 decode_system(entry.payload.clone()).map_err(|error| error.to_string())?;
-            self.accept(origin);
-            return Ok(());
+            return if self.accept(origin) { self.note_level(&command) } else { Ok(()) };
         }
         let (origin, commands) =
             decode_batch(entry.payload.clone()).map_err(|error| error.to_string())?;
@@ -124,6 +133,36 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// The level rises when all support it, and nothing of it is written before.
+    fn note_level(&mut self, command: &SystemCommand) -> Result<(), String> {
+        let (level, needed) = (self.level, command.level());
+        if needed > level {
+            return Err(format!("{command:?} is in the log at level {level}, it needs {needed}"));
+        }
+        let SystemCommand::RaiseLevel(raised) = command else { return Ok(()) };
+        let mut members = self.levels.iter().filter(|(id, _)| self.members.contains(id));
+        if let Some((id, known)) = members.find(|(_, known)| *known < raised) {
+            return Err(format!("the level rose to {raised}, member {id:x} supports {known}"));
+        }
+        self.level = level.max(*raised);
+        Ok(())
+    }
+
+    /// A clock has jumped: leases that it counts may end before their time.
+    pub(super) fn forgive_leases(&mut self, now: Duration) {
+        self.jumped_at = now;
+        self.leases.values_mut().for_each(|until| *until = Duration::ZERO);
+    }
+
+    /// A lease was kept alive, as asked at a time.
+    pub(super) fn keep_lease(&mut self, lease: i64, asked: Duration, ttl: i64) {
+        let ttl = Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
+        let jumped = self.jumped_at >= asked;
+        if let Some(until) = self.leases.get_mut(&(0, lease)).filter(|_| !jumped) {
+            *until = (*until).max(asked + ttl);
+        }
     }
 
     fn note_lease(
@@ -276,7 +315,7 @@ impl Recorder {
             work.committed.dedup_by_key(|entry| entry.index);
             self.early = work.committed.last().map_or(early, |entry| entry.index);
         }
-        let now = crate::clock::Clock::now(&*self.clock);
+        let now = self.clock.without_jumps();
         let mut ledger = lock(&self.ledger);
         for entry in &work.committed {
             ledger.commit(self.member, entry, now);
@@ -284,36 +323,16 @@ impl Recorder {
     }
 }
 
-impl Consensus for Recorder {
-    fn propose(&mut self, payload: Vec<u8>) -> Result<(), ConsensusError> {
-        self.inner.propose(payload)
+impl Around for Recorder {
+    fn inner(&self) -> &dyn Consensus {
+        &*self.inner
     }
 
-    fn propose_change(
-        &mut self,
-        change: MemberChange,
-        context: Vec<u8>,
-    ) -> Result<(), ConsensusError> {
-        self.inner.propose_change(change, context)
+    fn inner_mut(&mut self) -> &mut dyn Consensus {
+        &mut *self.inner
     }
 
-    fn apply_change(&mut self, change: MemberChange) -> Result<Configuration, ConsensusError> {
-        self.inner.apply_change(change)
-    }
-
-    fn step(&mut self, from: u64, message: &[u8]) -> Result<(), ConsensusError> {
-        self.inner.step(from, message)
-    }
-
-    fn tick(&mut self) {
-        self.inner.tick();
-    }
-
-    fn needs_ticks(&self) -> bool {
-        self.inner.needs_ticks()
-    }
-
-    fn poll(&mut self) -> Option<Work> {
+    fn poll_around(&mut self) -> Option<Work> {
         let Some(mut work) = self.inner.poll() else {
             if self.reads.is_empty() {
                 return None;
@@ -326,11 +345,7 @@ impl Consensus for Recorder {
         Some(work)
     }
 
-    fn persisted(&mut self, number: u64) {
-        self.inner.persisted(number);
-    }
-
-    fn applied(&mut self, index: u64) {
+    fn applied_around(&mut self, index: u64) {
         if self.bug != Some(Bug::AppliesEarly) {
             self.inner.applied(index);
             return;
@@ -345,31 +360,11 @@ impl Consensus for Recorder {
         }
     }
 
-    fn read_index(&mut self, number: u64) {
+    fn read_index_around(&mut self, number: u64) {
         if self.bug == Some(Bug::ReadsAlone) {
             self.reads.push((number, self.inner.standing().committed));
         } else {
             self.inner.read_index(number);
         }
-    }
-
-    fn unreachable(&mut self, peer: u64) {
-        self.inner.unreachable(peer);
-    }
-
-    fn snapshot_sent(&mut self, peer: u64, arrived: bool) {
-        self.inner.snapshot_sent(peer, arrived);
-    }
-
-    fn transfer(&mut self, to: u64) {
-        self.inner.transfer(to);
-    }
-
-    fn standing(&self) -> Standing {
-        self.inner.standing()
-    }
-
-    fn progress(&self) -> Vec<Progress> {
-        self.inner.progress()
     }
 }

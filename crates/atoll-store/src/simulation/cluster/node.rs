@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::core::{Arrivals, CoreOpenError};
 use crate::disk::Lie;
 use crate::folder;
+use crate::shared::LEVEL;
 
 pub(super) struct Node {
     plan: ClusterPlan,
@@ -27,6 +28,8 @@ pub(super) struct Node {
     pub(super) slow: Duration,
     /// It was removed from the cluster.
     pub(super) gone: bool,
+    /// The format level of its program, which changes when it is started again.
+    pub(super) level_max: u32,
 }
 
 impl Node {
@@ -46,6 +49,7 @@ impl Node {
             paused_until: None,
             slow: Duration::ZERO,
             gone: false,
+            level_max: LEVEL,
         }
     }
 
@@ -69,9 +73,10 @@ impl Node {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let clock: Arc<dyn Clock> = self.clock.clone();
         let mut random = StdRng::seed_from_u64(self.plan.seed ^ self.life ^ id);
-        let config = config(self.plan.seed);
+        let config = StoreConfig { level_max: self.level_max, ..config(self.plan.seed) };
         let known = config.clone();
         let start = Some(&self.start);
+        lock(ledger).levels.insert(id, self.level_max);
         let opened = Core::prepare(disk.clone(), clock.clone(), config, &mut random, start)
             .and_then(|opened| {
                 let recorder = ledger.clone();
