@@ -103,6 +103,7 @@ impl Target {
                 Ok(None)
             }
             Self::InPlace(dir) => {
+                forget_rejoin(dir)?;
                 filling.exchange()?;
                 let aside = filling.set_aside()?;
                 // A store that exists does not ask for it; whoever reads it should not be misled.
@@ -115,13 +116,24 @@ impl Target {
 
 /// What the server keeps beside its store, as a member of the new cluster.
 fn remembered(folder: &Path, restored: &Restored) -> Result<Option<Remembered>> {
-    let mut remembered = Remembered::load(folder)?;
-    if let Some(joined) = remembered.as_mut().and_then(|one| one.joined.as_mut()) {
+    let Some(mut remembered) = Remembered::load(folder)? else { return Ok(None) };
+    remembered.cluster = None;
+    remembered.rejoin = None;
+    if let Some(joined) = &mut remembered.joined {
         joined.cluster_id.clone_from(&restored.cluster_id);
         joined.member_id = Some(format!("{:x}", restored.member_id));
         joined.members.clear();
     }
-    Ok(remembered)
+    Ok(Some(remembered))
+}
+
+/// There is nobody any more whom it could have joined again, and it must not try with the new
+/// store.
+fn forget_rejoin(dir: &Path) -> Result<()> {
+    match Remembered::load(dir)? {
+        Some(remembered) => Remembered { rejoin: None, ..remembered }.store(dir),
+        None => Ok(()),
+    }
 }
 
 fn copy_keys(from: &Path, to: &Path) -> Result<()> {
@@ -166,7 +178,9 @@ fn describe(folder: &Path, target: &Target, found: &Found) -> String {
     ));
     text.push_str("  - what the other servers had received and this one had not is lost, and nobody can tell what that is; if another one is left as well, look at it with --dry-run and take the one with the highest term, and of those the highest entry\n");
     if committed < last.index {
-        text.push_str(&format!("  - of its last {} entries it has not heard whether a majority had them; they are kept, since they may have been acknowledged\n", last.index - committed));
+        let count = last.index - committed;
+        let entries = if count == 1 { "entry" } else { "entries" };
+        text.push_str(&format!("  - what it received last and had not heard to be committed ({count} {entries}) is kept: it may have been acknowledged\n"));
     }
     text.push_str("  - all other servers of the old cluster are forgotten, and must never start again with their folders: a majority of them would go on as the old cluster beside this one. Empty their data folders, and join them again\n");
     text.push_str(&what_follows());
