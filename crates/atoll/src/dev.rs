@@ -96,6 +96,9 @@ pub async fn run(dev: Dev) -> Result<()> {
     let mut signals = Signals::watch()?;
     let folder = Folder::take(&dev.data_dir()?).await?;
     let cluster = folder.cluster(dev.nodes, dev.servers)?;
+    if let Some(remark) = servers::remark(cluster.servers) {
+        warn!("{remark}");
+    }
     let listener = listen((Ipv4Addr::LOCALHOST, dev.port).into(), "--port").await?;
     let etcd = listen_for_etcd(&dev).await?;
     if !rustix::process::geteuid().is_root() {

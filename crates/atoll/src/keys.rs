@@ -29,8 +29,13 @@ impl Keys {
         Ok(Self { folder: folder.to_owned(), cluster: cluster.to_owned() })
     }
 
+    /// Where the certificate of an authority stands, once there is one.
+    pub fn certificate_of(folder: &Path, kind: AuthorityKind) -> PathBuf {
+        folder.join(format!("{}-ca.crt", kind.name()))
+    }
+
     pub fn authority(&self, kind: AuthorityKind, now: Timestamp) -> Result<Authority> {
-        let certificate = self.folder.join(format!("{}-ca.crt", kind.name()));
+        let certificate = Self::certificate_of(&self.folder, kind);
         let key = self.folder.join(format!("{}-ca.key", kind.name()));
         match (certificate.exists(), key.exists()) {
             (true, true) => {

@@ -185,6 +185,7 @@ async fn with_cluster(command: Command, target: Target) -> Result<ExitCode> {
         home: variable("HOME").map(PathBuf::from),
         data_dir: match &command {
             Command::Backup(backup) => backup.data_dir.clone(),
+            Command::Check(check) => check.data_dir.clone(),
             _ => None,
         },
     };

@@ -27,12 +27,11 @@ impl Sources {
     }
 
     fn fallbacks(&self) -> Vec<PathBuf> {
-        let data_dir = self.data_dir.iter().map(|dir| dir.join("kubeconfig"));
         let home = self.home.iter().flat_map(|home| {
             [home.join(".kube/config"), home.join(".local/share/atoll/dev/kubeconfig")]
         });
         let system = std::iter::once(PathBuf::from("/var/lib/atoll/kubeconfig"));
-        data_dir.chain(home).chain(system).collect()
+        home.chain(system).collect()
     }
 
     /// The files to use: the one that was named, those of the environment, or the first
@@ -40,6 +39,18 @@ impl Sources {
     pub fn find(&self) -> Result<Vec<PathBuf>> {
         if let Some(flag) = &self.flag {
             return Ok(vec![flag.clone()]);
+        }
+        // What was typed wins over the environment: it would be about another cluster.
+        if let Some(dir) = &self.data_dir {
+            let file = dir.join("kubeconfig");
+            if !file.exists() {
+                bail!(
+                    "there is no cluster in {}: {} does not exist; start one with `atoll dev --data-dir {0}`",
+                    dir.display(),
+                    file.display()
+                );
+            }
+            return Ok(vec![file]);
         }
         let named = self.environment();
         let (looked, found) = if named.is_empty() {

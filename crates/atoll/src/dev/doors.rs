@@ -46,11 +46,14 @@ pub struct Doors {
 struct Door {
     path: PathBuf,
     sender: Option<handoff::Sender>,
+    /// It did not answer the last time; others are tried first.
+    is_silent: bool,
 }
 
 impl Doors {
     pub fn new(paths: Vec<PathBuf>, shut: Shut) -> Self {
-        let doors = paths.into_iter().map(|path| Door { path, sender: None }).collect();
+        let doors =
+            paths.into_iter().map(|path| Door { path, sender: None, is_silent: false }).collect();
         Self { doors, shut, current: 0 }
     }
 
@@ -80,7 +83,9 @@ impl Doors {
             // One that is cut off from its nodes still says what it knows.
             shut.clear();
         }
-        for server in (0..count).map(|step| (self.current + step) % count) {
+        let mut order: Vec<usize> = (0..count).map(|step| (self.current + step) % count).collect();
+        order.sort_by_key(|server| self.doors.get(*server).is_some_and(|door| door.is_silent));
+        for server in order {
             let Some(door) = self.doors.get_mut(server).filter(|_| !shut.contains(&server)) else {
                 continue;
             };
@@ -97,17 +102,20 @@ impl Door {
     async fn take(&mut self, stream: &TcpStream) -> bool {
         // A server that was started again has another socket of the same name.
         for former in [self.sender.take(), None] {
-            let sender = match former {
+            let mut sender = match former {
                 Some(sender) => sender,
                 None => match handoff::Sender::connect(&self.path) {
                     Ok(sender) => sender,
                     Err(_not_there) => return false,
                 },
             };
-            if sender.send(stream).await.is_ok() {
-                self.sender = Some(sender);
-                return true;
+            let Ok(taken) = sender.send(stream).await else { continue };
+            if !taken && !self.is_silent {
+                warn!(socket = %self.path.display(), "a server takes no connections; others get them");
             }
+            self.is_silent = !taken;
+            self.sender = Some(sender);
+            return taken;
         }
         false
     }
@@ -151,6 +159,33 @@ mod tests {
         assert!(incoming.next().await.unwrap().is_some());
         accepting.abort();
     }
+
+    #[tokio::test]
+    async fn a_server_that_stands_still_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (0..2).map(|n| folder.path().join(format!("{n}"))).collect();
+        let stopped = handoff::Receiver::bind(&paths[0]).unwrap();
+        let other = handoff::Receiver::bind(&paths[1]).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let doors = Doors::new(paths, Shut::default());
+        #[allow(clippy::disallowed_methods, reason = "aborted at the end")]
+        let accepting = tokio::spawn(doors.accept(listener));
+        let first = TcpStream::connect(address).unwrap();
+        let second = TcpStream::connect(address).unwrap();
+        let incoming = other.accept().await.unwrap();
+        for client in [first, second] {
+            let crossed = incoming.next().await.unwrap().unwrap();
+            assert_eq!(crossed.peer_addr().unwrap(), client.local_addr().unwrap());
+        }
+        // The other ends; the one that stood still goes on.
+        drop((incoming, other));
+        let third = TcpStream::connect(address).unwrap();
+        let crossed = stopped.accept().await.unwrap().next().await.unwrap().unwrap();
+        assert_eq!(crossed.peer_addr().unwrap(), third.local_addr().unwrap());
+        accepting.abort();
+    }
+
     #[tokio::test]
     async fn the_only_server_is_reached_although_it_is_isolated() {
         let folder = tempfile::tempdir().unwrap();

@@ -20,7 +20,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,10 @@ const LIFE: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// The wall clock is looked at no less often than this, since it may be set.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 const OWNER: &str = "the store's peers";
+/// A port that another program has is tried again this often…
+const OPEN_RETRY: Duration = Duration::from_millis(500);
+/// …and told of this often.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 pub struct Peers {
     listen: SocketAddr,
@@ -64,7 +68,7 @@ impl Peers {
     /// The store's way to its peers.
     pub fn net(self: &Arc<Self>, inbox: Arc<dyn Inbox>) -> Box<dyn Net> {
         self.inbox.get_or_init(|| inbox);
-        Box::new(LazyNet { peers: self.clone(), net: None })
+        Box::new(LazyNet { peers: self.clone(), net: None, failed_at: None, told_at: None })
     }
 
     /// Opens the peer port, if it is not open yet.
@@ -104,6 +108,11 @@ impl Peers {
         transport.as_ref().map(PeerTransport::certificate_ends)
     }
 
+    /// When it is replaced, or should have been.
+    pub fn certificate_renewed_at(&self) -> Option<Timestamp> {
+        self.certificate_ends().map(renewed_at)
+    }
+
     fn tls(&self, now: Timestamp) -> Result<PeerTls> {
         let inbox = self.inbox.get().context("the store is not open yet")?;
         let own = inbox.hello(0);
@@ -132,8 +141,7 @@ impl Peers {
             let open = self.transport.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let Some(open) = open else { continue };
             let now = Timestamp::now();
-            let ends = open.certificate_ends();
-            if renew_at(ends - LIFE, ends, OWNER) > now {
+            if renewed_at(open.certificate_ends()) > now {
                 continue;
             }
             let renewed = self.tls(now).and_then(|tls| {
@@ -155,20 +163,31 @@ impl Peers {
     }
 }
 
+fn renewed_at(ends: Timestamp) -> Timestamp {
+    renew_at(ends - LIFE, ends, OWNER)
+}
+
 /// Connects the store with the transport once there are peers.
 #[derive(Debug)]
 struct LazyNet {
     peers: Arc<Peers>,
     net: Option<Box<dyn Net>>,
+    /// When the last attempt failed, and when that was last told.
+    failed_at: Option<Instant>,
+    told_at: Option<Instant>,
 }
 
 impl LazyNet {
     fn connected(&mut self) -> Option<&mut Box<dyn Net>> {
         if self.net.is_none() {
+            if self.failed_at.is_some_and(|at| at.elapsed() < OPEN_RETRY) {
+                return None;
+            }
             let transport = match self.peers.open() {
                 Ok(transport) => transport,
                 Err(error) => {
-                    warn!("no connection to the other servers: {error:#}");
+                    self.failed_at = Some(Instant::now());
+                    self.tell(&error);
                     return None;
                 }
             };
@@ -176,6 +195,13 @@ impl LazyNet {
             self.net = Some(transport.net(inbox));
         }
         self.net.as_mut()
+    }
+
+    fn tell(&mut self, error: &anyhow::Error) {
+        if self.told_at.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
+            self.told_at = Some(Instant::now());
+            warn!("no connection to the other servers: {error:#}");
+        }
     }
 }
 
