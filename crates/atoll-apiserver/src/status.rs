@@ -429,8 +429,11 @@ impl Status {
                 "RequestEntityTooLarge",
                 format!("the object has {bytes} bytes; the store takes at most {limit_bytes}"),
             ),
-            Error::NoLeader | Error::NoQuorum { .. } | Error::Unavailable { .. } => {
-                Self::unavailable(error.to_string())
+            Error::NoLeader | Error::Unavailable { .. } => Self::unavailable(error.to_string()),
+            // No Retry-After: kubectl would ask ten times before it shows the sentence, and only
+            // somebody who reads it can do what it says.
+            Error::NoQuorum { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string())
             }
             Error::NoSpace { detail } => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
