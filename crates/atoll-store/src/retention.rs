@@ -55,12 +55,10 @@ pub(crate) enum Pressure {
 }
 
 impl KeyspaceLimits {
-    /// Whether writes are refused, or would be of the largest size. `refused` is what the last
-    /// refused one would have added, if it has not become possible since.
-    pub(crate) fn is_full(&self, used: u64, refused: u64, request_bytes_max: u64) -> bool {
+    /// Whether writes are refused, whatever their size: one of the largest would find no room.
+    pub(crate) fn is_full(&self, used: u64, request_bytes_max: u64) -> bool {
         // With a quota that is hardly larger than a request it would be full when it is empty.
-        let largest = request_bytes_max.min(self.quota_bytes / 16);
-        used + refused.max(largest) > self.quota_bytes
+        used + request_bytes_max.min(self.quota_bytes / 16) > self.quota_bytes
     }
 
     pub(crate) fn pressure(&self, used: u64, is_full: bool) -> Pressure {

@@ -99,7 +99,7 @@ impl Maintenance for Shared {
         }))
     }
 
-    /// Space is given back all the time; there is nothing to do at once.
+    /// Room for keys comes back by itself. The state file keeps its size.
     async fn defragment(
         &self,
         _request: Request<DefragmentRequest>,
@@ -155,6 +155,9 @@ impl Maintenance for Shared {
         if leader != Some(target) {
             let moved = self.control.transfer_leadership(Some(target)).await;
             moved.map_err(|error| error::status(&error))?;
+            if !self.until_known(|now| now.leader == Some(target)).await {
+                return Err(error::TRANSFER_TIMEOUT.into());
+            }
         }
         Ok(Response::new(MoveLeaderResponse { header: self.current_header().await? }))
     }

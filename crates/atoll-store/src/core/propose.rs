@@ -92,12 +92,8 @@ impl Core {
         let mut admitted = Vec::with_capacity(proposals.len());
         for proposal in proposals {
             let used = used.get(proposal.keyspace).copied().unwrap_or(0);
-            let quota = self.config.limits(proposal.keyspace).quota_bytes;
-            let detail = if proposal.is_ordinary() && used + proposal.added_bytes > quota {
-                self.note_refused(&proposal);
-                format!(
-                    "{used} of {quota} bytes are taken; delete what nobody needs, which always goes through"
-                )
+            let detail = if let Some(detail) = self.lacks_room(&proposal, used) {
+                detail
             } else if proposal.is_ordinary() && self.journal.is_full() {
                 "the log cannot grow: the disk is full".to_owned()
             } else if proposal.is_ordinary() && backlog {

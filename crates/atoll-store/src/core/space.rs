@@ -62,12 +62,26 @@ impl Core {
         if used + refused.load(Ordering::Relaxed) <= limits.quota_bytes {
             refused.store(0, Ordering::Relaxed);
         }
-        let refused = refused.load(Ordering::Relaxed);
-        limits.pressure(used, limits.is_full(used, refused, self.config.request_bytes_max))
+        let refuses = refused.load(Ordering::Relaxed) > 0;
+        limits.pressure(used, refuses || limits.is_full(used, self.config.request_bytes_max))
+    }
+
+    /// Why there is no room for it in its keyspace, if so.
+    pub(super) fn lacks_room(&self, proposal: &Proposal, used: u64) -> Option<String> {
+        let limits = self.config.limits(proposal.keyspace);
+        let quota = limits.quota_bytes;
+        let is_full = limits.is_full(used, self.config.request_bytes_max);
+        if !proposal.is_ordinary() || (!is_full && used + proposal.added_bytes <= quota) {
+            return None;
+        }
+        self.note_refused(proposal);
+        Some(format!(
+            "{used} of {quota} bytes are taken; delete what nobody needs, which always goes through"
+        ))
     }
 
     /// There was no room for it in its keyspace.
-    pub(super) fn note_refused(&self, proposal: &Proposal) {
+    fn note_refused(&self, proposal: &Proposal) {
         if let Some(keyspace) = self.shared.keyspaces.get(proposal.keyspace) {
             keyspace.refused_bytes.store(proposal.added_bytes, Ordering::Relaxed);
         }

@@ -5,6 +5,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use atoll_store::{KeyspaceLimits, Retention};
 use std::{fmt, str::FromStr, time::Duration};
 
+/// Twice etcd's default, half of what a store is made for.
+const QUOTA_BYTES: u64 = 4 << 30;
 /// What a store is made for; its index is in memory.
 const QUOTA_BYTES_MAX: u64 = 8 << 30;
 /// Smaller ones would be full with a single request.
@@ -32,11 +34,11 @@ pub struct Space {
     )]
     pub retention: Kept,
     /// How many bytes the applications' keys may take, history included; beyond it writes are
-    /// refused but for deletes [0: 4 GiB]
+    /// refused but for deletes; 0 is the default
     #[arg(
         id = "etcd_quota_backend_bytes",
         long = "etcd-quota-backend-bytes",
-        default_value_t = 0,
+        default_value_t = QUOTA_BYTES,
         value_name = "BYTES"
     )]
     pub quota_bytes: u64,
@@ -58,7 +60,7 @@ pub enum Kept {
 impl Space {
     pub fn limits(&self, default: KeyspaceLimits) -> Result<KeyspaceLimits> {
         let quota_bytes = match self.quota_bytes {
-            0 => default.quota_bytes,
+            0 => QUOTA_BYTES,
             bytes => bytes,
         };
         ensure!(
@@ -165,7 +167,7 @@ mod tests {
     use super::*;
 
     const DEFAULT: KeyspaceLimits =
-        KeyspaceLimits { quota_bytes: 4 << 30, retention: Retention::WhileRoom, few_revisions: 0 };
+        KeyspaceLimits { quota_bytes: 1, retention: Retention::WhileRoom, few_revisions: 0 };
 
     fn limits(mode: Mode, retention: &str, quota_bytes: u64) -> Result<KeyspaceLimits> {
         Space { mode, retention: retention.parse()?, quota_bytes }.limits(DEFAULT)
@@ -198,7 +200,7 @@ mod tests {
     #[test]
     fn a_quota_has_a_sensible_size() {
         let quota = |bytes| limits(Mode::Periodic, "0", bytes).map(|limits| limits.quota_bytes);
-        assert_eq!(quota(0).unwrap(), 4 << 30);
+        assert_eq!(quota(0).unwrap(), QUOTA_BYTES);
         assert_eq!(quota(16 << 20).unwrap(), 16 << 20);
         for wrong in [1, 9 << 30] {
             let refused = quota(wrong).unwrap_err().to_string();
