@@ -84,6 +84,11 @@ pub fn start_etcd(programs: &Programs) -> Served {
 
 /// On what stands in the folder, if there is something.
 pub fn start_etcd_in(programs: &Programs, folder: tempfile::TempDir) -> Served {
+    start_etcd_with(programs, folder, &[])
+}
+
+/// With more flags.
+pub fn start_etcd_with(programs: &Programs, folder: tempfile::TempDir, flags: &[String]) -> Served {
     let (client, peer) = (free_port(), free_port());
     let (client_url, peer_url) =
         (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
@@ -94,12 +99,17 @@ pub fn start_etcd_in(programs: &Programs, folder: tempfile::TempDir) -> Served {
         .args(["--name", "atoll", "--log-level", "error"])
         .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
         .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-        .args(["--initial-cluster", &format!("atoll={peer_url}")]);
+        .args(["--initial-cluster", &format!("atoll={peer_url}")])
+        .args(flags);
     start(command, client, folder)
 }
 
 pub fn start_ours() -> Served {
-    let folder = tempfile::Builder::new().prefix("atoll-etcd-").tempdir().unwrap();
+    start_ours_with(tempfile::Builder::new().prefix("atoll-etcd-").tempdir().unwrap(), &[])
+}
+
+/// With more flags. Its data stands in `server` of the folder.
+pub fn start_ours_with(folder: tempfile::TempDir, flags: &[String]) -> Served {
     let (api, etcd) = (free_port(), free_port());
     let mut command = Command::new(binary());
     command
@@ -107,6 +117,9 @@ pub fn start_ours() -> Served {
         .arg("--data-dir")
         .arg(folder.path().join("server"))
         .args(["--listen", &format!("127.0.0.1:{api}")])
-        .args(["--etcd-listen", &format!("127.0.0.1:{etcd}")]);
-    start(command, etcd, folder)
+        .args(["--etcd-listen", &format!("127.0.0.1:{etcd}")])
+        .args(flags);
+    let mut served = start(command, etcd, folder);
+    served.api = api;
+    served
 }
