@@ -23,6 +23,7 @@ mod auth;
 mod cluster;
 mod connection;
 mod convert;
+mod deadline;
 mod error;
 mod fuzz;
 mod hash;
@@ -153,7 +154,24 @@ impl Core {
         self.membership.borrow().leader.is_some()
     }
 
-    /// Ends when a call that asked for a leader has been without one for too long.
+    /// Comes when a stream has to end: it asked for a leader and has been without one for too
+    /// long, or its client waits no longer.
+    fn stream_ends(&self, metadata: &MetadataMap) -> BoxFuture<'static, Status> {
+        let timeout = deadline::of(metadata.as_ref()).ok().flatten();
+        let leader_lost = self.leader_lost(metadata);
+        async move {
+            let Some(timeout) = timeout else {
+                leader_lost.await;
+                return error::NO_LEADER.into();
+            };
+            match tokio::time::timeout(timeout, leader_lost).await {
+                Ok(()) => error::NO_LEADER.into(),
+                Err(_elapsed) => deadline::exceeded(),
+            }
+        }
+        .boxed()
+    }
+
     fn leader_lost(&self, metadata: &MetadataMap) -> BoxFuture<'static, ()> {
         if !router::requires_leader(metadata.as_ref()) {
             return std::future::pending().boxed();

@@ -354,6 +354,22 @@ pub trait KvStore: Send + Sync {
     /// Makes every open watch send a progress batch once it has reached the present;
     /// returns the present revision.
     async fn request_progress(&self) -> Result<Revision>;
+    /// A watch that belongs to others: what [`Self::request_progress_of`] asks of one of a group
+    /// is asked of all of it. Groups are numbers that callers choose, not 0.
+    fn watch_of(
+        &self,
+        request: WatchRequest,
+        group: u64,
+    ) -> BoxStream<'static, Result<WatchBatch>> {
+        let _ = group;
+        self.watch(request)
+    }
+    /// The same of one group's watches, up to what this member has: it asks no other. Not every
+    /// store tells them apart.
+    async fn request_progress_of(&self, group: u64) -> Result<Revision> {
+        let _ = group;
+        self.request_progress().await
+    }
     async fn compact(&self, revision: Revision) -> Result<()>;
     /// `id` 0 lets the store choose. `ttl` in seconds. Returns the id and the ttl granted.
     async fn lease_grant(&self, id: LeaseId, ttl: i64) -> Result<(LeaseId, i64)>;

@@ -17,8 +17,9 @@ pub(crate) use stream::WatchStream;
 
 /// Revisions looked at for one batch, so that a poll does not hold the hub for long.
 const SCAN_MAX: usize = 4096;
-/// A batch ends after the revision that brings it over this.
-const BATCH_BYTES: usize = 1 << 20;
+/// A batch ends after the revision that brings it over this. Each watch of a slow client may have
+/// one on its way.
+const BATCH_BYTES: usize = 64 << 10;
 
 /// All events of one revision.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ struct Watch {
     catching_up: bool,
     too_slow: bool,
     progress: bool,
+    /// Whose requests for progress it hears besides those to all; 0 is nobody's.
+    group: u64,
     waker: Option<Waker>,
 }
 
@@ -143,10 +146,11 @@ impl Hub {
         }
     }
 
-    /// Makes every watch report how far it is once it is at the present.
-    pub(crate) fn request_progress(&self) -> Revision {
+    /// Makes every watch, or those of a group, report how far it is once it is at the present.
+    pub(crate) fn request_progress(&self, group: Option<u64>) -> Revision {
         let mut inner = lock(&self.inner);
-        for watch in inner.watches.values_mut() {
+        let asked = |watch: &&mut Watch| group.is_none_or(|group| watch.group == group);
+        for watch in inner.watches.values_mut().filter(asked) {
             watch.progress = true;
             watch.wake();
         }
@@ -161,7 +165,7 @@ impl Hub {
         }
     }
 
-    fn register(&self, request: &WatchRequest) -> u64 {
+    fn register(&self, request: &WatchRequest, group: u64) -> u64 {
         let mut inner = lock(&self.inner);
         // As in etcd, zero and below mean the present too.
         let start = request.start_revision.filter(|start| *start > 0);
@@ -178,6 +182,7 @@ impl Hub {
             catching_up: behind,
             too_slow: false,
             progress: false,
+            group,
             waker: None,
         };
         inner.watches.insert(id, watch);

@@ -8,9 +8,11 @@
     reason = "a test: what goes wrong here fails it, and it may block"
 )]
 
+mod clients;
 mod servers;
 mod space;
 mod steps;
+mod tls;
 mod transcript;
 
 use servers::{Release, Served, start_etcd, start_etcd_in, start_ours};

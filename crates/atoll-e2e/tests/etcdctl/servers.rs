@@ -51,7 +51,9 @@ impl Release {
 pub struct Served {
     child: Child,
     pub endpoint: String,
-    _folder: tempfile::TempDir,
+    /// The port of the Kubernetes API; 0 of an etcd.
+    pub api: u16,
+    pub folder: tempfile::TempDir,
 }
 
 impl Drop for Served {
@@ -69,7 +71,7 @@ fn start(mut command: Command, port: u16, folder: tempfile::TempDir) -> Served {
         .stderr(File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let served = Served { child, endpoint: format!("127.0.0.1:{port}"), _folder: folder };
+    let served = Served { child, endpoint: format!("127.0.0.1:{port}"), api: 0, folder };
     eventually(START_MAX, "a server listens", || match TcpStream::connect(&served.endpoint) {
         Ok(_) => Ok(()),
         Err(error) => Err(format!("{error}\n{}", std::fs::read_to_string(&log).unwrap())),

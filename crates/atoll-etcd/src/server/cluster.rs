@@ -2,7 +2,10 @@
 //!
 //! [`ClusterControl`]: atoll_store::cluster::ClusterControl
 
+use std::time::Duration;
+
 use atoll_store::cluster::{Member, Membership};
+use atoll_store::kv::Error;
 use tonic::{Request, Response, Status};
 
 use super::{Core, Shared, error};
@@ -17,6 +20,8 @@ use crate::proto::etcdserverpb::{
 /// How the addresses of peers begin when they are shown as URLs: peers speak mutual TLS.
 const PEER_SCHEME: &str = "https://";
 const OWN_NAME: &str = "atoll";
+/// How long this server may take to hear of a change that another one has made for it.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Core {
     fn members(&self) -> Vec<etcdserverpb::Member> {
@@ -47,6 +52,25 @@ impl Core {
     fn find(&self, id: u64) -> Result<Member, Status> {
         let membership = self.membership.borrow();
         Ok(membership.member(id).ok_or(error::MEMBER_NOT_FOUND)?.clone())
+    }
+}
+
+impl Core {
+    /// Waits until this server knows it too: an etcd answers such calls when it has applied them.
+    pub(super) async fn until_known(&self, is_known: impl Fn(&Membership) -> bool) -> bool {
+        let mut membership = self.membership.clone();
+        let known = membership.wait_for(|now| is_known(now));
+        tokio::time::timeout(KNOWN_WITHIN, known).await.is_ok_and(|known| known.is_ok())
+    }
+
+    /// No other member has that address.
+    fn check_free(&self, peer_address: &str, own: Option<u64>) -> Result<(), Status> {
+        let membership = self.membership.borrow();
+        let mut others = membership.members.iter().filter(|member| Some(member.id) != own);
+        match others.any(|other| other.peer_address == peer_address) {
+            true => Err(error::PEER_URL_EXISTS.into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -84,9 +108,7 @@ impl Cluster for Shared {
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
         let peer_address = peer_address(&request.into_inner().peer_ur_ls)?;
-        if self.membership.borrow().members.iter().any(|one| one.peer_address == peer_address) {
-            return Err(error::PEER_URL_EXISTS.into());
-        }
+        self.check_free(&peer_address, None)?;
         // Every server begins without a vote and gets one when it has caught up.
         let member = Member {
             id: 0,
@@ -97,6 +119,7 @@ impl Cluster for Shared {
         };
         let added = self.control.add_learner(member).await;
         let added = added.map_err(|error| error::status(&error))?;
+        self.until_known(|now| now.member(added.id).is_some()).await;
         Ok(Response::new(MemberAddResponse {
             header: self.header(0),
             member: Some(self.shown(&added)),
@@ -113,7 +136,12 @@ impl Cluster for Shared {
         if is_last_voter(&self.membership.borrow(), id) {
             return Err(error::NOT_ENOUGH_STARTED.into());
         }
-        self.control.remove(id).await.map_err(|error| error::status(&error))?;
+        self.control.remove(id).await.map_err(|refused| match refused {
+            // Those who would be left are not enough, or do not answer.
+            Error::Unavailable { .. } => error::UNHEALTHY.into(),
+            other => error::status(&other),
+        })?;
+        self.until_known(|now| now.member(id).is_none()).await;
         let header = self.header(0);
         Ok(Response::new(MemberRemoveResponse { header, members: self.members() }))
     }
@@ -125,7 +153,11 @@ impl Cluster for Shared {
         let request = request.into_inner();
         let mut member = self.find(request.id)?;
         member.peer_address = peer_address(&request.peer_ur_ls)?;
+        self.check_free(&member.peer_address, Some(request.id))?;
+        let address = member.peer_address.clone();
         self.control.update(member).await.map_err(|error| error::status(&error))?;
+        let is_there = |one: &Member| one.id == request.id && one.peer_address == address;
+        self.until_known(|now| now.members.iter().any(is_there)).await;
         let header = self.header(0);
         Ok(Response::new(MemberUpdateResponse { header, members: self.members() }))
     }
@@ -146,7 +178,11 @@ impl Cluster for Shared {
         if !self.find(id)?.is_learner {
             return Err(error::MEMBER_NOT_LEARNER.into());
         }
-        self.control.promote(id).await.map_err(|error| error::status(&error))?;
+        self.control.promote(id).await.map_err(|refused| match refused {
+            Error::Unavailable { .. } => error::LEARNER_BEHIND.into(),
+            other => error::status(&other),
+        })?;
+        self.until_known(|now| now.voters().any(|voter| voter.id == id)).await;
         let header = self.header(0);
         Ok(Response::new(MemberPromoteResponse { header, members: self.members() }))
     }

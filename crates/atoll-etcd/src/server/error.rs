@@ -47,11 +47,15 @@ refusals! {
     STOPPED: Unavailable, "server stopped";
     MEMBER_NOT_FOUND: NotFound, "member not found";
     MEMBER_NOT_LEARNER: FailedPrecondition, "can only promote a learner member";
+    LEARNER_BEHIND: FailedPrecondition,
+        "can only promote a learner member which is in sync with leader";
+    UNHEALTHY: Unavailable, "unhealthy cluster";
     PEER_URL_EXISTS: FailedPrecondition, "Peer URLs already exists";
     BAD_URLS: InvalidArgument, "given member URLs are invalid";
     NOT_ENOUGH_STARTED: FailedPrecondition,
         "re-configuration failed due to not enough started members";
     NOT_LEADER: FailedPrecondition, "not leader";
+    TRANSFER_TIMEOUT: Unavailable, "request timed out, leader transfer took too long";
     BAD_TRANSFEREE: FailedPrecondition, "bad leader transferee";
     DOWNGRADE_FORMAT: InvalidArgument, "wrong downgrade target version format";
     DOWNGRADE_TARGET: InvalidArgument, "invalid downgrade target version";
@@ -72,7 +76,8 @@ pub(super) fn status(error: &Error) -> Status {
     let refusal = match error {
         Error::Compacted { .. } => COMPACTED,
         Error::Future { .. } => FUTURE,
-        Error::NoLeader => NO_LEADER,
+        // How many servers it sees stands in its log; clients know this text.
+        Error::NoLeader | Error::NoQuorum { .. } => NO_LEADER,
         Error::Timeout { .. } => TIMEOUT,
         Error::NoSpace { .. } => NO_SPACE,
         Error::TooLarge { .. } => TOO_LARGE,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_store::kv::{Op, OpResult, Txn, TxnResult};
+use atoll_store::kv::{Error, Op, OpResult, Txn, TxnResult};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
@@ -38,12 +38,23 @@ impl Core {
         }
     }
 
-    async fn one(&self, op: Op) -> Result<(TxnResult, Option<OpResult>), Status> {
+    async fn one(&self, op: Op) -> Result<(TxnResult, Option<OpResult>), Error> {
         let txn = Txn { success: vec![op], ..Txn::default() };
-        let done = self.store.txn(txn).await;
-        let mut result = done.map_err(|error| error::status(&error))?;
+        let mut result = self.store.txn(txn).await?;
         let answer = result.responses.pop();
         Ok((result, answer))
+    }
+
+    /// Why a put was refused. In a transaction an etcd looks for the key first, in a put of its
+    /// own for the lease.
+    async fn put_refusal(&self, error: &Error, lease: i64) -> Status {
+        if lease != 0
+            && *error == Error::KeyNotFound
+            && let Err(missing @ Error::LeaseNotFound { .. }) = self.store.lease_info(lease).await
+        {
+            return error::status(&missing);
+        }
+        error::status(error)
     }
 }
 
@@ -67,7 +78,10 @@ impl Kv for Shared {
         let request = request.into_inner();
         let op = convert::put(&request)?;
         self.check_size(&request)?;
-        let (result, answer) = self.one(op).await?;
+        let (result, answer) = match self.one(op).await {
+            Ok(done) => done,
+            Err(error) => return Err(self.put_refusal(&error, request.lease).await),
+        };
         let prev_kv = match answer {
             Some(OpResult::Put { prev_kv }) => prev_kv,
             _ => None,
@@ -82,7 +96,8 @@ impl Kv for Shared {
         let request = request.into_inner();
         let op = convert::delete(&request)?;
         self.check_size(&request)?;
-        let (result, answer) = self.one(op).await?;
+        let done = self.one(op).await;
+        let (result, answer) = done.map_err(|error| error::status(&error))?;
         let deleted = match answer {
             Some(OpResult::Delete { deleted, prev_kvs }) => (deleted, prev_kvs),
             _ => (0, Vec::new()),

@@ -33,7 +33,7 @@ impl Core {
 struct KeepAlive {
     core: Arc<Core>,
     requests: Streaming<LeaseKeepAliveRequest>,
-    leader_lost: BoxFuture<'static, ()>,
+    ends: BoxFuture<'static, Status>,
 }
 
 impl KeepAlive {
@@ -42,7 +42,7 @@ impl KeepAlive {
         let request = tokio::select! {
             request = self.requests.message() => request,
             () = self.core.stop.cancelled() => return Some(Err(error::STOPPED.into())),
-            () = &mut self.leader_lost => return Some(Err(error::NO_LEADER.into())),
+            status = &mut self.ends => return Some(Err(status)),
         };
         match request {
             Ok(Some(request)) => Some(self.core.keep_alive(request.id).await),
@@ -80,9 +80,9 @@ impl Lease for Shared {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<KeepAlives>, Status> {
-        let leader_lost = self.leader_lost(request.metadata());
+        let ends = self.stream_ends(request.metadata());
         let requests = request.into_inner();
-        let keep_alive = KeepAlive { core: self.0.clone(), requests, leader_lost };
+        let keep_alive = KeepAlive { core: self.0.clone(), requests, ends };
         let answers = futures::stream::unfold(Some(keep_alive), |keep_alive| async move {
             let mut keep_alive = keep_alive?;
             let answer = keep_alive.next().await?;

@@ -8,7 +8,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::{Code, Status};
 
-use super::{MESSAGE_OVERHEAD_BYTES, Shared, error, plain};
+use super::{MESSAGE_OVERHEAD_BYTES, Shared, deadline, error, plain};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -59,6 +59,16 @@ impl Router {
         if let Err(refused) = self.check(&request) {
             return refused.into_http();
         }
+        match deadline::of(request.headers()) {
+            Ok(None) => self.dispatch(request).await,
+            Ok(Some(timeout)) => tokio::time::timeout(timeout, self.dispatch(request))
+                .await
+                .unwrap_or_else(|_elapsed| deadline::exceeded().into_http()),
+            Err(refused) => refused.into_http(),
+        }
+    }
+
+    async fn dispatch(self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().trim_start_matches('/');
         let (service, method) = path.split_once('/').unwrap_or((path, ""));
         let unknown = format!("unknown method {method} for service {service}");

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_store::kv::{Error, EventKind, Result as StoreResult, WatchBatch};
 use futures::future::BoxFuture;
@@ -32,6 +33,9 @@ const WATCHES_MAX: usize = 100_000;
 /// Progress requests waiting for a stream's watches; more are one with the last.
 const PROGRESS_MAX: usize = 64;
 
+/// The group of the next stream's watches.
+static GROUPS: AtomicU64 = AtomicU64::new(1);
+
 type Answers = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 /// What a watch has brought, with the watch's serial number; `None` is its end.
 type Brought = (u64, Option<StoreResult<WatchBatch>>);
@@ -44,8 +48,8 @@ impl Watch for Shared {
         &self,
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let leader_lost = self.leader_lost(request.metadata());
-        let session = Session::new(self.0.clone(), request.into_inner(), leader_lost);
+        let ends = self.stream_ends(request.metadata());
+        let session = Session::new(self.0.clone(), request.into_inner(), ends);
         let answers = futures::stream::unfold(Some(session), |session| async move {
             let mut session = session?;
             let answer = session.next().await?;
@@ -58,8 +62,10 @@ impl Watch for Shared {
 
 struct Session {
     core: Arc<Core>,
+    /// Told apart from all other streams: the store wakes only this one's watches for it.
+    group: u64,
     requests: Streaming<WatchRequest>,
-    leader_lost: BoxFuture<'static, ()>,
+    ends: BoxFuture<'static, Status>,
     watches: HashMap<i64, Watched>,
     /// A watch's id may be used again, its serial number is not.
     serials: HashMap<u64, i64>,
@@ -91,15 +97,16 @@ impl Session {
     fn new(
         core: Arc<Core>,
         requests: Streaming<WatchRequest>,
-        leader_lost: BoxFuture<'static, ()>,
+        ends: BoxFuture<'static, Status>,
     ) -> Self {
         let every = core.config.progress_every;
         let mut progress_timer = tokio::time::interval_at(Instant::now() + every, every);
         progress_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             core,
+            group: GROUPS.fetch_add(1, Ordering::Relaxed),
             requests,
-            leader_lost,
+            ends,
             watches: HashMap::new(),
             serials: HashMap::new(),
             batches: SelectAll::new(),
@@ -127,7 +134,7 @@ impl Session {
                 Some((serial, brought)) = self.batches.next() => self.on_batch(serial, brought),
                 _ = self.progress_timer.tick() => self.on_timer().await,
                 () = self.core.stop.cancelled() => Err(error::STOPPED.into()),
-                () = &mut self.leader_lost => Err(error::NO_LEADER.into()),
+                status = &mut self.ends => Err(status),
             };
             if let Err(status) = stepped {
                 return Some(Err(status));
@@ -189,11 +196,12 @@ impl Session {
     fn open(&mut self, id: i64, request: WatchCreateRequest, start: i64) {
         let serial = self.next_serial;
         self.next_serial += 1;
-        let watch = self.core.store.watch(atoll_store::kv::WatchRequest {
+        let wanted = atoll_store::kv::WatchRequest {
             range: convert::key_range(&request.key, &request.range_end),
             start_revision: Some(start),
             prev_kv: request.prev_kv,
-        });
+        };
+        let watch = self.core.store.watch_of(wanted, self.group);
         let brought = watch.map(move |batch| (serial, Some(batch)));
         let end = futures::stream::once(std::future::ready((serial, None)));
         let (abort, registration) = AbortHandle::new_pair();
@@ -267,6 +275,8 @@ impl Session {
 
     fn send(&mut self, id: i64, batch: WatchBatch) {
         let Some(watched) = self.watches.get_mut(&id) else { return };
+        // A watch that begins later has nothing to tell yet (etcd #20221).
+        let has_begun = batch.revision >= watched.reached;
         watched.reached = watched.reached.max(batch.revision);
         self.brought = self.brought.max(batch.revision);
         let filters = &watched.request.filters;
@@ -291,7 +301,7 @@ impl Session {
                 prev_kv: event.prev_kv.map(convert::key_value),
             })
             .collect();
-        let told = is_progress && std::mem::take(&mut watched.tells_progress);
+        let told = is_progress && has_begun && std::mem::take(&mut watched.tells_progress);
         if told || !events.is_empty() {
             watched.is_quiet &= told;
             let answer = WatchResponse {
@@ -313,7 +323,7 @@ impl Session {
     /// Answered once every watch of the stream has sent all up to the present. A watch that
     /// starts in the future has not, and then there is no answer, as in etcd.
     async fn ask_progress(&mut self) -> Result<(), Status> {
-        let asked = self.core.store.request_progress().await;
+        let asked = self.core.store.request_progress_of(self.group).await;
         let revision = asked.map_err(|error| error::status(&error))?;
         if self.watches.values().any(|watched| watched.reached > revision) {
             return Ok(());
@@ -355,7 +365,7 @@ impl Session {
             wanted |= asks;
         }
         if wanted {
-            let asked = self.core.store.request_progress().await;
+            let asked = self.core.store.request_progress_of(self.group).await;
             asked.map_err(|error| error::status(&error))?;
         }
         Ok(())

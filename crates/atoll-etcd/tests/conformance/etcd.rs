@@ -11,6 +11,9 @@ use crate::certificates::Made;
 
 /// Attempts to find two ports that stay free.
 const STARTS_MAX: usize = 5;
+/// Below those that the kernel chooses from.
+const PORTS: std::ops::Range<u16> = 10_240..20_000;
+const PORTS_TRIED_MAX: usize = 1000;
 
 /// Which etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +156,14 @@ impl Settings {
     }
 }
 
+/// One that no other process is given when it asks for any: it might take it before the etcd does,
+/// and be taken for the etcd.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+    for _ in 0..PORTS_TRIED_MAX {
+        let port = rand::random_range(PORTS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free in {PORTS:?}");
 }

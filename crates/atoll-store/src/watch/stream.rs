@@ -27,7 +27,11 @@ pub(crate) struct WatchStream {
 
 impl WatchStream {
     pub(crate) fn new(keyspace: Arc<KeyspaceShared>, request: WatchRequest) -> Self {
-        let id = keyspace.hub.register(&request);
+        Self::of(keyspace, request, 0)
+    }
+
+    pub(crate) fn of(keyspace: Arc<KeyspaceShared>, request: WatchRequest, group: u64) -> Self {
+        let id = keyspace.hub.register(&request, group);
         // The ring may still have what has been compacted; whether it does must not show.
         let compacted = read(&keyspace.state).compacted;
         let refused = request

@@ -13,6 +13,7 @@ use crate::world::{
 super::checks!(
     one_branch_is_taken_at_one_revision,
     every_compare_means_what_it_says,
+    one_that_only_compares_sees_every_acknowledged_write,
     a_missing_key_compares_as_zeros_and_has_no_value,
     a_compare_of_a_range_holds_for_all_its_keys,
     inner_transactions_share_the_revision_and_decide_from_before,
@@ -37,6 +38,17 @@ async fn one_branch_is_taken_at_one_revision(world: World) {
     let second = world.txn(create("2")).await.unwrap();
     assert_eq!((second.succeeded, second.revision), (false, base + 1));
     assert_eq!(shown(found(&second.responses[0])), ["a=1"]);
+}
+
+/// An etcd of several members answers it from what one of them has; nobody has asked for that.
+async fn one_that_only_compares_sees_every_acknowledged_write(world: World) {
+    for number in 0..30 {
+        let value = number.to_string();
+        world.put("a", &value).await;
+        let newest = compare("a", Relation::Equal, CompareTarget::Value(bytes(&value)));
+        let txn = Txn { compare: vec![newest], ..Txn::default() };
+        assert!(world.txn(txn).await.unwrap().succeeded, "at {number}");
+    }
 }
 
 async fn every_compare_means_what_it_says(world: World) {
