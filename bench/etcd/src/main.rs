@@ -1,8 +1,5 @@
 //! Atoll beside etcd: both by gRPC on the loopback from the same client, with a watch open, the
-//! same disk and the same requests, in turns; medians of the rounds.
-//!
-//! `atoll-bench-etcd ATOLL ETCD FOLDER [--servers N] [--rounds N] [--seconds S] [NAME…]`, where a
-//! NAME is one of `load`, `memory`, `start`, `restart`, `kill`, `watchers`.
+//! same disk and the same requests, in turns; medians of the rounds. See [`HELP`].
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,13 +9,38 @@ use etcd_client::{Client, WatchOptions};
 use load::{Figures, Kind, connect, figures, fill, measure};
 use sides::{Name, Programs, Side};
 
+mod compaction;
+mod embedded;
 mod load;
 mod sides;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: atoll-bench-etcd ATOLL ETCD FOLDER [--servers N] [--rounds N] \
-                     [--seconds S] [load|memory|start|restart|kill|watchers]…";
+const HELP: &str = "\
+Sets Atoll beside etcd: the same requests to both in turns, on the same disk; medians of the rounds.
+
+usage: atoll-bench-etcd ATOLL ETCD FOLDER [OPTION…] [NAME…]
+
+  ATOLL   `atoll`, or the example `serve` of atoll-etcd: the store and its API alone
+  ETCD    etcd 3.5 or 3.6
+  FOLDER  new, on the disk that is to be measured
+
+  --servers N          of each side (1); with several Atolls it needs root, for addresses on lo
+  --rounds N           (5)
+  --seconds S          of each measurement (2)
+  --only TEXT          of `load` and `embedded`, what has this in its name, as \"put ×1\"
+  --embedded PROGRAM   the example `embedded` of atoll-store
+
+NAMEs; all of them without one, but `embedded` only with its program:
+  load        puts, gets, transactions and lists with 1 to 256 clients: throughput, latency, and
+              processor time of all servers for each
+  start       an empty folder until the first put is acknowledged
+  memory      resident, empty and 15 s after 100,000 keys of 1 KiB were put
+  restart     a million keys of 1 KiB, all servers killed with -9: until all serve again
+  kill        the leader of several killed with -9 under load: until the next acknowledged write
+  watchers    1,000 watches of one prefix at 1,000 puts a second: delivery, and memory
+  compaction  puts while a million revisions are compacted, beside quiet ones
+  embedded    gets and transactions through the store's own trait, beside etcd by gRPC";
 
 struct Settings {
     programs: Programs,
@@ -26,29 +48,41 @@ struct Settings {
     servers: usize,
     rounds: usize,
     time: Duration,
+    /// Of the loads, those with this in their name.
+    only: String,
+    embedded: Option<PathBuf>,
     names: Vec<String>,
 }
 
 fn settings() -> Outcome<Settings> {
     let mut plain = Vec::new();
     let (mut servers, mut rounds, mut seconds) = (1, 5, 2.0);
+    let (mut only, mut embedded) = (String::new(), None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or(USAGE);
+        let mut value = || arguments.next().ok_or(HELP);
         match argument.as_str() {
             "--servers" => servers = value()?.parse()?,
             "--rounds" => rounds = value()?.parse()?,
             "--seconds" => seconds = value()?.parse()?,
+            "--only" => only = value()?,
+            "--embedded" => embedded = Some(PathBuf::from(value()?)),
+            "--help" => {
+                println!("{HELP}");
+                std::process::exit(0);
+            }
             _ => plain.push(argument),
         }
     }
     if plain.len() < 3 {
-        return Err(USAGE.into());
+        eprintln!("{HELP}");
+        std::process::exit(2);
     }
     let names = plain.split_off(3);
     let [atoll, etcd, folder] = [0, 1, 2].map(|at| PathBuf::from(&plain[at]));
     let programs = Programs { atoll, etcd };
-    Ok(Settings { programs, folder, servers, rounds, time: Duration::from_secs_f64(seconds), names })
+    let time = Duration::from_secs_f64(seconds);
+    Ok(Settings { programs, folder, servers, rounds, time, only, embedded, names })
 }
 
 impl Settings {
@@ -84,6 +118,12 @@ async fn main() -> Outcome<()> {
     if settings.wants("kill") && settings.servers > 1 {
         kill(&settings).await?;
     }
+    if settings.wants("compaction") {
+        compaction::run(&settings).await?;
+    }
+    if settings.wants("embedded") && (settings.embedded.is_some() || !settings.names.is_empty()) {
+        embedded::run(&settings).await?;
+    }
     Ok(())
 }
 
@@ -108,6 +148,10 @@ async fn under_load(settings: &Settings) -> Outcome<()> {
     ];
     for (name, kind, counts) in plan {
         for &clients in counts {
+            let what = format!("{name} ×{clients}");
+            if !what.contains(&settings.only) {
+                continue;
+            }
             let mut found = [Vec::new(), Vec::new()];
             for _ in 0..settings.rounds {
                 for (side, found) in sides.iter().zip(&mut found) {
@@ -118,7 +162,7 @@ async fn under_load(settings: &Settings) -> Outcome<()> {
                     found.push(figures(taken, settings.time, cpu));
                 }
             }
-            print(&format!("{name} ×{clients}"), &found);
+            print(&what, &found);
         }
     }
     Ok(())

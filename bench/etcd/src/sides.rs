@@ -67,6 +67,7 @@ impl Side {
         let mut side = Self { name, endpoints, servers: Vec::new() };
         match name {
             Name::Etcd => side.start_etcd(&programs.etcd, &folder, &ports)?,
+            Name::Atoll if is_trial(&programs.atoll) => side.start_trial(&programs.atoll, &folder)?,
             Name::Atoll => side.start_atoll(&programs.atoll, &folder, &ports).await?,
         }
         side.wait().await?;
@@ -94,6 +95,15 @@ impl Side {
             self.add(program, arguments.as_flattened(), folder)?;
         }
         Ok(())
+    }
+
+    /// All members in one process, without the rest of a server.
+    fn start_trial(&mut self, program: &Path, folder: &Path) -> Outcome<()> {
+        let data = folder.join("trial").display().to_string();
+        let addresses = self.endpoints.iter().map(|one| one.trim_start_matches("http://"));
+        let arguments: Vec<_> = [data].into_iter().chain(addresses.map(str::to_owned)).collect();
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        self.add(program, &arguments, folder)
     }
 
     async fn start_atoll(&mut self, program: &Path, folder: &Path, ports: &[u16]) -> Outcome<()> {
@@ -196,6 +206,12 @@ impl Side {
     fn processes(&self) -> impl Iterator<Item = &Child> {
         self.servers.iter().filter_map(|server| server.process.as_ref())
     }
+}
+
+/// The example `serve` of atoll-etcd: the store and its etcd API, and nothing else.
+fn is_trial(program: &Path) -> bool {
+    let name = program.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.is_some_and(|name| name.starts_with("serve"))
 }
 
 fn server_token(program: &Path, folder: &Path) -> Outcome<String> {

@@ -20,6 +20,7 @@ use tonic::metadata::MetadataMap;
 use crate::proto::etcdserverpb::ResponseHeader;
 
 mod auth;
+mod calls;
 mod cluster;
 mod connection;
 mod convert;

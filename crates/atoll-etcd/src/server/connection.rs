@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::EtcdServer;
+use super::calls::Calls;
 
 /// Connections open at once; further ones wait in the listener.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -27,6 +28,9 @@ const STREAMS_MAX: u32 = 100_000;
 /// exceed half of it, so it is larger than a client fills with small requests.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// What waits to be sent on one stream before more is made for it. A client that is slow with a
+/// thousand watches has a thousand streams.
+const STREAM_UNSENT_BYTES: usize = 64 << 10;
 /// How often a silent client is asked whether it is there, and how long it may think.
 const PING_EVERY: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -95,7 +99,8 @@ impl EtcdServer {
             let router = router.clone();
             async move { Ok::<_, Infallible>(router.serve(request).await) }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let calls = Calls::default();
+        let mut builder = auto::Builder::new(calls.clone());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
         builder
             .http2()
@@ -103,17 +108,21 @@ impl EtcdServer {
             .max_concurrent_streams(STREAMS_MAX)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .max_send_buf_size(STREAM_UNSENT_BYTES)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
-        let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let ended = tokio::select! {
-            ended = serving.as_mut() => ended,
-            () = self.stop.cancelled() => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
+        let serving = async {
+            let serving = builder.serve_connection(TokioIo::new(stream), service);
+            let mut serving = std::pin::pin!(serving);
+            tokio::select! {
+                ended = serving.as_mut() => ended,
+                () = self.stop.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
             }
         };
-        if let Err(error) = ended {
+        if let Err(error) = calls.run(serving).await {
             tracing::debug!(%error, "connection ended");
         }
     }

@@ -20,6 +20,7 @@ use crate::cluster::{Lane, Progress};
 use crate::wal::format::HardState;
 
 mod checks;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +61,7 @@ pub struct RaftConsensus {
     attempts: u64,
     polled: u64,
     persisted: u64,
+    reading: reading::Reading,
 }
 
 impl RaftConsensus {
@@ -101,7 +103,15 @@ impl RaftConsensus {
         let node = RawNode::new(&config, log, &logger).map_err(refused)?;
         let kept_max = start.kept_max;
         let seed = start.seed;
-        let mut made = Self { node, seed, kept_max, attempts: 0, polled: 0, persisted: 0 };
+        let mut made = Self {
+            node,
+            seed,
+            kept_max,
+            attempts: 0,
+            polled: 0,
+            persisted: 0,
+            reading: reading::Reading::default(),
+        };
         made.fix_timeout();
         if sole {
             made.node.campaign().map_err(refused)?;
@@ -239,7 +249,11 @@ impl Consensus for RaftConsensus {
         if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
             return Ok(());
         }
-        let outcome = self.node.step(message);
+        let outcome = if message.get_msg_type() == MessageType::MsgReadIndex {
+            self.reading.ask(&mut self.node, message)
+        } else {
+            self.node.step(message)
+        };
         self.fix_timeout();
         match outcome {
             Ok(()) => Ok(()),
@@ -270,7 +284,7 @@ impl Consensus for RaftConsensus {
     }
 
     fn poll(&mut self) -> Option<Work> {
-        if !self.node.has_ready() {
+        if !self.node.has_ready() && !self.reading.begin_next(&mut self.node) {
             return None;
         }
         let mut ready = self.node.ready();
@@ -329,7 +343,8 @@ impl Consensus for RaftConsensus {
     /// be equal, so the member is part of it.
     fn read_index(&mut self, number: u64) {
         let context = [number.to_le_bytes(), self.node.raft.id.to_le_bytes()].concat();
-        self.node.read_index(context);
+        // As the crate does it: what cannot be asked now is asked again.
+        drop(self.reading.ask(&mut self.node, reading::question(context)));
     }
 
     fn unreachable(&mut self, peer: u64) {

@@ -64,7 +64,8 @@ impl Core {
         } else if leader == 0 || self.asks.forwarded.len() >= FORWARDED_MAX {
             self.reply(reply, Err(Error::NoLeader));
         } else {
-            let number = self.asks.next;
+            // A late answer to a question of before the last start must not be taken for this one's.
+            let number = (self.epoch << 40) | self.asks.next;
             self.asks.next += 1;
             self.asks.forwarded.insert(number, (self.clock.now() + ANSWER_MAX, reply));
             self.send(leader, &Message::Ask { number, ask: ask.clone() });

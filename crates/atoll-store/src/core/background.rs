@@ -33,6 +33,9 @@ impl Core {
         if self.writes_here() {
             self.seal();
         }
+        if self.next_read().is_some_and(|at| at <= now) {
+            self.run();
+        }
         self.on_tick(now);
         self.handle_leases(now);
         self.keep_history(now);
@@ -72,6 +75,7 @@ impl Core {
         let announce =
             (self.writes_here() && self.needs_announcement()).then_some(now + ANNOUNCE_AFTER);
         let all = seal.into_iter().chain(flush).chain(leases).chain(sweep);
+        let all = all.chain(self.next_read());
         all.chain(tick).chain(full).chain(announce).chain(self.next_look()).min()
     }
 

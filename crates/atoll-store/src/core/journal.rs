@@ -16,6 +16,8 @@ use crate::wal::{FillJob, Released, Room, Wal, WalError};
 
 /// How often a log that could not grow is tried again; nothing tells when the disk has room.
 const FULL_RETRY_AFTER: Duration = Duration::from_millis(500);
+/// A caller's own thread waits for a disk whose writes take no longer than this.
+const SOON: Duration = Duration::from_micros(500);
 /// Jobs of which the times are kept.
 const TIMES_KEPT: usize = 16;
 
@@ -314,6 +316,16 @@ impl Core {
     /// together, and could not be applied sooner.
     pub(crate) fn holds_proposals(&self) -> bool {
         self.journal.is_away() && self.standing.is_leader
+    }
+
+    /// Whether a proposal that comes now, alone, is dealt with in a time that a caller's own thread
+    /// has.
+    pub(crate) fn answers_soon(&self) -> bool {
+        if !self.writes_here() {
+            // What a follower passes on should go together with what else it has.
+            return self.standing.is_leader || self.waiting.is_empty();
+        }
+        self.journal.median(Duration::ZERO).is_some_and(|median| median < SOON)
     }
 
     pub(crate) fn take_fill_job(&mut self) -> Option<FillJob> {

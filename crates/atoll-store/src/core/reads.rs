@@ -13,6 +13,12 @@ use crate::sync::lock;
 /// A round gets lost with any of its messages; then it is begun anew.
 const ROUND_MAX: Duration = Duration::from_millis(300);
 
+/// A round costs all members processor time, however many it is for. When so many readers have
+/// gathered during one…
+const GATHER_FROM: usize = 16;
+/// …the next waits so long for more: they wait longer than that for processors.
+const GATHER: Duration = Duration::from_micros(300);
+
 /// Waits until nothing acknowledged before it asked is missing here.
 #[derive(Debug)]
 pub(crate) enum ReadReply {
@@ -30,6 +36,8 @@ pub(super) struct Reads {
     /// Confirmed, and served when this index has been applied.
     confirmed: VecDeque<(u64, Vec<ReadReply>)>,
     rounds: u64,
+    /// The next round begins at this time.
+    gather_until: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -70,6 +78,10 @@ impl Core {
                 self.reads.waiting = round.replies;
             }
         }
+        if self.reads.gather_until.is_some_and(|until| until > now) {
+            return false;
+        }
+        self.reads.gather_until = None;
         let can_ask = standing.leader != 0 && (!standing.is_leader || standing.is_settled);
         if self.reads.waiting.is_empty() || !can_ask {
             return false;
@@ -88,6 +100,16 @@ impl Core {
         true
     }
 
+    /// A round is under way, and its end starts the next one for those who come meanwhile.
+    pub(crate) fn holds_reads(&self) -> bool {
+        (self.reads.round.is_some() || self.reads.gather_until.is_some()) && !self.failed()
+    }
+
+    /// When the next round begins, if that waits for nothing else.
+    pub(super) fn next_read(&self) -> Option<Duration> {
+        self.reads.gather_until
+    }
+
     pub(super) fn confirm_reads(&mut self, number: u64, index: u64) {
         let standing = self.consensus.standing();
         let confirmed = self.reads.round.take_if(|round| {
@@ -97,6 +119,8 @@ impl Core {
         });
         if let Some(round) = confirmed {
             self.reads.confirmed.push_back((index, round.replies));
+            let many = self.reads.waiting.len() >= GATHER_FROM;
+            self.reads.gather_until = many.then(|| self.clock.now() + GATHER);
         }
     }
 

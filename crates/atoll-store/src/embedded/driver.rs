@@ -1,6 +1,6 @@
-//! The threads that drive the core: one that runs it, one that writes the log where there are
-//! other members, one for the state file, one that writes zeros ahead of the log. All but the
-//! first sleep until it has work for them.
+//! What drives the core, and the threads that help: one for what is due by the clock, one that
+//! writes the log where there are other members, one for the state file, one that writes zeros
+//! ahead of the log. They sleep until there is work for them.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::queue::{Event, Queue};
+use super::queue::{Event, Queue, Taken};
 use crate::backend::{Backend, FlushJob};
 use crate::clock::Clock;
 use crate::core::{AskReply, Core, ReadReply, WalJob};
@@ -20,6 +20,8 @@ use crate::wal::FillJob;
 const JOBS_MAX: usize = 1;
 /// How often writers who wait for a flush look whether it is the disk that has no room.
 const FLUSH_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often it looks whether another has.
+const HANDOVER_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a leader that stops waits for another to take its place.
 const HANDOVER_MAX: Duration = Duration::from_millis(1500);
 
@@ -55,16 +57,23 @@ impl Threads {
             write_jobs.iter().for_each(|job| log_queue.written(job.run(&*log_clock)));
             drop(guard);
         })?;
-        let driver =
-            Driver { core, queue, clock, flushes, fills, writes, _folder_lock: folder_lock };
+        let shared = core.shared.clone();
+        let driver = Box::new(Driver {
+            core,
+            clock: clock.clone(),
+            wake_at: Some(Duration::ZERO),
+            flushes,
+            fills,
+            writes,
+            _folder_lock: folder_lock,
+        });
+        let own_queue = queue.clone();
         let core = spawn("atoll-store").spawn(move || {
-            let guard = CoreGuard(LogGuard {
-                queue: driver.queue.clone(),
-                shared: driver.core.shared.clone(),
-            });
-            driver.run();
+            let guard = CoreGuard(LogGuard { queue: own_queue.clone(), shared });
+            drive(&own_queue, &*clock);
             drop(guard);
         })?;
+        queue.place(driver);
         Ok(Self { core, log, state, zeros })
     }
 
@@ -117,10 +126,12 @@ impl Drop for CoreGuard {
     }
 }
 
-struct Driver {
+/// The core, and where its jobs go. Whoever has it runs it.
+pub(super) struct Driver {
     core: Core,
-    queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
+    /// When the core has something to do by itself.
+    wake_at: Option<Duration>,
     flushes: SyncSender<FlushJob>,
     fills: SyncSender<FillJob>,
     writes: SyncSender<WalJob>,
@@ -128,51 +139,91 @@ struct Driver {
     _folder_lock: FolderLock,
 }
 
-impl Driver {
-    fn run(mut self) {
-        loop {
-            if self.turn(None) {
-                self.hand_over();
-                return self.stop();
+/// How a driver was left.
+#[derive(Debug, Default)]
+pub(super) struct Next {
+    /// When it has something to do by itself; nothing is never.
+    pub(super) wake_at: Option<Duration>,
+    /// A leader proposes nothing until its log is back.
+    pub(super) log_is_away: bool,
+    /// Proposals wait until the state file has been written.
+    pub(super) waits_for_flush: bool,
+    /// Reads that come now have to wait for the end of the round that is under way.
+    pub(super) holds_reads: bool,
+    /// A writer may run it: it would not have to wait for long, and takes no others' time.
+    pub(super) takes_writers: bool,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Driver").field("wake_at", &self.wake_at).finish_non_exhaustive()
+    }
+}
+
+/// The life of the store's own thread.
+fn drive(queue: &Queue, clock: &dyn Clock) {
+    loop {
+        if let Some(last) = queue.turn(clock) {
+            if let Some(mut driver) = last {
+                driver.hand_over(queue);
+                driver.stop(queue);
             }
+            return;
         }
     }
+}
 
-    /// Takes and does what there is to do, waiting for it; whether the store is to stop.
-    fn turn(&mut self, longest: Option<Duration>) -> bool {
-        self.core.on_timer();
-        self.send_jobs();
-        let for_flush = self.core.must_wait_for_flush();
-        let now = self.clock.now();
-        let timeout = self.core.next_wake().map(|at| at.saturating_sub(now));
-        let timeout = [timeout, for_flush.then_some(FLUSH_LOOK_EVERY), longest];
-        let hold = for_flush || self.core.holds_proposals();
-        let taken = self.queue.take(timeout.into_iter().flatten().min(), hold);
+impl Driver {
+    /// Does what was brought and what is due. It waits for the disk only where there are no other
+    /// members.
+    pub(super) fn turn(&mut self, taken: Taken) -> Next {
+        let proposals = taken.proposals.len();
         if let Some(result) = taken.flushed {
             self.core.finish_flush(result);
         }
         if let Some(done) = taken.written {
             self.core.finish_wal(done);
         }
-        let told = !taken.messages.is_empty() || !taken.events.is_empty();
+        let told =
+            !taken.messages.is_empty() || !taken.events.is_empty() || !taken.reads.is_empty();
         for (from, message) in taken.messages {
             self.core.on_message(from, message);
         }
         for event in taken.events {
             self.on_event(event);
         }
-        if !taken.proposals.is_empty() {
+        for sender in taken.reads {
+            self.core.on_read(ReadReply::Caller(sender));
+        }
+        if proposals > 0 {
             self.core.submit(taken.proposals);
         } else if told {
             self.core.run();
         }
-        taken.stopped
+        if self.wake_at.is_some_and(|at| at <= self.clock.now()) {
+            self.core.on_timer();
+        }
+        self.send_jobs();
+        self.next(proposals)
+    }
+
+    fn next(&mut self, proposals: usize) -> Next {
+        let waits_for_flush = self.core.must_wait_for_flush();
+        let look_at = waits_for_flush.then(|| self.clock.now() + FLUSH_LOOK_EVERY);
+        self.wake_at = self.core.next_wake().into_iter().chain(look_at).min();
+        Next {
+            wake_at: self.wake_at,
+            log_is_away: self.core.holds_proposals(),
+            waits_for_flush,
+            holds_reads: self.core.holds_reads(),
+            // Several at once are better off with a thread that waits for them all.
+            takes_writers: proposals <= 1 && self.core.answers_soon(),
+        }
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Ask(ask, sender) => self.core.on_ask(ask, AskReply::Caller(sender)),
-            Event::Read(sender) => self.core.on_read(ReadReply::Caller(sender)),
             Event::Unreachable(peer) => self.core.on_unreachable(peer),
             Event::Refused(peer, refusal) => self.core.on_refused(peer, &refusal),
             Event::SnapshotArrived(arrived) => self.core.on_arrived(*arrived),
@@ -193,35 +244,43 @@ impl Driver {
     }
 
     /// A leader that stops gives its place away first, so that nobody has to wait for an election.
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self, queue: &Queue) {
         let deadline = self.clock.now() + HANDOVER_MAX;
         if !self.core.begin_leaving() {
             return;
         }
         while self.core.is_leaving() && self.clock.now() < deadline {
-            self.turn(Some(Duration::from_millis(20)));
-            // The queue says at once that the store is to stop.
-            self.clock.pause(Duration::from_millis(5));
+            let taken = queue.take_rest(HANDOVER_LOOK_EVERY);
+            self.turn(taken);
         }
     }
 
     /// What is in the log need not be in the state file, but the next start is faster if it is.
-    fn stop(mut self) {
+    fn stop(mut self: Box<Self>, queue: &Queue) {
         self.core.backend.stop_waiting();
         if self.core.is_writing() {
-            let done = self.queue.wait_written();
+            let done = queue.wait_written();
             self.core.finish_wal(done);
         }
         if self.core.is_flushing() {
-            let result = self.queue.wait_flushed();
+            let result = queue.wait_flushed();
             self.core.finish_flush(result);
         }
         if let Some(job) = self.core.start_flush(true) {
             send(&self.flushes, job, &self.core);
-            let result = self.queue.wait_flushed();
+            let result = queue.wait_flushed();
             self.core.finish_flush(result);
         }
         self.core.stop();
+    }
+}
+
+/// Nobody else can tell callers when the core is lost in the middle of a turn.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.core.shared.fail("the core of the store has panicked".to_owned());
+        }
     }
 }
 

@@ -220,6 +220,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { source, buffer: BytesMut::new() }
     }
 
+    /// Whether the next frame is here, whole, so that [`Self::next`] does not wait.
+    pub(super) fn has_frame(&self) -> bool {
+        let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else { return false };
+        let [l0, l1, l2, l3, ..] = *header;
+        self.buffer.len() - HEADER_BYTES >= u32::from_le_bytes([l0, l1, l2, l3]) as usize
+    }
+
     /// `None` when the other side has closed the connection between two frames.
     pub(super) async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {

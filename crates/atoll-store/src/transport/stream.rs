@@ -182,6 +182,9 @@ async fn read_messages(
 ) -> Result<Infallible, Ended> {
     let mut assembler = Assembler::default();
     loop {
+        if !reader.has_frame() {
+            session.inbox.settle();
+        }
         let Some(Frame { kind, payload }) = reader.next().await? else {
             return Err(Ended::Closed);
         };
