@@ -2,12 +2,13 @@
 //!
 //! Each seed runs with a power cut, a kill, a failing operation and a full disk at places drawn
 //! from it. The first violation ends it with its plan. With `cluster` or `brief` in front of the
-//! numbers it is several members over a network, for longer or shorter.
+//! numbers it is several members over a network, for longer or shorter; with `single` it is one, and
+//! each seed is told.
 #![allow(clippy::print_stdout, reason = "a program for people")]
 
 use atoll_store::disk::Crash;
 use atoll_store::simulation::cluster::{self, ClusterPlan};
-use atoll_store::simulation::{Fault, Plan, run};
+use atoll_store::simulation::{Fault, Plan, Report, run};
 
 const STEPS: usize = 80;
 
@@ -18,7 +19,8 @@ fn main() -> Result<(), String> {
         Some("brief") => Some(ClusterPlan::brief as fn(u64) -> ClusterPlan),
         _ => None,
     };
-    if make.is_some() {
+    let tells = arguments.first().map(String::as_str) == Some("single");
+    if make.is_some() || tells {
         arguments.remove(0);
     }
     let mut arguments = arguments.into_iter().map(|text| text.parse::<u64>());
@@ -33,23 +35,40 @@ fn main() -> Result<(), String> {
     }
     let mut restarts = 0;
     for seed in first..first + count {
-        let quiet = check(Plan { seed, steps: STEPS, fault: Fault::None })?;
-        let place = 1 + seed.wrapping_mul(2_654_435_761) % quiet.disk_operations;
-        for fault in [
-            Fault::CrashAt(place, Crash::PowerLoss),
-            Fault::CrashAt(place, Crash::PowerLossAll),
-            Fault::CrashAt(place, Crash::Kill),
-            Fault::FailAt(place),
-            Fault::FullAt { step: 20, spare_blocks: usize::try_from(seed % 100).unwrap_or(0) },
-        ] {
-            restarts += check(Plan { seed, steps: STEPS, fault })?.restarts;
+        let report = all_faults(seed)?;
+        restarts += report.restarts;
+        if tells {
+            println!("{seed}: {report:?}");
         }
     }
-    println!("{count} seeds from {first}, {restarts} restarts, no violation");
+    if !tells {
+        println!("{count} seeds from {first}, {restarts} restarts, no violation");
+    }
     Ok(())
 }
 
-fn check(plan: Plan) -> Result<atoll_store::simulation::Report, String> {
+fn all_faults(seed: u64) -> Result<Report, String> {
+    let mut sum = check(Plan { seed, steps: STEPS, fault: Fault::None })?;
+    let place = 1 + seed.wrapping_mul(2_654_435_761) % sum.disk_operations;
+    for fault in [
+        Fault::CrashAt(place, Crash::PowerLoss),
+        Fault::CrashAt(place, Crash::PowerLossAll),
+        Fault::CrashAt(place, Crash::Kill),
+        Fault::FailAt(place),
+        Fault::FullAt { step: 20, spare_blocks: usize::try_from(seed % 100).unwrap_or(0) },
+        Fault::DamageAt(5 + usize::try_from(seed % 30).unwrap_or(0)),
+    ] {
+        let report = check(Plan { seed, steps: STEPS, fault })?;
+        sum.disk_operations += report.disk_operations;
+        sum.acknowledged += report.acknowledged;
+        sum.refused += report.refused;
+        sum.unknown += report.unknown;
+        sum.restarts += report.restarts;
+    }
+    Ok(sum)
+}
+
+fn check(plan: Plan) -> Result<Report, String> {
     run(plan).map_err(|violation| format!("{plan:?}: {violation}"))
 }
 

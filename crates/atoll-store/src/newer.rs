@@ -27,3 +27,6 @@ impl Newer {
         if found > known { Err(Self { what: what.into(), found, known }) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,8 +68,8 @@ fn judge(answers: &BTreeMap<u64, u32>, voters: &[u64]) -> Verdict {
 impl Core {
     /// As if it had applied something else.
     #[cfg(test)]
-    pub(crate) fn damage_chain(&mut self) {
-        self.chain ^= 1;
+    pub(crate) fn damage_chain(&mut self, by: u32) {
+        self.chain ^= by;
     }
 
     pub(super) fn note_chain(&mut self) {

@@ -186,12 +186,15 @@ impl Core {
         if !slow || recent || self.standing.leader == 0 {
             return;
         }
-        self.health.slow_told_at = Some(now);
         if !self.standing.is_leader {
+            self.health.slow_told_at = Some(now);
             self.send(self.standing.leader, &Message::SlowDisk);
         } else if self.standing.is_settled
             && let Some(to) = self.successor()
         {
+            // Not before somebody was found: each second the leader begins anew to count who
+            // answers, and knows of nobody in that tick.
+            self.health.slow_told_at = Some(now);
             tracing::warn!(to, "the disk is slow; handing leadership over");
             self.consensus.transfer(to);
         }

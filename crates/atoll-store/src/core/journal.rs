@@ -18,8 +18,11 @@ use crate::wal::{FillJob, Released, Room, Wal, WalError};
 const FULL_RETRY_AFTER: Duration = Duration::from_millis(500);
 /// A caller's own thread waits for a disk whose writes take no longer than this.
 const SOON: Duration = Duration::from_micros(500);
-/// Jobs of which the times are kept.
-const TIMES_KEPT: usize = 16;
+/// Jobs of which the times are kept: so few that a disk that has become slow is known after two
+/// seconds of slow writes, and more than one hiccup has.
+const TIMES_KEPT: usize = 8;
+/// Fewer say nothing.
+const TIMES_MIN: usize = 4;
 
 /// A piece of work of consensus that must be durable before it may go on.
 #[derive(Debug)]
@@ -74,16 +77,14 @@ pub(crate) struct WalDone {
     hard_state: Option<HardState>,
     seal: bool,
     outcome: Result<(), WalError>,
-    began: Duration,
     ended: Duration,
 }
 
 impl WalJob {
     pub(crate) fn run(mut self, clock: &dyn Clock) -> WalDone {
-        let began = clock.now();
         let outcome = self.write();
         let Self { wal, writes, hard_state, seal, .. } = self;
-        WalDone { wal, writes, hard_state, seal, outcome, began, ended: clock.now() }
+        WalDone { wal, writes, hard_state, seal, outcome, ended: clock.now() }
     }
 
     fn write(&mut self) -> Result<(), WalError> {
@@ -176,7 +177,7 @@ impl Journal {
     pub(super) fn median(&self, from: Duration) -> Option<Duration> {
         let mut times: Vec<_> =
             self.times.iter().filter(|(at, _)| *at >= from).map(|(_, took)| *took).collect();
-        if times.len() < TIMES_KEPT / 4 {
+        if times.len() < TIMES_MIN {
             return None;
         }
         times.sort_unstable();
@@ -267,13 +268,14 @@ impl Core {
 
     pub(super) fn finish_job(&mut self, done: WalDone) -> Result<(), WalError> {
         let journal = &mut self.journal;
-        journal.began = None;
+        // From when it was handed out: what it waited for is as slow as the disk.
+        let began = journal.began.take().unwrap_or(done.ended);
         journal.bytes_written = done.wal.bytes_written();
         journal.wal = Some(done.wal);
         match done.outcome {
             Ok(()) => {
                 journal.full_until = None;
-                let took = done.ended.saturating_sub(done.began);
+                let took = done.ended.saturating_sub(began);
                 journal.times.push_back((done.ended, took));
                 if journal.times.len() > TIMES_KEPT {
                     journal.times.pop_front();

@@ -170,14 +170,15 @@ impl Core {
     }
 
     /// A sole voter leads at once, so everything in its log is committed and applied here. With
-    /// others, what is known to be committed is.
+    /// others, what is known to be committed is; if that leaves it alone, it leads after a while.
     pub(crate) fn replay(&mut self) -> Result<(), CoreOpenError> {
+        let was_alone = self.writes_here();
         self.run();
         if let Err(error) = self.shared.check() {
             return Err(CoreOpenError::Replay { detail: error.to_string() });
         }
         let (applied, last) = (self.applied.index, self.standing.last_index);
-        if self.writes_here() && (!self.standing.is_leader || applied != last) {
+        if was_alone && self.writes_here() && (!self.standing.is_leader || applied != last) {
             let detail = format!("entry {applied} of {last} was reached");
             return Err(CoreOpenError::Replay { detail });
         }

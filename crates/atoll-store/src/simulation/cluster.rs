@@ -428,10 +428,7 @@ impl World {
             node.core = None;
             return Ok(());
         }
-        if failure.contains("rejoin")
-            || failure.contains("join again")
-            || failure.contains("differ")
-        {
+        if core.shared.unfit().is_some() || failure.contains("differ") {
             return Err(format!("member {id:x} without fault: {failure}"));
         }
         // A process that cannot write is started again.

@@ -23,10 +23,13 @@ fn part(number: u64) {
         sum.leases_ended += report.leases_ended;
         sum.unknown += report.unknown;
         sum.crashes += report.crashes;
+        sum.jumps += report.jumps;
+        sum.upgrades += report.upgrades;
     }
     // What never happens is not tested.
     let least = [sum.snapshots, sum.elections, sum.changes, sum.leases_ended, sum.unknown];
     assert!(least.iter().all(|count| *count > SEEDS / 2), "{sum:?}");
+    assert!(sum.upgrades > SEEDS / 5 && sum.jumps > 0, "{sum:?}");
     assert!(sum.crashes > SEEDS, "{sum:?}");
 }
 
@@ -97,7 +100,7 @@ fn the_odd_one_out_stops() {
         if core.shared.is_leader.load(std::sync::atomic::Ordering::Relaxed) {
             continue;
         }
-        core.damage_chain();
+        core.damage_chain(1);
         lock(&world.ledger).members_find_out = true;
         let violation = world.until(Duration::from_secs(20)).unwrap_err();
         assert!(violation.contains(&format!("member {id:x}")), "{violation}");
@@ -105,6 +108,74 @@ fn the_odd_one_out_stops() {
         return;
     }
     panic!("nobody follows");
+}
+
+/// A world in which nothing goes wrong, and clients go on.
+fn healthy(seed: u64) -> World {
+    let mut world = World::start(ClusterPlan::brief(seed)).unwrap();
+    world.heal();
+    world.until(Duration::from_secs(2)).unwrap();
+    world
+}
+
+fn leader(world: &World) -> Option<u64> {
+    let cores = world.nodes.iter().filter_map(|(id, node)| Some((*id, node.core.as_ref()?)));
+    let leads = |core: &Core| core.shared.is_leader.load(std::sync::atomic::Ordering::Relaxed);
+    cores.filter(|(_, core)| leads(core)).map(|(id, _)| id).next()
+}
+
+/// Where no majority has the same state, nobody knows which one is right: all refuse writes.
+#[test]
+fn without_a_majority_of_the_same_state_all_refuse() {
+    let mut world = healthy(3);
+    let leads = leader(&world).unwrap();
+    lock(&world.ledger).members_find_out = true;
+    for (number, (_, node)) in (1..).zip(world.nodes.iter_mut().filter(|(id, _)| **id != leads)) {
+        node.core.as_mut().unwrap().damage_chain(number);
+    }
+    let found = world.until(Duration::from_secs(20)).unwrap_err();
+    assert!(found.contains("none has a majority"), "{found}");
+    let end = world.now + Duration::from_secs(2);
+    while world.now < end {
+        // Each that stops is a violation to the world.
+        drop(world.step());
+    }
+    assert_eq!(world.nodes.len(), 3);
+    for (id, node) in &mut world.nodes {
+        let core = node.core.as_mut().unwrap();
+        let failure = core.shared.failure().unwrap_or_default();
+        assert!(failure.contains("none has a majority: all stop writing"), "{id:x}: {failure}");
+        let (sender, mut answer) = tokio::sync::oneshot::channel();
+        let reply = Some(crate::core::Reply { sender, permit: None });
+        let command = crate::mvcc::Command::LeaseGrant { id: 1_000_000, ttl: 60 };
+        let proposal = crate::core::Proposal { keyspace: 0, command, added_bytes: 0, reply };
+        core.submit(vec![proposal]);
+        let refused = answer.try_recv().unwrap().unwrap_err();
+        assert!(matches!(refused, crate::kv::Error::Unavailable { .. }), "{refused}");
+    }
+}
+
+/// Leases end through the log, so the ledger sees one that ends before its time.
+#[test]
+fn a_leader_whose_disk_is_slow_hands_over_and_no_lease_is_lost() {
+    for seed in [3, 4, 6, 7, 8] {
+        let mut world = healthy(seed);
+        let slow = leader(&world).unwrap();
+        world.nodes.get_mut(&slow).unwrap().slow = Duration::from_millis(300);
+        let begun = world.now;
+        while leader(&world).is_none_or(|leads| leads == slow) {
+            world.until(Duration::from_millis(50)).unwrap();
+            assert!(world.now < begun + Duration::from_secs(5), "seed {seed}: it still leads");
+        }
+        // Not back to it, as long as it is slow, and clients are served.
+        let entries = lock(&world.ledger).last_index();
+        world.until(Duration::from_secs(20)).unwrap();
+        assert_ne!(leader(&world), Some(slow), "seed {seed}");
+        assert!(lock(&world.ledger).last_index() > entries + 100, "seed {seed}");
+        world.recover().unwrap();
+        let report = world.finish().unwrap();
+        assert!(report.leases_ended > 0, "seed {seed}: {report:?}");
+    }
 }
 
 #[track_caller]

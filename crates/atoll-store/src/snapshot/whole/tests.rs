@@ -281,7 +281,7 @@ fn other_bytes_and_other_versions_are_told_apart() {
     let refused = import(&SimulatedDisk::new(), &newer, || usize::MAX);
     assert_eq!(
         refused.unwrap_err().to_string(),
-        "the snapshot has version 2; this release reads version 1"
+        "the snapshot has the format 2, and this release reads up to 1; nothing was changed: start the release that wrote it, or a later one"
     );
 }
 
