@@ -137,7 +137,8 @@ impl<'a> Disturbance<'a> {
             Plan::Faults { ms_min, ms_max, .. } => {
                 let fault = self.deck.draw(random);
                 let length = Length { ms_min: *ms_min, ms_max: *ms_max };
-                faults::inflict(fault, servers, random, length).await;
+                let large = &load.shared.large;
+                faults::inflict(fault, servers, random, length, large).await;
                 report.happened(fault.name());
                 // So that there is something to disturb.
                 tokio::time::sleep(Duration::from_millis(*ms_min / 2)).await;

@@ -102,6 +102,8 @@ pub struct Batch {
     /// Everything up to here has been sent.
     pub revision: i64,
     pub changes: Vec<Change>,
+    /// What stood under the key of each change before, if that was asked for.
+    pub before: Option<Vec<Option<Found>>>,
 }
 
 /// One key at one revision; `None` is a delete.

@@ -2,7 +2,7 @@
 
 use crate::{
     log::Log,
-    model::{Change, Watched},
+    model::{Batch, Change, Watched},
 };
 
 pub(crate) fn problem(log: &Log<'_>, watched: &Watched) -> Option<String> {
@@ -23,9 +23,19 @@ pub(crate) fn problem(log: &Log<'_>, watched: &Watched) -> Option<String> {
                 watched.range
             ));
         }
+        if let Some(problem) = before_problem(log, batch) {
+            return Some(problem);
+        }
         past = batch.revision;
     }
     None
+}
+
+fn before_problem(log: &Log<'_>, batch: &Batch) -> Option<String> {
+    let told = batch.before.as_ref()?;
+    let wanted: Vec<_> =
+        batch.changes.iter().map(|change| log.at(&change.key, change.revision - 1)).collect();
+    (*told != wanted).then(|| format!("a watch should be told of {wanted:?} before: {batch:?}"))
 }
 
 fn sorted(mut changes: Vec<Change>) -> Vec<Change> {

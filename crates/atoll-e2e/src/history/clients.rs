@@ -1,6 +1,6 @@
 //! Clients that read and write at random, and holders of leases.
 
-use super::{link::Link, record::Shared};
+use super::{convert::LARGE, link::Link, record::Shared};
 use atoll_history::{Ask, Call, How, Outcome, Range};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use std::{
@@ -101,6 +101,10 @@ impl Client {
         self.written += 1;
         let value = format!("{}.{}", self.number, self.written);
         let key = key(self.random.random_range(0..KEYS));
+        if self.shared.large.load(Ordering::Relaxed) && self.random.random_bool(0.3) {
+            let puts = vec![(format!("large{}", self.number % 3), format!("{LARGE}{value}"))];
+            return Ask::Write { guard: None, puts, delete: None };
+        }
         match self.random.random_range(0..12) {
             0..4 => Ask::Write { guard: None, puts: vec![(key, value)], delete: None },
             4 => {

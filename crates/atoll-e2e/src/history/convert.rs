@@ -6,6 +6,11 @@ use atoll_etcd::proto::{
 };
 use atoll_history::{Batch, Change, Found, How, Range};
 
+/// What large values begin with, and what they are filled up with.
+pub(super) const LARGE: &str = "large";
+const PADDING: char = '_';
+const LARGE_BYTES: usize = 500_000;
+
 pub(super) fn range(range: &Range, how: How) -> pb::RangeRequest {
     let (key, range_end) = bounds(range);
     pb::RangeRequest {
@@ -34,7 +39,7 @@ pub(super) fn bounds(range: &Range) -> (Vec<u8>, Vec<u8>) {
 pub(super) fn put(key: &str, value: &str, lease: i64) -> pb::PutRequest {
     pb::PutRequest {
         key: key.to_owned().into(),
-        value: value.to_owned().into(),
+        value: padded(value).into(),
         lease,
         ..pb::PutRequest::default()
     }
@@ -79,12 +84,22 @@ pub(super) fn found(kv: &mvccpb::KeyValue) -> Found {
     Found { key: text(&kv.key), value: text(&kv.value), changed_at: kv.mod_revision }
 }
 
+/// Large values are written down without what makes them large.
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+    let text = std::str::from_utf8(bytes).unwrap();
+    if text.starts_with(LARGE) { text.trim_end_matches(PADDING) } else { text }.to_owned()
+}
+
+fn padded(value: &str) -> String {
+    let mut value = value.to_owned();
+    if value.starts_with(LARGE) {
+        value.extend(std::iter::repeat_n(PADDING, LARGE_BYTES));
+    }
+    value
 }
 
 /// What a watch is told: events, or how far it has come.
-pub(super) fn batch(answer: &pb::WatchResponse) -> Option<Batch> {
+pub(super) fn batch(answer: &pb::WatchResponse, has_before: bool) -> Option<Batch> {
     let changes: Vec<Change> = answer
         .events
         .iter()
@@ -95,10 +110,12 @@ pub(super) fn batch(answer: &pb::WatchResponse) -> Option<Batch> {
             Some(Change { revision: kv.mod_revision, key: text(&kv.key), value })
         })
         .collect();
+    let told = || answer.events.iter().map(|event| event.prev_kv.as_ref().map(found)).collect();
+    let before = has_before.then(told);
     let header = answer.header.map_or(0, |header| header.revision);
     match changes.last() {
-        Some(last) => Some(Batch { revision: last.revision, changes }),
+        Some(last) => Some(Batch { revision: last.revision, changes, before }),
         None if answer.created || answer.canceled => None,
-        None => Some(Batch { revision: header, changes }),
+        None => Some(Batch { revision: header, changes, before: None }),
     }
 }

@@ -3,11 +3,17 @@
 use super::{net::Way, servers::Servers};
 use rand::{Rng as _, rngs::StdRng, seq::SliceRandom as _};
 use rustix::process::Signal;
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tokio::time::sleep;
 
 /// An election and what comes after it take less.
 const LEADER_MAX: Duration = Duration::from_secs(30);
+
+/// Large values are written meanwhile: more than a log keeps, which is 64 MiB.
+const AWAY: Duration = Duration::from_secs(8);
 
 macro_rules! faults {
     ($($name:ident: $text:literal, $what:literal;)*) => {
@@ -43,6 +49,7 @@ faults! {
     SlowDisk: "slow-disk", "A server's syncs take 50 to 500 ms.";
     FailSync: "fail-sync", "A server's syncs fail.";
     FullDisk: "full-disk", "A server's disk has no room.";
+    Away: "away", "A server is cut off until the log of the others no longer reaches back to it.";
     Transfer: "transfer", "The leader is asked to let another lead.";
 }
 
@@ -83,12 +90,13 @@ impl Deck {
     }
 }
 
-/// Does it, waits, and makes it good.
+/// Does it, waits, and makes it good. While `large` is set, large values are written.
 pub(super) async fn inflict(
     fault: Fault,
     servers: &mut Servers,
     random: &mut StdRng,
     length: Length,
+    large: &AtomicBool,
 ) {
     let time = length.draw(random);
     let any = random.random_range(0..servers.count());
@@ -102,6 +110,12 @@ pub(super) async fn inflict(
         }
         Fault::Hang => hang(servers, random, any).await,
         Fault::Transfer => transfer(servers, any, time).await,
+        Fault::Away => {
+            servers.net.cut(any, &others(servers, any), Way::Both);
+            large.store(true, Ordering::Relaxed);
+            sleep(AWAY).await;
+            large.store(false, Ordering::Relaxed);
+        }
         Fault::SlowDisk => {
             servers.disk().take(random.random_range(50..=500));
             sleep(time).await;

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Mutex,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -24,6 +24,8 @@ pub(super) struct Shared {
     pub(super) base: AtomicI64,
     pub(super) operations: AtomicU64,
     pub(super) is_lying: bool,
+    /// Whether large values are wanted.
+    pub(super) large: AtomicBool,
     /// A server that clients do not ask, if it is one: what is measured is the others' answers.
     pub(super) shunned: AtomicUsize,
     record: Mutex<Record>,
@@ -55,6 +57,7 @@ impl Shared {
             base: AtomicI64::new(1),
             operations: AtomicU64::new(0),
             is_lying,
+            large: AtomicBool::new(false),
             shunned: AtomicUsize::new(usize::MAX),
             record: Mutex::default(),
             probe: Mutex::default(),

@@ -21,7 +21,7 @@ const START_MAX: Duration = Duration::from_secs(90);
 const STOP_MAX: Duration = Duration::from_secs(60);
 const VOTE_MAX: Duration = Duration::from_secs(60);
 /// The small disk holds what a run writes; what is left is taken away to fill it.
-const SMALL_DISK: &str = "size=2g";
+const SMALL_DISK: &str = "size=1g";
 
 pub(super) struct Servers {
     pub(super) net: Net,

@@ -28,6 +28,8 @@ pub(super) struct Watcher {
     pub(super) range: Range,
     pub(super) next: i64,
     pub(super) end: End,
+    /// It wants to be told what stood there before.
+    has_before: bool,
 }
 
 /// Why one stream ended.
@@ -51,6 +53,7 @@ impl Watcher {
             range,
             next: start,
             end,
+            has_before: number % 3 == 1,
         }
     }
 
@@ -98,6 +101,7 @@ impl Watcher {
             key: key.into(),
             range_end: range_end.into(),
             start_revision: self.next,
+            prev_kv: self.has_before,
             ..pb::WatchCreateRequest::default()
         };
         let create = RequestUnion::CreateRequest(create);
@@ -136,7 +140,7 @@ impl Watcher {
     }
 
     fn hear(&mut self, answer: &pb::WatchResponse, batches: &mut Vec<Batch>) {
-        let Some(batch) = convert::batch(answer) else { return };
+        let Some(batch) = convert::batch(answer, self.has_before) else { return };
         // A server that is behind the start of a watch says so.
         if batches.is_empty() && batch.changes.is_empty() && batch.revision < self.next {
             return;
@@ -152,5 +156,9 @@ fn trim(watched: &mut Watched, end: i64) {
     for batch in &mut watched.batches {
         batch.revision = batch.revision.min(end);
         batch.changes.retain(|change| change.revision <= end);
+        // In their order, so that those that stay are the first.
+        if let Some(before) = &mut batch.before {
+            before.truncate(batch.changes.len());
+        }
     }
 }

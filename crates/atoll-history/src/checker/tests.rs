@@ -84,7 +84,8 @@ fn story() -> Story {
         call((15, 16), write(&[("d", "v7")], None, None), Outcome::Refused),
         call((17, 18), read(Some("a")), found(6, &[("a", "v3", 4)])),
     ];
-    let batch = |revision, changes: &[Change]| Batch { revision, changes: changes.to_vec() };
+    let batch =
+        |revision, changes: &[Change]| Batch { revision, changes: changes.to_vec(), before: None };
     let batches = vec![
         batch(3, &changes[1..3]),
         batch(3, &[]),
@@ -195,7 +196,8 @@ fn a_watch_that_misses_repeats_or_runs_ahead_is_found() {
 #[test]
 fn a_watch_of_some_keys_sees_those() {
     let mut story = story();
-    let batch = |revision, changes: &[Change]| Batch { revision, changes: changes.to_vec() };
+    let batch =
+        |revision, changes: &[Change]| Batch { revision, changes: changes.to_vec(), before: None };
     let batches = vec![batch(3, &story.changes[2..3]), batch(5, &story.changes[4..5])];
     let range = Range::Key("b".to_owned());
     story.watches = vec![Watched { range, start: 2, batches }];
@@ -203,6 +205,18 @@ fn a_watch_of_some_keys_sees_those() {
     story.watches[0].batches.remove(0);
     let found = check(&story);
     assert!(found.iter().any(|problem| problem.contains("past 1 should see")), "{found:?}");
+}
+
+#[test]
+fn a_watch_that_is_told_of_another_past_is_found() {
+    let tell = |story: &mut Story, value: &str| {
+        let old = Found { key: "a".to_owned(), value: value.to_owned(), changed_at: 2 };
+        story.watches[0].batches[0].before = Some(vec![Some(old), None]);
+    };
+    let mut right = story();
+    tell(&mut right, "v1");
+    assert_eq!(check(&right), Vec::<String>::new());
+    planted("a watch should be told of", |story| tell(story, "v2"));
 }
 
 #[test]

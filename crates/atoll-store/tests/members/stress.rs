@@ -161,7 +161,7 @@ fn batch_of(batch: WatchBatch) -> Batch {
             value: (event.kind == EventKind::Put).then(|| text(&event.kv.value)),
         })
         .collect();
-    Batch { revision: batch.revision, changes }
+    Batch { revision: batch.revision, changes, before: None }
 }
 
 /// One watch after the other, each from where the last one ended, on whatever server.
