@@ -205,7 +205,6 @@ impl Run {
             let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
             match Core::open(disk, self.clock.clone(), config(self.plan.seed), &mut random, None) {
                 Ok(opened) => {
-                    self.flush = None;
                     let change = self.planted.core.unwrap_or(|core| core);
                     self.core = Some(change(opened.core));
                     return Ok(());
@@ -406,7 +405,7 @@ impl Run {
         if let Some(core) = &mut self.core {
             core.on_timer();
         }
-        self.core = None;
+        self.stop();
         self.disk.restart(Crash::Kill, 0);
         let names = self.disk.list("wal").map_err(|error| error.to_string())?;
         let name = format!("wal/{}", names[self.random.random_range(0..names.len())]);
@@ -432,15 +431,21 @@ impl Run {
         self.reopen()
     }
 
-    fn restart_machine(&mut self) -> Result<(), String> {
+    /// The folder's lock is not simulated: whatever holds its files must be gone before the disk
+    /// changes and before they are opened again.
+    fn stop(&mut self) {
         self.core = None;
+        self.flush = None;
+    }
+
+    fn restart_machine(&mut self) -> Result<(), String> {
+        self.stop();
         self.restart_disk();
         self.reopen()
     }
 
     fn restart(&mut self, crash: Crash) -> Result<(), String> {
-        // The folder's lock is not simulated: the old core must be gone before the disk changes.
-        self.core = None;
+        self.stop();
         let seed = self.random.random();
         self.disk.restart(crash, seed);
         self.report.restarts += 1;

@@ -171,7 +171,7 @@ fn a_lease_that_nobody_keeps_alive_ends_by_itself_and_through_the_log() {
     run.submit(&[(0, Command::LeaseGrant { id: 5, ttl: 30 }), (0, Command::Txn(txn))]);
     // A restart gives it its full time again, but not more.
     run.clock.advance(Duration::from_secs(20));
-    run.core = None;
+    run.stop();
     run.disk.restart(Crash::PowerLoss, 0);
     run.open().unwrap();
     let revision = |run: &Run| read(&run.core.as_ref().unwrap().shared.keyspaces[0].state).revision;
@@ -181,7 +181,7 @@ fn a_lease_that_nobody_keeps_alive_ends_by_itself_and_through_the_log() {
     run.clock.advance(Duration::from_secs(2));
     run.background();
     assert_eq!(revision(&run), 3);
-    run.core = None;
+    run.stop();
     run.disk.restart(Crash::PowerLossAll, 0);
     run.open().unwrap();
     assert_eq!(revision(&run), 3);
