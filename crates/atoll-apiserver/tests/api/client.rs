@@ -18,7 +18,7 @@ use tower::Service as _;
 pub(crate) struct Api {
     pub(crate) server: ApiServer,
     service: LocalService,
-    store: EmbeddedStore,
+    pub(crate) store: EmbeddedStore,
     _dir: tempfile::TempDir,
 }
 
@@ -58,8 +58,17 @@ impl Api {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(|_| {}, change).await
+    }
+
+    /// Over a store that is different, too.
+    pub(crate) async fn start_on(
+        settle: impl FnOnce(&mut StoreConfig),
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let settings = StoreConfig { dir: dir.path().to_owned(), ..StoreConfig::default() };
+        let mut settings = StoreConfig { dir: dir.path().to_owned(), ..StoreConfig::default() };
+        settle(&mut settings);
         let store = EmbeddedStore::open(settings).await.unwrap();
         let mut config = Config::new(store.keyspace(Keyspace::Cluster));
         change(&mut config);

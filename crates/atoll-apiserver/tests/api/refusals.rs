@@ -336,3 +336,40 @@ async fn endpoints_are_out_of_date_and_say_so() {
     );
     api.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_room_says_so_and_takes_deletes() {
+    let api = Api::start_on(|store| store.cluster.quota_bytes = 2 << 20, |_| {}).await;
+    let big = |number: usize| {
+        let data = json!({ "a": "x".repeat(150_000) });
+        json!({ "metadata": { "name": format!("big-{number}") }, "data": data })
+    };
+    let mut made = 0;
+    let refused = loop {
+        let answer = api.create(CONFIG_MAPS, &big(made)).await;
+        if answer.code != 201 {
+            break answer;
+        }
+        made += 1;
+        assert!(made < 20, "it is never full");
+    };
+    assert_eq!((refused.code, &refused.body["reason"]), (507, &json!("InsufficientStorage")));
+    let why = message(&refused);
+    assert!(why.starts_with("the cluster's store takes nothing more: "), "{why}");
+    assert!(why.contains("of 2097152 bytes are taken; delete what nobody needs"), "{why}");
+    let metrics = api.get("/metrics").await;
+    let full = "atoll_store_no_space{keyspace=\"cluster\"} 1";
+    assert!(metrics.body.as_str().unwrap().contains(full), "{}", metrics.body);
+    for number in 0..made {
+        api.delete(&format!("{CONFIG_MAPS}/big-{number}")).await.ok();
+    }
+    // What compaction by time does a little later.
+    let kv = api.store.keyspace(atoll_store::Keyspace::Cluster);
+    let revision = kv.status().await.unwrap().revision;
+    kv.compact(revision).await.unwrap();
+    while kv.status().await.unwrap().no_space {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    api.create(CONFIG_MAPS, &big(0)).await.ok();
+    api.shutdown().await;
+}
