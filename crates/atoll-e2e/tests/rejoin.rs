@@ -253,7 +253,7 @@ fn cut_log(store: &Path) {
 fn flip_in_state(store: &Path) {
     let file = store.join("state.redb");
     let mut content = fs::read(&file).unwrap();
-    let wanted = b"/registry/namespaces/kube-system";
+    let wanted = b"/registry/core/namespaces/kube-system";
     let at = content.windows(wanted.len()).position(|window| window == wanted).unwrap();
     content[at + wanted.len() + 8] ^= 0x10;
     fs::write(file, content).unwrap();

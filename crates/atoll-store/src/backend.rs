@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    TableDefinition, TableError,
+    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata, TableDefinition,
+    TableError,
 };
 
 use crate::clock::Clock;
@@ -25,12 +25,14 @@ mod checked;
 mod file;
 mod incoming;
 mod meta;
+mod sums;
 
 pub(crate) use checked::without_mark;
 pub(crate) use incoming::Incoming;
 pub(crate) use meta::{Meta, Roster};
 
 use file::{Patience, PatientFile};
+use sums::{Sums, write_meta};
 
 type Versions = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Leases = TableDefinition<'static, i64, (i64, i64)>;
@@ -44,8 +46,6 @@ const LEASES: [Leases; KEYSPACES] =
     [TableDefinition::new("cluster.leases"), TableDefinition::new("applications.leases")];
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
 const META_KEY: &str = "state";
-/// Checksums over what stands under [`META_KEY`] and over the leases of each keyspace.
-const SUMS_KEY: &str = "checksums";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendError {
@@ -80,8 +80,8 @@ impl View {
         let found = self.versions.get(key.as_slice()).map_err(|error| fault(&error))?;
         let Some(found) = found else { return Ok(None) };
         let mut record = Vec::new();
-        checked::opened(&key, found.value(), &mut record).map_err(|error| fault(&error))?;
-        Record::decode(Bytes::from(record)).map(Some).map_err(|error| fault(&error))
+        checked::opened(&key, found.value(), &mut record).map_err(|error| fault_at(at, error))?;
+        Record::decode(Bytes::from(record)).map(Some).map_err(|error| fault_at(at, error))
     }
 
     /// Every encoded record from `start` on until `visit` says no; whether it never did.
@@ -97,13 +97,18 @@ impl View {
             let (key, value) = item.map_err(|error| fault(&error))?;
             let at = RevKey::decode(key.value()).map_err(|error| fault(&error))?;
             checked::opened(key.value(), value.value(), &mut record)
-                .map_err(|error| fault(&error))?;
+                .map_err(|error| fault_at(at, error))?;
             if !visit(at, &record)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+}
+
+fn fault_at(at: RevKey, error: Malformed) -> ReadFault {
+    let RevKey { main, sub } = at;
+    ReadFault { detail: format!("{STATE_FILE}, revision {main}.{sub}: {}", error.0) }
 }
 
 fn fault(error: &dyn std::error::Error) -> ReadFault {
@@ -210,13 +215,9 @@ impl Backend {
         let found = table.get(META_KEY).map_err(|e| self.failed("reading failed", e))?;
         let Some(found) = found else { return Ok(loaded) };
         Meta::check_format(&self.file, found.value()).map_err(BackendError::Newer)?;
-        let sums = table.get(SUMS_KEY).map_err(|e| self.failed("reading failed", e))?;
-        let sums = sums.map(|sums| Sums::decode(sums.value())).transpose();
-        let sums = sums.map_err(|source| self.malformed(source))?;
+        let sums = Sums::read(&table).map_err(|e| self.failed("reading failed", e))?;
         // Before it is read: a changed number of its format would look like a later release's.
-        if sums.as_ref().is_some_and(|sums| sums.meta != crc32c::crc32c(found.value())) {
-            return Err(self.malformed(Malformed("it does not say truly how far it has come")));
-        }
+        Sums::check_meta(sums.as_ref(), found.value()).map_err(|e| self.malformed(e))?;
         Meta::check_format(&self.file, found.value()).map_err(BackendError::Newer)?;
         let meta = Meta::decode(found.value()).map_err(|source| self.malformed(source))?;
         // Whoever has them writes them always.
@@ -365,55 +366,6 @@ impl Backend {
 
     fn malformed(&self, source: Malformed) -> BackendError {
         BackendError::Malformed { file: self.file.clone(), source }
-    }
-}
-
-/// How far the state has come, in the last step of a transaction.
-fn write_meta(
-    writes: &redb::WriteTransaction,
-    meta: &[u8],
-    has_checksums: bool,
-) -> Result<(), redb::Error> {
-    let mut table = writes.open_table(META)?;
-    table.insert(META_KEY, meta)?;
-    if !has_checksums {
-        return Ok(());
-    }
-    let mut sums = Sums { meta: crc32c::crc32c(meta), leases: [0; KEYSPACES] };
-    for (name, sum) in LEASES.into_iter().zip(&mut sums.leases) {
-        let leases = writes.open_table(name)?;
-        for item in leases.range::<i64>(..)? {
-            let (id, lease) = item?;
-            *sum = checked::add_lease(*sum, id.value(), lease.value());
-        }
-    }
-    table.insert(SUMS_KEY, sums.encode().as_slice())?;
-    Ok(())
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Sums {
-    meta: u32,
-    leases: [u32; KEYSPACES],
-}
-
-impl Sums {
-    fn encode(&self) -> Vec<u8> {
-        self.leases.iter().fold(self.meta.to_le_bytes().to_vec(), |mut out, sum| {
-            out.extend_from_slice(&sum.to_le_bytes());
-            out
-        })
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let (numbers, rest) = bytes.as_chunks::<4>();
-        match (numbers, rest) {
-            ([meta, first, second], []) => Ok(Self {
-                meta: u32::from_le_bytes(*meta),
-                leases: [u32::from_le_bytes(*first), u32::from_le_bytes(*second)],
-            }),
-            _ => Err(Malformed("its checksums have another length")),
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::consensus::{Consensus, Net, Position, Standing, Work};
 use crate::disk::Disk;
 use crate::embedded::StoreConfig;
 use crate::kv::Error;
-use crate::mvcc::{Command, Response};
+use crate::mvcc::{Command, ReadFault, Response};
 use crate::retention::Keeper;
 use crate::shared::{Reached, Shared};
 
@@ -172,7 +172,10 @@ impl Core {
             return;
         }
         if let Err(error) = self.run_until_idle() {
-            self.fail(&*error);
+            match error.downcast_ref::<ReadFault>() {
+                Some(fault) => self.condemn(fault.to_string()),
+                None => self.fail(&*error),
+            }
             return;
         }
         self.publish_status();

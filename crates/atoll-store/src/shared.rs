@@ -1,7 +1,7 @@
 //! What callers read directly while the store's thread writes it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, OnceLock, RwLock};
 
 use crate::backend::KEYSPACES;
 use crate::kv::Error;
@@ -30,9 +30,7 @@ pub(crate) struct Shared {
     /// Why nothing can be written any more.
     failure: RwLock<Option<String>>,
     /// Why nothing of what is here may be believed any more.
-    unfit: RwLock<Option<String>>,
-    /// The state file has failed a reader.
-    distrusted: AtomicBool,
+    unfit: OnceLock<String>,
     stopped: AtomicBool,
     pub(crate) raft_term: AtomicU64,
     pub(crate) raft_index: AtomicU64,
@@ -52,8 +50,7 @@ impl Shared {
             keyspaces,
             cluster,
             failure: RwLock::new(None),
-            unfit: RwLock::new(None),
-            distrusted: AtomicBool::new(false),
+            unfit: OnceLock::new(),
             stopped: AtomicBool::new(false),
             raft_term: AtomicU64::new(0),
             raft_index: AtomicU64::new(0),
@@ -66,26 +63,26 @@ impl Shared {
 
     /// Refuses everything that needs the disk from now on. The first reason stays.
     pub(crate) fn fail(&self, detail: String) {
-        tracing::error!(detail, "the store stops writing");
-        write(&self.failure).get_or_insert(detail);
+        write(&self.failure).get_or_insert_with(|| {
+            tracing::error!(detail, "the store stops writing");
+            detail
+        });
         self.is_leader.store(false, Ordering::Release);
     }
 
     /// What is here is another thing than what the cluster agreed on: no reads either, and
     /// watches end.
     pub(crate) fn condemn(&self, detail: String) {
-        write(&self.unfit).get_or_insert_with(|| detail.clone());
+        self.unfit.get_or_init(|| detail.clone());
         self.fail(detail);
         for keyspace in &self.keyspaces {
             keyspace.hub.stop();
         }
     }
 
-    /// The state file does not hold what it should, or cannot be read: whoever opens it again
-    /// learns which. Until then nothing more is read from it.
+    /// The state file does not hold what it should, or cannot be read.
     pub(crate) fn distrust(&self, fault: ReadFault) -> Error {
-        self.fail(fault.to_string());
-        self.distrusted.store(true, Ordering::Release);
+        self.condemn(fault.to_string());
         fault.into()
     }
 
@@ -94,7 +91,7 @@ impl Shared {
     }
 
     pub(crate) fn unfit(&self) -> Option<String> {
-        read(&self.unfit).clone()
+        self.unfit.get().cloned()
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -108,9 +105,6 @@ impl Shared {
     pub(crate) fn check_open(&self) -> Result<(), Error> {
         if let Some(detail) = self.unfit() {
             return Err(Error::Unavailable { detail });
-        }
-        if self.distrusted.load(Ordering::Acquire) {
-            return self.check();
         }
         if self.stopped.load(Ordering::Acquire) {
             return Err(Error::Unavailable { detail: "the store was shut down".to_owned() });

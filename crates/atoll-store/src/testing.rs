@@ -250,7 +250,14 @@ impl TestCluster {
         let name = member_start(number, Start::New).name;
         let members = other.cluster().membership().members;
         if let Some(old) = members.iter().find(|one| one.name == name) {
-            other.cluster().remove(old.id).await?;
+            let deadline = Instant::now() + PATIENCE;
+            // While the leader has not heard of the third it could not go on without this one.
+            while let Err(error) = other.cluster().remove(old.id).await {
+                if Instant::now() > deadline {
+                    return Err(error.into());
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
         }
         let folder = self.dir.join(format!("m{number}"));
         std::fs::remove_dir_all(&folder)

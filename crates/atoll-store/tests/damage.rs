@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use atoll_store::kv::{KeyRange, Op, PutRequest, RangeRequest, Txn};
+use atoll_store::kv::{Error, KeyRange, Op, PutRequest, RangeRequest, Txn};
 use atoll_store::{EmbeddedStore, Keyspace, OpenError, StoreConfig};
 use tempfile::TempDir;
 
@@ -67,7 +67,7 @@ async fn a_log_or_a_member_file_that_is_gone_is_refused() {
     let content = fs::read(&member).expect("readable");
     fs::remove_file(&member).expect("removable");
     let refused = EmbeddedStore::open(config(dir.path())).await.expect_err("no member file");
-    assert!(matches!(refused, OpenError::Folder { .. }), "{refused:?}");
+    assert!(matches!(refused, OpenError::Corrupt { .. }), "{refused:?}");
     fs::write(&member, content).expect("writable");
     for file in log_files(dir.path()) {
         fs::remove_file(file).expect("removable");
@@ -88,8 +88,13 @@ async fn a_folder_of_a_newer_format_is_refused() {
     assert!(text.contains("found: 3"), "{text}");
 }
 
-/// What stands in a value is not checked by the state file; everything else that is changed is
-/// refused or does not matter, and never a panic.
+async fn values(store: &EmbeddedStore) -> Result<Vec<Vec<u8>>, Error> {
+    let kv = store.keyspace(Keyspace::Cluster);
+    let found = kv.range(RangeRequest::new(KeyRange::prefix("key/"))).await?;
+    Ok(found.kvs.iter().map(|kv| kv.value.to_vec()).collect())
+}
+
+/// Whatever is changed is refused or does not matter, and never a panic.
 #[tokio::test]
 async fn a_state_file_that_holds_nonsense_is_an_error_and_no_panic() {
     let dir = TempDir::new().expect("a temporary folder");
@@ -104,10 +109,42 @@ async fn a_state_file_that_holds_nonsense_is_an_error_and_no_panic() {
         let config = config(dir.path());
         let opened = tokio::task::spawn_blocking(|| EmbeddedStore::open_blocking(config));
         match opened.await.expect("no panic") {
-            Ok(store) => store.shutdown().await,
+            Ok(store) => {
+                let all = (0..10).map(|number| vec![b'v'; 700 * number]).collect::<Vec<_>>();
+                assert_eq!(values(&store).await, Ok(all), "block {block}");
+                store.shutdown().await;
+            }
             Err(_) => refused += 1,
         }
     }
     assert!(refused > 0, "nothing was noticed");
     fs::write(&file, &good).expect("writable");
+}
+
+#[tokio::test]
+async fn a_bit_that_flips_in_a_value_is_found_at_the_start_and_while_it_runs() {
+    let dir = TempDir::new().expect("a temporary folder");
+    filled(dir.path()).await;
+    let file = dir.path().join("state.redb");
+    let good = fs::read(&file).expect("readable");
+    let inside = good.windows(600).position(|window| window == [b'v'; 600]).expect("a value");
+    let mut bad = good.clone();
+    bad[inside + 300] ^= 1;
+    fs::write(&file, &bad).expect("writable");
+    let refused = EmbeddedStore::open(config(dir.path())).await.expect_err("a changed value");
+    assert!(refused.to_string().contains("a record is not what was written"), "{refused}");
+
+    fs::write(&file, &good).expect("writable");
+    let config = StoreConfig { cache_bytes: 0, ..config(dir.path()) };
+    let store = EmbeddedStore::open(config).await.expect("whole again");
+    values(&store).await.expect("readable");
+    let disk = fs::OpenOptions::new().write(true).open(&file).expect("writable");
+    std::os::unix::fs::FileExt::write_all_at(&disk, b"w", inside as u64 + 300).expect("written");
+    let refused = values(&store).await.expect_err("a changed value").to_string();
+    assert!(refused.contains("state.redb, revision"), "{refused}");
+    assert!(store.unfit().is_some_and(|why| refused.contains(&why)), "{refused}");
+    let kv = store.keyspace(Keyspace::Cluster);
+    let other = kv.range(RangeRequest::new(KeyRange::single("key/0"))).await;
+    assert!(other.is_err(), "it still answers");
+    store.shutdown().await;
 }

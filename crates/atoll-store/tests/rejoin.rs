@@ -218,3 +218,39 @@ async fn whatever_is_changed_is_found_or_does_not_matter() {
     println!("{found} of {rounds} found, the others harmless");
     assert!(rounds < 8 || found > 0, "nothing was found");
 }
+
+async fn lead(cluster: &TestCluster, number: usize) {
+    let id = cluster.store(number).member_id();
+    let deadline = Instant::now() + KNOWN_WITHIN;
+    while cluster.leader().await.expect("somebody leads") != number {
+        assert!(Instant::now() < deadline, "m{number} does not lead");
+        // It may not have caught up yet.
+        cluster.store(number).cluster().transfer_leadership(Some(id)).await.ok();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What a leader acknowledges together with one follower counts its own disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_of_a_leaders_folder_is_found_too() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let (folder, former) = (dir.path().join("m0"), dir.path().join("former"));
+    let mut random = StdRng::seed_from_u64(1);
+    let mut cluster = TestCluster::start(dir.path(), SERVERS).await.expect("it starts");
+    let mut model = Model::default();
+    model.write(cluster.store(0), &mut random, 3).await;
+    cluster.kill(0).await;
+    copy(&folder, &former);
+    cluster.open(0).await.expect("it is whole");
+    lead(&cluster, 0).await;
+    model.write(cluster.store(0), &mut random, 5).await;
+    // The others are told with its next ticks.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.kill(0).await;
+    copy(&former, &folder);
+    assert!(is_found(&mut cluster, 0, &model, "an old copy of a leader").await);
+    for number in 1..SERVERS {
+        let read = all(cluster.store(number), Consistency::Linearizable).await;
+        assert!(model.is_present(&read.expect("a majority is there")), "m{number}");
+    }
+}

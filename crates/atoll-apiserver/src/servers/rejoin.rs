@@ -102,16 +102,7 @@ async fn on_rejoin(core: &Core, request: PlainRequest<'_>) -> Result<Response<Bo
         )));
     }
     if step == Step::Add {
-        if core.servers.live.borrow().contains_key(&statement.name) {
-            return Err(Status::unavailable(format!(
-                "a server called {:?} is still there; if this does not pass, another process runs \
-                 as that server: end one of them",
-                statement.name
-            )));
-        }
-        let member = Member { id: new, is_learner: true, ..wanted(&statement) };
-        let added = cluster.add_learner(member).await;
-        added.map_err(|error| Status::store(&error))?;
+        add(core, cluster.as_ref(), &statement, new).await?;
     }
     if members.iter().any(|one| one.id == old) {
         cluster.remove(old).await.map_err(|error| Status::store(&error))?;
@@ -128,6 +119,23 @@ async fn on_rejoin(core: &Core, request: PlainRequest<'_>) -> Result<Response<Bo
         member_id: statement.new_id.clone(),
         members: present(cluster.as_ref(), old, Member { id: new, ..wanted(&statement) }),
     })
+}
+
+async fn add(
+    core: &Core,
+    cluster: &dyn ClusterControl,
+    statement: &RejoinStatement,
+    new: u64,
+) -> Result<(), Status> {
+    if core.servers.live.borrow().contains_key(&statement.name) {
+        return Err(Status::unavailable(format!(
+            "a server called {:?} is still there; if this does not pass, another process runs as \
+             that server: end one of them",
+            statement.name
+        )));
+    }
+    let added = cluster.add_learner(Member { id: new, ..wanted(statement) }).await;
+    added.map(drop).map_err(|error| Status::store(&error))
 }
 
 /// The statement, if a server of this cluster made it.

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use redb::{Database, Durability, WriteTransaction};
 
 use super::file::{Patience, PatientFile};
-use super::{BackendError, KEYSPACES, LEASES, Meta, VERSIONS, checked, redb_error, write_meta};
+use super::sums::write_meta;
+use super::{BackendError, KEYSPACES, LEASES, Meta, VERSIONS, checked, redb_error};
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskFile};
 use crate::kv::LeaseId;

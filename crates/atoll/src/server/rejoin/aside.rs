@@ -11,12 +11,12 @@ use std::{
 
 const BEGINNING: &str = "store.damaged-";
 
-/// Moves the store away, if there is anything in it; where what was kept last is now.
+/// Moves the store away, if there is anything in it; where it is then.
 pub fn keep(folder: &Path, now: Timestamp) -> Result<Option<PathBuf>> {
     let store = folder.join("store");
     if !holds_anything(&store)? {
         remove(&store)?;
-        return Ok(kept(folder)?.pop());
+        return Ok(None);
     }
     for former in kept(folder)? {
         remove(&former)?;
@@ -97,11 +97,10 @@ mod tests {
             assert_eq!(std::fs::read_to_string(place.join("state.redb")).unwrap(), content);
             assert_eq!(names(root), [format!("store.damaged-20261125T{hour}0000Z")]);
         }
-        // After a stop in between, and when the folder was emptied, the last one stays.
+        // When the folder was emptied, the last one stays.
         std::fs::create_dir(root.join("store")).unwrap();
         std::fs::write(root.join("store/lock"), "7").unwrap();
-        let place = root.join("store.damaged-20261125T170000Z");
-        assert_eq!(keep(root, now).unwrap(), Some(place));
+        assert_eq!(keep(root, now).unwrap(), None);
         assert_eq!(names(root), ["store.damaged-20261125T170000Z"]);
     }
 }
