@@ -238,8 +238,14 @@ impl Scheduler {
     /// The labels that the pods of the same owner share: its ReplicaSet's selector.
     fn owner_labels(&self, pod: &Pod) -> Option<Labels> {
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
+        if owner.kind != "ReplicaSet" {
+            return None;
+        }
         let key = Key::new(pod.namespace().unwrap_or_default(), &owner.name);
-        let set = self.replica_sets.get(&key).filter(|_| owner.kind == "ReplicaSet")?;
+        let Some(set) = self.replica_sets.get(&key) else {
+            // Its watch may be behind that of pods. Pods of one template have the same labels.
+            return Some(pod.labels().clone());
+        };
         set.spec.as_ref()?.selector.match_labels.clone()
     }
 
