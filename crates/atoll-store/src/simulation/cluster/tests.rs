@@ -210,10 +210,10 @@ fn applying_before_the_commit_is_noticed() {
 
 #[test]
 fn an_id_that_is_used_again_is_noticed() {
-    assert_noticed(Bug::ReusesId, 0);
+    assert_noticed(Bug::ReusesId, 9);
 }
 
 #[test]
 fn a_forgotten_vote_is_noticed() {
-    assert_noticed(Bug::ForgetsVote, 28);
+    assert_noticed(Bug::ForgetsVote, 151);
 }
