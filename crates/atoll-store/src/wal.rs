@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::consensus::{LogEntry, Position};
 use crate::disk::{Disk, DiskFile};
@@ -106,6 +108,8 @@ pub(crate) struct Wal {
     acknowledged: Acknowledged,
     /// The present segment does not have all of `acknowledged`.
     acknowledged_unwritten: bool,
+    /// A segment that was to go stays; see [`Released::remove`].
+    stuck: Arc<AtomicBool>,
     buffer: Vec<u8>,
     filling: Option<Arc<Filling>>,
     /// A fill found the disk full; the next one waits for a write that finds room.
@@ -134,6 +138,7 @@ impl Wal {
             hard_state: HardState::default(),
             acknowledged: Acknowledged::new(),
             acknowledged_unwritten: false,
+            stuck: Arc::default(),
             buffer: Vec::new(),
             filling: None,
             fill_refused: false,
@@ -340,12 +345,16 @@ impl Wal {
     pub(crate) fn take_released(&mut self, applied_index: u64) -> Released {
         if self.acknowledged_unwritten {
             // Older segments may be the only ones that have it.
-            return Released { disk: self.disk.clone(), names: Vec::new() };
+            return self.released(Vec::new());
         }
         let gone =
             self.closed.iter().take_while(|segment| segment.last_index <= applied_index).count();
         let names = self.closed.drain(..gone).map(|segment| segment.name).collect();
-        Released { disk: self.disk.clone(), names }
+        self.released(names)
+    }
+
+    fn released(&self, names: Vec<String>) -> Released {
+        Released { disk: self.disk.clone(), names, stuck: self.stuck.clone() }
     }
 }
 
@@ -355,14 +364,21 @@ impl Wal {
 pub(crate) struct Released {
     disk: Arc<dyn Disk>,
     names: Vec<String>,
+    stuck: Arc<AtomicBool>,
 }
 
 impl Released {
     /// Only after the state is durable. What fails here is tried again by no one: the next start
     /// reads the segment in vain and releases it then.
     pub(crate) fn remove(&self) -> io::Result<()> {
+        // One that stays must not be followed by a gap, which would be taken for damage.
+        if self.stuck.load(Ordering::Acquire) {
+            return Ok(());
+        }
         for name in &self.names {
-            self.disk.remove(name)?;
+            self.disk
+                .remove(name)
+                .inspect_err(|_error| self.stuck.store(true, Ordering::Release))?;
             // One after the other: a power cut must not bring back an older one than it takes.
             self.disk.sync_folder(WAL_FOLDER)?;
         }

@@ -10,7 +10,7 @@ use rand::RngCore;
 use super::journal::Journal;
 use super::space::keepers;
 use super::{Asks, Chains, Core, Health, Reads, decode_system, is_system};
-use crate::backend::{Backend, BackendError, Roster};
+use crate::backend::{Backend, BackendError, Meta, Roster};
 use crate::clock::Clock;
 use crate::cluster::MemberStart;
 use crate::consensus::raft::{RaftConsensus, Start};
@@ -93,22 +93,11 @@ impl Core {
         let backend = Backend::open(&*disk, clock.clone(), config.cache_bytes)
             .map_err(CoreOpenError::Backend)?;
         let loaded = backend.load().map_err(CoreOpenError::Backend)?;
-        let (base, chain, roster) = match loaded.meta {
-            Some(meta) => {
-                let base = Base { applied: meta.applied, installed: meta.installed };
-                (base, meta.chain, meta.roster)
-            }
-            None => (Base::default(), 0, first_roster(&member)),
-        };
+        let (base, chain, roster) = beginning(&member, loaded.meta);
         let supported = config.level_max;
         Newer::check(disk.describe(""), roster.level, supported).map_err(CoreOpenError::Newer)?;
         let applied = base.applied;
-        let identity = Identity {
-            cluster_id: member.cluster_bytes(),
-            member_id: member.member_id,
-            epoch: member.epoch,
-        };
-        let recovered = Wal::open(disk.clone(), identity, config.segment_bytes, base)
+        let recovered = Wal::open(disk.clone(), identity(&member), config.segment_bytes, base)
             .map_err(CoreOpenError::Wal)?;
         super::level::check_entries(&recovered.entries, supported).map_err(CoreOpenError::Newer)?;
         let last = recovered.last(applied);
@@ -201,6 +190,25 @@ fn epoch_above(member: &folder::Member, roster: &Roster, entries: &[LogEntry]) -
     let own = logged.filter(|origin| origin.member_id == member.member_id);
     let used = own.map(|origin| origin.epoch).max().unwrap_or(0).max(applied);
     member.epoch.max(used + 1)
+}
+
+fn identity(member: &folder::Member) -> Identity {
+    Identity {
+        cluster_id: member.cluster_bytes(),
+        member_id: member.member_id,
+        epoch: member.epoch,
+    }
+}
+
+/// How far the state has come, with its chain and its members.
+fn beginning(member: &folder::Member, meta: Option<Meta>) -> (Base, u32, Roster) {
+    match meta {
+        Some(meta) => {
+            let base = Base { applied: meta.applied, installed: meta.installed };
+            (base, meta.chain, meta.roster)
+        }
+        None => (Base::default(), 0, first_roster(member)),
+    }
 }
 
 /// Of a folder without a state: a cluster of one, or whom it is about to join.

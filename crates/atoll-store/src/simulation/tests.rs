@@ -66,6 +66,14 @@ fn a_failed_write_or_sync_is_never_taken_for_durable() {
     }
 }
 
+/// Later segments stay as well, or there would be a gap.
+#[test]
+fn a_segment_that_cannot_be_removed_is_not_missed_afterwards() {
+    for operation in 290..320 {
+        check(Plan { seed: 148, steps: 80, fault: Fault::FailAt(operation) });
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_writes_and_recovers() {
     let mut refused = 0;
