@@ -112,6 +112,8 @@ pub(crate) struct Wal {
     stuck: Arc<AtomicBool>,
     buffer: Vec<u8>,
     filling: Option<Arc<Filling>>,
+    /// When the last fill began, by the clock of whoever asks for them.
+    filled_at: Duration,
     /// A fill found the disk full; the next one waits for a write that finds room.
     fill_refused: bool,
     failed: bool,
@@ -141,6 +143,7 @@ impl Wal {
             stuck: Arc::default(),
             buffer: Vec::new(),
             filling: None,
+            filled_at: Duration::ZERO,
             fill_refused: false,
             failed: false,
             bytes_written: 0,

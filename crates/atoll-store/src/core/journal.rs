@@ -331,7 +331,8 @@ impl Core {
     }
 
     pub(crate) fn take_fill_job(&mut self) -> Option<FillJob> {
-        self.journal.wal()?.take_fill_job()
+        let now = self.clock.now();
+        self.journal.wal()?.take_fill_job(now)
     }
 
     /// The segments that are of no use once the state up to here is durable.

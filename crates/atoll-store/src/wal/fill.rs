@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use super::format::{BLOCK_BYTES, FrameKind, SegmentHeader};
 use super::{Active, Closed, VITAL_ROOM_BYTES, WAL_FOLDER, Wal, WalError};
@@ -17,6 +18,10 @@ const FIRST_ZEROS_BYTES: u64 = 512 << 10;
 /// would delay the syncs beside it.
 const FILL_MIN_BYTES: u64 = 256 << 10;
 const FILL_MAX_BYTES: u64 = 4 << 20;
+/// A log that a stretch has lasted for longer than this is filled in short ones: what an idle store
+/// writes should come evenly, and little of it.
+const QUIET_AFTER: Duration = Duration::from_secs(60);
+const FILL_QUIET_BYTES: u64 = 32 << 10;
 /// A fill starts so early that a write does not find the zeros short and has to add to them.
 const FILL_MARGIN_BYTES: u64 = VITAL_ROOM_BYTES + (32 << 10);
 /// Zeros synced at once: more would delay the log's own syncs, which wait for its whole file, and
@@ -74,12 +79,15 @@ impl FillJob {
 
 impl Wal {
     /// The next stretch to zero, when the zeros run low.
-    pub(crate) fn take_fill_job(&mut self) -> Option<FillJob> {
+    pub(crate) fn take_fill_job(&mut self, now: Duration) -> Option<FillJob> {
         if self.filling.is_some() || self.fill_refused || self.failed {
             return None;
         }
         let active = &self.active;
-        let step = active.tail.clamp(FILL_MIN_BYTES, FILL_MAX_BYTES);
+        let step = match now.saturating_sub(self.filled_at) {
+            since if since > QUIET_AFTER => FILL_QUIET_BYTES,
+            _ => active.tail.clamp(FILL_MIN_BYTES, FILL_MAX_BYTES),
+        };
         let to = (active.zeroed_to + step).min(self.segment_bytes);
         let ahead = active.zeroed_to - active.tail;
         if ahead >= step / 2 + FILL_MARGIN_BYTES || to <= active.zeroed_to {
@@ -87,6 +95,7 @@ impl Wal {
         }
         let filling = Arc::new(Filling { to, outcome: Mutex::new(None), changed: Condvar::new() });
         self.filling = Some(filling.clone());
+        self.filled_at = now;
         Some(FillJob { file: active.file.clone(), from: active.zeroed_to, filling })
     }
 
