@@ -17,11 +17,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 /// A record that did not change for this long is nobody's, whoever it names.
-const LEASE_SECONDS: i32 = 600;
-/// Each renewal is a write to the disks of all servers.
-const RENEW_EVERY: Duration = Duration::from_secs(240);
-/// Between two attempts to take or to renew.
-const RETRY: Duration = Duration::from_millis(250);
+const LEASE_SECONDS: i32 = 1800;
+/// Each renewal is a write to the disks of all servers. It comes when nodes renew theirs, so that
+/// it costs little besides.
+const RENEW_EVERY: Duration = Duration::from_secs(600);
+/// Between two attempts to take or to renew. Nobody but the one who may hold it tries.
+const RETRY: Duration = Duration::from_millis(100);
 /// How long giving the Lease back may take when this process ends.
 const RELEASE_MAX: Duration = Duration::from_secs(1);
 const NAMESPACE: &str = "kube-system";
@@ -160,7 +161,7 @@ impl Candidate {
     async fn hold(&self, mut lease: Lease) {
         let mut may_hold = self.surroundings.may_hold.clone();
         let mut renewed = Instant::now();
-        let mut next = RENEW_EVERY;
+        let mut next = until_next_renewal(Timestamp::now());
         loop {
             tokio::select! {
                 _ = may_hold.wait_for(|allowed| !*allowed) => return,
@@ -173,7 +174,7 @@ impl Candidate {
                 Ok(written) => {
                     lease = written;
                     renewed = Instant::now();
-                    next = RENEW_EVERY;
+                    next = until_next_renewal(Timestamp::now());
                 }
                 Err(error) => {
                     debug!(lease = self.lease, %error, "lease not renewed");
@@ -213,6 +214,12 @@ impl Candidate {
             Err(_elapsed) => debug!(lease = self.lease, "lease not given back in time"),
         }
     }
+}
+
+/// The clock of this machine says when all renew.
+fn until_next_renewal(now: Timestamp) -> Duration {
+    let since = now.as_second().unsigned_abs() % RENEW_EVERY.as_secs();
+    RENEW_EVERY.saturating_sub(Duration::from_secs(since))
 }
 
 fn longest() -> Duration {

@@ -263,8 +263,10 @@ async fn node_life(
         nudge.clone(),
         stop.clone(),
     ));
-    cx.tasks.spawn(heartbeat::ping(cx.clone(), nudge, stop.clone()));
-    cx.tasks.spawn(heartbeat::lease(cx.clone(), stop.clone()));
+    let (answered, heard) = watch::channel(false);
+    let pings = heartbeat::ping(cx.clone(), nudge, answered, stop.clone());
+    cx.tasks.spawn(pings);
+    cx.tasks.spawn(heartbeat::lease(cx.clone(), heard, stop.clone()));
     if !cx.runtime.capabilities().network_namespaces || !cx.config.containers {
         health.send_modify(|health| health.not_ready = None);
         return None;

@@ -13,10 +13,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::node::heartbeat::until_next_period;
 use crate::node::object::{self, Health};
 
-/// An unchanged status is written this often.
-const STATUS_PERIOD: Duration = Duration::from_secs(300);
+/// An unchanged status that is older is written with the node's Lease, every five minutes: what
+/// comes together costs the disk little more than one write.
+const STATUS_AGE_MAX: Duration = Duration::from_secs(150);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
@@ -90,14 +92,14 @@ pub async fn keep_status(
         let wanted = status(&cx, &current, known.as_ref());
         let due = written.as_ref().is_none_or(|(last, at)| {
             let age = cx.now().duration_since(*at).unsigned_abs();
-            age >= STATUS_PERIOD || !object::same(last, &wanted)
+            age >= STATUS_AGE_MAX || !object::same(last, &wanted)
         }) || known.as_ref().is_some_and(|known| !is_ready_as_wanted(known, &wanted));
         let wait = if due {
             match write(&cx, &wanted).await {
                 Ok(()) => {
                     written = Some((wanted, cx.now()));
                     delay = RETRY_FIRST;
-                    STATUS_PERIOD
+                    until_next_period(cx.now())
                 }
                 Err(error) => {
                     tracing::warn!(%error, "node status not written; will retry");
@@ -106,7 +108,7 @@ pub async fn keep_status(
                 }
             }
         } else {
-            STATUS_PERIOD
+            until_next_period(cx.now())
         };
         tokio::select! {
             () = stop.cancelled() => return,
