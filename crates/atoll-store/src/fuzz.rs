@@ -91,6 +91,7 @@ pub fn peers() -> Vec<Vec<u8>> {
         Message::ChainAsk { index: 300 },
         Message::ChainIs { index: 300, chain: Some(9) },
         Message::Diverged { index: 300, has_majority: true },
+        Message::Durable { index: 7 },
         Message::SlowDisk,
         Message::Members(vec![member.clone()]),
     ];
