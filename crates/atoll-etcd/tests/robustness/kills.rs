@@ -17,6 +17,7 @@ use atoll_store::{EmbeddedStore, StoreConfig};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use crate::load::{Acknowledged, Load, assert_agreement, assert_kept, everything, put};
 use crate::raw::Raw;
@@ -104,14 +105,14 @@ async fn bug_13766_members_agree_after_kills_under_load_with_snapshots_every_100
     let mut served = Served::start_with(3, store, Config::default()).await;
     let addresses: Vec<_> = (0..3).map(|number| served.address(number)).collect();
     let load = Load::start("w", &addresses, 24);
-    for round in 0..4 {
-        load.more(200).await;
+    for round in 0..3 {
+        load.more(100).await;
         let killed = match round {
             0 => served.members.leader().await.unwrap(),
             _ => random.random_range(0..3),
         };
         let address = served.kill(killed).await;
-        load.more(300).await;
+        load.more(150).await;
         served.start_again(killed, address).await;
     }
     load.more(100).await;
@@ -169,9 +170,10 @@ async fn bug_14685_a_member_killed_while_it_defragments_agrees_with_the_others()
     let addresses: Vec<_> = (0..3).map(|number| served.address(number)).collect();
     let load = Load::start("w", &addresses, 12);
     for killed in 0..3 {
-        load.more(150).await;
+        load.more(60).await;
         let mut raw = Raw::open(served.address(killed)).await;
-        let asked = tokio::spawn(async move {
+        let mut asked = JoinSet::new();
+        asked.spawn(async move {
             // It dies somewhere in one of these.
             while raw.maintenance.defragment(DefragmentRequest {}).await.is_ok() {}
         });
@@ -189,8 +191,8 @@ async fn bug_14685_a_member_killed_while_it_defragments_agrees_with_the_others()
             drop(raw.kv.compact(compaction).await);
         }
         let address = served.kill(killed).await;
-        asked.await.unwrap();
-        load.more(100).await;
+        asked.join_all().await;
+        load.more(40).await;
         served.start_again(killed, address).await;
     }
     let acknowledged = load.stop().await;
@@ -230,10 +232,11 @@ async fn bug_17780_the_revision_never_falls_when_a_compaction_is_cut_off() {
         revision = deleted.header.unwrap().revision;
         let compaction = CompactionRequest { revision, physical: true };
         let mut compacting = raw.clone();
-        let waiting = tokio::spawn(async move { compacting.kv.compact(compaction).await });
+        let mut waiting = JoinSet::new();
+        waiting.spawn(async move { compacting.kv.compact(compaction).await });
         tokio::time::sleep(Duration::from_micros(random.random_range(0..20_000))).await;
         child.kill();
-        drop(waiting.await.unwrap());
+        waiting.join_all().await;
     }
     let child = Child::start(dir.path());
     let mut raw = Raw::open(child.address).await;

@@ -34,6 +34,7 @@ async fn bug_15220_progress_never_overtakes_events() {
         let mut raw = Raw::open(*address).await;
         let load = Load::start("w", &addresses, 6);
         let mut stream = Stream::open(&mut raw, prefix("w/", 1)).await;
+        load.more(1).await;
         let (mut told, mut events) = (0, 0);
         while told < 40 || events < 60 {
             stream.ask_progress().await;

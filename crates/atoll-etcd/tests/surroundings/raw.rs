@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 
@@ -27,6 +29,8 @@ const WINDOW_BYTES: u32 = 8 << 20;
 pub(crate) struct Channel {
     sender: SendRequest<Body>,
     origin: http::Uri,
+    /// Ends with the last channel.
+    _running: Arc<JoinSet<hyper::Result<()>>>,
 }
 
 impl Channel {
@@ -49,10 +53,10 @@ impl Channel {
         builder.keep_alive_interval(ping_every).keep_alive_while_idle(true);
         let shaken = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = shaken.map_err(std::io::Error::other)?;
-        // It ends with its last sender.
-        drop(tokio::spawn(connection));
+        let mut running = JoinSet::new();
+        running.spawn(connection);
         let origin = format!("http://{address}").parse().map_err(std::io::Error::other)?;
-        Ok(Self { sender, origin })
+        Ok(Self { sender, origin, _running: Arc::new(running) })
     }
 
     pub(crate) fn origin(&self) -> http::Uri {

@@ -57,10 +57,10 @@ fn says(code: Code, text: &str) -> (Code, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_agree_on_what_they_say_of_themselves_and_on_their_hashes() {
     let mut three = Three::start().await;
-    for number in 0_u64..60 {
+    for number in 0_usize..60 {
         let key = format!("k{}", number % 7);
         let put = PutRequest { key: key.into(), value: "v".into(), ..PutRequest::default() };
-        three.raws[number as usize % 3].kv.put(put).await.unwrap();
+        three.raws[number % 3].kv.put(put).await.unwrap();
     }
     let delete = DeleteRangeRequest { key: "k3".into(), ..DeleteRangeRequest::default() };
     let end = three.raws[1].kv.delete_range(delete).await.unwrap().into_inner();
