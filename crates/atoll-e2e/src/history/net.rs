@@ -78,14 +78,13 @@ impl Space {
     fn rules(&self, rules: &str) {
         let mut command = self.command("nft");
         command.args(["-f", "-"]);
-        let table = format!("table ip history\ndelete table ip history\ntable ip history {{\n");
-        run(command, &format!("{table}{rules}\n}}\n")).ok();
+        run(command, &format!("{NO_TABLE}table ip history {{\n{rules}\n}}\n")).ok();
     }
 
     fn no_rules(&self) {
         let mut command = self.command("nft");
         command.args(["-f", "-"]);
-        run(command, "table ip history\ndelete table ip history\n").ok();
+        run(command, NO_TABLE).ok();
     }
 }
 
@@ -201,6 +200,8 @@ impl Net {
     }
 }
 
+/// One that is not there cannot be deleted.
+const NO_TABLE: &str = "table ip history\ndelete table ip history\n";
 const NAT: &str = "chain nat { type nat hook output priority -110;";
 
 impl Drop for Net {

@@ -70,15 +70,15 @@ impl Drop for SmallDisk {
 impl Servers {
     pub(super) async fn start(count: usize, program: &Path, folder: &Path) -> Self {
         let folder = folder.to_owned();
-        let data = |number: usize| folder.join(format!("s{number}"));
+        let home = |number: usize| folder.join(format!("s{number}"));
         let slow = folder.join("slow");
         std::fs::create_dir_all(&slow).unwrap();
-        let disk = SlowDisk::mount(&slow, &data(SLOW), 0);
-        let small = SmallDisk::mount(&data(SMALL));
+        let disk = SlowDisk::mount(&slow, &home(SLOW), 0);
+        let small = SmallDisk::mount(&home(SMALL));
         let all = (0..count).map(|number| Server {
             number,
             arguments: Vec::new(),
-            data: data(number),
+            data: home(number),
             log: folder.join(format!("s{number}.log")),
             process: None,
         });
