@@ -36,6 +36,8 @@ pub struct EtcdStanding {
     pub revision: i64,
     pub keys: u64,
     pub leases: u64,
+    /// What its quota has room for.
+    pub room_bytes: u64,
 }
 
 /// Bytes as text.
@@ -157,7 +159,12 @@ async fn standing(keyspace: &dyn KvStore) -> Result<EtcdStanding, Status> {
     let counting = RangeRequest { count_only: true, ..RangeRequest::new(all) };
     let found = keyspace.range(counting).await.map_err(|error| Status::store(&error))?;
     let leases = keyspace.leases().await.map_err(|error| Status::store(&error))?.len() as u64;
-    Ok(EtcdStanding { revision: found.revision, keys: found.count, leases })
+    let status = keyspace.status().await.map_err(|error| Status::store(&error))?;
+    let room_bytes = match status.quota_bytes {
+        0 => u64::MAX,
+        quota_bytes => quota_bytes.saturating_sub(status.live_bytes),
+    };
+    Ok(EtcdStanding { revision: found.revision, keys: found.count, leases, room_bytes })
 }
 
 /// `POST /atoll/v1/etcd/import`

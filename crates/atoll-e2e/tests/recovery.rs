@@ -97,11 +97,13 @@ fn all_are_killed(cluster: &mut Cluster) {
     for pid in servers {
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).ok();
     }
-    // Their folders are free when they have ended.
-    eventually(Duration::from_secs(10), "the servers end", || {
-        let left = cluster.pids("server --data-dir");
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    });
+    // A process that was killed holds its folder until the kernel has cleared it up.
+    for name in ["server", "server-2", "server-3"] {
+        eventually(Duration::from_secs(10), "the servers end", || {
+            let looked = restore(&cluster.dir.join(name), &["--dry-run"]);
+            if looked.code == 0 { Ok(()) } else { Err(looked.stderr) }
+        });
+    }
 }
 
 /// As `--dry-run` shows it; neither is changed by that.

@@ -68,6 +68,7 @@ pub async fn run(connection: &Connection, etcd: Etcd) -> Result<()> {
         output::write(&describe(&name, bytes, &survey));
     }
     let before = send::standing(connection).await?;
+    check_room(&survey, &before)?;
     let snapshot = Arc::new(snapshot);
     let after = if import.add {
         send::add(connection, snapshot, &survey).await?
@@ -79,10 +80,26 @@ pub async fn run(connection: &Connection, etcd: Etcd) -> Result<()> {
 }
 
 fn check_unused(standing: &EtcdStanding) -> Result<()> {
-    let EtcdStanding { revision, keys, leases } = standing;
+    let EtcdStanding { revision, keys, leases, .. } = standing;
     if *revision > 1 || *keys > 0 || *leases > 0 {
         bail!(
             "the applications' keyspace was written to already (revision {revision}, {keys} keys, {leases} leases), so an etcd's revisions have no place in it; nothing was changed: --add puts the keys beside what is there, with new revisions"
+        );
+    }
+    Ok(())
+}
+
+/// What a kept version costs the quota besides its key and value.
+const VERSION_OVERHEAD_BYTES: u64 = 64;
+
+/// A history that does not fit would stay there in part.
+fn check_room(survey: &Survey, standing: &EtcdStanding) -> Result<()> {
+    let needed = survey.bytes + VERSION_OVERHEAD_BYTES * survey.records;
+    if needed > standing.room_bytes {
+        bail!(
+            "it takes {}, and the applications' keyspace has room for {}; nothing was changed: start the servers with a larger --etcd-quota-backend-bytes, or compact the etcd before it is saved",
+            size(needed),
+            size(standing.room_bytes)
         );
     }
     Ok(())
@@ -131,4 +148,26 @@ fn say_done(import: &Import, survey: &Survey, after: &EtcdStanding) -> Result<()
         after.revision
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_place_is_refused_before_anything_is_sent() {
+        let fresh = EtcdStanding { revision: 1, keys: 0, leases: 0, room_bytes: 1_000_000 };
+        check_unused(&fresh).unwrap();
+        for used in [
+            EtcdStanding { revision: 2, ..fresh.clone() },
+            EtcdStanding { leases: 1, ..fresh.clone() },
+        ] {
+            let refused = check_unused(&used).unwrap_err().to_string();
+            assert!(refused.contains("--add"), "{refused}");
+        }
+        let survey = Survey { bytes: 900_000, records: 1_000, ..Survey::default() };
+        check_room(&survey, &fresh).unwrap();
+        let refused = check_room(&Survey { records: 2_000, ..survey }, &fresh).unwrap_err();
+        assert!(refused.to_string().contains("room for 1.0MB"), "{refused}");
+    }
 }

@@ -220,14 +220,14 @@ impl<S: Source> Bolt<S> {
         self.read(number, &mut header)?;
         let run = u64::from(number32(&header, 12).unwrap_or(0)) + 1;
         let bytes = run.saturating_mul(self.page_bytes);
+        if run > self.pages - number || bytes > RUN_BYTES_MAX {
+            return Err(damaged(number, "it is too long"));
+        }
         *seen += run;
         if *seen > self.pages {
             return Err(damaged(number, "the tree goes in a circle"));
         }
-        if run > self.pages - number || bytes > RUN_BYTES_MAX {
-            return Err(damaged(number, "it is too long"));
-        }
-        // Bounded by the line above.
+        // Bounded above.
         let mut content = vec![0; usize::try_from(bytes).unwrap_or(0)];
         self.read(number, &mut content)?;
         if number64(&content, 0) != Some(number) {

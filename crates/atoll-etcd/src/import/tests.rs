@@ -1,6 +1,7 @@
 //! States that an etcd could have saved are read whole; what only looks like one is refused.
 
 use super::*;
+use crate::bolt::write;
 
 fn open(bytes: &[u8]) -> EtcdSnapshot<&[u8]> {
     EtcdSnapshot::open(bytes, true, |_| {}).unwrap()
@@ -57,13 +58,13 @@ fn the_checksum_at_the_end_counts() {
 fn refused(change: impl FnOnce(&mut Vec<u8>), reason: &str) {
     let mut state = seed::state(400);
     change(&mut state);
-    let said = said(&read(&state).unwrap_err());
+    let said = said(&read(&state).map(|records| records.len()).unwrap_err());
     assert!(said.contains(reason), "{said}");
 }
 
 const PAGE: usize = write::PAGE_BYTES;
-
-use crate::bolt::write;
+/// Of the keys: two small buckets come before.
+const FIRST_LEAF: usize = 5 * PAGE;
 
 /// The offset of the page that is the root of the keys: a branch, behind its leaves.
 fn key_root(state: &[u8]) -> usize {
@@ -111,15 +112,18 @@ fn hostile_pages_are_refused() {
         },
         "more elements than room",
     );
-    refused(|state| state[3 * PAGE + 12..3 * PAGE + 16].copy_from_slice(&[0xff; 4]), "circle");
-    refused(|state| state[3 * PAGE + 12] = 40, "too long");
-    refused(|state| state[3 * PAGE + 8] = 4, "neither leaf nor branch");
-    refused(|state| state[3 * PAGE] ^= 1, "it is another one");
     refused(
-        |state| state[3 * PAGE + 20..3 * PAGE + 24].copy_from_slice(&[0xff; 4]),
+        |state| state[FIRST_LEAF + 12..FIRST_LEAF + 16].copy_from_slice(&[0xff; 4]),
+        "too long",
+    );
+    refused(|state| state[FIRST_LEAF + 12] = 40, "too long");
+    refused(|state| state[FIRST_LEAF + 8] = 4, "neither leaf nor branch");
+    refused(|state| state[FIRST_LEAF] ^= 1, "it is another one");
+    refused(
+        |state| state[FIRST_LEAF + 20..FIRST_LEAF + 24].copy_from_slice(&[0xff; 4]),
         "reaches beyond",
     );
-    refused(|state| state[3 * PAGE + 16] = 1, "holds a bucket");
+    refused(|state| state[FIRST_LEAF + 16] = 1, "holds a bucket");
 }
 
 #[test]

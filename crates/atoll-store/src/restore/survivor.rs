@@ -143,11 +143,8 @@ fn look(disk: Arc<dyn Disk>) -> Result<Option<Survivor>, BoxError> {
         None if member.has_joined => return Ok(None),
         None => (Base::default(), Roster::sole(member.record(), 0), loaded.states),
     };
-    let identity = Identity {
-        cluster_id: member.cluster_bytes(),
-        member_id: member.member_id,
-        epoch: member.epoch,
-    };
+    let (cluster_id, member_id, epoch) = (member.cluster_bytes(), member.member_id, member.epoch);
+    let identity = Identity { cluster_id, member_id, epoch };
     check_level(&roster)?;
     let recovered = Wal::open(disk, identity, config.segment_bytes, base)?;
     for entry in &recovered.entries {

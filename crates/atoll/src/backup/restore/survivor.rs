@@ -142,6 +142,9 @@ fn copy_keys(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(reading)? {
         let entry = entry.with_context(reading)?;
         let metadata = entry.metadata().with_context(reading)?;
+        if !metadata.is_file() {
+            continue;
+        }
         let content = fs::read(entry.path()).with_context(reading)?;
         let mode = metadata.permissions().mode() & 0o777;
         write_atomically(&to.join(entry.file_name()), &content, mode)?;
@@ -151,27 +154,7 @@ fn copy_keys(from: &Path, to: &Path) -> Result<()> {
 
 fn describe(folder: &Path, target: &Target, found: &Found) -> String {
     let (last, committed) = (found.last, found.committed);
-    let mut text = format!(
-        "{} holds the server {} of the cluster {}\n",
-        folder.display(),
-        own_name(found),
-        found.cluster_id
-    );
-    text.push_str(&format!(
-        "  its log ends with term {}, entry {}; it wrote last {}\n",
-        last.term,
-        last.index,
-        age(&written_at(found))
-    ));
-    text.push_str(&format!(
-        "  objects at revision {}, applications' keys at revision {}\n",
-        found.cluster_revision, found.applications_revision
-    ));
-    let all: Vec<&str> = found.members.iter().map(|member| member.name.as_str()).collect();
-    text.push_str(&format!("  servers of its cluster: {}\n", all.join(", ")));
-    if found.is_removed {
-        text.push_str("  it was removed from its cluster, which went on without it: what was written since then is not here\n");
-    }
+    let mut text = describe_found(folder, found);
     text.push_str(&format!(
         "Restored into {} it is a new cluster of one server:\n",
         target.dir().display()
@@ -189,6 +172,31 @@ fn describe(folder: &Path, target: &Target, found: &Found) -> String {
             "  - the store that is there now is kept in {}\n",
             dir.join("store.before-<time>").display()
         ));
+    }
+    text
+}
+
+fn describe_found(folder: &Path, found: &Found) -> String {
+    let mut text = format!(
+        "{} holds the server {} of the cluster {}\n",
+        folder.display(),
+        own_name(found),
+        found.cluster_id
+    );
+    text.push_str(&format!(
+        "  its log ends with term {}, entry {}; it wrote last {}\n",
+        found.last.term,
+        found.last.index,
+        age(&written_at(found))
+    ));
+    text.push_str(&format!(
+        "  objects at revision {}, applications' keys at revision {}\n",
+        found.cluster_revision, found.applications_revision
+    ));
+    let all: Vec<&str> = found.members.iter().map(|member| member.name.as_str()).collect();
+    text.push_str(&format!("  servers of its cluster: {}\n", all.join(", ")));
+    if found.is_removed {
+        text.push_str("  it was removed from its cluster, which went on without it: what was written since then is not here\n");
     }
     text
 }
