@@ -1,7 +1,8 @@
 //! The store in this process, over one folder.
 //!
-//! One thread writes the log and applies it, another writes the state file; both sleep while
-//! nothing happens. Reads run on the caller's thread.
+//! Whoever brings something runs the core if nobody does; threads of its own write the log, the
+//! state file and what is due by the clock, and sleep while nothing happens. Reads run on the
+//! caller's thread.
 
 use std::error::Error;
 use std::fs::{DirBuilder, File};

@@ -30,7 +30,7 @@ const TAKE_MAX: usize = 4096;
 const MESSAGES_MAX_BYTES: usize = 64 << 20;
 /// What a message costs besides its bytes.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
-/// Turns that a thread which has other things to do takes in a row; then the store's own goes on.
+/// Turns that the transport takes in a row; then the store's own thread goes on.
 const TURNS_MAX: usize = 4;
 
 pub(super) type FlushResult = Result<[View; KEYSPACES], BackendError>;
@@ -101,8 +101,10 @@ enum Bringer {
     /// With a proposal: the thread would wait for the disk where the log is written by the core.
     Writer,
     Reader,
-    /// A thread of the store or of its transport.
-    Own,
+    /// The transport, which has read all that had come.
+    Transport,
+    /// The log's thread, which may have been given more to write meanwhile.
+    Log,
     /// Somebody who must not be held up, or holds a lock.
     Other,
 }
@@ -133,7 +135,7 @@ impl Inner {
 
     fn is_for(&self, bringer: Bringer) -> bool {
         match bringer {
-            Bringer::Own => true,
+            Bringer::Transport | Bringer::Log => true,
             Bringer::Reader => self.has_one(),
             Bringer::Writer => self.has_one() && self.next.takes_writers,
             Bringer::Other => false,
@@ -226,7 +228,7 @@ impl Queue {
 
     /// The messages that had come are all here.
     pub(super) fn settle(&self) {
-        self.rouse(lock(&self.inner), Bringer::Own);
+        self.rouse(lock(&self.inner), Bringer::Transport);
     }
 
     pub(super) fn flushed(&self, result: FlushResult) {
@@ -238,7 +240,7 @@ impl Queue {
     pub(super) fn written(&self, done: WalDone) {
         let mut inner = lock(&self.inner);
         inner.written = Some(done);
-        self.rouse(inner, Bringer::Own);
+        self.rouse(inner, Bringer::Log);
     }
 
     /// Something was brought.
@@ -273,7 +275,7 @@ impl Queue {
             drop(guard);
             let mut inner = lock(&self.inner);
             inner.next = next;
-            let goes_on = bringer == Bringer::Own && turn < TURNS_MAX && !inner.stopped;
+            let goes_on = bringer == Bringer::Transport && turn < TURNS_MAX && !inner.stopped;
             if goes_on && inner.has_work() {
                 taken = inner.take();
                 continue;
