@@ -109,11 +109,12 @@ struct MemoryNet {
 
 impl Net for MemoryNet {
     fn send(&mut self, message: PeerMessage) {
-        let delivered = self
-            .network
-            .way(self.id, message.to)
-            .is_some_and(|inbox| inbox.deliver(self.id, message.content));
-        if !delivered {
+        let way = self.network.way(self.id, message.to);
+        let delivered = way.filter(|inbox| inbox.deliver(self.id, message.content));
+        if let Some(inbox) = delivered {
+            // Nobody else tells that nothing more comes for now.
+            inbox.settle();
+        } else {
             let own = lock(&self.network.inner).inboxes.get(&self.id).cloned();
             own.into_iter().for_each(|inbox| inbox.unreachable(message.to));
         }
