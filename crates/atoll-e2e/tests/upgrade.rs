@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::{
     ffi::OsString,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -52,7 +52,7 @@ struct Servers {
 }
 
 impl Servers {
-    fn start(&mut self, k: u32, program: &PathBuf, more: &[&str]) {
+    fn start(&mut self, k: u32, program: &Path, more: &[&str]) {
         let name = format!("server-{k}");
         let folder = if k == 1 { self.lab.dir("server") } else { self.lab.dir(&name) };
         let mut command = self.lab.inside(k, program.to_str().unwrap());
