@@ -198,7 +198,6 @@ async fn other_services(pair: &mut Pair) {
         cluster.member_add(MemberAddRequest { peer_ur_ls: urls("http://x"), is_learner: true }),
         // One change alone: an etcd that is asked for the next at once may drop it and never answer.
         cluster.member_remove(MemberRemoveRequest { id: 1234 }),
-        cluster.member_promote(MemberPromoteRequest { id: 1234 }),
         maintenance.move_leader(MoveLeaderRequest { target_id: 0 }),
         maintenance.move_leader(MoveLeaderRequest { target_id: 1234 }),
         maintenance.alarm(AlarmRequest { action: 0, member_id: 0, alarm: 0 }),

@@ -145,7 +145,12 @@ impl Pair {
             // An etcd answers once more for one that it has ended itself.
             Step::CancelWatch(id) if ours.was_compacted(*id) => {}
             Step::CancelWatch(id) => {
+                let was_open = ours.is_open(*id);
                 tokio::join!(ours.cancel(*id), theirs.cancel(*id));
+                // Its answer says the present revision, which is raised next.
+                if was_open {
+                    tokio::join!(ours.reached(*id, i64::MAX), theirs.reached(*id, i64::MAX));
+                }
             }
             Step::WatchProgress => {
                 let count = ours.log().get(&-1).map_or(0, Vec::len) + 1;

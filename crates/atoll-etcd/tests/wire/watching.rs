@@ -161,6 +161,11 @@ impl Watching {
         .await;
     }
 
+    pub(crate) fn is_open(&self, id: i64) -> bool {
+        let seen = self.seen.lock().unwrap();
+        id != -1 && seen.reached.get(&id).is_some_and(|reached| *reached < i64::MAX)
+    }
+
     /// Its history went before it had read it.
     pub(crate) fn was_compacted(&self, id: i64) -> bool {
         let seen = self.seen.lock().unwrap();
