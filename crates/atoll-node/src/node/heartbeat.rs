@@ -326,7 +326,7 @@ mod tests {
         assert!(silence.as_mut().now_or_never().is_none());
         hear();
         assert!(silence.as_mut().now_or_never().is_none());
-        drop(silence);
+        let mut answered = ears.answered.subscribe();
         miss();
         is_otherwise(true, &mut answered, Duration::from_millis(1)).await;
     }
