@@ -12,7 +12,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
-/// Few, so that they meet; an etcd sorts a dozen without changing the order of equals.
+/// Few, so that they meet.
 const KEYS: [&[u8]; 9] = [b"\0", b"a", b"a/", b"a/1", b"a/2", b"b", b"b/1", b"\x7f", b"\xff\xff"];
 pub(crate) const LEASES: [i64; 3] = [0x51, 0x52, -0x53];
 /// Nobody has it.
@@ -77,10 +77,17 @@ impl Plan {
                 self.watches += 1;
                 Step::Watch(self.watch())
             }
-            94..96 => Step::CancelWatch(self.random.random_range(-1..8)),
+            94..96 => Step::CancelWatch(self.watch_id()),
             96..98 if !self.has_future => Step::WatchProgress,
             _ => Step::Put(self.put()),
         }
+    }
+
+    /// One that a server chose, or one that the sequence chose: they do not meet, for an etcd
+    /// does not give away the id of a watch that it has ended for a compaction.
+    fn watch_id(&mut self) -> i64 {
+        let chosen = self.random.random_range(100..105);
+        if self.chance(0.5) { chosen } else { self.random.random_range(-1..6) }
     }
 
     fn chance(&mut self, probability: f64) -> bool {
@@ -137,9 +144,16 @@ impl Plan {
     }
 
     fn range(&mut self) -> RangeRequest {
-        let key = self.key();
+        let sort_target = self.random.random_range(0..5);
+        let mut key = self.key();
+        let mut range_end = self.range_end(&key);
+        if sort_target != 0 {
+            // Up to six, an etcd leaves equals in the order of their keys.
+            key = Bytes::from_static(if self.chance(0.7) { b"a" } else { b"b" });
+            range_end = atoll_store::kv::prefix_end(&key);
+        }
         RangeRequest {
-            range_end: self.range_end(&key),
+            range_end,
             key,
             limit: self.random.random_range(-1..5),
             revision: match self.random.random_range(0..10) {
@@ -147,7 +161,7 @@ impl Plan {
                 _ => self.past(),
             },
             sort_order: self.random.random_range(0..3),
-            sort_target: self.random.random_range(0..5),
+            sort_target,
             serializable: self.chance(0.3),
             keys_only: self.chance(0.2),
             count_only: self.chance(0.15),
@@ -221,7 +235,7 @@ impl Plan {
             watch_id: if self.random.random_bool(0.5) {
                 0
             } else {
-                self.random.random_range(-1..6)
+                self.random.random_range(100..105)
             },
             fragment: self.random.random_bool(0.3),
         }
