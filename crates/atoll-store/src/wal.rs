@@ -378,10 +378,16 @@ impl Released {
         if self.stuck.load(Ordering::Acquire) {
             return Ok(());
         }
+        let removed = self.remove_all();
+        if removed.is_err() {
+            self.stuck.store(true, Ordering::Release);
+        }
+        removed
+    }
+
+    fn remove_all(&self) -> io::Result<()> {
         for name in &self.names {
-            self.disk
-                .remove(name)
-                .inspect_err(|_error| self.stuck.store(true, Ordering::Release))?;
+            self.disk.remove(name)?;
             // One after the other: a power cut must not bring back an older one than it takes.
             self.disk.sync_folder(WAL_FOLDER)?;
         }
