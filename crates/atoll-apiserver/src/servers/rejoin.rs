@@ -140,25 +140,26 @@ async fn add(
 
 /// The statement, if a server of this cluster made it.
 fn believed(servers: &ServersConfig, asked: &RejoinRequest) -> Result<RejoinStatement, Status> {
+    let refused =
+        |why: String| Status::forbidden_text("", "", "", format!("rejoining is refused: {why}"));
+    let mut statement: RejoinStatement =
+        serde_json::from_str(&asked.statement).map_err(|error| {
+            Status::bad_request(format!("the statement is not as expected: {error}"))
+        })?;
+    // Before a key is read for somebody who knows nothing of this cluster, and is told nothing.
+    if statement.cluster_id != servers.cluster_id {
+        return Err(refused(format!(
+            "it is of the cluster {}, and this is another",
+            statement.cluster_id
+        )));
+    }
     let keys = (servers.read_keys)()
         .map_err(|why| Status::internal(format!("reading the keys of the cluster: {why}")))?;
     let pem = keys.get(AUTHORITY_FILE).map_or("", String::as_str);
     let authority =
         certificates_from_pem("the peer authority", pem).map_err(Status::internal)?.swap_remove(0);
-    let refused =
-        |why: String| Status::forbidden_text("", "", "", format!("rejoining is refused: {why}"));
     verify_statement(&authority, PURPOSE, &asked.statement, &asked.signature)
         .map_err(|error| refused(format!("{error}; join with a new token instead")))?;
-    let mut statement: RejoinStatement =
-        serde_json::from_str(&asked.statement).map_err(|error| {
-            Status::bad_request(format!("the statement is not as expected: {error}"))
-        })?;
-    if statement.cluster_id != servers.cluster_id {
-        return Err(refused(format!(
-            "it is of the cluster {}, this is {}",
-            statement.cluster_id, servers.cluster_id
-        )));
-    }
     let end = statement.cause.floor_char_boundary(CAUSE_BYTES_MAX);
     statement.cause.truncate(end);
     statement.cause.retain(|c| !c.is_control());
