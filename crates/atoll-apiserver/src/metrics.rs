@@ -107,7 +107,7 @@ impl Metrics {
     }
 
     /// All series as Prometheus reads them.
-    pub fn render(&self, core: &Core) -> String {
+    pub async fn render(&self, core: &Core) -> String {
         let mut text = String::new();
         self.requests(&mut text);
         objects(&mut text, core);

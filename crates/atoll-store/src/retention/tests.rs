@@ -1,3 +1,5 @@
+//! A keeper driven by hand: which history goes when.
+
 use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
