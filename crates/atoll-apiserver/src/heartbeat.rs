@@ -227,7 +227,9 @@ mod tests {
         lately.lock().seen = began + Duration::from_secs(8);
         // The node dies together with the leader, and the election takes a while.
         let now = began + Duration::from_millis(9_700);
-        [&never, &lately, &long_ago].map(|pulse| pulse.begin(now));
+        for pulse in [&never, &lately, &long_ago] {
+            pulse.begin(now);
+        }
         assert_eq!(lately.state().seen, began + Duration::from_secs(8));
         assert_eq!(never.state().seen, now);
         assert_eq!(long_ago.state().seen, now, "the former leader heard it");

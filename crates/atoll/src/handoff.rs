@@ -102,7 +102,7 @@ impl Incoming {
     pub async fn next(&self) -> io::Result<Option<TcpStream>> {
         let mut offer = None;
         loop {
-            let message = self.socket.async_io(Interest::READABLE, |fd| receive(fd));
+            let message = self.socket.async_io(Interest::READABLE, receive);
             let message = match offer {
                 None => message.await?,
                 Some(_) => match tokio::time::timeout(CONFIRM_MAX, message).await {
@@ -158,7 +158,7 @@ impl Sender {
 
     async fn wait_for_answer(&mut self) -> io::Result<()> {
         while !self.answered {
-            match self.socket.async_io(Interest::READABLE, |fd| receive(fd)).await? {
+            match self.socket.async_io(Interest::READABLE, receive).await? {
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Some(Message::Take(number)) => self.answered = number == self.offered,
                 Some(_) => return Err(misplaced()),
