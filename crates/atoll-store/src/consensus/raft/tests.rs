@@ -1,3 +1,5 @@
+//! Members on a network that loses nothing.
+
 use std::collections::BTreeMap;
 
 use super::*;
