@@ -17,7 +17,9 @@ const NAME_MAX: usize = 64;
 pub enum Error {
     #[error("it was opened, but holds no backup of a cluster")]
     NotABackup,
-    #[error("the backup has version {found}; this release reads version {VERSION}: restore it with the release that wrote it")]
+    #[error(
+        "the backup has version {found}; this release reads version {VERSION}: restore it with the release that wrote it"
+    )]
     Version { found: u32 },
     #[error("the backup's description is too long")]
     TooLong,
@@ -225,7 +227,9 @@ mod tests {
         let mut bytes = manifest().encode().unwrap();
         bytes[8] = 2;
         let refused = read(&bytes, 100).unwrap_err().to_string();
-        assert!(refused.starts_with("the backup has version 2; this release reads version 1: restore"));
+        assert!(
+            refused.starts_with("the backup has version 2; this release reads version 1: restore")
+        );
         for name in ["../x", "a/b", "", ".hidden", "é"] {
             let keys = vec![KeyFile::new(name.into(), false, b"")];
             assert!(matches!(Manifest { keys, ..manifest() }.encode(), Err(Error::KeyName { .. })));

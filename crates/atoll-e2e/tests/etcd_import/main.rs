@@ -209,7 +209,7 @@ fn comes_over(release: Release) {
 fn damaged_ones_are_refused(server: &Ours, file: &Path) {
     let good = fs::read(file).unwrap();
     let damaged = file.with_extension("damaged");
-    let mut refused = |change: &dyn Fn(&mut Vec<u8>), flags: &[&str], reason: &str| {
+    let refused = |change: &dyn Fn(&mut Vec<u8>), flags: &[&str], reason: &str| {
         let mut bytes = good.clone();
         change(&mut bytes);
         fs::write(&damaged, bytes).unwrap();

@@ -28,7 +28,7 @@ fn what_was_written_is_read() {
         assert_eq!(read(&state).unwrap(), seed::records(count));
         let survey = open(&state).survey(|_| {}).unwrap();
         assert_eq!(i64::try_from(survey.keys).unwrap(), count - (count + 2) / 3);
-        assert_eq!(survey.records as usize, seed::records(count).len());
+        assert_eq!(usize::try_from(survey.records).unwrap(), seed::records(count).len());
         assert_eq!(survey.leases, [(seed::LEASE, 60)]);
         assert_eq!(survey.compacted_revision, seed::COMPACTED);
         assert_eq!((survey.has_auth, survey.users), (true, 1));
