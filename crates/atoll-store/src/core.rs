@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::backend::{Backend, KEYSPACES, Roster};
 use crate::clock::Clock;
 use crate::cluster::Member;
-use crate::consensus::{Consensus, Net, Position, Standing, Work};
+use crate::consensus::{Consensus, LogEntry, Net, Position, Standing, Work};
 use crate::disk::Disk;
 use crate::embedded::StoreConfig;
 use crate::kv::Error;
@@ -40,6 +40,7 @@ mod propose;
 mod reads;
 mod space;
 mod system;
+mod withhold;
 
 pub(crate) use arrivals::{Arrivals, Arrived};
 pub(crate) use ask::{Ask, AskResult, Told, member as read_member, put_member, put_text, text};
@@ -59,6 +60,7 @@ use health::Health;
 use journal::Journal;
 use propose::Waiting;
 use reads::Reads;
+use withhold::Until;
 
 pub(crate) type Answer = Result<Response, Error>;
 
@@ -121,6 +123,9 @@ pub(crate) struct Core {
     /// Commands that were proposed, did not happen, and are proposed again.
     again: Vec<(Vec<u8>, Vec<Option<Reply>>)>,
     applied: Position,
+    /// Committed, and not applied yet.
+    withheld: VecDeque<LogEntry>,
+    withheld_until: Option<Until>,
     chain: u32,
     /// The state file does not say yet how far this state has come.
     unsaved: bool,
@@ -196,6 +201,7 @@ impl Core {
                 self.finish_job(job.run(&*self.clock))?;
                 moved = true;
             }
+            moved |= self.apply_committed()?;
             self.notice_standing();
             // Its messages go out now, not with the next tick.
             moved |= self.begin_reads();
@@ -205,7 +211,8 @@ impl Core {
         }
     }
 
-    fn handle(&mut self, work: Work) -> Result<(), Box<dyn std::error::Error>> {
+    fn handle(&mut self, mut work: Work) -> Result<(), Box<dyn std::error::Error>> {
+        self.withhold(&mut work);
         for message in work.messages {
             self.send_raft(message);
         }
@@ -222,12 +229,8 @@ impl Core {
             work.messages_after_persist,
         );
         self.complete_unsynced();
-        for entry in work.committed {
-            let index = entry.index;
-            self.apply(entry)?;
-            self.consensus.applied(index);
-        }
-        self.answer_reads();
+        self.withheld.extend(work.committed);
+        self.apply_committed()?;
         Ok(())
     }
 

@@ -38,6 +38,9 @@ pub(crate) struct Member {
     /// Whom it joined; of use until the first state has arrived.
     #[serde(default)]
     pub(crate) joined: Vec<cluster::Member>,
+    /// The epoch is on disk.
+    #[serde(skip)]
+    pub(crate) is_written: bool,
 }
 
 #[derive(Deserialize)]
@@ -130,7 +133,7 @@ pub(crate) fn enter(
     let content = serde_json::to_vec_pretty(&member)
         .map_err(|source| FolderError::Parse { file: file.clone(), source })?;
     match disk.replace("", MEMBER_FILE, &content) {
-        Ok(()) => {}
+        Ok(()) => member.is_written = true,
         // Reads must be possible on a full disk; the next start raises the epoch durably.
         Err(error) if is_full(&error) && member.epoch > 1 => {
             tracing::warn!(%error, "the disk is full; the store's epoch was not written");
@@ -162,6 +165,7 @@ fn new_member(random: &mut dyn RngCore, start: Option<&MemberStart>) -> Member {
         client_urls: Vec::new(),
         has_joined,
         joined,
+        is_written: false,
     }
 }
 

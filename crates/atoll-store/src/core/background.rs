@@ -64,7 +64,7 @@ impl Core {
             .filter(|_| here && !self.flushing && !self.journal.is_installing())
             .map(|since| since + self.flush_after());
         let leases = (0..KEYSPACES)
-            .filter(|_| self.standing.is_leader && !self.asks.revoking)
+            .filter(|_| self.may_revoke())
             .filter_map(|code| self.shared.with_leases(code, |leases| leases.next_due()).flatten());
         let sweeping =
             self.shared.keyspaces.iter().any(|keyspace| read(&keyspace.state).needs_sweep());
@@ -88,10 +88,14 @@ impl Core {
         }
     }
 
+    fn may_revoke(&self) -> bool {
+        self.standing.is_leader && !self.standing.is_transferring && !self.asks.revoking
+    }
+
     /// Only the leader ends leases, and only when it knows that it still leads: they may have been
     /// kept alive at another.
     fn handle_leases(&mut self, now: Duration) {
-        if !self.standing.is_leader || self.asks.revoking {
+        if !self.may_revoke() {
             return;
         }
         let due = (0..KEYSPACES).any(|code| {
@@ -107,7 +111,10 @@ impl Core {
 
     pub(super) fn revoke_due(&mut self) {
         self.asks.revoking = false;
-        if !self.standing.is_leader {
+        // What is proposed while another takes over would be decided by it, and it may have kept
+        // alive what has run out here.
+        let standing = self.consensus.standing();
+        if !standing.is_leader || standing.is_transferring {
             return;
         }
         let now = self.clock.now();

@@ -80,6 +80,7 @@ impl Core {
         if self.failed() {
             return;
         }
+        self.give_way();
         self.look_for_majority(now);
         self.look_for_lost_proposals(now);
         self.look_at_disk(now);

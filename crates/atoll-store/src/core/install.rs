@@ -72,6 +72,8 @@ impl Core {
             drop(replaced);
         }
         self.retired = Some(std::mem::replace(&mut self.backend, Arc::new(backend)));
+        self.withheld.clear();
+        self.withheld_until = None;
         self.applied = meta.applied;
         self.chain = meta.chain;
         self.note_chain();

@@ -209,6 +209,7 @@ impl Core {
             self.take_over();
         }
         self.consensus.persisted(write.number);
+        self.release(write.number);
         if let Some(at) = installed {
             self.consensus.applied(at.index);
         }

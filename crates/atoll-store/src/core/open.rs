@@ -30,6 +30,11 @@ use crate::watch::Hub;
 pub(crate) enum CoreOpenError {
     #[error(transparent)]
     Folder(FolderError),
+    #[error(
+        "the disk is full: the epoch of this start cannot be written, without which its writes could \
+         be taken for those of an earlier one; make room on the disk and start again"
+    )]
+    Epoch,
     #[error(transparent)]
     Backend(BackendError),
     #[error(transparent)]
@@ -101,7 +106,7 @@ impl Core {
             .map_err(CoreOpenError::Wal)?;
         super::level::check_entries(&recovered.entries, supported).map_err(CoreOpenError::Newer)?;
         let last = recovered.last(applied);
-        let epoch = epoch_above(&member, &roster, &recovered.entries);
+        let epoch = epoch_above(&member, &roster, &recovered.entries)?;
         let mut wal = recovered.wal;
         // A new term is an entry; without room for it nothing could be confirmed.
         wal.reserve(0, Room::Vital).map_err(CoreOpenError::Write)?;
@@ -138,6 +143,8 @@ impl Core {
             parked: Vec::new(),
             again: Vec::new(),
             applied,
+            withheld: VecDeque::new(),
+            withheld_until: None,
             chain,
             unsaved: base == Base::default() || base.installed,
             roster,
@@ -168,7 +175,11 @@ impl Core {
         }
         let (applied, last) = (self.applied.index, self.standing.last_index);
         if was_alone && self.writes_here() && (!self.standing.is_leader || applied != last) {
-            let detail = format!("entry {applied} of {last} was reached");
+            let detail = if self.journal.is_full() {
+                "the disk is full; make room on it and start again".to_owned()
+            } else {
+                format!("entry {applied} of {last} was reached")
+            };
             return Err(CoreOpenError::Replay { detail });
         }
         self.tend_level_alone();
@@ -178,7 +189,19 @@ impl Core {
 
 /// The epoch of what is proposed from now on. The member file's may have been used before: a start
 /// on a full disk does not write it, and batches that look older than applied ones do not count.
-fn epoch_above(member: &folder::Member, roster: &Roster, entries: &[LogEntry]) -> u64 {
+///
+/// One that has or had others may have proposed in an epoch through them what it has not seen yet:
+/// with the same epoch again it would take the one for the other.
+fn epoch_above(
+    member: &folder::Member,
+    roster: &Roster,
+    entries: &[LogEntry],
+) -> Result<u64, CoreOpenError> {
+    let was_alone = roster.is_alone(member.member_id)
+        && entries.iter().all(|entry| entry.kind == EntryKind::Normal);
+    if !member.is_written && !was_alone {
+        return Err(CoreOpenError::Epoch);
+    }
     let applied = roster.origins.get(&member.member_id).map_or(0, |(epoch, _)| *epoch);
     let logged = entries.iter().filter_map(|entry| match entry.kind {
         EntryKind::Normal if is_system(&entry.payload) => {
@@ -189,7 +212,7 @@ fn epoch_above(member: &folder::Member, roster: &Roster, entries: &[LogEntry]) -
     });
     let own = logged.filter(|origin| origin.member_id == member.member_id);
     let used = own.map(|origin| origin.epoch).max().unwrap_or(0).max(applied);
-    member.epoch.max(used + 1)
+    Ok(member.epoch.max(used + 1))
 }
 
 fn identity(member: &folder::Member) -> Identity {

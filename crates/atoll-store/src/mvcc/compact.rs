@@ -5,6 +5,9 @@ use bytes::Bytes;
 use super::State;
 use crate::kv::{Error, Revision};
 
+/// Versions dropped in one step; requests wait for it.
+const VERSIONS_ENOUGH: usize = 1000;
+
 /// How a version supersedes the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
@@ -59,17 +62,22 @@ impl State {
         }
     }
 
-    /// Looks at up to `keys_max` keys. Which ones have been swept never shows in an answer, so
-    /// members need not agree on it.
+    /// Looks at up to `keys_max` keys, and at no more of them once [`VERSIONS_ENOUGH`] are dropped.
+    /// Which ones have been swept never shows in an answer, so members need not agree on it.
     pub(crate) fn sweep(&mut self, keys_max: usize) {
         let mut dropped = Vec::new();
+        let mut versions = 0;
         for _ in 0..keys_max {
+            if versions >= VERSIONS_ENOUGH {
+                return;
+            }
             let Some(key) = self.next_to_sweep() else { return };
             let Some(history) = self.index.get_mut(&key) else { continue };
             history.compact(self.compacted, &mut dropped);
             if history.is_empty() {
                 self.index.remove(&key);
             }
+            versions += dropped.len();
             for version in dropped.drain(..) {
                 let bytes = Self::record_bytes(&key, version.value_bytes as usize);
                 self.live_bytes = self.live_bytes.saturating_sub(bytes);

@@ -51,6 +51,21 @@ fn compaction_keeps_the_newest_version_at_its_revision() {
 }
 
 #[test]
+fn a_step_of_compaction_ends_when_it_has_dropped_enough() {
+    let mut state = State::default();
+    for key in ["a", "b"] {
+        (0..1500).for_each(|_| put(&mut state, key, "1"));
+    }
+    let newest = state.revision;
+    compact(&mut state, newest);
+    let left = |state: &State| state.index.values().map(|one| one.versions().len()).sum::<usize>();
+    assert_eq!(left(&state), 1 + 1500);
+    assert!(state.needs_sweep());
+    state.sweep(usize::MAX);
+    assert_eq!(left(&state), 2);
+}
+
+#[test]
 fn a_deletion_goes_once_nobody_can_watch_it() {
     let mut state = State::default();
     put(&mut state, "a", "1");

@@ -103,9 +103,13 @@ pub struct ClusterReport {
 /// Runs one plan; the text says what was violated.
 pub fn run(plan: ClusterPlan) -> Result<ClusterReport, String> {
     let mut world = World::start(plan)?;
-    world.until(plan.duration)?;
-    world.heal();
-    world.recover()?;
+    let outcome = world.until(plan.duration).and_then(|()| {
+        world.heal();
+        world.recover()
+    });
+    // What the ledger has noticed comes first: what others notice may follow from it.
+    let noticed = lock(&world.ledger).violation.take();
+    noticed.map_or(outcome, Err)?;
     world.finish()
 }
 

@@ -151,9 +151,8 @@ impl World {
     fn change_members(&mut self) -> Result<(), String> {
         let live = self.nodes.values().filter(|node| !node.gone).count();
         self.report.changes += 1;
-        // Not of two: see what stands open in docs/proof.md.
         let too_many = live > self.plan.members || (live > 3 && self.random.random_bool(0.5));
-        if live > 2 && too_many {
+        if live > 1 && too_many {
             let Some(id) = self.live() else { return Ok(()) };
             return self.ask_someone(Ask::Remove(id), AskReply::Nobody);
         }

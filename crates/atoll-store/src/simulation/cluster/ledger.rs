@@ -123,7 +123,10 @@ impl Ledger {
         for (code, command) in commands {
             let code = usize::from(code);
             let answer = self.model.apply(code, &command);
-            self.note_lease(code, &command, &answer, now)?;
+            // The model goes on, or what is wrong here would be told as another thing.
+            if let Err(error) = self.note_lease(code, &command, &answer, now) {
+                self.violate(error);
+            }
             let Some(operation) = operation_of(&command) else { continue };
             if self.refused.contains(&operation) {
                 return Err(format!("operation {operation} was refused and happened"));

@@ -99,7 +99,7 @@ impl Node {
                 Ok(false)
             }
             // With no room at all a start is refused.
-            Err(error) if !is_damage(&error) && self.is_full() => {
+            Err(error) if !is_damage(&error) && (self.is_full() || met_full_disk(&error)) => {
                 self.limit_space(None);
                 Ok(false)
             }
@@ -178,4 +178,13 @@ fn is_damage(error: &CoreOpenError) -> bool {
 pub(super) fn disk_delay(slow: Duration, random: &mut StdRng) -> Duration {
     let usual = Duration::from_micros(random.random_range(100..5000));
     usual + slow.mul_f64(random.random_range(0.5..1.5))
+}
+
+/// Room that waiting had freed may be gone again.
+fn met_full_disk(error: &CoreOpenError) -> bool {
+    match error {
+        CoreOpenError::Epoch => true,
+        CoreOpenError::Replay { detail } => detail.starts_with("the disk is full"),
+        _ => false,
+    }
 }
