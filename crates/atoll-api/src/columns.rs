@@ -2,14 +2,29 @@
 //!
 //! Columns and cell texts are upstream's. Ages are relative to a time that the caller gives.
 
+pub(crate) mod aggregation;
+pub(crate) mod autoscaling;
+pub(crate) mod batch;
 pub(crate) mod config;
+pub(crate) mod disruption;
+pub(crate) mod dynamic;
 pub(crate) mod endpoints;
 pub(crate) mod event;
+pub(crate) mod extensions;
+pub(crate) mod flow;
+pub(crate) mod networking;
 pub(crate) mod node;
 pub(crate) mod plain;
 pub mod pod;
+pub(crate) mod policies;
+pub(crate) mod quota;
 pub(crate) mod rbac;
+pub(crate) mod replication;
+pub(crate) mod runtime;
 pub(crate) mod service;
+pub(crate) mod stateful;
+pub(crate) mod storage;
+pub(crate) mod webhooks;
 pub(crate) mod workload;
 
 use jiff::Timestamp;

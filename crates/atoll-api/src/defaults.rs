@@ -3,14 +3,29 @@
 //! Also made explicit here are the zero values that Go types always write (`resources: {}`),
 //! so that objects look the same whichever client wrote them.
 
+pub(crate) mod aggregation;
+pub(crate) mod autoscaling;
+pub(crate) mod batch;
 pub(crate) mod config;
+pub(crate) mod disruption;
+pub(crate) mod dynamic;
 pub(crate) mod endpoints;
 pub(crate) mod event;
+pub(crate) mod extensions;
+pub(crate) mod flow;
+pub(crate) mod networking;
 pub(crate) mod node;
 pub(crate) mod plain;
 pub mod pod;
+pub(crate) mod policies;
+pub(crate) mod quota;
 pub(crate) mod rbac;
+pub(crate) mod replication;
+pub(crate) mod runtime;
 pub(crate) mod service;
+pub(crate) mod stateful;
+pub(crate) mod storage;
+pub(crate) mod webhooks;
 pub(crate) mod workload;
 
 use serde_json::{Map, Value};

@@ -3,25 +3,40 @@
 //! The API server has one generic path; whatever is particular to a kind stands in its row
 //! (names, verbs, subresources) or in its hooks, which are pure functions over object trees.
 
+mod aggregation;
 pub(crate) mod amount;
+mod autoscaling;
+mod batch;
 mod builder;
 mod config;
 pub mod csr;
+mod disruption;
+mod dynamic;
 pub mod endpoints;
 pub mod event;
+mod extensions;
+mod flow;
 mod lease;
 pub mod metadata;
 pub mod namespace;
+mod networking;
 pub mod node;
 mod plain;
 pub mod pod;
+mod policies;
 mod prepare;
+mod quota;
 mod rbac;
+mod replication;
 mod review;
+mod runtime;
 pub mod scale;
 pub mod service;
 mod service_account;
+mod stateful;
+mod storage;
 mod table;
+mod webhooks;
 pub mod workload;
 
 use jiff::Timestamp;

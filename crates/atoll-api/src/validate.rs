@@ -4,27 +4,42 @@
 //! gives errors by field; none changes anything.
 
 pub(crate) mod affinity;
+pub(crate) mod aggregation;
+pub(crate) mod autoscaling;
+pub(crate) mod batch;
 pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod csr;
+pub(crate) mod disruption;
+pub(crate) mod dynamic;
 pub(crate) mod endpoints;
 pub(crate) mod env;
 pub(crate) mod event;
+pub(crate) mod extensions;
+pub(crate) mod flow;
 pub(crate) mod lease;
 pub mod metadata;
 pub(crate) mod namespace;
+pub(crate) mod networking;
 pub(crate) mod node;
 pub(crate) mod plain;
 pub(crate) mod pod;
 pub(crate) mod pod_update;
+pub(crate) mod policies;
 pub(crate) mod probe;
+pub(crate) mod quota;
 pub(crate) mod rbac;
+pub(crate) mod replication;
 pub(crate) mod resources;
 pub(crate) mod review;
+pub(crate) mod runtime;
 pub(crate) mod security;
 pub(crate) mod service;
+pub(crate) mod stateful;
+pub(crate) mod storage;
 pub(crate) mod volume;
 pub(crate) mod warnings;
+pub(crate) mod webhooks;
 pub(crate) mod workload;
 
 use serde_json::Value;

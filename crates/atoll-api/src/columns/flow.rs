@@ -1,0 +1,1 @@
+//! FlowSchema and PriorityLevelConfiguration.

@@ -1,0 +1,1 @@
+//! Ingress, NetworkPolicy, and the addresses of Services.

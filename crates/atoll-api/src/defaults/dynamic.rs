@@ -1,0 +1,1 @@
+//! Dynamic resource allocation: devices and claims to them.

@@ -1,0 +1,5 @@
+//! HorizontalPodAutoscaler, in two versions.
+
+use super::Hooks;
+
+pub(super) const AUTOSCALER_HOOKS: Hooks = Hooks::NONE;

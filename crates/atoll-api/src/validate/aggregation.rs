@@ -1,0 +1,1 @@
+//! APIService: another server behind ours.

@@ -1,0 +1,1 @@
+//! ResourceQuota and LimitRange: what a namespace may use.

@@ -1,0 +1,1 @@
+//! StatefulSet and DaemonSet: pods with an identity, pods of every node.
