@@ -21,7 +21,6 @@ pub(crate) mod policies;
 pub(crate) mod quota;
 pub(crate) mod rbac;
 pub(crate) mod replication;
-pub(crate) mod runtime;
 pub(crate) mod service;
 pub(crate) mod stateful;
 pub(crate) mod storage;

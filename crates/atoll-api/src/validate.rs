@@ -3,6 +3,7 @@
 //! Every check takes object trees whose types have been checked against the schema already and
 //! gives errors by field; none changes anything.
 
+pub(crate) mod addresses;
 pub(crate) mod affinity;
 pub(crate) mod aggregation;
 pub(crate) mod autoscaling;
@@ -20,6 +21,7 @@ pub(crate) mod flow;
 pub(crate) mod lease;
 pub mod metadata;
 pub(crate) mod namespace;
+pub(crate) mod network_policy;
 pub(crate) mod networking;
 pub(crate) mod node;
 pub(crate) mod plain;

@@ -1,5 +1,12 @@
-//! RuntimeClass.
+//! RuntimeClass: how the containers of a pod are run.
 
 use super::Hooks;
+use crate::{columns, validate};
 
-pub(super) const RUNTIME_CLASS_HOOKS: Hooks = Hooks::NONE;
+pub(super) const RUNTIME_CLASS_HOOKS: Hooks = Hooks {
+    validate_create: Some(validate::runtime::runtime_class),
+    validate_update: Some(validate::runtime::runtime_class_update),
+    columns: columns::runtime::RUNTIME_CLASS,
+    row: columns::runtime::runtime_class,
+    ..Hooks::NONE
+};

@@ -187,6 +187,7 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
     row!(Cluster, "io.k8s.api.networking", "networking.k8s.io", "v1", "ipaddresses", "IPAddress", "ipaddress")
         .short(&["ip"])
         .hooks(networking::IP_ADDRESS_HOOKS)
+        .names(validate::addresses::ip_name)
         .served(),
     row!(Namespaced, "io.k8s.api.networking", "networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", "networkpolicy")
         .short(&["netpol"])
