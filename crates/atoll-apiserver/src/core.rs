@@ -11,6 +11,7 @@ use crate::authz::Authorizer;
 use crate::config::Config;
 use crate::discovery::Discovery;
 use crate::expiry::Leases;
+use crate::hook;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -32,6 +33,8 @@ pub struct Core {
     pub metrics: Metrics,
     pub limits: Limits,
     pub leases: Leases,
+    /// Calls webhooks and the API servers behind this one.
+    pub hooks: hook::Client,
     /// The servers that are there.
     pub servers: Servers,
     /// Cancelled once the first objects are there and everything is in memory.

@@ -28,6 +28,7 @@ pub mod extension;
 pub mod fuzz;
 mod health;
 pub mod heartbeat;
+pub mod hook;
 mod initial;
 pub mod join;
 mod limits;

@@ -37,7 +37,7 @@ use crate::servers::{Servers, presence};
 use crate::status::Status;
 use crate::storage::Storage;
 use crate::user::{Connection, UserInfo};
-use crate::{initial, maintenance, pipeline};
+use crate::{hook, initial, maintenance, pipeline};
 
 /// Connections open at once; further ones wait in the listener.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -99,6 +99,7 @@ impl ApiServer {
             metrics: Metrics::default(),
             limits: Limits::new(config.requests_in_flight_max),
             leases: Leases::default(),
+            hooks: hook::Client::new(registry.clone(), tasks.clone(), stop.clone()),
             servers: Servers::default(),
             registry,
             config,
