@@ -10,6 +10,7 @@ pub(crate) mod autoscaling;
 pub(crate) mod batch;
 pub(crate) mod config;
 pub(crate) mod container;
+pub(crate) mod csi;
 pub(crate) mod csr;
 pub(crate) mod disruption;
 pub(crate) mod dynamic;

@@ -107,6 +107,18 @@ fn weight(at: &Path, term: &Value, errors: &mut Vec<Error>) {
     }
 }
 
+/// A selector of nodes whose terms all stand for themselves: where a volume can be used.
+pub(crate) fn node_selector(at: &Path, selector: &Value, errors: &mut Vec<Error>) {
+    let at = at.child("nodeSelectorTerms");
+    let terms = selector.items("nodeSelectorTerms");
+    if terms.is_empty() {
+        errors.push(at.required("must have at least one node selector term"));
+    }
+    for (index, term) in terms.iter().enumerate() {
+        node_term(&at.index(index), term, true, errors);
+    }
+}
+
 fn node_term(at: &Path, term: &Value, check_values: bool, errors: &mut Vec<Error>) {
     for (index, requirement) in term.items("matchExpressions").iter().enumerate() {
         let at = at.child("matchExpressions").index(index);

@@ -285,7 +285,7 @@ fn differences(new: &Value, old: &Value) -> String {
     lines.join("\n")
 }
 
-fn collect(at: &Path, new: &Value, old: &Value, lines: &mut Vec<String>) {
+pub(crate) fn collect(at: &Path, new: &Value, old: &Value, lines: &mut Vec<String>) {
     if same(new, old) {
         return;
     }

@@ -170,7 +170,7 @@ fn one_source(at: &Path, kind: &str, source: &Value, errors: &mut Vec<Error>) {
     }
 }
 
-fn host_path(at: &Path, source: &Value, errors: &mut Vec<Error>) {
+pub(crate) fn host_path(at: &Path, source: &Value, errors: &mut Vec<Error>) {
     let path = source.text("path");
     if path.is_empty() {
         errors.push(at.child("path").required(""));
