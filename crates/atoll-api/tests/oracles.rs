@@ -306,6 +306,10 @@ fn expected(row: &ResourceInfo, response: &Value) -> Value {
     if row.kind == "Pod" {
         without_admission(object["spec"].as_object_mut().unwrap());
     }
+    if row.kind.starts_with("PersistentVolume") {
+        object["metadata"].as_object_mut().unwrap().remove("finalizers");
+        object["status"].as_object_mut().unwrap().remove("lastPhaseTransitionTime");
+    }
     object
 }
 

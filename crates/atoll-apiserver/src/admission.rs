@@ -5,8 +5,11 @@
 
 mod certificates;
 mod escalation;
+mod limit_range;
 mod nodes;
 mod pods;
+pub(crate) mod quota;
+mod storage;
 
 use atoll_api::kinds::ResourceInfo;
 use futures::future::BoxFuture;
@@ -65,11 +68,20 @@ pub struct Plugin {
 /// The built-in plugins in the order in which they run.
 pub static PLUGINS: &[Plugin] = &[
     mutating("NamespaceLifecycle", namespace::lifecycle),
+    Plugin {
+        name: "LimitRanger",
+        mutate: Some(limit_range::complete),
+        validate: Some(limit_range::check),
+    },
     mutating("ServiceAccount", pods::service_account),
     mutating("NodeRestriction", nodes::restrict),
     mutating("TaintNodesByCondition", nodes::taint_new),
     mutating("Priority", pods::priority),
     mutating("DefaultTolerationSeconds", pods::default_tolerations),
+    mutating("DefaultStorageClass", storage::default_class),
+    mutating("StorageObjectInUseProtection", storage::protect),
+    mutating("PersistentVolumePhaseTime", storage::phase_time),
+    validating("PersistentVolumeClaimResize", storage::resize),
     // Upstream does this in the kind's own strategy, which sees the user there.
     mutating("CertificateRequester", certificates::requester),
     mutating("CertificateConditions", certificates::times),

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::quota::Turns;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::config::Config;
@@ -33,6 +34,8 @@ pub struct Core {
     pub metrics: Metrics,
     pub limits: Limits,
     pub leases: Leases,
+    /// Whose turn it is to be charged to a quota.
+    pub quotas: Turns,
     /// Calls webhooks and the API servers behind this one.
     pub hooks: hook::Client,
     /// The servers that are there.

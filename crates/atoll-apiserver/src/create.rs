@@ -5,7 +5,7 @@ use atoll_api::kinds::metadata;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, quota};
 use crate::allocate;
 use crate::call::Call;
 use crate::decode::{self, Expected};
@@ -106,12 +106,13 @@ pub(crate) async fn insert(
         let mut extra = namespace::guard(call, attempt > 0).await?;
         extra.extend(allocate::on_create(call, &mut candidate, attempt).await?);
         if options.dry_run {
+            quota::check(call, None, &candidate).await?;
             return dry(call, &name, candidate, warnings).await;
         }
         extra.lease = call.core.leases.of(&call.core, call.row).await?;
         let key = storage::key(call.row, call.namespace(), &name);
         let value = storage::encode(call.row, &candidate)?;
-        match call.core.storage.create(key, value, extra).await? {
+        match quota::create(call, &candidate, key, value, extra).await? {
             Written::Done(revision) => {
                 storage::set_revision(&mut candidate, revision);
                 return Ok(Answer::created(candidate).with_warnings(warnings));

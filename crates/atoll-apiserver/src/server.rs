@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::quota::Turns;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::body::{Body, BoxError};
@@ -99,6 +100,7 @@ impl ApiServer {
             metrics: Metrics::default(),
             limits: Limits::new(config.requests_in_flight_max),
             leases: Leases::default(),
+            quotas: Turns::default(),
             hooks: hook::Client::new(registry.clone(), tasks.clone(), stop.clone()),
             servers: Servers::default(),
             registry,

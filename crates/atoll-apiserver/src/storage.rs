@@ -72,6 +72,12 @@ impl Extra {
         self.ops.push(Op::Delete { range: KeyRange::single(key), prev_kv: false });
     }
 
+    /// The key must stand at this revision; it is written with this value.
+    pub fn replace(&mut self, key: Bytes, revision: Revision, value: Bytes) {
+        self.compare.push(at_revision(key.clone(), revision));
+        self.ops.push(put(key, value));
+    }
+
     /// The key must stand at this revision.
     pub fn require(&mut self, key: Bytes, revision: Revision) {
         self.compare.push(at_revision(key, revision));

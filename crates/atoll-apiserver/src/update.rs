@@ -5,7 +5,7 @@ use atoll_api::field::{self, Path};
 use atoll_api::kinds::{ResourceInfo, UpdateHooks, metadata};
 use serde_json::{Value, json};
 
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, quota};
 use crate::allocate;
 use crate::call::Call;
 use crate::create::{self, Managing};
@@ -158,6 +158,7 @@ pub(crate) async fn write_back(
     }
     let mut extra = allocate::on_update(call, old, &mut new).await?;
     if options.dry_run {
+        quota::check(call, Some(old), &new).await?;
         return Ok(Attempt::Done(Answer::ok(new).with_warnings(warnings)));
     }
     extra.lease = call.core.leases.of(&call.core, call.row).await?;
@@ -168,7 +169,7 @@ pub(crate) async fn write_back(
         call.core.storage.delete(key, stored.revision, extra).await?
     } else {
         let value = storage::encode(call.row, &new)?;
-        call.core.storage.update(key, stored.revision, value, extra).await?
+        quota::update(call, (old, &new), key, stored.revision, value, extra).await?
     };
     match written {
         Written::Done(revision) => {
