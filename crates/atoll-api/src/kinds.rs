@@ -3,7 +3,7 @@
 //! The API server has one generic path; whatever is particular to a kind stands in its row
 //! (names, verbs, subresources) or in its hooks, which are pure functions over object trees.
 
-mod aggregation;
+pub mod aggregation;
 pub(crate) mod amount;
 mod autoscaling;
 mod batch;
@@ -15,7 +15,7 @@ mod dynamic;
 pub mod endpoints;
 pub mod event;
 mod extensions;
-mod flow;
+pub mod flow;
 mod lease;
 pub mod metadata;
 pub mod namespace;
@@ -36,7 +36,7 @@ mod service_account;
 mod stateful;
 pub mod storage;
 mod table;
-mod webhooks;
+pub mod webhooks;
 pub mod workload;
 
 use jiff::Timestamp;
