@@ -5,19 +5,25 @@
 
 mod decode;
 mod encode;
+mod frame;
+mod plan;
 mod wire;
 
 use serde_json::Value;
 
-use crate::schema::{self, Definition, SchemaId};
+use crate::schema::{self, SchemaId};
 
 pub use decode::{decode, decode_message};
 pub use encode::{encode, encode_message};
+pub use frame::{List, watch_frame};
 
 /// Stands before every message.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
 /// Nesting of messages; deeper ones are an attack.
 pub const DEPTH_MAX: usize = 120;
+
+/// Go's zero time in Unix seconds.
+const ZERO_TIME_SECONDS: i64 = -62_135_596_800;
 
 /// What the envelope says about its message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -86,14 +92,18 @@ pub fn seal(named: &ApiVersionKind, message: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The definition of a kind that protobuf can carry; a Table, for one, it cannot.
-fn in_protobuf(named: &ApiVersionKind) -> Result<&'static Definition, ProtoError> {
-    let schema = schema::by_type(&named.api_version, &named.kind).map(SchemaId::definition);
-    let carried = |one: &&Definition| one.fields.iter().any(|field| !field.tags.is_empty());
-    schema.filter(carried).ok_or_else(|| ProtoError::UnknownKind {
+/// The schema of a kind that protobuf can carry; a Table, for one, it cannot.
+fn in_protobuf(named: &ApiVersionKind) -> Result<SchemaId, ProtoError> {
+    carried(&named.api_version, &named.kind).ok_or_else(|| ProtoError::UnknownKind {
         api_version: named.api_version.clone(),
         kind: named.kind.clone(),
     })
+}
+
+/// The schema of a built-in kind, when protobuf can carry it.
+#[must_use]
+pub fn carried(api_version: &str, kind: &str) -> Option<SchemaId> {
+    schema::by_type(api_version, kind).filter(|id| !plan::of(*id).is_empty())
 }
 
 fn text_of(object: &Value, field: &str) -> String {

@@ -5,13 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::{Timestamp, tz::Offset};
 use serde_json::{Map, Number, Value};
 
+use super::plan::{self, Level, Step};
 use super::wire::{Reader, Wire};
-use super::{ApiVersionKind, DEPTH_MAX, ProtoError, in_protobuf, open};
+use super::{ApiVersionKind, DEPTH_MAX, ProtoError, ZERO_TIME_SECONDS, in_protobuf, open};
 use crate::quantity::Quantity;
-use crate::schema::{self, Definition, Field, Special, Type};
-
-/// Go's zero time in Unix seconds.
-const ZERO_TIME_SECONDS: i64 = -62_135_596_800;
+use crate::schema::{self, Definition, Field, SchemaId, Special, Type};
 
 /// Decodes an envelope and the object in it.
 ///
@@ -41,52 +39,41 @@ fn decode_at(bytes: &[u8], depth: usize) -> Result<(ApiVersionKind, Value), Prot
 /// # Errors
 ///
 /// When the bytes are malformed.
-pub fn decode_message<'a>(
-    schema: impl Into<&'a Definition>,
-    message: &[u8],
-) -> Result<Value, ProtoError> {
-    message_value(schema.into(), message, 0)
+pub fn decode_message(schema: SchemaId, message: &[u8]) -> Result<Value, ProtoError> {
+    message_value(schema, message, 0)
 }
 
-fn message_value(definition: &Definition, bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
+fn message_value(id: SchemaId, bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
     if depth > DEPTH_MAX {
         return Err(ProtoError::TooDeep);
     }
+    let definition = id.definition();
     if let Some(special) = definition.special {
         return special_value(definition, special, bytes, depth);
     }
     let mut map = Map::new();
-    fill(definition, &[], bytes, &mut map, depth)?;
+    fill(definition, plan::of(id), bytes, &mut map, depth)?;
     Ok(Value::Object(map))
 }
 
-/// Reads the fields of a message, or of one that Go embeds (whose numbers begin with `outer`).
+/// Reads the fields of a message, or of one that Go embeds.
 fn fill(
     definition: &Definition,
-    outer: &[u32],
+    level: &Level,
     bytes: &[u8],
     map: &mut Map<String, Value>,
     depth: usize,
 ) -> Result<(), ProtoError> {
     let mut reader = Reader::new(bytes);
     while let Some((number, wire)) = reader.next()? {
-        let at = |field: &&Field| {
-            field.tags.split_last().is_some_and(|(last, rest)| rest == outer && *last == number)
-        };
-        if let Some(field) = definition.fields.iter().find(at) {
-            put(definition, field, wire, &reader, map, depth)?;
-            continue;
+        match level.step(number) {
+            Some(Step::Field(field)) => put(definition, field, wire, &reader, map, depth)?,
+            Some(Step::Embedded(inner)) => {
+                fill(definition, inner, wire.bytes(&reader)?, map, depth)?;
+            }
+            // A field that nobody knows is one of another version; it is left out as Go does.
+            None => {}
         }
-        let mut path = outer.to_vec();
-        path.push(number);
-        if definition
-            .fields
-            .iter()
-            .any(|field| field.tags.len() > path.len() && field.tags.starts_with(&path))
-        {
-            fill(definition, &path, wire.bytes(&reader)?, map, depth)?;
-        }
-        // A field that nobody knows is one of another version; it is left out as Go does.
     }
     Ok(())
 }
@@ -205,10 +192,8 @@ fn entry(
         (None, Type::Bool) => Value::from(false),
         (None, Type::Int32 | Type::Int64 | Type::Double) => Value::from(0),
         (None, Type::List(_)) => Value::Array(Vec::new()),
-        (None, _) => match item.definition() {
-            Some(definition) => message_value(definition, &[], depth + 1)?,
-            None => Value::Null,
-        },
+        (None, Type::Object(id)) => message_value(*id, &[], depth + 1)?,
+        (None, _) => Value::Null,
     };
     entries.insert(key, value);
     Ok(())
@@ -230,10 +215,7 @@ fn scalar(
         (Type::Int64, Wire::Varint(number)) => Value::from(number.cast_signed()),
         (Type::Double, Wire::Fixed64(bits)) => double(f64::from_bits(bits)),
         (Type::Double, Wire::Fixed32(bits)) => double(f64::from(f32::from_bits(bits))),
-        (Type::Object(_) | Type::Inline(_), Wire::Bytes(bytes)) => match ty.definition() {
-            Some(definition) => message_value(definition, bytes, depth + 1)?,
-            None => Value::Null,
-        },
+        (Type::Object(id), Wire::Bytes(bytes)) => message_value(*id, bytes, depth + 1)?,
         _ => return Err(reader.error("wrong wire type")),
     })
 }
@@ -297,7 +279,7 @@ fn special_value(
 fn props(bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
     const NAME: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
     let schema = schema::by_name(NAME).ok_or(ProtoError::TooDeep)?;
-    message_value(schema.definition(), bytes, depth + 1)
+    message_value(schema, bytes, depth + 1)
 }
 
 /// Raw JSON. Objects that came in protobuf carry an envelope of their own.

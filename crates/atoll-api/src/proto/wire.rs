@@ -115,6 +115,26 @@ pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
+/// Begins a message of which the length is not known yet; gives where it begins.
+pub(super) fn start_message(out: &mut Vec<u8>, number: u32) -> usize {
+    put_key(out, number, 2);
+    out.push(0);
+    out.len()
+}
+
+/// Ends a message: one byte stands ready for its length, which most messages need no more than.
+pub(super) fn end_message(out: &mut Vec<u8>, start: usize) {
+    let length = out.len() - start;
+    match u8::try_from(length) {
+        Ok(short) if short < 0x80 => out[start - 1] = short,
+        _ => {
+            let mut varint = Vec::with_capacity(5);
+            put_varint(&mut varint, length as u64);
+            out.splice(start - 1..start, varint);
+        }
+    }
+}
+
 pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     put_key(out, number, 2);
     put_varint(out, value.len() as u64);
