@@ -86,6 +86,18 @@ const fn date(name: &'static str, description: &'static str) -> Column {
 }
 
 impl Column {
+    /// The column as a Table defines it.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        json!({
+            "name": self.name,
+            "type": self.kind,
+            "format": self.format,
+            "description": self.description,
+            "priority": self.priority,
+        })
+    }
+
     /// Shown only with `-o wide`.
     pub(crate) const fn wide(mut self) -> Self {
         self.priority = 1;

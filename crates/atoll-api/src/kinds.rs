@@ -5,8 +5,8 @@
 
 pub mod aggregation;
 pub(crate) mod amount;
-mod autoscaling;
-mod batch;
+pub mod autoscaling;
+pub mod batch;
 mod builder;
 mod config;
 pub mod csr;
@@ -29,6 +29,7 @@ pub mod quota;
 mod rbac;
 mod replication;
 mod review;
+mod row;
 mod runtime;
 pub mod scale;
 pub mod service;
@@ -39,11 +40,15 @@ mod table;
 pub mod webhooks;
 pub mod workload;
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::schema::{self, SchemaId};
+use crate::schema::{self, Name, SchemaId};
 use crate::{columns, defaults, field, names, validate};
+
+pub use row::{Row, Words};
 
 /// Where objects of a kind live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,26 +58,26 @@ pub enum Scope {
 }
 
 /// A resource as it stands in a URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Gvr {
-    pub group: &'static str,
-    pub version: &'static str,
-    pub resource: &'static str,
+    pub group: Name,
+    pub version: Name,
+    pub resource: Name,
 }
 
 /// A type as it stands in an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Gvk {
-    pub group: &'static str,
-    pub version: &'static str,
-    pub kind: &'static str,
+    pub group: Name,
+    pub version: Name,
+    pub kind: Name,
 }
 
 impl Gvk {
     /// `v1`, `apps/v1`: what stands in `apiVersion`.
     #[must_use]
     pub fn api_version(&self) -> String {
-        api_version(self.group, self.version)
+        api_version(&self.group, &self.version)
     }
 }
 
@@ -80,12 +85,12 @@ impl Gvk {
 pub type Verbs = &'static [&'static str];
 
 /// A part of an object with a URL of its own.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Subresource {
     /// The last element of the URL: `status`, `scale`, `log`.
     pub name: &'static str,
     /// The kind of what is sent and answered.
-    pub kind: &'static str,
+    pub kind: Name,
     /// Group and version of `kind`; both empty when they are those of the resource.
     pub group: &'static str,
     pub version: &'static str,
@@ -106,42 +111,42 @@ pub struct UpdateHooks {
 }
 
 /// How an object stands in the store when that differs from how it is served.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Storage {
-    pub group: &'static str,
-    pub version: &'static str,
-    pub resource: &'static str,
-    pub kind: &'static str,
+    pub group: Name,
+    pub version: Name,
+    pub resource: Name,
+    pub kind: Name,
     /// Conversions between the served version and the stored one, both ways without loss.
     pub to_storage: Option<fn(&mut Value)>,
     pub from_storage: Option<fn(&mut Value)>,
 }
 
 /// One resource of one group and version.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ResourceInfo {
-    pub group: &'static str,
-    pub version: &'static str,
+    pub group: Name,
+    pub version: Name,
     /// The plural of the URL.
-    pub resource: &'static str,
-    pub kind: &'static str,
-    pub list_kind: &'static str,
-    pub singular: &'static str,
-    pub short_names: &'static [&'static str],
-    pub categories: &'static [&'static str],
+    pub resource: Name,
+    pub kind: Name,
+    pub list_kind: Name,
+    pub singular: Name,
+    pub short_names: Words,
+    pub categories: Words,
     pub scope: Scope,
     pub verbs: Verbs,
-    pub subresources: &'static [Subresource],
+    pub subresources: Cow<'static, [Subresource]>,
     pub storage: Storage,
     /// The schema's key: `io.k8s.api.core.v1.Pod`.
-    pub definition: &'static str,
+    pub definition: Name,
     /// Which names objects may have.
     pub name_rule: names::Rule,
     /// False for resources that are known but whose behaviour is not there yet: the server
     /// leaves them out of discovery and answers 404.
     pub served: bool,
     /// The warning for every request, also one that only reads.
-    pub deprecation: Option<&'static str>,
+    pub deprecation: Option<Name>,
     /// Never stored: a create is a question and its answer (TokenReview and its like).
     pub virtual_only: bool,
     pub hooks: Hooks,
@@ -160,6 +165,8 @@ pub struct Hooks {
     pub default: Option<fn(&mut Value)>,
     /// Drops what a client may not set (status) and sets what the server sets (generation).
     pub prepare_create: Option<fn(&mut Value)>,
+    /// Fills in what follows from the uid that the server has just given to a new object.
+    pub identified: Option<fn(&mut Value)>,
     /// Keeps the old status and raises generation when the spec changed.
     pub prepare_update: Option<fn(new: &mut Value, old: &Value)>,
     /// Keeps everything but the status.
@@ -192,6 +199,7 @@ impl Hooks {
     pub const NONE: Self = Self {
         default: Some(defaults::normalise),
         prepare_create: None,
+        identified: None,
         prepare_update: None,
         prepare_status_update: None,
         validate_create: None,
@@ -212,36 +220,37 @@ impl Hooks {
 impl ResourceInfo {
     #[must_use]
     pub fn gvr(&self) -> Gvr {
-        Gvr { group: self.group, version: self.version, resource: self.resource }
+        let (group, version) = (self.group.clone(), self.version.clone());
+        Gvr { group, version, resource: self.resource.clone() }
     }
 
     #[must_use]
     pub fn gvk(&self) -> Gvk {
-        Gvk { group: self.group, version: self.version, kind: self.kind }
+        Gvk { group: self.group.clone(), version: self.version.clone(), kind: self.kind.clone() }
     }
 
     /// `v1`, `apps/v1`.
     #[must_use]
     pub fn api_version(&self) -> String {
-        api_version(self.group, self.version)
+        api_version(&self.group, &self.version)
     }
 
     /// `pods`, `deployments.apps`: how errors name the resource.
     #[must_use]
     pub fn qualified_resource(&self) -> String {
-        qualified(self.resource, self.group)
+        qualified(&self.resource, &self.group)
     }
 
     /// `Pod`, `Deployment.apps`: how `is invalid` errors name the kind.
     #[must_use]
     pub fn qualified_kind(&self) -> String {
-        qualified(self.kind, self.group)
+        qualified(&self.kind, &self.group)
     }
 
     /// The shape of the kind's objects.
     #[must_use]
     pub fn schema(&self) -> Option<SchemaId> {
-        schema::by_name(self.definition)
+        schema::by_name(&self.definition)
     }
 
     #[must_use]
@@ -256,8 +265,46 @@ impl ResourceInfo {
 
     /// A subresource that is served.
     #[must_use]
-    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|sub| sub.name == name && sub.served)
+    }
+
+    /// Fills in what the client left out.
+    pub fn default(&self, object: &mut Value) {
+        if let Some(default) = self.hooks.default {
+            default(object);
+        }
+    }
+
+    /// Texts for `Warning:` headers on create (`old` is `None`) and update.
+    #[must_use]
+    pub fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        self.hooks.warnings.map(|warnings| warnings(new, old)).unwrap_or_default()
+    }
+
+    /// Labels for field selectors beyond `metadata.name` and `metadata.namespace`.
+    #[must_use]
+    pub fn selectable_fields(&self, object: &Value) -> Vec<(Name, String)> {
+        let fields = (self.hooks.selectable_fields)(object).into_iter();
+        fields.map(|(name, value)| (Name::Borrowed(name), value)).collect()
+    }
+
+    /// The names that [`Self::selectable_fields`] may give.
+    #[must_use]
+    pub fn selectable_names(&self) -> Vec<&str> {
+        self.hooks.selectable_names.to_vec()
+    }
+
+    /// The `columnDefinitions` of a Table.
+    #[must_use]
+    pub fn column_definitions(&self) -> Value {
+        self.hooks.columns.iter().map(columns::Column::to_value).collect()
+    }
+
+    /// The cells of a Table row, one a column.
+    #[must_use]
+    pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        (self.hooks.row)(object, now)
     }
 
     /// What a create does before admission and validation: server-set fields of the metadata

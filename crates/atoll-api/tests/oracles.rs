@@ -29,8 +29,16 @@ fn strings(value: &Value) -> Vec<String> {
 
 fn compare_names(row: &ResourceInfo, recorded: &Value) {
     let resource = row.qualified_resource();
-    assert_eq!(row.short_names, strings(&recorded["shortNames"]), "short names of {resource}");
-    assert_eq!(row.categories, strings(&recorded["categories"]), "categories of {resource}");
+    assert_eq!(
+        row.short_names.to_vec(),
+        strings(&recorded["shortNames"]),
+        "short names of {resource}"
+    );
+    assert_eq!(
+        row.categories.to_vec(),
+        strings(&recorded["categories"]),
+        "categories of {resource}"
+    );
     assert_eq!(row.verbs, strings(&recorded["verbs"]), "verbs of {resource}");
 }
 
@@ -44,14 +52,14 @@ fn core_rows_are_those_of_discovery() {
         let row = kinds::find("", "v1", resource).unwrap_or_else(|| panic!("no row {resource}"));
         if part.is_empty() {
             resources += 1;
-            assert_eq!(row.kind, entry["kind"], "{name}");
-            assert_eq!(row.singular, entry["singularName"], "{name}");
+            assert_eq!(*row.kind, entry["kind"], "{name}");
+            assert_eq!(*row.singular, entry["singularName"], "{name}");
             assert_eq!(row.scope == Scope::Namespaced, entry["namespaced"], "{name}");
             compare_names(row, entry);
         } else {
             parts += 1;
             let sub = row.subresources.iter().find(|sub| sub.name == part).unwrap();
-            assert_eq!(sub.kind, entry["kind"], "{name}");
+            assert_eq!(*sub.kind, entry["kind"], "{name}");
             assert_eq!(sub.verbs, strings(&entry["verbs"]), "{name}");
             assert_eq!(json!(sub.group), entry.get("group").cloned().unwrap_or(json!("")));
             assert_eq!(json!(sub.version), entry.get("version").cloned().unwrap_or(json!("")));
@@ -89,8 +97,8 @@ fn group_rows_are_those_of_discovery() {
 }
 
 fn compare_aggregated(row: &ResourceInfo, entry: &Value) {
-    assert_eq!(row.kind, entry["responseKind"]["kind"]);
-    assert_eq!(row.singular, entry["singularResource"]);
+    assert_eq!(*row.kind, entry["responseKind"]["kind"]);
+    assert_eq!(*row.singular, entry["singularResource"]);
     let scope = if row.namespaced() { "Namespaced" } else { "Cluster" };
     assert_eq!(scope, entry["scope"]);
     compare_names(row, entry);

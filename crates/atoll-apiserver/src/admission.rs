@@ -35,7 +35,7 @@ pub enum Operation {
 pub struct AdmissionRequest<'a> {
     pub user: &'a UserInfo,
     pub operation: Operation,
-    pub row: &'static ResourceInfo,
+    pub row: &'a ResourceInfo,
     /// Empty for the object itself.
     pub subresource: &'a str,
     pub namespace: &'a str,

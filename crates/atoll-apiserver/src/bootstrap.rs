@@ -164,7 +164,7 @@ async fn complete(core: &Core, row: &ResourceInfo, completed: &Value) -> Result<
     let expected = bootstrap::objects()
         .into_iter()
         .map(|(_, object)| object)
-        .find(|object| object["kind"] == row.kind && names(object) == (&namespace, &name));
+        .find(|object| object["kind"] == *row.kind && names(object) == (&namespace, &name));
     let Some(expected) = expected else { return Ok(()) };
     for _ in 0..ATTEMPTS_MAX {
         let Some(stored) = core.storage.get(row, &namespace, &name).await? else { return Ok(()) };

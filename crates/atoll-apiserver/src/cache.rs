@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use atoll_api::kinds::ResourceInfo;
+use atoll_api::kinds::Row;
 use atoll_store::kv::Revision;
 use tokio::sync::watch;
 
@@ -28,7 +28,7 @@ const READ_CHANGES_MAX: usize = 256;
 /// All objects of one stored resource.
 pub struct ResourceCache {
     /// The row in whose version the objects are stored.
-    row: &'static ResourceInfo,
+    row: Row,
     state: RwLock<State>,
     /// The revision of the latest change, for those who wait for one.
     latest: watch::Sender<Revision>,
@@ -60,12 +60,12 @@ pub struct TooOld {
 }
 
 impl ResourceCache {
-    pub(crate) fn new(row: &'static ResourceInfo) -> Self {
+    pub(crate) fn new(row: Row) -> Self {
         Self { row, state: RwLock::default(), latest: watch::channel(0).0 }
     }
 
-    pub fn row(&self) -> &'static ResourceInfo {
-        self.row
+    pub fn row(&self) -> &Row {
+        &self.row
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry>> {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use atoll_api::kinds::{ResourceInfo, Subresource};
+use atoll_api::kinds::{Row, Subresource};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::USER_AGENT;
+use serde_json::Value;
 
 use crate::admission::{self, AdmissionRequest};
 use crate::authz::Attributes;
@@ -15,15 +16,16 @@ use crate::query::Query;
 use crate::render::View;
 use crate::request::RequestInfo;
 use crate::status::Status;
+use crate::storage::{self, Stored};
 use crate::user::UserInfo;
 
 /// Everything that a verb needs to know; the body is read.
 pub(crate) struct Call {
     pub core: Arc<Core>,
     pub user: UserInfo,
-    pub row: &'static ResourceInfo,
+    pub row: Row,
     /// The part of the object that the URL names, if it names one.
-    pub part: Option<&'static Subresource>,
+    pub part: Option<Subresource>,
     pub info: RequestInfo,
     pub query: Query,
     pub headers: HeaderMap,
@@ -34,7 +36,7 @@ pub(crate) struct Call {
 impl Call {
     /// Empty for cluster-scoped rows.
     pub(crate) fn namespace(&self) -> &str {
-        self.info.object_namespace(self.row)
+        self.info.object_namespace(&self.row)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -47,7 +49,7 @@ impl Call {
 
     pub(crate) fn view(&self) -> View<'_> {
         View {
-            row: self.row,
+            row: &self.row,
             accept: self.accept,
             include_object: self.query.text("includeObject"),
             now: self.core.now(),
@@ -66,19 +68,29 @@ impl Call {
         &'a self,
         operation: admission::Operation,
         name: &'a str,
-        old: Option<&'a serde_json::Value>,
+        old: Option<&'a Value>,
         dry_run: bool,
     ) -> AdmissionRequest<'a> {
         AdmissionRequest {
             user: &self.user,
             operation,
-            row: self.row,
+            row: &self.row,
             subresource: &self.info.subresource,
             namespace: self.namespace(),
             name,
             old,
             dry_run,
         }
+    }
+
+    /// A stored object in the version of the URL.
+    pub(crate) async fn decode(&self, stored: &Stored) -> Result<Value, Status> {
+        stored.object(&self.row)
+    }
+
+    /// An object of the URL's version as it is stored.
+    pub(crate) async fn encode(&self, object: &Value) -> Result<Bytes, Status> {
+        storage::encode(&self.row, object)
     }
 
     /// A PUT or an apply that creates needs the right to create, beside its own.
@@ -94,6 +106,6 @@ impl Call {
     }
 
     pub(crate) fn not_found(&self) -> Status {
-        Status::not_found(self.row, self.name())
+        Status::not_found(&self.row, self.name())
     }
 }

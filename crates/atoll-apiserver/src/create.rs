@@ -38,7 +38,7 @@ pub(crate) enum Managing {
 pub(crate) async fn create(call: &Call) -> Result<Answer, Status> {
     let options = call.query.write_options("CreateOptions")?;
     let format = negotiate::body_format(&call.headers)?;
-    let expected = Expected::of_row(call.row);
+    let expected = Expected::of_row(&call.row);
     let incoming = decode::object(&expected, &call.body, format, options.field_validation)?;
     let answer = if call.row.virtual_only {
         answer_virtual(call, incoming.object, &options).await?
@@ -55,14 +55,12 @@ async fn answer_virtual(
     options: &WriteOptions,
 ) -> Result<Answer, Status> {
     check_place(call, &mut object)?;
-    if let Some(default) = call.row.hooks.default {
-        default(&mut object);
-    }
+    call.row.default(&mut object);
     call.row.prepare_create(&mut object);
     if let Some(check) = call.row.hooks.validate_create {
         let errors = check(&object);
         if !errors.is_empty() {
-            return Err(Status::invalid(call.row, "", &errors));
+            return Err(Status::invalid(&call.row, "", &errors));
         }
     }
     let handler = virtual_handler(call).ok_or_else(Status::no_resource)?;
@@ -74,13 +72,13 @@ async fn answer_virtual(
         dry_run: options.dry_run,
     };
     let mut object = handler(&call.core, request).await?;
-    storage::set_type(&mut object, &call.row.api_version(), call.row.kind);
+    storage::set_type(&mut object, &call.row.api_version(), &call.row.kind);
     Ok(Answer::created(object))
 }
 
 /// Who answers creates of this row or part without storing anything.
 pub(crate) fn virtual_handler(call: &Call) -> Option<VirtualHandler> {
-    let (row, part) = (call.row, call.subresource());
+    let (row, part) = (&call.row, call.subresource());
     extension::VIRTUAL
         .iter()
         .find(|(group, resource, subresource, _)| {
@@ -109,21 +107,21 @@ pub(crate) async fn insert(
             quota::check(call, None, &candidate).await?;
             return dry(call, &name, candidate, warnings).await;
         }
-        extra.lease = call.core.leases.of(&call.core, call.row).await?;
-        let key = storage::key(call.row, call.namespace(), &name);
-        let value = storage::encode(call.row, &candidate)?;
+        extra.lease = call.core.leases.of(&call.core, &call.row).await?;
+        let key = storage::key(&call.row, call.namespace(), &name);
+        let value = call.encode(&candidate).await?;
         match quota::create(call, &candidate, key, value, extra).await? {
             Written::Done(revision) => {
                 storage::set_revision(&mut candidate, revision);
                 return Ok(Answer::created(candidate).with_warnings(warnings));
             }
             Written::Changed(_) if !generated => {
-                return Err(Status::already_exists(call.row, &name));
+                return Err(Status::already_exists(&call.row, &name));
             }
             Written::Changed(_) | Written::Contended => {}
         }
     }
-    Err(Status::generated_name_taken(call.row, &name))
+    Err(Status::generated_name_taken(&call.row, &name))
 }
 
 /// Everything between decoding and the store; returns warnings.
@@ -133,10 +131,8 @@ async fn complete(
     options: &WriteOptions,
     managing: Managing,
 ) -> Result<Vec<String>, Status> {
-    let row = call.row;
-    if let Some(default) = row.hooks.default {
-        default(object);
-    }
+    let row = &call.row;
+    row.default(object);
     // As upstream: what the server fills in below belongs to nobody.
     if managing == Managing::Track {
         managed::track(call, None, object, options)?;
@@ -145,18 +141,19 @@ async fn complete(
     let owned = metadata::of(object);
     owned.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
     owned.insert("creationTimestamp".to_owned(), json!(call.core.now_text()));
+    if let Some(identified) = row.hooks.identified {
+        identified(object);
+    }
     let name = object["metadata"].text("name").to_owned();
     let request = call.admission(Operation::Create, &name, None, options.dry_run);
     admission::admit(&call.core, &request, object).await?;
-    if let Some(default) = row.hooks.default {
-        default(object);
-    }
+    row.default(object);
     let errors = row.validate_create(object);
     if !errors.is_empty() {
         return Err(Status::invalid(row, &name, &errors));
     }
     admission::validate(&call.core, &request, object).await?;
-    Ok(row.hooks.warnings.map(|warnings| warnings(object, None)).unwrap_or_default())
+    Ok(row.warnings(object, None))
 }
 
 /// A dry run finds out whether the name is taken, and writes nothing.
@@ -166,8 +163,8 @@ async fn dry(
     object: Value,
     warnings: Vec<String>,
 ) -> Result<Answer, Status> {
-    if call.core.storage.get(call.row, call.namespace(), name).await?.is_some() {
-        return Err(Status::already_exists(call.row, name));
+    if call.core.storage.get(&call.row, call.namespace(), name).await?.is_some() {
+        return Err(Status::already_exists(&call.row, name));
     }
     Ok(Answer::created(object).with_warnings(warnings))
 }

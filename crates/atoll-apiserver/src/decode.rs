@@ -2,7 +2,7 @@
 
 use atoll_api::field::Path;
 use atoll_api::kinds::{self, ResourceInfo, Subresource};
-use atoll_api::schema::{self, SchemaId};
+use atoll_api::schema::{self, Name, SchemaId};
 use atoll_api::{proto, tree};
 use serde_json::Value;
 
@@ -12,11 +12,11 @@ use crate::status::Status;
 use crate::storage;
 
 /// The kind that a body must hold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Expected {
-    pub group: &'static str,
-    pub version: &'static str,
-    pub kind: &'static str,
+    pub group: Name,
+    pub version: Name,
+    pub kind: Name,
 }
 
 /// What a body held.
@@ -29,22 +29,30 @@ pub(crate) struct Incoming {
 
 impl Expected {
     pub(crate) fn of_row(row: &ResourceInfo) -> Self {
-        Self { group: row.group, version: row.version, kind: row.kind }
+        let (group, version) = (row.group.clone(), row.version.clone());
+        Self { group, version, kind: row.kind.clone() }
+    }
+
+    /// A built-in type that is no resource.
+    pub(crate) fn of_kind(group: &'static str, version: &'static str, kind: &'static str) -> Self {
+        Self { group: group.into(), version: version.into(), kind: kind.into() }
     }
 
     pub(crate) fn of_part(row: &ResourceInfo, part: &Subresource) -> Self {
         if part.version.is_empty() {
-            return Self { group: row.group, version: row.version, kind: part.kind };
+            let (group, version) = (row.group.clone(), row.version.clone());
+            return Self { group, version, kind: part.kind.clone() };
         }
-        Self { group: part.group, version: part.version, kind: part.kind }
+        let (group, version) = (part.group.into(), part.version.into());
+        Self { group, version, kind: part.kind.clone() }
     }
 
     pub(crate) fn api_version(&self) -> String {
-        kinds::api_version(self.group, self.version)
+        kinds::api_version(&self.group, &self.version)
     }
 
     pub(crate) fn schema(&self) -> Option<SchemaId> {
-        schema::by_gvk(self.group, self.version, self.kind)
+        schema::by_gvk(&self.group, &self.version, &self.kind)
     }
 
     /// The body does not hold what it should.
@@ -64,7 +72,7 @@ impl Expected {
     }
 
     fn named(&self, why: &str) -> Status {
-        self.error(Some((self.version, self.kind)), why, &[])
+        self.error(Some((&self.version, &self.kind)), why, &[])
     }
 }
 
@@ -192,7 +200,7 @@ fn check_type(expected: &Expected, object: &mut Value, body: &[u8]) -> Result<()
              ({wanted})"
         )));
     }
-    storage::set_type(object, &wanted, expected.kind);
+    storage::set_type(object, &wanted, &expected.kind);
     Ok(())
 }
 

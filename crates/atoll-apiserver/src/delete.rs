@@ -57,7 +57,7 @@ pub(crate) enum Propagation {
 impl DeleteOptions {
     /// From the body, or from the query when there is none.
     pub(crate) fn decode(call: &Call) -> Result<Self, Status> {
-        let expected = Expected { group: "", version: "v1", kind: "DeleteOptions" };
+        let expected = Expected::of_kind("", "v1", "DeleteOptions");
         let mut options = json!({});
         if !call.body.is_empty() {
             let format = negotiate::body_format(&call.headers)?;
@@ -133,7 +133,7 @@ pub(crate) async fn collection(call: &Call) -> Result<Answer, Status> {
     let (entries, revision) = list::select_all(call).await?;
     let mut objects = Vec::new();
     for entry in &entries {
-        objects.push(entry.object(call.row)?);
+        objects.push(entry.object(&call.row)?);
     }
     let deletes: Vec<_> = entries
         .iter()
@@ -171,10 +171,10 @@ pub(crate) async fn one(
     options: &DeleteOptions,
 ) -> Result<Answer, Status> {
     for _ in 0..ATTEMPTS_MAX {
-        let stored = call.core.storage.get(call.row, namespace, name).await?;
-        let stored = stored.ok_or_else(|| Status::not_found(call.row, name))?;
-        let old = stored.object(call.row)?;
-        check_preconditions(call.row, name, &old, &stored, options)?;
+        let stored = call.core.storage.get(&call.row, namespace, name).await?;
+        let stored = stored.ok_or_else(|| Status::not_found(&call.row, name))?;
+        let old = call.decode(&stored).await?;
+        check_preconditions(&call.row, name, &old, &stored, options)?;
         admit(call, name, namespace, &old, options).await?;
         let mut new = old.clone();
         let mark = mark(call, &mut new, options);
@@ -182,23 +182,23 @@ pub(crate) async fn one(
             return Ok(Answer::ok(old));
         }
         if options.dry_run {
-            return Ok(answer(call.row, name, &old, (mark == Mark::Pending).then_some(new)));
+            return Ok(answer(&call.row, name, &old, (mark == Mark::Pending).then_some(new)));
         }
-        let key = storage::key(call.row, namespace, name);
+        let key = storage::key(&call.row, namespace, name);
         let written = if mark == Mark::Gone {
             let extra = allocate::on_delete(call, &old);
             call.core.storage.delete(key, stored.revision, extra).await?
         } else {
-            let value = storage::encode(call.row, &new)?;
+            let value = call.encode(&new).await?;
             let extra = storage::Extra::default();
             call.core.storage.update(key, stored.revision, value, extra).await?
         };
         if let Written::Done(revision) = written {
             storage::set_revision(&mut new, revision);
-            return Ok(answer(call.row, name, &old, (mark == Mark::Pending).then_some(new)));
+            return Ok(answer(&call.row, name, &old, (mark == Mark::Pending).then_some(new)));
         }
     }
-    Err(Status::modified(call.row, name))
+    Err(Status::modified(&call.row, name))
 }
 
 async fn admit(
@@ -219,7 +219,7 @@ fn answer(row: &ResourceInfo, name: &str, old: &Value, pending: Option<Value>) -
     if let Some(object) = pending {
         return Answer::ok(object);
     }
-    if ANSWERS_OBJECT.contains(&(row.group, row.resource)) {
+    if ANSWERS_OBJECT.contains(&(&*row.group, &*row.resource)) {
         return Answer::ok(old.clone());
     }
     Answer::ok(status::success(row, name, old["metadata"].text("uid")))
@@ -255,12 +255,12 @@ fn mark(call: &Call, object: &mut Value, options: &DeleteOptions) -> Mark {
     } else {
         grace > 0
     };
-    if !marked_before && (waits || holds(call.row, object)) {
+    if !marked_before && (waits || holds(&call.row, object)) {
         set_deletion(object, now, grace);
         raise_generation(object);
-        terminate(call.row, object);
+        terminate(&call.row, object);
     }
-    if waits || holds(call.row, object) {
+    if waits || holds(&call.row, object) {
         if !waits && marked_before {
             metadata::of(object).insert("deletionGracePeriodSeconds".to_owned(), json!(0));
         }

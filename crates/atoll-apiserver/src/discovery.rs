@@ -1,6 +1,7 @@
 //! Discovery: which groups, versions, resources and verbs there are, from the table of rows.
 
-use atoll_api::kinds::{ResourceInfo, Subresource};
+use atoll_api::kinds::{ResourceInfo, Row, Subresource};
+use atoll_api::schema::Name;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -70,7 +71,7 @@ const V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIG
 
 impl Discovery {
     pub(crate) fn new(registry: &Registry) -> Self {
-        let rows: Vec<&'static ResourceInfo> = registry.rows().collect();
+        let rows: Vec<Row> = registry.rows().collect();
         let document = |version, core| Document::new(&aggregated(version, &rows, core));
         Self {
             core_v2: document("v2", true),
@@ -138,11 +139,11 @@ fn versions(core: &Core) -> Value {
 }
 
 /// Groups with a name, in the order of the table.
-fn groups(core: &Core) -> Vec<&'static str> {
+fn groups(core: &Core) -> Vec<Name> {
     let mut groups = Vec::new();
     for row in core.registry.rows() {
         if !row.group.is_empty() && !groups.contains(&row.group) {
-            groups.push(row.group);
+            groups.push(row.group.clone());
         }
     }
     groups
@@ -150,7 +151,7 @@ fn groups(core: &Core) -> Vec<&'static str> {
 
 fn group_list(core: &Core) -> Value {
     let groups: Vec<Value> =
-        groups(core).into_iter().filter_map(|group| group_value(core, group)).collect();
+        groups(core).into_iter().filter_map(|group| group_value(core, &group)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
@@ -177,7 +178,7 @@ fn resource_list(
     let mut api_version = String::new();
     for row in core.registry.rows().filter(|row| row.group == group && row.version == version) {
         api_version = row.api_version();
-        resources.push(resource(row));
+        resources.push(resource(&row));
         resources.extend(row.subresources.iter().filter(|part| part.served).map(|part| {
             let mut value = json!({
                 "name": format!("{}/{}", row.resource, part.name),
@@ -234,10 +235,10 @@ fn storage_hash(row: &ResourceInfo) -> String {
 }
 
 /// One document for all groups, or for the one without a name.
-pub(crate) fn aggregated(version: &str, rows: &[&'static ResourceInfo], core: bool) -> Value {
+pub(crate) fn aggregated(version: &str, rows: &[Row], core: bool) -> Value {
     let mut items: Vec<Value> = Vec::new();
     for row in rows.iter().filter(|row| row.group.is_empty() == core) {
-        let item = match items.iter_mut().find(|item| item["metadata"]["name"] == row.group) {
+        let item = match items.iter_mut().find(|item| item["metadata"]["name"] == *row.group) {
             Some(item) => item,
             None => {
                 items.push(json!({"metadata": {"name": row.group}, "versions": []}));
@@ -246,7 +247,7 @@ pub(crate) fn aggregated(version: &str, rows: &[&'static ResourceInfo], core: bo
             }
         };
         let Some(versions) = item["versions"].as_array_mut() else { continue };
-        let own = match versions.iter().position(|own| own["version"] == row.version) {
+        let own = match versions.iter().position(|own| own["version"] == *row.version) {
             Some(own) => own,
             None => {
                 let empty =

@@ -27,7 +27,7 @@ pub struct Leases {
 impl Leases {
     /// The lease for an object of this row; 0 for one that stays.
     pub(crate) async fn of(&self, core: &Core, row: &ResourceInfo) -> Result<LeaseId, Status> {
-        let stored = (row.storage.group, row.storage.resource);
+        let stored = (&*row.storage.group, &*row.storage.resource);
         let ttl = EXPIRING.iter().find(|(group, resource, _)| (*group, *resource) == stored);
         let Some((_, _, ttl)) = ttl else { return Ok(0) };
         if let Some(lease) = self.shared() {

@@ -21,7 +21,7 @@ const API_PORT: u16 = 443;
 /// the API by them.
 pub(crate) async fn keep(core: Arc<Core>) {
     let caches = [("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")]
-        .map(|(group, resource)| core.registry.objects(group, resource).cloned());
+        .map(|(group, resource)| core.registry.objects(group, resource));
     let [Some(services), Some(endpoints), Some(slices)] = caches else { return };
     let (mut a, mut b, mut c) = (services.subscribe(), endpoints.subscribe(), slices.subscribe());
     loop {
@@ -80,15 +80,13 @@ pub(crate) fn complete(
     name: &str,
     mut object: Value,
 ) -> Value {
-    storage::set_type(&mut object, &row.api_version(), row.kind);
+    storage::set_type(&mut object, &row.api_version(), &row.kind);
     let own = metadata::of(&mut object);
     own.insert("name".to_owned(), json!(name));
     if !namespace.is_empty() {
         own.insert("namespace".to_owned(), json!(namespace));
     }
-    if let Some(default) = row.hooks.default {
-        default(&mut object);
-    }
+    row.default(&mut object);
     row.prepare_create(&mut object);
     let own = metadata::of(&mut object);
     own.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));

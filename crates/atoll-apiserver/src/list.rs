@@ -58,10 +58,10 @@ pub(crate) async fn find(call: &Call) -> Result<Option<Arc<Entry>>, Status> {
         }
         None => {}
     }
-    let stored = call.core.storage.get(call.row, call.namespace(), call.name()).await?;
+    let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
     let Some(stored) = stored else { return Ok(None) };
     let key = storage::suffix(call.namespace(), call.name());
-    entry(cache, &key, stored.revision, &stored.value).map(Some)
+    entry(&cache, &key, stored.revision, &stored.value).map(Some)
 }
 
 /// The cached entry when it is of this revision, else one made from the stored bytes.
@@ -78,8 +78,8 @@ fn entry(
     Entry::decode(cache.row(), key, revision, value).map(Arc::new)
 }
 
-pub(crate) fn cache(call: &Call) -> Result<&Arc<ResourceCache>, Status> {
-    call.core.registry.cache(call.row).ok_or_else(Status::method_not_allowed)
+pub(crate) fn cache(call: &Call) -> Result<Arc<ResourceCache>, Status> {
+    call.core.registry.cache(&call.row).ok_or_else(Status::method_not_allowed)
 }
 
 pub(crate) async fn list(call: &Call) -> Result<Bytes, Status> {
@@ -92,7 +92,7 @@ pub(crate) async fn select_all(call: &Call) -> Result<(Vec<Arc<Entry>>, Revision
     let selection = Selection::parse(call)?;
     let known = call.core.registry.catch_up().await?;
     let (mut entries, revision) = cache(call)?.list_at(call.namespace(), known);
-    entries.retain(|entry| selection.matches(call.row, entry));
+    entries.retain(|entry| selection.matches(&call.row, entry));
     Ok((entries, revision))
 }
 
@@ -137,7 +137,7 @@ fn first_page(
     limit: usize,
 ) -> (Vec<Arc<Entry>>, ListMeta) {
     if !selection.is_everything() {
-        entries.retain(|entry| selection.matches(call.row, entry));
+        entries.retain(|entry| selection.matches(&call.row, entry));
     }
     let mut meta = ListMeta { revision, ..ListMeta::default() };
     if limit > 0 && entries.len() > limit {
@@ -160,7 +160,7 @@ async fn page(
 ) -> Result<(Vec<Arc<Entry>>, ListMeta), Status> {
     let cache = cache(call)?;
     let prefix = list_prefix(call);
-    let all = storage::prefix(call.row);
+    let all = storage::prefix(&call.row);
     let end = prefix_end(prefix.as_bytes());
     let mut start = Bytes::from(format!("{prefix}{}", token.start));
     let mut meta = ListMeta { revision: token.revision, ..ListMeta::default() };
@@ -176,8 +176,8 @@ async fn page(
         let read = answer.kvs.len() as u64;
         for kv in &answer.kvs {
             let key = String::from_utf8_lossy(kv.key.get(all.len()..).unwrap_or_default());
-            let entry = entry(cache, &key, kv.mod_revision, &kv.value)?;
-            if selection.matches(call.row, &entry) {
+            let entry = entry(&cache, &key, kv.mod_revision, &kv.value)?;
+            if selection.matches(&call.row, &entry) {
                 entries.push(entry);
             }
         }
@@ -212,7 +212,7 @@ fn past(call: &Call, error: &atoll_store::kv::Error, start: &[u8]) -> Status {
 
 /// What all keys of the list begin with.
 fn list_prefix(call: &Call) -> String {
-    format!("{}{}", storage::prefix(call.row), namespace_prefix(call))
+    format!("{}{}", storage::prefix(&call.row), namespace_prefix(call))
 }
 
 /// `ns/` in front of the names of one namespace.

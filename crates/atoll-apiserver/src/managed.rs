@@ -64,7 +64,7 @@ fn failure(error: ApplyError) -> Status {
 }
 
 fn schema(call: &Call) -> Result<SchemaId, Status> {
-    Expected::of_row(call.row).schema().ok_or_else(|| {
+    Expected::of_row(&call.row).schema().ok_or_else(|| {
         Status::internal(format!("there is no schema of {}", call.row.qualified_kind()))
     })
 }

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use atoll_api::kinds;
+use atoll_api::schema::Name;
 use atoll_store::kv;
 use http::{Method, StatusCode};
 
 use crate::core::Core;
+use crate::registry::Registry;
 use crate::request::Target;
 
 /// Upper bounds in seconds; upstream's.
@@ -19,12 +20,12 @@ const BUCKETS: [f64; 23] = [
 ];
 
 /// What a series is about. Only known resources appear, so there are only so many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Labels {
     verb: &'static str,
-    group: &'static str,
-    version: &'static str,
-    resource: &'static str,
+    group: Name,
+    version: Name,
+    resource: Name,
     subresource: &'static str,
     scope: &'static str,
 }
@@ -48,12 +49,12 @@ struct Histogram {
 }
 
 impl Labels {
-    pub fn of(method: &Method, target: &Target) -> Self {
+    pub fn of(registry: &Registry, method: &Method, target: &Target) -> Self {
         let Target::Resource(asked) = target else {
             return Self { verb: upper(method_verb(method)), ..Self::default() };
         };
         let verb = upper(asked.verb);
-        let Some(row) = kinds::find(&asked.group, &asked.version, &asked.resource) else {
+        let Some(row) = registry.row(&asked.group, &asked.version, &asked.resource) else {
             return Self { verb, ..Self::default() };
         };
         let scope = match (asked.name.is_empty(), asked.namespace.is_empty()) {
@@ -63,9 +64,9 @@ impl Labels {
         };
         Self {
             verb,
-            group: row.group,
-            version: row.version,
-            resource: row.resource,
+            group: row.group.clone(),
+            version: row.version.clone(),
+            resource: row.resource.clone(),
             subresource: row.subresource(&asked.subresource).map_or("", |part| part.name),
             scope,
         }
@@ -100,7 +101,7 @@ fn upper(verb: &str) -> &'static str {
 impl Metrics {
     pub fn observe(&self, labels: Labels, code: StatusCode, took: Duration) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        *requests.counts.entry((labels, code.as_u16())).or_default() += 1;
+        *requests.counts.entry((labels.clone(), code.as_u16())).or_default() += 1;
         if labels.verb != "WATCH" {
             requests.durations.entry(labels).or_default().observe(took.as_secs_f64());
         }
@@ -131,7 +132,7 @@ impl Metrics {
             );
         }
         let mut durations: Vec<_> = requests.durations.iter().collect();
-        durations.sort_by_key(|(labels, _)| **labels);
+        durations.sort_by_key(|(labels, _)| *labels);
         line(text, "# HELP apiserver_request_duration_seconds Time to answer requests.");
         line(text, "# TYPE apiserver_request_duration_seconds histogram");
         for (labels, histogram) in durations {
@@ -145,12 +146,11 @@ fn objects(text: &mut String, core: &Core) {
     line(text, "# TYPE apiserver_storage_objects gauge");
     let mut seen = Vec::new();
     for row in core.registry.rows() {
-        let stored = (row.storage.group, row.storage.resource);
-        let Some(cache) = core.registry.cache(row) else { continue };
+        let stored = (row.storage.group.clone(), row.storage.resource.clone());
+        let Some(cache) = core.registry.cache(&row) else { continue };
         if seen.contains(&stored) {
             continue;
         }
-        seen.push(stored);
         let dot = if stored.0.is_empty() { "" } else { "." };
         line(
             text,
@@ -161,6 +161,7 @@ fn objects(text: &mut String, core: &Core) {
                 cache.len()
             ),
         );
+        seen.push(stored);
     }
 }
 

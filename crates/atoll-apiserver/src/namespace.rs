@@ -63,7 +63,7 @@ pub(crate) async fn guard(call: &Call, fresh: bool) -> Result<Extra, Status> {
         let namespace = call.namespace();
         let found = find(&call.core, namespace, fresh).await?;
         if found.terminating {
-            return Err(Status::namespace_terminating(call.row, call.name(), namespace));
+            return Err(Status::namespace_terminating(&call.row, call.name(), namespace));
         }
         if let Some(row) = row() {
             extra.require(storage::key(row, "", namespace), found.revision);

@@ -12,7 +12,7 @@ mod schemas;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use atoll_api::kinds::ResourceInfo;
+use atoll_api::kinds::{ResourceInfo, Row};
 use bytes::Bytes;
 use http::Response;
 use http::header::{CACHE_CONTROL, EXPIRES, HeaderValue};
@@ -60,15 +60,15 @@ fn place(row: &ResourceInfo) -> String {
     }
 }
 
-fn places(core: &Core) -> BTreeMap<String, Vec<&'static ResourceInfo>> {
-    let mut places: BTreeMap<String, Vec<&'static ResourceInfo>> = BTreeMap::new();
+fn places(core: &Core) -> BTreeMap<String, Vec<Row>> {
+    let mut places: BTreeMap<String, Vec<Row>> = BTreeMap::new();
     for row in core.registry.rows() {
-        places.entry(place(row)).or_default().push(row);
+        places.entry(place(&row)).or_default().push(row);
     }
     places
 }
 
-fn hash(rows: &[&'static ResourceInfo]) -> String {
+fn hash(rows: &[Row]) -> String {
     let mut hasher = Sha256::new();
     hasher.update(format!("{FORM} {}", env!("CARGO_PKG_VERSION")));
     for row in rows {
@@ -119,7 +119,7 @@ fn json_accepted(head: &Parts) -> bool {
 
 /// The older form: definitions without paths, as JSON or in gnostic's protobuf.
 fn second(core: &Core, head: &Parts) -> Result<Response<Body>, Status> {
-    let rows: Vec<&'static ResourceInfo> = core.registry.rows().collect();
+    let rows: Vec<Row> = core.registry.rows().collect();
     for range in negotiate::media_ranges(&head.headers) {
         match range.name {
             "application/json" | "application/*" | "*/*" => {
@@ -137,7 +137,7 @@ fn second(core: &Core, head: &Parts) -> Result<Response<Body>, Status> {
     Ok(plain::not_acceptable())
 }
 
-fn third_document(rows: &[&'static ResourceInfo]) -> Value {
+fn third_document(rows: &[Row]) -> Value {
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": crate::version::KUBERNETES},
@@ -146,7 +146,7 @@ fn third_document(rows: &[&'static ResourceInfo]) -> Value {
     })
 }
 
-fn second_document(rows: &[&'static ResourceInfo]) -> Value {
+fn second_document(rows: &[Row]) -> Value {
     let schemas = schemas::of_rows(rows);
     let mut definitions = Value::Object(schemas);
     schemas::refer_to_definitions(&mut definitions);

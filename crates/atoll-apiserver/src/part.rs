@@ -33,7 +33,7 @@ pub(crate) fn is_own(part: &Subresource) -> bool {
     part.update.is_none() && part.name != "status"
 }
 
-pub(crate) async fn serve(call: &Call, part: &'static Subresource) -> Result<Answer, Status> {
+pub(crate) async fn serve(call: &Call, part: &Subresource) -> Result<Answer, Status> {
     if let Some((_, handler)) = PARTS.iter().find(|(name, _)| *name == part.name) {
         return handler(call).await;
     }
@@ -53,14 +53,14 @@ pub(crate) async fn serve(call: &Call, part: &'static Subresource) -> Result<Ans
 
 /// The body as the kind of the part.
 fn decode(call: &Call, part: &Subresource, options: &WriteOptions) -> Result<Incoming, Status> {
-    let expected = Expected::of_part(call.row, part);
+    let expected = Expected::of_part(&call.row, part);
     let format = negotiate::body_format(&call.headers)?;
     decode::object(&expected, &call.body, format, options.field_validation)
 }
 
 /// The part that this call is for.
-fn part_of(call: &Call) -> Result<&'static Subresource, Status> {
-    call.part.ok_or_else(Status::no_resource)
+fn part_of(call: &Call) -> Result<&Subresource, Status> {
+    call.part.as_ref().ok_or_else(Status::no_resource)
 }
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {

@@ -90,7 +90,7 @@ pub(crate) async fn patch(call: &Call) -> Result<Answer, Status> {
     if patch.format == Format::Apply {
         return apply(call, &patch, part, &options).await;
     }
-    let expected = Expected::of_row(call.row);
+    let expected = Expected::of_row(&call.row);
     for _ in 0..ATTEMPTS_MAX {
         let (stored, old) = read(call).await?.ok_or_else(|| call.not_found())?;
         let (new, warnings) = patch.apply_to(&expected, &old, &options)?;
@@ -102,7 +102,7 @@ pub(crate) async fn patch(call: &Call) -> Result<Answer, Status> {
             return Ok(answer.with_warnings(warnings));
         }
     }
-    Err(Status::modified(call.row, call.name()))
+    Err(Status::modified(&call.row, call.name()))
 }
 
 async fn apply(
@@ -112,7 +112,7 @@ async fn apply(
     options: &WriteOptions,
 ) -> Result<Answer, Status> {
     let mut config = patch.body.clone();
-    check_config(call, &Expected::of_row(call.row), &mut config)?;
+    check_config(call, &Expected::of_row(&call.row), &mut config)?;
     for _ in 0..ATTEMPTS_MAX {
         let Some((stored, old)) = read(call).await? else {
             if !matches!(part, Part::Main) {
@@ -128,7 +128,7 @@ async fn apply(
         };
         let stated = config["metadata"].text("resourceVersion");
         if !stated.is_empty() && stated != stored.revision.to_string() {
-            return Err(Status::modified(call.row, call.name()));
+            return Err(Status::modified(&call.row, call.name()));
         }
         let new = managed::apply(call, Some(&old), &config, options)?;
         let attempt =
@@ -137,7 +137,7 @@ async fn apply(
             return Ok(answer);
         }
     }
-    Err(Status::modified(call.row, call.name()))
+    Err(Status::modified(&call.row, call.name()))
 }
 
 /// The configuration must name what the URL names.
@@ -164,9 +164,9 @@ pub(crate) fn check_config(
 }
 
 async fn read(call: &Call) -> Result<Option<(Stored, Value)>, Status> {
-    let stored = call.core.storage.get(call.row, call.namespace(), call.name()).await?;
+    let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
     let Some(stored) = stored else { return Ok(None) };
-    let old = stored.object(call.row)?;
+    let old = call.decode(&stored).await?;
     Ok(Some((stored, old)))
 }
 
@@ -174,7 +174,7 @@ async fn read(call: &Call) -> Result<Option<(Stored, Value)>, Status> {
 fn check_patched(call: &Call, new: &Value, stored: &Stored) -> Result<(), Status> {
     let stated = new["metadata"].text("resourceVersion");
     if !stated.is_empty() && stated != stored.revision.to_string() {
-        return Err(Status::modified(call.row, call.name()));
+        return Err(Status::modified(&call.row, call.name()));
     }
     Ok(())
 }

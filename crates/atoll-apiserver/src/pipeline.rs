@@ -59,7 +59,7 @@ pub(crate) async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Res
     let target = request::target(&head.method, head.uri.path(), &query);
     let accept = negotiate::accept_or_json(&head.headers, &query);
     let audit_id = head.headers.get(AUDIT_ID).cloned();
-    let labels = Labels::of(&head.method, &target);
+    let labels = Labels::of(&core.registry, &head.method, &target);
     let gzip = compress::accepted(&head.headers);
     let mut response = match answer(core.clone(), head, query, target, body).await {
         Ok(response) => response,
@@ -199,18 +199,18 @@ async fn resource(
     let Some(row) = core.registry.row(&asked.group, &asked.version, &asked.resource) else {
         return Ok(plain::unknown(&core, &asked));
     };
-    if !asked.fits(row) {
+    if !asked.fits(&row) {
         return Err(Status::no_resource());
     }
     let part = match asked.subresource.as_str() {
         "" => None,
-        name => Some(row.subresource(name).ok_or_else(Status::no_resource)?),
+        name => Some(row.subresource(name).ok_or_else(Status::no_resource)?.clone()),
     };
     let upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let Ok(accept) = negotiate::accept(&head.headers, &query) else {
+    let Ok(accept) = negotiate::accept_for(&row, &head.headers, &query) else {
         return Ok(plain::not_acceptable());
     };
-    if part.is_some_and(|part| stream::is_stream(part.name) || part.name == "log") {
+    if part.as_ref().is_some_and(|part| stream::is_stream(part.name) || part.name == "log") {
         let call = call(&core, user, row, part, asked, query, &mut head, accept, Bytes::new());
         return stream::serve(call, head, upgrade).await;
     }
@@ -219,9 +219,10 @@ async fn resource(
         _ => read(body, &BODY).await?,
     };
     let call = call(&core, user, row, part, asked, query, &mut head, accept, body);
+    let deprecation = call.row.deprecation.clone();
     let mut response = verbs::serve(call).await?;
-    if let Some(text) = row.deprecation {
-        render::add_warnings(&mut response, &[text.to_owned()]);
+    if let Some(text) = deprecation {
+        render::add_warnings(&mut response, &[text.into_owned()]);
     }
     Ok(response)
 }
@@ -230,8 +231,8 @@ async fn resource(
 fn call(
     core: &Arc<Core>,
     user: UserInfo,
-    row: &'static atoll_api::kinds::ResourceInfo,
-    part: Option<&'static atoll_api::kinds::Subresource>,
+    row: atoll_api::kinds::Row,
+    part: Option<atoll_api::kinds::Subresource>,
     asked: RequestInfo,
     query: Query,
     head: &mut Parts,

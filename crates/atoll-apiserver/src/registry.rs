@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_api::kinds::{self, ResourceInfo};
+use arc_swap::ArcSwap;
+use atoll_api::kinds::{self, ResourceInfo, Row};
 use atoll_store::kv::{
     Error as StoreError, EventKind, KeyRange, KvStore, RangeRequest, Revision, WatchBatch,
     WatchRequest,
@@ -30,65 +31,57 @@ const RETRY: Duration = Duration::from_millis(200);
 /// All resources of this server.
 pub struct Registry {
     kv: Arc<dyn KvStore>,
+    /// Replaced as a whole when rows come or go.
+    table: ArcSwap<Table>,
+    /// Every change up to this revision is in the caches.
+    revision: watch::Sender<Revision>,
+}
+
+/// What is served right now.
+#[derive(Clone, Default)]
+struct Table {
+    /// In the order of discovery.
+    rows: Vec<Row>,
     /// One for each stored resource; few enough to look through.
     caches: Vec<Arc<ResourceCache>>,
     /// By `<group>/<resource>` as in keys.
     by_prefix: HashMap<String, Arc<ResourceCache>>,
-    /// Every change up to this revision is in the caches.
-    revision: watch::Sender<Revision>,
 }
 
 impl Registry {
     /// Reads all objects. [`Registry::feed`] then keeps them current.
     pub(crate) async fn load(kv: Arc<dyn KvStore>) -> Result<Self, Status> {
-        let mut registry = Self {
-            kv,
-            caches: Vec::new(),
-            by_prefix: HashMap::new(),
-            revision: watch::channel(0).0,
-        };
+        let mut table = Table::default();
         for row in kinds::builtin().iter().filter(|row| row.served) {
-            registry.add_cache(row);
+            table.add(row.into());
         }
+        let table = ArcSwap::from_pointee(table);
+        let registry = Self { kv, table, revision: watch::channel(0).0 };
         registry.reload(HISTORY_REVISIONS).await?;
         Ok(registry)
     }
 
-    fn add_cache(&mut self, row: &'static ResourceInfo) {
-        let stored = (row.storage.group, row.storage.resource);
-        if row.virtual_only || self.objects(stored.0, stored.1).is_some() {
-            return;
-        }
-        let stored_row = kinds::find(row.storage.group, row.storage.version, row.storage.resource)
-            .unwrap_or(row);
-        let cache = Arc::new(ResourceCache::new(stored_row));
-        self.caches.push(cache.clone());
-        let prefix = storage::prefix(row);
-        let prefix = prefix.trim_start_matches(storage::ROOT).trim_end_matches('/');
-        self.by_prefix.insert(prefix.to_owned(), cache);
-    }
-
     /// The row of a URL, if it is served.
-    pub fn row(&self, group: &str, version: &str, resource: &str) -> Option<&'static ResourceInfo> {
-        kinds::find(group, version, resource).filter(|row| row.served)
+    pub fn row(&self, group: &str, version: &str, resource: &str) -> Option<Row> {
+        let table = self.table.load();
+        let mut rows = table.rows.iter();
+        rows.find(|row| row.resource == resource && row.group == group && row.version == version)
+            .cloned()
     }
 
     /// All served rows in the order of discovery.
-    pub fn rows(&self) -> impl Iterator<Item = &'static ResourceInfo> {
-        kinds::builtin().iter().filter(|row| row.served)
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        self.table.load().rows.clone().into_iter()
     }
 
     /// The objects of a row.
-    pub fn cache(&self, row: &ResourceInfo) -> Option<&Arc<ResourceCache>> {
-        self.objects(row.storage.group, row.storage.resource)
+    pub fn cache(&self, row: &ResourceInfo) -> Option<Arc<ResourceCache>> {
+        self.objects(&row.storage.group, &row.storage.resource)
     }
 
     /// The objects of a stored resource: `("", "pods")`.
-    pub fn objects(&self, group: &str, resource: &str) -> Option<&Arc<ResourceCache>> {
-        self.caches.iter().find(|cache| {
-            let stored = &cache.row().storage;
-            stored.resource == resource && stored.group == group
-        })
+    pub fn objects(&self, group: &str, resource: &str) -> Option<Arc<ResourceCache>> {
+        self.table.load().objects(group, resource).cloned()
     }
 
     /// Every change up to this revision is in the caches.
@@ -163,9 +156,10 @@ impl Registry {
     }
 
     fn on_batch(&self, batch: WatchBatch) {
+        let table = self.table.load();
         let mut touched: Vec<(&Arc<ResourceCache>, Revision, Vec<CacheWrite>)> = Vec::new();
         for event in batch.events {
-            let Some((cache, key)) = self.locate(&event.kv.key) else { continue };
+            let Some((cache, key)) = table.locate(&event.kv.key) else { continue };
             let revision = event.kv.mod_revision;
             let write = match event.kind {
                 EventKind::Delete => CacheWrite::Delete { key: key.to_owned(), revision },
@@ -198,15 +192,6 @@ impl Registry {
         }
     }
 
-    /// Which cache a key belongs to, and what follows the prefix.
-    fn locate<'a>(&self, key: &'a [u8]) -> Option<(&Arc<ResourceCache>, &'a str)> {
-        let key = std::str::from_utf8(key).ok()?.strip_prefix(storage::ROOT)?;
-        let slash = key.find('/')?;
-        let end = slash + 1 + key.get(slash + 1..)?.find('/')?;
-        let cache = self.by_prefix.get(key.get(..end)?)?;
-        Some((cache, key.get(end + 1..)?))
-    }
-
     /// Reads everything, as of `history` revisions ago where the store still has that.
     async fn reload(&self, history: Revision) -> Result<(), Status> {
         let mut request = RangeRequest::new(KeyRange::single(storage::ROOT));
@@ -218,7 +203,7 @@ impl Registry {
             _ => self.read_all(None).await?,
         };
         let (revision, mut objects) = state;
-        for (prefix, cache) in &self.by_prefix {
+        for (prefix, cache) in &self.table.load().by_prefix {
             cache.reset(objects.remove(prefix).unwrap_or_default(), revision);
         }
         self.revision.send_replace(revision);
@@ -232,14 +217,47 @@ impl Registry {
         let mut request = RangeRequest::new(KeyRange::prefix(storage::ROOT));
         request.revision = revision;
         let answer = self.kv.range(request).await.map_err(|error| Status::store(&error))?;
+        let table = self.table.load();
         let mut objects: HashMap<String, Vec<Entry>> = HashMap::new();
         for kv in &answer.kvs {
-            let Some((cache, key)) = self.locate(&kv.key) else { continue };
+            let Some((cache, key)) = table.locate(&kv.key) else { continue };
             let entry = Entry::decode(cache.row(), key, kv.mod_revision, &kv.value)?;
-            let prefix = storage::prefix(cache.row());
-            let prefix = prefix.trim_start_matches(storage::ROOT).trim_end_matches('/');
-            objects.entry(prefix.to_owned()).or_default().push(entry);
+            objects.entry(prefix(cache.row())).or_default().push(entry);
         }
         Ok((revision.unwrap_or(answer.revision), objects))
     }
+}
+
+impl Table {
+    fn add(&mut self, row: Row) {
+        if !row.virtual_only && self.objects(&row.storage.group, &row.storage.resource).is_none() {
+            let stored = &row.storage;
+            let stored = kinds::find(&stored.group, &stored.version, &stored.resource);
+            let cache = Arc::new(ResourceCache::new(stored.map_or(row.clone(), Row::from)));
+            self.caches.push(cache.clone());
+            self.by_prefix.insert(prefix(&row), cache);
+        }
+        self.rows.push(row);
+    }
+
+    fn objects(&self, group: &str, resource: &str) -> Option<&Arc<ResourceCache>> {
+        self.caches.iter().find(|cache| {
+            let stored = &cache.row().storage;
+            stored.resource == resource && stored.group == group
+        })
+    }
+
+    /// Which cache a key belongs to, and what follows the prefix.
+    fn locate<'a>(&self, key: &'a [u8]) -> Option<(&Arc<ResourceCache>, &'a str)> {
+        let key = std::str::from_utf8(key).ok()?.strip_prefix(storage::ROOT)?;
+        let slash = key.find('/')?;
+        let end = slash + 1 + key.get(slash + 1..)?.find('/')?;
+        let cache = self.by_prefix.get(key.get(..end)?)?;
+        Some((cache, key.get(end + 1..)?))
+    }
+}
+
+/// `<group>/<resource>` as in the keys of a row.
+fn prefix(row: &ResourceInfo) -> String {
+    storage::prefix(row).trim_start_matches(storage::ROOT).trim_end_matches('/').to_owned()
 }

@@ -1,8 +1,11 @@
-//! From objects to answers: full, as Table, as metadata alone; JSON, indented or YAML.
+//! From objects to answers: full, as Table, as metadata alone; JSON, indented, YAML, protobuf.
+
+pub(crate) mod protobuf;
 
 use std::sync::Arc;
 
 use atoll_api::kinds::ResourceInfo;
+use atoll_api::proto;
 use atoll_store::kv::Revision;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
@@ -12,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::cache::Entry;
-use crate::negotiate::{Accept, Format, MetaVersion, Shape};
+use crate::negotiate::{Accept, Format, MetaVersion, PROTOBUF, Shape};
 use crate::status::Status;
 use crate::table;
 
@@ -43,7 +46,7 @@ impl Answer {
 /// How one list is presented.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<'a> {
-    pub row: &'static ResourceInfo,
+    pub row: &'a ResourceInfo,
     pub accept: Accept,
     /// The `includeObject` parameter of a Table.
     pub include_object: &'a str,
@@ -62,7 +65,7 @@ impl View<'_> {
     /// One object in the form asked for. What is not of the row's kind (a Status, a Scale)
     /// stays whole.
     pub(crate) fn object(&self, object: Value) -> Value {
-        let own = object["kind"] == self.row.kind;
+        let own = object["kind"] == *self.row.kind;
         match self.accept.shape {
             Shape::Table { version } if own => table::of_object(self, version, &object),
             Shape::PartialMetadata { version } if own => partial(version, &object),
@@ -75,6 +78,9 @@ impl View<'_> {
         if self.plain() {
             return full_bytes(self.row, &entry.json_for(self.row)?);
         }
+        if self.messages() {
+            return protobuf::object(self.row, entry);
+        }
         self.encode(&self.object(entry.object(self.row)?))
     }
 
@@ -85,12 +91,18 @@ impl View<'_> {
             && !self.accept.pretty
     }
 
+    /// Whether cached messages of protobuf can.
+    pub(crate) fn messages(&self) -> bool {
+        self.accept.shape == Shape::Full && self.accept.format == Format::Protobuf
+    }
+
     pub(crate) fn encode(&self, value: &Value) -> Result<Bytes, Status> {
         encode(self.accept, value)
     }
 
     pub(crate) fn list(&self, entries: &[Arc<Entry>], meta: &ListMeta) -> Result<Bytes, Status> {
         match self.accept.shape {
+            Shape::Full if self.messages() => protobuf::list(self.row, entries, meta),
             Shape::Full => self.full_list(entries, meta),
             Shape::Table { version } => {
                 let objects = self.trees(entries)?;
@@ -182,6 +194,7 @@ pub(crate) fn encode(accept: Accept, value: &Value) -> Result<Bytes, Status> {
             bytes
         }
         Format::Yaml => atoll_api::tree::to_yaml(value).into_bytes(),
+        Format::Protobuf => proto::encode(value).map_err(Status::internal)?,
     };
     Ok(bytes.into())
 }
@@ -192,6 +205,7 @@ pub(crate) fn response(accept: Accept, code: StatusCode, bytes: Bytes) -> Respon
     let content_type = match accept.format {
         Format::Json => HeaderValue::from_static("application/json"),
         Format::Yaml => HeaderValue::from_static("application/yaml"),
+        Format::Protobuf => HeaderValue::from_static(PROTOBUF),
     };
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response

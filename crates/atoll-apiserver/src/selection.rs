@@ -23,7 +23,7 @@ struct Term {
 
 impl Selection {
     pub(crate) fn parse(call: &Call) -> Result<Self, Status> {
-        let (row, query) = (call.row, &call.query);
+        let (row, query) = (&call.row, &call.query);
         let labels = match query.text("labelSelector") {
             "" => None,
             text => Some(
@@ -67,7 +67,7 @@ impl Selection {
         if row.storage.from_storage.is_some() {
             // The other version has other names for its fields.
             let Ok(object) = entry.object(row) else { return false };
-            let fields = (row.hooks.selectable_fields)(&object);
+            let fields = row.selectable_fields(&object);
             return self.all_terms(entry, |field| {
                 fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_str())
             });
@@ -91,10 +91,11 @@ impl Selection {
 
 fn check_field(row: &ResourceInfo, field: &str) -> Result<(), Status> {
     let common = field == "metadata.name" || field == "metadata.namespace";
-    if common || row.hooks.selectable_names.contains(&field) {
+    let own = row.selectable_names();
+    if common || own.contains(&field) {
         return Ok(());
     }
-    let message = if row.hooks.selectable_names.is_empty() {
+    let message = if own.is_empty() {
         format!(
             "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         )

@@ -138,7 +138,7 @@ impl Status {
     }
 
     fn about_row(self, row: &ResourceInfo, name: &str) -> Self {
-        self.about(row.group, row.resource, name)
+        self.about(&row.group, &row.resource, name)
     }
 
     fn cause(mut self, reason: &str, message: &str, field: &str) -> Self {
@@ -258,7 +258,7 @@ impl Status {
             format!("{resource}.{}", row.group)
         };
         let message = format!("Operation cannot be fulfilled on {qualified} {name:?}: {why}");
-        Self::new(StatusCode::CONFLICT, "Conflict", message).about(row.group, &resource, name)
+        Self::new(StatusCode::CONFLICT, "Conflict", message).about(&row.group, &resource, name)
     }
 
     /// The object changed since the client read it.
@@ -282,7 +282,7 @@ impl Status {
 
     /// The object breaks rules of its kind.
     pub fn invalid(row: &ResourceInfo, name: &str, errors: &[field::Error]) -> Self {
-        Self::invalid_kind(row.group, row.kind, name, errors)
+        Self::invalid_kind(&row.group, &row.kind, name, errors)
     }
 
     /// As [`Status::invalid`], for what is not a resource (options of a request).

@@ -88,7 +88,7 @@ impl Extra {
 
 /// `/registry/<group>/<resource>/`, under which all objects of a row stand.
 pub fn prefix(row: &ResourceInfo) -> String {
-    let group = if row.storage.group.is_empty() { "core" } else { row.storage.group };
+    let group = if row.storage.group.is_empty() { "core" } else { &row.storage.group };
     format!("{ROOT}{group}/{}/", row.storage.resource)
 }
 
@@ -242,8 +242,8 @@ pub fn encode(row: &ResourceInfo, object: &Value) -> Result<Bytes, Status> {
     }
     set_type(
         &mut object,
-        &atoll_api::kinds::api_version(row.storage.group, row.storage.version),
-        row.storage.kind,
+        &atoll_api::kinds::api_version(&row.storage.group, &row.storage.version),
+        &row.storage.kind,
     );
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
@@ -261,7 +261,7 @@ pub fn from_storage(row: &ResourceInfo, object: &mut Value) {
     if let Some(convert) = row.storage.from_storage {
         convert(object);
     }
-    set_type(object, &row.api_version(), row.kind);
+    set_type(object, &row.api_version(), &row.kind);
 }
 
 pub fn set_type(object: &mut Value, api_version: &str, kind: &str) {

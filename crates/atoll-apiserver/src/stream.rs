@@ -40,7 +40,7 @@ pub(crate) async fn serve(
     head: Parts,
     upgrade: Option<OnUpgrade>,
 ) -> Result<Response<Body>, Status> {
-    let allowed = call.part.is_some_and(|part| part.verbs.contains(&call.info.verb));
+    let allowed = call.part.as_ref().is_some_and(|part| part.verbs.contains(&call.info.verb));
     if !allowed {
         return Err(Status::method_not_allowed());
     }

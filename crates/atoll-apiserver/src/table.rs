@@ -1,6 +1,5 @@
 //! Tables: what `kubectl get` prints, made by the row's columns.
 
-use atoll_api::columns::Column;
 use serde_json::{Value, json};
 
 use crate::negotiate::MetaVersion;
@@ -16,14 +15,14 @@ pub(crate) fn of_list(
         "kind": "Table",
         "apiVersion": version.api_version(),
         "metadata": meta.to_value(),
-        "columnDefinitions": columns(view.row.hooks.columns),
+        "columnDefinitions": view.row.column_definitions(),
         "rows": objects.iter().map(|object| row(view, version, object)).collect::<Vec<_>>(),
     })
 }
 
 pub(crate) fn of_object(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
     let mut table = without_columns(view, version, object);
-    table["columnDefinitions"] = columns(view.row.hooks.columns);
+    table["columnDefinitions"] = view.row.column_definitions();
     table
 }
 
@@ -44,23 +43,10 @@ fn row(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
         "Object" => object.clone(),
         _ => partial(version, object),
     };
-    let mut row = json!({"cells": (view.row.hooks.row)(object, view.now), "object": shown});
+    let mut row = json!({"cells": view.row.cells(object, view.now), "object": shown});
     let conditions = view.row.hooks.row_conditions.map(|conditions| conditions(object));
     if let Some(conditions) = conditions.filter(|conditions| !conditions.is_empty()) {
         row["conditions"] = Value::Array(conditions);
     }
     row
-}
-
-fn columns(columns: &[Column]) -> Value {
-    let all = columns.iter().map(|column| {
-        json!({
-            "name": column.name,
-            "type": column.kind,
-            "format": column.format,
-            "description": column.description,
-            "priority": column.priority,
-        })
-    });
-    Value::Array(all.collect())
 }

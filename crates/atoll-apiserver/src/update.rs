@@ -40,7 +40,7 @@ pub(crate) enum Attempt {
 impl Part {
     /// The rules of the part that the URL names.
     pub(crate) fn of(call: &Call) -> Option<Self> {
-        let Some(part) = call.part else { return Some(Self::Main) };
+        let Some(part) = &call.part else { return Some(Self::Main) };
         match part.update {
             Some(hooks) => Some(Self::Hooks(hooks)),
             None if part.name == "status" => Some(Self::Status),
@@ -78,13 +78,13 @@ pub(crate) async fn update(call: &Call) -> Result<Answer, Status> {
     let options = call.query.write_options("UpdateOptions")?;
     let part = Part::of(call).ok_or_else(Status::method_not_allowed)?;
     let format = negotiate::body_format(&call.headers)?;
-    let expected = Expected::of_row(call.row);
+    let expected = Expected::of_row(&call.row);
     let incoming = decode::object(&expected, &call.body, format, options.field_validation)?;
     let mut object = incoming.object;
     check_identity(call, &mut object)?;
     let managing = Managing::Track;
     for _ in 0..ATTEMPTS_MAX {
-        let Some(stored) = call.core.storage.get(call.row, call.namespace(), call.name()).await?
+        let Some(stored) = call.core.storage.get(&call.row, call.namespace(), call.name()).await?
         else {
             if call.row.hooks.create_on_update && matches!(part, Part::Main) {
                 call.may_create()?;
@@ -93,7 +93,7 @@ pub(crate) async fn update(call: &Call) -> Result<Answer, Status> {
             }
             return Err(call.not_found());
         };
-        let old = stored.object(call.row)?;
+        let old = call.decode(&stored).await?;
         check_revision(call, &object, &stored)?;
         let attempt =
             write_back(call, &stored, &old, object.clone(), part, &options, managing).await?;
@@ -101,7 +101,7 @@ pub(crate) async fn update(call: &Call) -> Result<Answer, Status> {
             return Ok(answer.with_warnings(incoming.warnings));
         }
     }
-    Err(Status::modified(call.row, call.name()))
+    Err(Status::modified(&call.row, call.name()))
 }
 
 /// Name and namespace of the body must be those of the URL.
@@ -132,10 +132,10 @@ fn check_revision(call: &Call, new: &Value, stored: &Stored) -> Result<(), Statu
         let error = Path::new("metadata")
             .child("resourceVersion")
             .invalid(json!(0), "must be specified for an update");
-        return Err(Status::invalid(call.row, call.name(), &[error]));
+        return Err(Status::invalid(&call.row, call.name(), &[error]));
     }
     if stated != stored.revision.to_string() {
-        return Err(Status::modified(call.row, call.name()));
+        return Err(Status::modified(&call.row, call.name()));
     }
     Ok(())
 }
@@ -161,14 +161,14 @@ pub(crate) async fn write_back(
         quota::check(call, Some(old), &new).await?;
         return Ok(Attempt::Done(Answer::ok(new).with_warnings(warnings)));
     }
-    extra.lease = call.core.leases.of(&call.core, call.row).await?;
-    let key = storage::key(call.row, call.namespace(), call.name());
-    let gone = delete::is_finished(call.row, &new);
+    extra.lease = call.core.leases.of(&call.core, &call.row).await?;
+    let key = storage::key(&call.row, call.namespace(), call.name());
+    let gone = delete::is_finished(&call.row, &new);
     let written = if gone {
         extra.extend(allocate::on_delete(call, &new));
         call.core.storage.delete(key, stored.revision, extra).await?
     } else {
-        let value = storage::encode(call.row, &new)?;
+        let value = call.encode(&new).await?;
         quota::update(call, (old, &new), key, stored.revision, value, extra).await?
     };
     match written {
@@ -188,12 +188,12 @@ fn check_uid(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::conflict(
-        call.row,
+        &call.row,
         call.name(),
         format!(
             "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: \
              Precondition failed: UID in precondition: {stated}, UID in object meta: {own}",
-            String::from_utf8_lossy(&storage::key(call.row, call.namespace(), call.name()))
+            String::from_utf8_lossy(&storage::key(&call.row, call.namespace(), call.name()))
         ),
     ))
 }
@@ -207,23 +207,19 @@ async fn complete(
     options: &WriteOptions,
     managing: Managing,
 ) -> Result<Vec<String>, Status> {
-    let row = call.row;
-    if let Some(default) = row.hooks.default {
-        default(new);
-    }
+    let row = &call.row;
+    row.default(new);
     part.prepare(row, new, old);
     if managing == Managing::Track {
         managed::track(call, Some(old), new, options)?;
     }
     let request = call.admission(Operation::Update, call.name(), Some(old), options.dry_run);
     admission::admit(&call.core, &request, new).await?;
-    if let Some(default) = row.hooks.default {
-        default(new);
-    }
+    row.default(new);
     let errors = part.validate(row, new, old);
     if !errors.is_empty() {
         return Err(Status::invalid(row, call.name(), &errors));
     }
     admission::validate(&call.core, &request, new).await?;
-    Ok(row.hooks.warnings.map(|warnings| warnings(new, Some(old))).unwrap_or_default())
+    Ok(row.warnings(new, Some(old)))
 }

@@ -16,7 +16,7 @@ const STALE: &str =
 /// Answers a request for an object, a collection or a part of an object.
 pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
     let verb = call.info.verb;
-    let allowed = match call.part {
+    let allowed = match &call.part {
         Some(part) => part.verbs.contains(&verb),
         // POST is for collections, PUT and PATCH are for objects.
         None => {
@@ -32,7 +32,7 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
     if !allowed {
         return Err(Status::method_not_allowed());
     }
-    if let Some(part) = call.part
+    if let Some(part) = &call.part
         && part::is_own(part)
     {
         return respond(&call, part::serve(&call, part).await?);

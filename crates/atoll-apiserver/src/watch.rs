@@ -1,4 +1,5 @@
-//! WATCH: the changes of a selection, as lines of JSON for as long as the client listens.
+//! WATCH: the changes of a selection, as lines of JSON or frames of protobuf, for as long as
+//! the client listens.
 //!
 //! A watch is a position in the cache's ring and nothing more; a client that reads too slowly
 //! falls behind the ring and is told to list again.
@@ -7,7 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_api::field::Path;
+use atoll_api::field::{self, Path};
+use atoll_api::proto;
 use atoll_store::kv::Revision;
 use bytes::{Bytes, BytesMut};
 use http::Response;
@@ -22,7 +24,7 @@ use crate::cache::{Change, ChangeKind, Entry, ResourceCache};
 use crate::call::Call;
 use crate::list;
 use crate::negotiate::{Format, MetaVersion, Shape};
-use crate::render::full_bytes;
+use crate::render::{full_bytes, protobuf};
 use crate::selection::Selection;
 use crate::status::Status;
 use crate::table;
@@ -38,16 +40,19 @@ const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 pub(crate) async fn watch(call: Call) -> Result<Response<Body>, Status> {
     let stream = Stream::open(Arc::new(call)).await?;
-    let yaml = stream.call.accept.format == Format::Yaml;
-    if yaml {
-        return Err(Status::not_acceptable());
-    }
+    let content_type = match stream.call.accept.format {
+        Format::Json => HeaderValue::from_static("application/json"),
+        Format::Protobuf => {
+            HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch")
+        }
+        Format::Yaml => return Err(Status::not_acceptable()),
+    };
     let lines = futures::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next().await?;
         Some((Ok::<Bytes, BoxError>(chunk), stream))
     });
     let mut response = Response::new(Body::stream(lines));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     Ok(response)
 }
 
@@ -80,7 +85,7 @@ enum Wake {
 impl Stream {
     async fn open(call: Arc<Call>) -> Result<Self, Status> {
         let selection = Selection::parse(&call)?;
-        let cache = list::cache(&call)?.clone();
+        let cache = list::cache(&call)?;
         let start = Start::read(&call)?;
         let now = Instant::now();
         let mut stream = Self {
@@ -106,7 +111,7 @@ impl Stream {
         let registry = &self.call.core.registry;
         let known = match start.revision {
             Some(0) => registry.revision(),
-            None if start.initial => registry.catch_up().await?,
+            None if start.fresh => registry.catch_up().await?,
             None => registry.revision(),
             Some(revision) => {
                 registry.wait_for(revision).await?;
@@ -214,7 +219,7 @@ impl Stream {
     fn selected(&self, entry: &Entry) -> bool {
         let namespace = self.call.namespace();
         (namespace.is_empty() || entry.namespace() == namespace)
-            && self.selection.matches(self.call.row, entry)
+            && self.selection.matches(&self.call.row, entry)
     }
 
     /// What a change is to this watcher depends on whether it saw the object before.
@@ -238,21 +243,22 @@ impl Stream {
 
     fn event(&mut self, chunk: &mut BytesMut, kind: &str, entry: &Entry) {
         match self.object(entry) {
-            Ok(object) => line(chunk, kind, &object),
+            Ok(object) => self.put(chunk, kind, &object),
             Err(status) => self.error(chunk, &status),
         }
     }
 
     fn object(&mut self, entry: &Entry) -> Result<Bytes, Status> {
-        let row = self.call.row;
+        let row = &self.call.row;
         let view = self.call.view();
         match view.accept.shape {
+            Shape::Full if view.messages() => protobuf::object(row, entry),
             Shape::Full => full_bytes(row, &entry.json_for(row)?),
             Shape::Table { version } if self.columns_sent => {
-                bytes(&table::without_columns(&view, version, &entry.object(row)?))
+                self.bytes(&table::without_columns(&view, version, &entry.object(row)?))
             }
             Shape::Table { .. } | Shape::PartialMetadata { .. } => {
-                let object = bytes(&view.object(entry.object(row)?));
+                let object = self.bytes(&view.object(entry.object(row)?));
                 self.columns_sent = true;
                 object
             }
@@ -264,7 +270,7 @@ impl Stream {
         if self.cache.changes_after(self.position).is_ok_and(|changes| changes.is_empty()) {
             self.position = self.position.max(known);
         }
-        let row = self.call.row;
+        let row = &self.call.row;
         let mut object = json!({
             "kind": row.kind,
             "apiVersion": row.api_version(),
@@ -278,16 +284,34 @@ impl Stream {
             Shape::PartialMetadata { version } => crate::render::partial(version, &object),
             Shape::Table { version } => bookmark_table(version, &object),
         };
-        if let Ok(object) = bytes(&object) {
-            line(chunk, "BOOKMARK", &object);
+        if let Ok(object) = self.bytes(&object) {
+            self.put(chunk, "BOOKMARK", &object);
         }
     }
 
     fn error(&mut self, chunk: &mut BytesMut, status: &Status) {
-        if let Ok(object) = bytes(&status.to_value()) {
-            line(chunk, "ERROR", &object);
+        if let Ok(object) = self.bytes(&status.to_value()) {
+            self.put(chunk, "ERROR", &object);
         }
         self.over = true;
+    }
+
+    /// An event around the bytes of its object.
+    fn put(&self, chunk: &mut BytesMut, kind: &str, object: &[u8]) {
+        match self.call.accept.format {
+            Format::Protobuf => chunk.extend_from_slice(&proto::watch_frame(kind, object)),
+            Format::Json | Format::Yaml => line(chunk, kind, object),
+        }
+    }
+
+    /// A tree as it stands in an event: never indented, one event is one line.
+    fn bytes(&self, value: &Value) -> Result<Bytes, Status> {
+        match self.call.accept.format {
+            Format::Protobuf => proto::encode(value).map(Bytes::from).map_err(Status::internal),
+            Format::Json | Format::Yaml => {
+                serde_json::to_vec(value).map(Bytes::from).map_err(Status::internal)
+            }
+        }
     }
 }
 
@@ -311,10 +335,6 @@ fn line(chunk: &mut BytesMut, kind: &str, object: &[u8]) {
     chunk.extend_from_slice(b"}\n");
 }
 
-fn bytes(value: &Value) -> Result<Bytes, Status> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(Status::internal)
-}
-
 fn timeout(call: &Call) -> Result<Duration, Status> {
     let seconds = call.query.number("timeoutSeconds")?.unwrap_or(0);
     match u64::try_from(seconds) {
@@ -327,6 +347,8 @@ fn timeout(call: &Call) -> Result<Duration, Status> {
 #[derive(Debug, Clone, Copy)]
 struct Start {
     revision: Option<Revision>,
+    /// It sees every write acknowledged before the request.
+    fresh: bool,
     /// The objects that are there come first, as ADDED.
     initial: bool,
     /// They end with an annotated bookmark.
@@ -336,27 +358,69 @@ struct Start {
 impl Start {
     fn read(call: &Call) -> Result<Self, Status> {
         let revision = list::revision_parameter(call, |error| {
-            Status::invalid_kind(call.row.group, call.row.resource, "", &[error])
+            Status::invalid_kind(&call.row.group, &call.row.resource, "", &[error])
         })?;
-        let matching = call.query.text("resourceVersionMatch");
         let asked = call.query.opt_flag("sendInitialEvents");
-        let mut errors = Vec::new();
-        let at = Path::new("resourceVersionMatch");
-        match asked {
-            None if !matching.is_empty() => errors.push(at.forbidden(
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            )),
-            Some(_) if matching != "NotOlderThan" => {
-                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-                errors.push(at.forbidden(why));
-            }
-            _ => {}
-        }
+        let errors = option_errors(
+            asked,
+            call.query.text("resourceVersionMatch"),
+            !call.query.text("continue").is_empty(),
+        );
         if !errors.is_empty() {
             return Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", &errors));
         }
         let unversioned = revision.is_none_or(|revision| revision == 0);
         let initial = asked.unwrap_or(unversioned);
-        Ok(Self { revision, initial, initial_end: asked == Some(true) })
+        let fresh = revision.is_none() && asked.is_some();
+        Ok(Self { revision, fresh, initial, initial_end: asked == Some(true) })
+    }
+}
+
+/// What upstream refuses of the options of a watch, in its order.
+fn option_errors(asked: Option<bool>, matching: &str, continued: bool) -> Vec<field::Error> {
+    const NOT_OLDER: &str = "NotOlderThan";
+    let at = Path::new("resourceVersionMatch");
+    let mut errors = Vec::new();
+    if asked.is_some() && matching != NOT_OLDER {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(at.forbidden(why));
+    }
+    if matching.is_empty() {
+        return errors;
+    }
+    if asked.is_none() {
+        errors.push(at.forbidden(
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ));
+    }
+    if matching != NOT_OLDER {
+        errors.push(at.not_supported(matching, &[NOT_OLDER]));
+    }
+    if continued {
+        errors.push(at.forbidden("resourceVersionMatch is forbidden when continue is provided"));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initial_events_and_matching_need_each_other() {
+        let texts = |asked, matching, continued| -> Vec<String> {
+            let errors = option_errors(asked, matching, continued);
+            errors.iter().map(ToString::to_string).collect()
+        };
+        assert!(texts(None, "", true).is_empty());
+        assert!(texts(Some(true), "NotOlderThan", false).is_empty());
+        assert!(texts(Some(false), "NotOlderThan", false).is_empty());
+        assert_eq!(texts(Some(true), "Exact", false).len(), 2);
+        assert_eq!(
+            texts(Some(true), "", false),
+            ["resourceVersionMatch: Forbidden: sendInitialEvents requires setting \
+              resourceVersionMatch to NotOlderThan"]
+        );
+        assert_eq!(texts(None, "NotOlderThan", true).len(), 2);
     }
 }

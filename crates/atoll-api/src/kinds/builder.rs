@@ -1,6 +1,9 @@
 //! Small const functions by which the table reads like a table.
 
-use super::{Hooks, ResourceInfo, Storage, Subresource, UpdateHooks, Verbs};
+use std::borrow::Cow;
+use std::mem::{forget, replace};
+
+use super::{Hooks, ResourceInfo, Storage, Subresource, UpdateHooks, Verbs, Words};
 use crate::names;
 
 pub(super) const EVERY_VERB: Verbs =
@@ -17,26 +20,26 @@ macro_rules! row {
     ($scope:ident, $package:literal, $group:literal, $version:literal,
      $resource:literal, $kind:literal, $singular:literal) => {
         ResourceInfo {
-            group: $group,
-            version: $version,
-            resource: $resource,
-            kind: $kind,
-            list_kind: concat!($kind, "List"),
-            singular: $singular,
-            short_names: &[],
-            categories: &[],
+            group: Cow::Borrowed($group),
+            version: Cow::Borrowed($version),
+            resource: Cow::Borrowed($resource),
+            kind: Cow::Borrowed($kind),
+            list_kind: Cow::Borrowed(concat!($kind, "List")),
+            singular: Cow::Borrowed($singular),
+            short_names: Words::Fixed(&[]),
+            categories: Words::Fixed(&[]),
             scope: Scope::$scope,
             verbs: EVERY_VERB,
-            subresources: &[],
+            subresources: Cow::Borrowed(&[]),
             storage: Storage {
-                group: $group,
-                version: $version,
-                resource: $resource,
-                kind: $kind,
+                group: Cow::Borrowed($group),
+                version: Cow::Borrowed($version),
+                resource: Cow::Borrowed($resource),
+                kind: Cow::Borrowed($kind),
                 to_storage: None,
                 from_storage: None,
             },
-            definition: concat!($package, ".", $version, ".", $kind),
+            definition: Cow::Borrowed(concat!($package, ".", $version, ".", $kind)),
             name_rule: names::subdomain_rule,
             served: false,
             deprecation: None,
@@ -66,6 +69,7 @@ pub(super) const fn foreign(
     version: &'static str,
     verbs: Verbs,
 ) -> Subresource {
+    let kind = Cow::Borrowed(kind);
     Subresource { name, kind, group, version, verbs, served: false, update: None }
 }
 
@@ -81,14 +85,20 @@ impl Subresource {
     }
 }
 
+/// Sets a field; the value before is always a fixed one, so there is nothing to free (and a
+/// constant function may free nothing).
+const fn set<T>(field: &mut T, value: T) {
+    forget(replace(field, value));
+}
+
 impl ResourceInfo {
     pub(super) const fn short(mut self, names: &'static [&'static str]) -> Self {
-        self.short_names = names;
+        set(&mut self.short_names, Words::Fixed(names));
         self
     }
 
     pub(super) const fn categories(mut self, names: &'static [&'static str]) -> Self {
-        self.categories = names;
+        set(&mut self.categories, Words::Fixed(names));
         self
     }
 
@@ -98,7 +108,7 @@ impl ResourceInfo {
     }
 
     pub(super) const fn parts(mut self, parts: &'static [Subresource]) -> Self {
-        self.subresources = parts;
+        set(&mut self.subresources, Cow::Borrowed(parts));
         self
     }
 
@@ -108,7 +118,7 @@ impl ResourceInfo {
     }
 
     pub(super) const fn stored(mut self, storage: Storage) -> Self {
-        self.storage = storage;
+        set(&mut self.storage, storage);
         self
     }
 
@@ -130,7 +140,7 @@ impl ResourceInfo {
     }
 
     pub(super) const fn deprecated(mut self, warning: &'static str) -> Self {
-        self.deprecation = Some(warning);
+        set(&mut self.deprecation, Some(Cow::Borrowed(warning)));
         self
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Hooks, Storage};
 use crate::access::Access as _;
+use crate::schema::Name;
 use crate::{columns, defaults, validate};
 
 /// Fields whose names differ: core, events.k8s.io.
@@ -67,10 +68,10 @@ pub(super) const HOOKS: Hooks = Hooks {
 };
 
 pub(super) const STORAGE: Storage = Storage {
-    group: "",
-    version: "v1",
-    resource: "events",
-    kind: "Event",
+    group: Name::Borrowed(""),
+    version: Name::Borrowed("v1"),
+    resource: Name::Borrowed("events"),
+    kind: Name::Borrowed("Event"),
     to_storage: Some(to_core),
     from_storage: Some(from_core),
 };

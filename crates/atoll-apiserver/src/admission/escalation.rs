@@ -31,7 +31,7 @@ fn decide(core: &Core, request: &AdmissionRequest<'_>, object: &Value) -> Result
     if request.row.group != GROUP || !changes || request.user.in_group(MASTERS) {
         return Ok(());
     }
-    match request.row.resource {
+    match &*request.row.resource {
         "roles" | "clusterroles" => role(core, request, object),
         "rolebindings" | "clusterrolebindings" => binding(core, request, object),
         _ => Ok(()),
@@ -43,7 +43,7 @@ fn role(core: &Core, request: &AdmissionRequest<'_>, object: &Value) -> Result<(
     let unchanged = request.old.is_some_and(|old| {
         Rule::list(old) == Rule::list(object) && gathers(old) == gathers(object)
     });
-    if unchanged || has_verb(core, request, "escalate", request.row.resource, request.name) {
+    if unchanged || has_verb(core, request, "escalate", &request.row.resource, request.name) {
         return Ok(());
     }
     let mut rules = Rule::list(object);

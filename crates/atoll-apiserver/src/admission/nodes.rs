@@ -79,7 +79,7 @@ async fn check(
         let user = &request.user.name;
         return at.refuse(format!("could not determine node from user {user:?}"));
     }
-    match (request.row.group, request.row.resource) {
+    match (&*request.row.group, &*request.row.resource) {
         ("", "pods") => match request.subresource {
             "" => at.pod(object),
             "status" => at.pod_status(object),

@@ -194,7 +194,7 @@ async fn assign_ports(call: &Call, before: &[String], service: &mut Value) -> Re
 }
 
 fn invalid(call: &Call, service: &Value, error: field::Error) -> Status {
-    Status::invalid(call.row, service["metadata"].text("name"), &[error])
+    Status::invalid(&call.row, service["metadata"].text("name"), &[error])
 }
 
 async fn taken(call: &Call, key: &str) -> Result<bool, Status> {

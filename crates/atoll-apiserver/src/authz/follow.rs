@@ -45,7 +45,7 @@ impl<M: Model> Followed<M> {
         let sources: Vec<Source<M::Kind>> = M::sources()
             .into_iter()
             .filter_map(|(kind, group, resource)| {
-                let cache = registry.objects(group, resource)?.clone();
+                let cache = registry.objects(group, resource)?;
                 let latest = cache.subscribe();
                 Some(Source { kind, cache, latest })
             })

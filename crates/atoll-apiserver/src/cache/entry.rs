@@ -4,6 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use atoll_api::access::Access as _;
 use atoll_api::kinds::ResourceInfo;
+use atoll_api::proto;
+use atoll_api::schema::Name;
 use atoll_store::kv::Revision;
 use bytes::Bytes;
 use serde_json::Value;
@@ -23,7 +25,9 @@ pub struct Entry {
     /// Sorted by key.
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// The selectable fields beyond name and namespace.
-    pub fields: Box<[(&'static str, Box<str>)]>,
+    pub fields: Box<[(Name, Box<str>)]>,
+    /// The object's message in protobuf, once somebody asked for it.
+    proto: OnceLock<Bytes>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +60,8 @@ impl Entry {
         mut object: Value,
     ) -> Result<Self, Status> {
         storage::set_revision(&mut object, revision);
-        let fields = (row.hooks.selectable_fields)(&object)
+        let fields = row
+            .selectable_fields(&object)
             .into_iter()
             .map(|(name, value)| (name, value.into_boxed_str()))
             .collect();
@@ -67,7 +72,8 @@ impl Entry {
             .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or("").into()))
             .collect();
         let json = body(object)?;
-        Ok(Self { key: key.into(), revision, json, labels, fields })
+        let proto = OnceLock::new();
+        Ok(Self { key: key.into(), revision, json, labels, fields, proto })
     }
 
     /// Parsed from what the store keeps.
@@ -96,8 +102,9 @@ impl Entry {
     pub fn object(&self, row: &ResourceInfo) -> Result<Value, Status> {
         let mut object = storage::parse(&self.json)?;
         if row.storage.from_storage.is_some() {
-            let api_version = atoll_api::kinds::api_version(row.storage.group, row.storage.version);
-            storage::set_type(&mut object, &api_version, row.storage.kind);
+            let stored = &row.storage;
+            let api_version = atoll_api::kinds::api_version(&stored.group, &stored.version);
+            storage::set_type(&mut object, &api_version, &stored.kind);
         }
         storage::from_storage(row, &mut object);
         Ok(object)
@@ -111,9 +118,25 @@ impl Entry {
         body(self.object(row)?)
     }
 
+    /// The message of the object as the row serves it, without envelope.
+    pub fn proto_for(&self, row: &ResourceInfo) -> Result<Bytes, Status> {
+        let stored = row.storage.from_storage.is_none();
+        if let Some(message) = self.proto.get().filter(|_| stored) {
+            return Ok(message.clone());
+        }
+        let schema = proto::carried(&row.api_version(), &row.kind);
+        let schema = schema.ok_or_else(Status::not_acceptable)?;
+        let message = proto::encode_message(schema, &self.object(row)?);
+        let message = Bytes::from(message.map_err(Status::internal)?);
+        if stored {
+            return Ok(self.proto.get_or_init(|| message).clone());
+        }
+        Ok(message)
+    }
+
     /// The same object at another revision.
     pub(crate) fn at_revision(&self, revision: Revision) -> Self {
-        let mut entry = self.clone();
+        let mut entry = Self { proto: OnceLock::new(), ..self.clone() };
         entry.revision = revision;
         if let Ok(mut object) = storage::parse(&self.json) {
             storage::set_revision(&mut object, revision);

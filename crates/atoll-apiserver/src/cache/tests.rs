@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 fn cache() -> ResourceCache {
-    ResourceCache::new(atoll_api::kinds::find("", "v1", "configmaps").unwrap())
+    ResourceCache::new(atoll_api::kinds::find("", "v1", "configmaps").unwrap().into())
 }
 
 fn entry(cache: &ResourceCache, key: &str, revision: Revision, bytes: usize) -> Entry {

@@ -1,6 +1,6 @@
 //! Descriptions of types and fields, from k8s-openapi's own schemas.
 
-use atoll_api::kinds::ResourceInfo;
+use atoll_api::kinds::Row;
 use k8s_openapi::api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::SchemaGenerator;
@@ -64,7 +64,7 @@ described! {
 }
 
 /// Schemas with descriptions of all that the rows reach, by definition.
-pub(super) fn of_rows(rows: &[&'static ResourceInfo]) -> Map<String, Value> {
+pub(super) fn of_rows(rows: &[Row]) -> Map<String, Value> {
     let mut generator = SchemaGenerator::default();
     generator.subschema_for::<meta::DeleteOptions>();
     generator.subschema_for::<meta::Status>();
@@ -72,7 +72,7 @@ pub(super) fn of_rows(rows: &[&'static ResourceInfo]) -> Map<String, Value> {
     generator.subschema_for::<api::policy::v1::Eviction>();
     generator.subschema_for::<api::authentication::v1::TokenRequest>();
     for row in rows {
-        let known = DESCRIBED.iter().find(|(name, _)| *name == row.definition);
+        let known = DESCRIBED.iter().find(|(name, _)| row.definition == *name);
         if let Some((_, describe)) = known {
             describe(&mut generator);
         }

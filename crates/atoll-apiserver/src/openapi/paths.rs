@@ -1,12 +1,12 @@
 //! Paths of a document: each row's URLs with what may be done there.
 
-use atoll_api::kinds::{ResourceInfo, Subresource};
+use atoll_api::kinds::{ResourceInfo, Row, Subresource};
 use atoll_api::schema;
 use serde_json::{Map, Value, json};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
-pub(super) fn of_rows(rows: &[&'static ResourceInfo]) -> Map<String, Value> {
+pub(super) fn of_rows(rows: &[Row]) -> Map<String, Value> {
     let mut paths = Map::new();
     for row in rows {
         of_row(row, &mut paths);
@@ -14,7 +14,7 @@ pub(super) fn of_rows(rows: &[&'static ResourceInfo]) -> Map<String, Value> {
     paths
 }
 
-fn of_row(row: &'static ResourceInfo, paths: &mut Map<String, Value>) {
+fn of_row(row: &ResourceInfo, paths: &mut Map<String, Value>) {
     let root = format!("/{}", super::place(row));
     let base =
         if row.namespaced() { format!("{root}/namespaces/{{namespace}}") } else { root.clone() };
@@ -76,33 +76,29 @@ fn insert(
     paths.insert(path.to_owned(), value);
 }
 
-fn operations(
-    row: &'static ResourceInfo,
-    verbs: &[&str],
-    actions: &[Action],
-) -> Map<String, Value> {
+fn operations(row: &ResourceInfo, verbs: &[&str], actions: &[Action]) -> Map<String, Value> {
     let kind = json!({"group": row.group, "version": row.version, "kind": row.kind});
     let mut operations = Map::new();
     for (verb, method, action) in actions.iter().filter(|(verb, ..)| verbs.contains(verb)) {
         let answer = match *verb {
             "list" => format!("{}List", row.definition),
             "delete" | "deletecollection" => format!("{META}.Status"),
-            _ => row.definition.to_owned(),
+            _ => row.definition.to_string(),
         };
-        let operation = operation(verb, action, &kind, row.definition, &answer);
+        let operation = operation(verb, action, &kind, &row.definition, &answer);
         operations.insert((*method).to_owned(), operation);
     }
     operations
 }
 
-fn of_part(row: &'static ResourceInfo, part: &Subresource) -> Map<String, Value> {
+fn of_part(row: &ResourceInfo, part: &Subresource) -> Map<String, Value> {
     let (group, version) = match part.version {
-        "" => (row.group, row.version),
+        "" => (&*row.group, &*row.version),
         version => (part.group, version),
     };
     let kind = json!({"group": group, "version": version, "kind": part.kind});
-    let definition = schema::by_gvk(group, version, part.kind)
-        .map_or(row.definition, |id| id.definition().name.as_ref());
+    let definition = schema::by_gvk(group, version, &part.kind)
+        .map_or(&*row.definition, |id| id.definition().name.as_ref());
     let mut operations = Map::new();
     for (verb, method, action) in PART.iter().filter(|(verb, ..)| part.verbs.contains(verb)) {
         let operation = operation(verb, action, &kind, definition, definition);

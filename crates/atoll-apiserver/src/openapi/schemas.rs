@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use atoll_api::kinds::ResourceInfo;
+use atoll_api::kinds::Row;
 use atoll_api::schema::{self, Definition, Field, ListKind, Special, Type};
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,7 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const REFERENCE: &str = "#/components/schemas/";
 
 /// All definitions that the rows reach, by name.
-pub(super) fn of_rows(rows: &[&'static ResourceInfo]) -> Map<String, Value> {
+pub(super) fn of_rows(rows: &[Row]) -> Map<String, Value> {
     let descriptions = describe::of_rows(rows);
     let mut schemas = Map::new();
     let mut queue: VecDeque<&'static Definition> = VecDeque::new();
@@ -25,14 +25,14 @@ pub(super) fn of_rows(rows: &[&'static ResourceInfo]) -> Map<String, Value> {
         reach(&format!("{META}.{name}"));
     }
     for row in rows {
-        reach(row.definition);
+        reach(&row.definition);
         reach(&format!("{}List", row.definition));
         for part in row.subresources.iter().filter(|part| part.served) {
             let (group, version) = match part.version {
-                "" => (row.group, row.version),
+                "" => (&*row.group, &*row.version),
                 version => (part.group, version),
             };
-            if let Some(id) = schema::by_gvk(group, version, part.kind) {
+            if let Some(id) = schema::by_gvk(group, version, &part.kind) {
                 reach(&id.definition().name);
             }
         }

@@ -23,15 +23,15 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
     admission::admit(&call.core, &request, &mut incoming.object).await?;
     admission::validate(&call.core, &request, &incoming.object).await?;
     for _ in 0..ATTEMPTS_MAX {
-        let stored = call.core.storage.get(call.row, call.namespace(), call.name()).await?;
+        let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
         let stored = stored.ok_or_else(|| call.not_found())?;
-        let mut pod = stored.object(call.row)?;
+        let mut pod = call.decode(&stored).await?;
         assign(call, &mut pod, &incoming.object)?;
         if options.dry_run {
             break;
         }
-        let key = storage::key(call.row, call.namespace(), call.name());
-        let value = storage::encode(call.row, &pod)?;
+        let key = storage::key(&call.row, call.namespace(), call.name());
+        let value = call.encode(&pod).await?;
         let written =
             call.core.storage.update(key, stored.revision, value, Extra::default()).await?;
         if let Written::Done(_) = written {
@@ -44,7 +44,7 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
 }
 
 fn assign(call: &Call, pod: &mut Value, binding: &Value) -> Result<(), Status> {
-    let conflict = |why: String| Status::conflict_of_part(call.row, "binding", call.name(), why);
+    let conflict = |why: String| Status::conflict_of_part(&call.row, "binding", call.name(), why);
     let node = text(binding, "/target/name");
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));

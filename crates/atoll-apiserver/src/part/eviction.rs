@@ -19,9 +19,9 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
     if !name.is_empty() && name != call.name() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
-    let stored = call.core.storage.get(call.row, call.namespace(), call.name()).await?;
+    let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
     let stored = stored.ok_or_else(|| call.not_found())?;
-    let pod = stored.object(call.row)?;
+    let pod = call.decode(&stored).await?;
     if !may_go_at_once(&pod) {
         ask_budgets(call, &pod)?;
     }

@@ -29,9 +29,9 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
 }
 
 async fn read(call: &Call) -> Result<(Stored, Value), Status> {
-    let stored = call.core.storage.get(call.row, call.namespace(), call.name()).await?;
+    let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
     let stored = stored.ok_or_else(|| call.not_found())?;
-    let object = stored.object(call.row)?;
+    let object = call.decode(&stored).await?;
     Ok((stored, object))
 }
 
@@ -47,13 +47,13 @@ async fn put(call: &Call) -> Result<Answer, Status> {
             return Ok(answer.with_warnings(incoming.warnings));
         }
     }
-    Err(Status::modified(call.row, call.name()))
+    Err(Status::modified(&call.row, call.name()))
 }
 
 async fn change(call: &Call) -> Result<Answer, Status> {
     let patch = Patch::decode(call)?;
     let options = patch::options(call, patch.format)?;
-    let expected = Expected::of_part(call.row, part_of(call)?);
+    let expected = Expected::of_part(&call.row, part_of(call)?);
     if patch.format == Format::Apply {
         return apply(call, &expected, &patch, &options).await;
     }
@@ -64,7 +64,7 @@ async fn change(call: &Call) -> Result<Answer, Status> {
             return Ok(answer.with_warnings(warnings));
         }
     }
-    Err(Status::modified(call.row, call.name()))
+    Err(Status::modified(&call.row, call.name()))
 }
 
 /// The replicas of the object have an owner like any field: a configuration of the Scale is
@@ -86,9 +86,9 @@ async fn apply(
     for _ in 0..ATTEMPTS_MAX {
         let (stored, old) = read(call).await?;
         if !stated.is_empty() && stated != stored.revision.to_string() {
-            return Err(Status::modified(call.row, call.name()));
+            return Err(Status::modified(&call.row, call.name()));
         }
-        let own = scale::configuration(&config, &call.row.api_version(), call.row.kind);
+        let own = scale::configuration(&config, &call.row.api_version(), &call.row.kind);
         let new = managed::apply(call, Some(&old), &own, options)?;
         let (part, managing) = (Part::Main, Managing::Done);
         let attempt = update::write_back(call, &stored, &old, new, part, options, managing).await?;
@@ -96,7 +96,7 @@ async fn apply(
             return Ok(Answer { object: scale::get(&answer.object), ..answer });
         }
     }
-    Err(Status::modified(call.row, call.name()))
+    Err(Status::modified(&call.row, call.name()))
 }
 
 async fn write(
@@ -112,7 +112,7 @@ async fn write(
     }
     let stated = wanted["metadata"].text("resourceVersion");
     if !stated.is_empty() && stated != stored.revision.to_string() {
-        return Err(Status::modified(call.row, call.name()));
+        return Err(Status::modified(&call.row, call.name()));
     }
     let mut new = old.clone();
     scale::put(&mut new, wanted);

@@ -22,8 +22,8 @@ const KUBELET_PORT: i64 = 10_250;
 
 impl Target {
     pub(super) async fn find(call: &Call) -> Result<Self, Status> {
-        let stored = call.core.storage.get(call.row, call.namespace(), call.name()).await?;
-        let pod = stored.ok_or_else(|| call.not_found())?.object(call.row)?;
+        let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
+        let pod = stored.ok_or_else(|| call.not_found())?.object(&call.row)?;
         let path = path(call, &pod)?;
         let node = pod["spec"].text("nodeName");
         if node.is_empty() {

@@ -5,46 +5,7 @@ use atoll_api::kinds::{self, ResourceInfo};
 use serde_json::{Value, json};
 
 use crate::client::{Api, MERGE, STRATEGIC, oracle};
-
-/// A small object that the kind's rules allow.
-fn sample(row: &ResourceInfo) -> Value {
-    let template = json!({
-        "metadata": {"labels": {"app": "x"}},
-        "spec": {"containers": [{"name": "c", "image": "i"}]},
-    });
-    let selector = json!({"matchLabels": {"app": "x"}});
-    let mut object = match row.kind {
-        "Pod" => json!({"spec": template["spec"]}),
-        "Service" => json!({"spec": {"ports": [{"port": 80}]}}),
-        "Deployment" | "ReplicaSet" => {
-            json!({"spec": {"selector": selector, "template": template}})
-        }
-        "ControllerRevision" => json!({"revision": 1, "data": {"a": 1}}),
-        "EndpointSlice" => json!({"addressType": "IPv4", "endpoints": []}),
-        "PriorityClass" => json!({"value": 5}),
-        "Role" | "ClusterRole" => json!({"rules": []}),
-        "RoleBinding" | "ClusterRoleBinding" => json!({
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "x"},
-        }),
-        "Event" if row.group.is_empty() => json!({
-            "involvedObject": {"namespace": "default", "kind": "Pod", "name": "p"},
-            "reason": "R", "message": "m", "type": "Normal",
-        }),
-        "Event" => json!({
-            "regarding": {"namespace": "default", "kind": "Pod", "name": "p"},
-            "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal", "reason": "R",
-            "action": "A", "reportingController": "c", "reportingInstance": "i",
-        }),
-        _ => json!({}),
-    };
-    object["apiVersion"] = json!(row.api_version());
-    object["kind"] = json!(row.kind);
-    object["metadata"]["name"] = json!(format!("m-{}", row.group.split('.').next().unwrap_or("")));
-    if row.group.is_empty() {
-        object["metadata"]["name"] = json!("m");
-    }
-    object
-}
+use crate::samples::{numbered, sample};
 
 fn collection(row: &ResourceInfo) -> String {
     let root = if row.group.is_empty() {
@@ -81,7 +42,7 @@ async fn life(api: &Api, row: &ResourceInfo) {
 
     let created = api.create(&all, &object).await;
     assert_eq!(created.code, 201, "{kind}: create: {}", created.body);
-    assert_eq!(created.body["kind"], row.kind);
+    assert_eq!(created.body["kind"], *row.kind);
     assert!(created.body["metadata"]["uid"].is_string(), "{kind}: no uid");
     let revision = created.body["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     assert_eq!(api.create(&all, &object).await.code, 409, "{kind}: created twice");
@@ -89,7 +50,7 @@ async fn life(api: &Api, row: &ResourceInfo) {
     let read = api.get(&one).await.ok();
     assert_eq!(read, created.body, "{kind}: get differs from what create answered");
     let list = api.get(&all).await.ok();
-    assert_eq!(list["kind"], row.list_kind);
+    assert_eq!(list["kind"], *row.list_kind);
     let listed =
         list["items"].as_array().unwrap().iter().find(|own| own["metadata"]["name"] == name);
     assert!(listed.is_some_and(|own| own.get("kind").is_none()), "{kind}: not listed as it should");
@@ -128,6 +89,8 @@ async fn life(api: &Api, row: &ResourceInfo) {
     assert_eq!(deleted.code, 200, "{kind}: delete: {}", deleted.body);
     if row.kind == "Namespace" {
         finish_namespace(api, &one).await;
+    } else {
+        finish(api, &one).await;
     }
     assert_eq!(api.get(&one).await.code, 404, "{kind}: still there");
     loop {
@@ -137,13 +100,13 @@ async fn life(api: &Api, row: &ResourceInfo) {
         }
     }
     if row.allows("deletecollection") {
-        collection_goes(api, row, &all, &object).await;
+        collection_goes(api, row, &all).await;
     }
 }
 
 /// Every form of a patch, dry and in earnest; each object is its own proof.
 async fn patches(api: &Api, row: &ResourceInfo, one: &str) {
-    let kind = row.kind;
+    let kind = &row.kind;
     let json = json!([{"op": "add", "path": "/metadata/labels/j", "value": "1"}]);
     let strategic = json!({"metadata": {"labels": {"s": "1"}}});
     let formats = [("application/json-patch+json", json, "j"), (STRATEGIC, strategic, "s")];
@@ -172,7 +135,7 @@ async fn patches(api: &Api, row: &ResourceInfo, one: &str) {
 
 /// As Table, as metadata, as YAML; one object and the list.
 async fn shapes(api: &Api, row: &ResourceInfo, all: &str, name: &str) {
-    let kind = row.kind;
+    let kind = &row.kind;
     for place in [all.to_owned(), format!("{all}/{name}")] {
         let get = async |accept: &str| {
             let headers = [("accept", accept)];
@@ -195,13 +158,12 @@ async fn shapes(api: &Api, row: &ResourceInfo, all: &str, name: &str) {
 }
 
 /// A collection goes by its labels, and nothing else goes with it.
-async fn collection_goes(api: &Api, row: &ResourceInfo, all: &str, object: &Value) {
-    let kind = row.kind;
+async fn collection_goes(api: &Api, row: &ResourceInfo, all: &str) {
+    let kind = &row.kind;
     let mut names = Vec::new();
     for (index, label) in ["go", "go", "stay"].iter().enumerate() {
-        let mut one = object.clone();
-        let name = format!("{}-{index}", object["metadata"]["name"].as_str().unwrap());
-        one["metadata"]["name"] = json!(name);
+        let mut one = numbered(row, index);
+        let name = one["metadata"]["name"].as_str().unwrap().to_owned();
         one["metadata"]["labels"] = json!({"fate": label});
         api.create(all, &one).await.ok();
         names.push(name);
@@ -210,6 +172,9 @@ async fn collection_goes(api: &Api, row: &ResourceInfo, all: &str, object: &Valu
     assert_eq!(dry["items"].as_array().unwrap().len(), 2, "{kind}");
     assert_eq!(api.get(&format!("{all}/{}", names[0])).await.code, 200, "{kind}: dry run deleted");
     api.delete(&format!("{all}?labelSelector=fate=go")).await.ok();
+    for name in &names[..2] {
+        finish(api, &format!("{all}/{name}")).await;
+    }
     let codes: Vec<u16> = futures::future::join_all(
         names.iter().map(|name| async move { api.get(&format!("{all}/{name}")).await.code }),
     )
@@ -229,6 +194,14 @@ fn changed(object: &Value) -> Value {
     let mut object = object.clone();
     object["metadata"]["labels"] = json!({"stale": "1"});
     object
+}
+
+/// Controllers take finalizers away; here there are none.
+async fn finish(api: &Api, one: &str) {
+    let left = api.get(one).await;
+    if left.code == 200 && left.body["metadata"]["deletionTimestamp"].is_string() {
+        api.patch(one, MERGE, &json!({"metadata": {"finalizers": null}})).await.ok();
+    }
 }
 
 async fn finish_namespace(api: &Api, one: &str) {

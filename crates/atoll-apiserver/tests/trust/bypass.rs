@@ -119,7 +119,7 @@ async fn nobody_without_rights_does_anything_to_any_kind() {
     let object = json!({"metadata": {"name": "x"}});
     // These answer everyone about themselves.
     let open = ["selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"];
-    let rows = kinds::builtin().iter().filter(|row| row.served && !open.contains(&row.resource));
+    let rows = kinds::builtin().iter().filter(|row| row.served && !open.contains(&&*row.resource));
     for row in rows {
         let root =
             if row.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", row.group) };
