@@ -1,6 +1,9 @@
 //! Content negotiation: in which form the client sends and wants to read.
 
+use atoll_api::kinds::ResourceInfo;
+use atoll_api::proto;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, USER_AGENT};
+use serde_json::Value;
 
 use crate::query::Query;
 use crate::status::Status;
@@ -18,7 +21,11 @@ pub(crate) struct Accept {
 pub(crate) enum Format {
     Json,
     Yaml,
+    Protobuf,
 }
+
+/// Kubernetes' own encoding.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// What an object or list is turned into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +86,22 @@ impl<'a> MediaRange<'a> {
         match self.name {
             "application/json" | "application/*" | "*/*" => Some(Format::Json),
             "application/yaml" => Some(Format::Yaml),
+            PROTOBUF => Some(Format::Protobuf),
             _ => None,
         }
+    }
+
+    /// The client's weight in thousandths, and how much of the name is a wildcard.
+    fn rank(&self) -> (std::cmp::Reverse<u32>, bool, bool) {
+        let weight = match self.param("q") {
+            "" => 1.0,
+            text => text.parse::<f32>().unwrap_or(1.0).clamp(0.0, 1.0),
+        };
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
+        let thousandths = (weight * 1000.0) as u32;
+        let wild = |part: Option<&str>| part == Some("*");
+        let mut parts = self.name.split('/');
+        (std::cmp::Reverse(thousandths), wild(parts.next()), wild(parts.next()))
     }
 
     fn shape(&self) -> Option<Shape> {
@@ -101,9 +122,10 @@ impl<'a> MediaRange<'a> {
     }
 }
 
-/// All entries of the Accept header, in order; one that takes everything when there is none.
+/// All entries of the Accept header, the most wanted first; one that takes everything when
+/// there is none.
 pub(crate) fn media_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
-    let ranges: Vec<_> = headers
+    let mut ranges: Vec<_> = headers
         .get_all(ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok())
@@ -111,14 +133,31 @@ pub(crate) fn media_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
         .map(MediaRange::parse)
         .filter(|range| !range.name.is_empty())
         .collect();
+    ranges.sort_by_key(MediaRange::rank);
     if ranges.is_empty() { vec![MediaRange::parse("*/*")] } else { ranges }
 }
 
 /// The first form that the client takes and the server has.
 pub(crate) fn accept(headers: &HeaderMap, query: &Query) -> Result<Accept, Status> {
+    accept_of(headers, query, true)
+}
+
+/// The same for what a row serves: custom resources have no protobuf.
+pub(crate) fn accept_for(
+    row: &ResourceInfo,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Accept, Status> {
+    accept_of(headers, query, proto::carried(&row.api_version(), &row.kind).is_some())
+}
+
+fn accept_of(headers: &HeaderMap, query: &Query, protobuf: bool) -> Result<Accept, Status> {
     let pretty = pretty(headers, query);
     for range in media_ranges(headers) {
-        if let (Some(format), Some(shape)) = (range.format(), range.shape()) {
+        let (Some(format), Some(shape)) = (range.format(), range.shape()) else { continue };
+        // As upstream, a Table is JSON or YAML.
+        let fits = protobuf && !matches!(shape, Shape::Table { .. });
+        if format != Format::Protobuf || fits {
             return Ok(Accept { format, shape, pretty });
         }
     }
@@ -132,6 +171,17 @@ pub(crate) fn accept_or_json(headers: &HeaderMap, query: &Query) -> Accept {
         shape: Shape::Full,
         pretty: pretty(headers, query),
     })
+}
+
+/// For an object that is of no row: JSON where protobuf does not carry it.
+pub(crate) fn accept_object(headers: &HeaderMap, query: &Query, object: &Value) -> Accept {
+    let text = |field: &str| object[field].as_str().unwrap_or("");
+    let carried = proto::carried(text("apiVersion"), text("kind")).is_some();
+    let accept = accept_or_json(headers, query);
+    if accept.format == Format::Protobuf && !carried {
+        return Accept { format: Format::Json, ..accept };
+    }
+    accept
 }
 
 fn pretty(headers: &HeaderMap, query: &Query) -> bool {
@@ -153,7 +203,7 @@ pub(crate) fn body_format(headers: &HeaderMap) -> Result<BodyFormat, Status> {
     match content_type(headers) {
         "" | "application/json" | "*/*" => Ok(BodyFormat::Json),
         "application/yaml" => Ok(BodyFormat::Yaml),
-        "application/vnd.kubernetes.protobuf" => Ok(BodyFormat::Protobuf),
+        PROTOBUF => Ok(BodyFormat::Protobuf),
         _ => Err(Status::unsupported_media_type()),
     }
 }
@@ -176,8 +226,22 @@ mod tests {
                        application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         let shape = accepted(kubectl).map(|accept| accept.shape);
         assert_eq!(shape, Ok(Shape::Table { version: MetaVersion::V1 }));
+        let format = |value| accepted(value).map(|accept| accept.format);
         let typed = "application/vnd.kubernetes.protobuf,application/json";
-        assert_eq!(accepted(typed).map(|accept| accept.shape), Ok(Shape::Full));
+        assert_eq!(format(typed), Ok(Format::Protobuf));
+        assert_eq!(format("application/json;q=0.5,application/yaml"), Ok(Format::Yaml));
+        assert_eq!(format("*/*,application/vnd.kubernetes.protobuf"), Ok(Format::Protobuf));
+    }
+
+    #[test]
+    fn a_table_is_no_protobuf_but_metadata_is() {
+        let table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io";
+        assert!(accepted(table).is_err());
+        let partial =
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+        let accept = accepted(partial).map(|accept| (accept.format, accept.shape));
+        let shape = Shape::PartialMetadata { version: MetaVersion::V1 };
+        assert_eq!(accept, Ok((Format::Protobuf, shape)));
     }
 
     #[test]

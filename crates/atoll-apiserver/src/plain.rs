@@ -75,7 +75,7 @@ pub(crate) fn object(
     query: &Query,
     value: &serde_json::Value,
 ) -> Result<Response<Body>, Status> {
-    let accept = negotiate::accept_or_json(&head.headers, query);
+    let accept = negotiate::accept_object(&head.headers, query, value);
     Ok(render::response(accept, StatusCode::OK, render::encode(accept, value)?))
 }
 

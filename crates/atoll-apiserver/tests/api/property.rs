@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use atoll_store::Keyspace;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-use crate::client::{Api, CONFIG_MAPS, config_map};
+use crate::client::{Answer, Api, CONFIG_MAPS, config_map};
 
 const WRITERS: u64 = 4;
 const WRITES: usize = 60;
@@ -109,5 +110,88 @@ async fn a_list_and_its_watch_are_the_later_list() {
             follow(&api, selector, first, &last).await;
         }
     }
+    api.shutdown().await;
+}
+
+/// Compacts what lies a few revisions back, again and again.
+async fn compact(api: &Api, stop: &std::sync::atomic::AtomicBool) {
+    let kv = api.store.keyspace(Keyspace::Cluster);
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        let list = api.get(CONFIG_MAPS).await.ok();
+        let now: i64 = list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+        // Somebody else's compaction may be further.
+        drop(kv.compact(now - KEPT).await);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// Revisions that the compaction leaves; lists of older ones are refused.
+const KEPT: i64 = 100;
+
+/// The list at every revision that the watch tells of: as the watch says, or compacted.
+async fn follow_exactly(api: &Api, first: &Value, events: usize) -> (usize, usize) {
+    let mut seen = objects(first);
+    let from = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let url = format!("{CONFIG_MAPS}?watch=1&resourceVersion={from}");
+    let mut watch = api.watch(&url, "application/json").await;
+    let (mut compared, mut compacted) = (0, 0);
+    for _ in 0..events {
+        let event = watch.next().await.expect("the watch goes on");
+        let (name, revision) = entry(&event["object"]);
+        match event["type"].as_str().unwrap() {
+            "DELETED" => drop(seen.remove(&name)),
+            _ => drop(seen.insert(name, revision.clone())),
+        }
+        let exact = format!("{CONFIG_MAPS}?resourceVersion={revision}&resourceVersionMatch=Exact");
+        // In pages too, each of which may be compacted meanwhile.
+        let list = if compared % 2 == 0 { api.get(&exact).await } else { pages(api, &exact).await };
+        if list.code == 410 {
+            compacted += 1;
+            continue;
+        }
+        assert_eq!(objects(&list.ok()), seen, "at {revision}");
+        compared += 1;
+    }
+    (compared, compacted)
+}
+
+/// The same list in pages of two; the first answer that is no page is the answer.
+async fn pages(api: &Api, url: &str) -> Answer {
+    let mut whole = api.get(&format!("{url}&limit=2")).await;
+    while whole.code == 200 {
+        let token = whole.body["metadata"]["continue"].as_str().unwrap_or("").to_owned();
+        if token.is_empty() {
+            break;
+        }
+        let next = api.get(&format!("{CONFIG_MAPS}?limit=2&continue={token}")).await;
+        if next.code != 200 {
+            return next;
+        }
+        let more = next.body["items"].as_array().unwrap().clone();
+        whole.body["items"].as_array_mut().unwrap().extend(more);
+        whole.body["metadata"] = next.body["metadata"].clone();
+    }
+    whole
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_every_revision_the_list_is_what_the_watch_told() {
+    let seed: u64 = rand::rng().random();
+    println!("seed {seed}");
+    let api = Api::start().await;
+    write(&api, seed).await;
+    let first = api.get(CONFIG_MAPS).await.ok();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let work = async {
+        let writers = (1..=WRITERS).map(|writer| write(&api, seed.wrapping_add(writer)));
+        // Each writer changes something at least every fourth time.
+        let follower = follow_exactly(&api, &first, WRITES);
+        let (_, found) = tokio::join!(futures::future::join_all(writers), follower);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        found
+    };
+    let ((compared, compacted), ()) = tokio::join!(work, compact(&api, &stop));
+    println!("{compared} lists compared, {compacted} compacted");
+    assert!(compared > WRITES / 4, "only {compared} lists were there to compare");
     api.shutdown().await;
 }
