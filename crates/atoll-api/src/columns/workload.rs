@@ -74,7 +74,7 @@ pub(crate) fn replica_set(set: &Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-fn containers(spec: &Value) -> (String, String) {
+pub(super) fn containers(spec: &Value) -> (String, String) {
     let all = spec["template"]["spec"].items("containers");
     let joined = |field: &str| {
         all.iter().map(|container| container.text(field)).collect::<Vec<_>>().join(",")

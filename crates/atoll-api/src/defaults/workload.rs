@@ -44,7 +44,8 @@ fn strategy(strategy: &mut Value) {
     }
 }
 
-fn template(spec: &mut Value) {
+/// The pod template of a spec.
+pub(super) fn template(spec: &mut Value) {
     empty(spec, "template");
     within(spec, "template", |template| {
         empty(template, "metadata");

@@ -1,4 +1,4 @@
-//! The `scale` subresource: replicas of Deployments and ReplicaSets under one interface.
+//! The `scale` subresource: the replicas of several kinds under one interface.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::access::Access as _;
 use crate::field::{Error, Path};
 use crate::names;
 
-/// The Scale of a Deployment or ReplicaSet.
+/// The Scale of an object with replicas.
 #[must_use]
 pub fn get(object: &Value) -> Value {
     let metadata = &object["metadata"];
@@ -80,11 +80,15 @@ pub fn configuration(scale: &Value, api_version: &str, kind: &str) -> Value {
     config
 }
 
-/// A metav1.LabelSelector in the form of a URL parameter.
+/// A selector in the form of a URL parameter: a metav1.LabelSelector, or the labels
+/// themselves as a ReplicationController has them.
 #[must_use]
 pub fn selector_text(selector: &Value) -> String {
     let mut terms: Vec<(String, String)> = Vec::new();
-    for (key, value) in selector.fields("matchLabels").into_iter().flatten() {
+    let labels = selector.fields("matchLabels").into_iter().flatten();
+    // All of a LabelSelector's fields are objects or lists.
+    let own = selector.as_object().into_iter().flatten().filter(|(_, value)| value.is_string());
+    for (key, value) in labels.chain(own) {
         terms.push((key.clone(), format!("{key}={}", value.as_str().unwrap_or(""))));
     }
     for expression in selector.items("matchExpressions") {

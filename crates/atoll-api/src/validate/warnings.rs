@@ -100,7 +100,7 @@ pub(crate) fn service(new: &Value, _: Option<&Value>) -> Vec<String> {
     warnings
 }
 
-fn pod_like(at: &Path, pod: &Value, warnings: &mut Vec<String>) {
+pub(crate) fn pod_like(at: &Path, pod: &Value, warnings: &mut Vec<String>) {
     let spec = &pod["spec"];
     let spec_at = at.child("spec");
     for (key, _) in spec.fields("nodeSelector").into_iter().flatten() {

@@ -129,7 +129,7 @@ fn template(at: &Path, spec: &Value, selector: &LabelSelector, errors: &mut Vec<
     }
 }
 
-fn selector_kept(new: &Value, old: &Value, errors: &mut Vec<Error>) {
+pub(super) fn selector_kept(new: &Value, old: &Value, errors: &mut Vec<Error>) {
     let at = Path::new("spec").child("selector");
     immutable(&at, &new["spec"]["selector"], &old["spec"]["selector"], errors);
 }
@@ -169,21 +169,21 @@ fn rolling_update(at: &Path, rolling: &Value, errors: &mut Vec<Error>) {
 }
 
 /// A number or a percentage.
-fn share(at: &Path, value: &Value, errors: &mut Vec<Error>) {
+pub(super) fn share(at: &Path, value: &Value, errors: &mut Vec<Error>) {
     match value.as_str() {
         Some(text) => super::faults(at, text, names::percent(text), errors),
         None => not_negative(at, value.as_i64().unwrap_or(0), errors),
     }
 }
 
-fn amount(value: &Value) -> i64 {
+pub(super) fn amount(value: &Value) -> i64 {
     match value.as_str() {
         Some(text) => text.strip_suffix('%').and_then(|text| text.parse().ok()).unwrap_or(0),
         None => value.as_i64().unwrap_or(0),
     }
 }
 
-fn status(status: &Value, counts: &[&str], bounded: &[&str], errors: &mut Vec<Error>) {
+pub(super) fn status(status: &Value, counts: &[&str], bounded: &[&str], errors: &mut Vec<Error>) {
     let at = Path::new("status");
     let count = |field: &str| status.int(field).unwrap_or(0);
     for field in counts {
