@@ -42,6 +42,30 @@ pub(super) const ROLES: &[RoleRow] = &[
         )],
     ),
     RoleRow::new(
+        "system:controller:cronjob-controller",
+        &[
+            Row::On("get list patch update watch", "batch", "cronjobs"),
+            Row::On("create delete get list patch update watch", "batch", "jobs"),
+            Row::On("patch update", "batch", "cronjobs/status"),
+            Row::On("patch update", "batch", "cronjobs/finalizers"),
+            Row::On("delete list", "-", "pods"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:daemon-set-controller",
+        &[
+            Row::On("get list patch update watch", "apps extensions", "daemonsets"),
+            Row::On("patch update", "apps extensions", "daemonsets/status"),
+            Row::On("patch update", "apps extensions", "daemonsets/finalizers"),
+            Row::On("list watch", "-", "nodes"),
+            Row::On("create delete list patch watch", "-", "pods"),
+            Row::On("create", "-", "pods/binding"),
+            Row::On("create delete get list patch update watch", "apps", "controllerrevisions"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
         "system:controller:deployment-controller",
         &[
             Row::On("get list patch update watch", "apps extensions", "deployments"),
@@ -49,6 +73,20 @@ pub(super) const ROLES: &[RoleRow] = &[
             Row::On("patch update", "apps extensions", "deployments/finalizers"),
             Row::On("create delete get list patch update watch", "apps extensions", "replicasets"),
             Row::On("get list patch update watch", "-", "pods"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:disruption-controller",
+        &[
+            Row::On(READ, "apps extensions", "deployments"),
+            Row::On(READ, "apps extensions", "replicasets"),
+            Row::On(READ, "-", "replicationcontrollers"),
+            Row::On(READ, "policy", "poddisruptionbudgets"),
+            Row::On(READ, "apps", "statefulsets"),
+            Row::On("patch update", "policy", "poddisruptionbudgets/status"),
+            Row::On("patch update", "-", "pods/status"),
+            Row::On("get", "*", "*/scale"),
             EVENTS,
         ],
     ),
@@ -75,8 +113,33 @@ pub(super) const ROLES: &[RoleRow] = &[
         ],
     ),
     RoleRow::new(
+        "system:controller:endpointslicemirroring-controller",
+        &[
+            Row::On(READ, "-", "endpoints services"),
+            Row::On("patch update", "-", "services/finalizers"),
+            Row::On("patch update", "-", "endpoints/finalizers"),
+            Row::On(
+                "create delete get list patch update watch",
+                "discovery.k8s.io",
+                "endpointslices",
+            ),
+            Row::On("create", "discovery.k8s.io", "endpointslices/restricted"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
         "system:controller:generic-garbage-collector",
         &[Row::On("delete get list patch update watch", "*", "*"), EVENTS],
+    ),
+    RoleRow::new(
+        "system:controller:job-controller",
+        &[
+            Row::On("get list patch update watch", "batch", "jobs"),
+            Row::On("patch update", "batch", "jobs/status"),
+            Row::On("patch update", "batch", "jobs/finalizers"),
+            Row::On("create delete list patch watch", "-", "pods"),
+            EVENTS,
+        ],
     ),
     RoleRow::new(
         "system:controller:namespace-controller",
@@ -117,11 +180,51 @@ pub(super) const ROLES: &[RoleRow] = &[
         ],
     ),
     RoleRow::new(
+        "system:controller:replication-controller",
+        &[
+            Row::On("get list patch update watch", "-", "replicationcontrollers"),
+            Row::On("patch update", "-", "replicationcontrollers/status"),
+            Row::On("patch update", "-", "replicationcontrollers/finalizers"),
+            Row::On("create delete list patch watch", "-", "pods"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
         "system:controller:root-ca-cert-publisher",
         &[Row::On("create patch update", "-", "configmaps"), EVENTS],
     ),
     RoleRow::new(
         "system:controller:service-account-controller",
         &[Row::On("create", "-", "serviceaccounts"), EVENTS],
+    ),
+    RoleRow::new(
+        "system:controller:service-cidrs-controller",
+        &[
+            Row::On("get list patch update watch", "networking.k8s.io", "servicecidrs"),
+            Row::On(
+                "patch update",
+                "networking.k8s.io",
+                "servicecidrs/finalizers servicecidrs/status",
+            ),
+            Row::On(READ, "networking.k8s.io", "ipaddresses"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:ttl-after-finished-controller",
+        &[Row::On("delete get list watch", "batch", "jobs"), EVENTS],
+    ),
+    RoleRow::new(
+        "system:controller:statefulset-controller",
+        &[
+            Row::On("get list watch", "-", "pods"),
+            Row::On("get list patch update watch", "apps", "statefulsets"),
+            Row::On("patch update", "apps", "statefulsets/status"),
+            Row::On("patch update", "apps", "statefulsets/finalizers"),
+            Row::On("create delete get patch update", "-", "pods"),
+            Row::On("create delete get list patch update watch", "apps", "controllerrevisions"),
+            Row::On("create delete get patch update", "-", "persistentvolumeclaims"),
+            EVENTS,
+        ],
     ),
 ];
