@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod apply;
+pub mod cel;
 pub mod columns;
 pub mod defaults;
 pub mod field;
