@@ -4,20 +4,26 @@
 //! report, and would run on any Kubernetes.
 
 mod claim;
+mod daemon;
 mod deployment;
 pub mod election;
 mod endpoints;
 mod error;
+mod expect;
 mod gc;
+mod history;
 mod launch;
 mod namespace;
 mod node;
+mod pod_control;
 mod pods;
 mod replicaset;
+mod replication;
 mod selector;
 mod service_account;
 mod shared;
 mod signer;
+mod stateful;
 
 pub use shared::ClientFor;
 pub use signer::Signers;
@@ -44,6 +50,9 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     let collector = Collector::new(clients);
     deployment::start(clients, &shared, tasks, stop);
     replicaset::start(clients, &shared, tasks, stop);
+    replication::start(clients, &shared, tasks, stop);
+    stateful::start(clients, &shared, tasks, stop);
+    daemon::start(clients, &shared, tasks, stop);
     endpoints::start(clients, &shared, tasks, stop);
     service_account::start(clients, &shared, root_ca_pem, tasks, stop);
     namespace::start(clients, &shared, &collector, tasks, stop);

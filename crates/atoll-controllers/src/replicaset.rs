@@ -1,43 +1,73 @@
 //! Keeps the number of a ReplicaSet's live pods equal to `spec.replicas`.
 //!
-//! It does not place pods (the scheduler does) nor start them (the node does).
+//! What can be seen as a ReplicaSet is kept in the same way ([`Replicated`]). It does not
+//! place pods (the scheduler does) nor start them (the node does).
 
-mod expect;
 mod plan;
 mod status;
 
 use crate::{
     claim::claim,
-    error::{Error, failed, gone_is_fine, is_namespace_terminating, words},
+    error::Error,
+    expect::Expectations,
     launch::launch,
+    pod_control::{PodControl, at_once, pod_of, slowly},
     pods, selector,
     shared::{BY_OWNER, ClientFor, Shared, controller_of},
 };
-use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
-use expect::Expectations;
-use futures::{StreamExt, stream};
+use atoll_informer::{Change, Informer, Key, Outcome, Recorder, WorkQueue};
 use jiff::Timestamp;
-use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, PostParams, Preconditions},
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{apps::v1::ReplicaSet, core::v1::Pod},
 };
+use kube::{Api, Resource, ResourceExt};
 use plan::Step;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use serde::de::DeserializeOwned;
+use std::{borrow::Cow, collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// ReplicaSets worked on at once.
+/// Objects of one kind worked on at once.
 const WORKERS: usize = 4;
-/// Writes under way at once for one ReplicaSet; more would only queue in the API server.
-const WRITES_AT_ONCE: usize = 16;
-/// Creations of the first batch.
-const BATCH_FIRST: usize = 1;
+
+/// A ReplicaSet, or what can be seen as one.
+pub(crate) trait Replicated:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + DeserializeOwned
+    + Debug
+    + Send
+    + Sync
+    + 'static
+{
+    /// The ServiceAccount of its controller.
+    const ACCOUNT: &'static str;
+    /// Its kind in logs.
+    const WORD: &'static str;
+    /// Whether its status tells how many pods are going.
+    const COUNTS_TERMINATING: bool;
+
+    fn informer(shared: &Shared) -> &Arc<Informer<Self>>;
+    fn as_set(&self) -> Cow<'_, ReplicaSet>;
+}
+
+impl Replicated for ReplicaSet {
+    const ACCOUNT: &'static str = "replicaset-controller";
+    const WORD: &'static str = "replicaset";
+    const COUNTS_TERMINATING: bool = true;
+
+    fn informer(shared: &Shared) -> &Arc<Informer<Self>> {
+        &shared.replica_sets
+    }
+
+    fn as_set(&self) -> Cow<'_, ReplicaSet> {
+        Cow::Borrowed(self)
+    }
+}
 
 struct Controller {
-    client: Client,
     shared: Arc<Shared>,
-    expectations: Expectations,
-    recorder: Recorder,
+    pods: PodControl,
 }
 
 pub(crate) fn start(
@@ -46,76 +76,79 @@ pub(crate) fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
+    start_for::<ReplicaSet>(clients, shared, tasks, stop);
+}
+
+pub(crate) fn start_for<K: Replicated>(
+    clients: &ClientFor,
+    shared: &Arc<Shared>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
     let queue = WorkQueue::new();
-    let client = clients("replicaset-controller");
+    let client = clients(K::ACCOUNT);
+    let recorder = Recorder::start(client.clone(), K::ACCOUNT, None, tasks, stop.clone());
     let controller = Arc::new(Controller {
-        recorder: Recorder::start(
-            client.clone(),
-            "replicaset-controller",
-            None,
-            tasks,
-            stop.clone(),
-        ),
-        client,
         shared: shared.clone(),
-        expectations: Expectations::default(),
+        pods: PodControl { client, expectations: Expectations::default(), recorder },
     });
 
     let (sets, forgetting) = (queue.clone(), controller.clone());
-    shared.replica_sets.on_change(move |change: &Change<'_, ReplicaSet>| {
+    K::informer(shared).on_change(move |change: &Change<'_, K>| {
         if let (Some(gone), None) = (change.old, change.new) {
-            forgetting.expectations.forget(&gone.uid().unwrap_or_default());
+            forgetting.pods.expectations.forget(&gone.uid().unwrap_or_default());
         }
         if let Some(set) = change.object() {
             sets.add(Key::of(set.as_ref()));
         }
     });
     let (owners, watching) = (queue.clone(), controller.clone());
-    shared.pods.on_change(move |change: &Change<'_, Pod>| watching.on_pod(change, &owners));
+    shared.pods.on_change(move |change: &Change<'_, Pod>| watching.on_pod::<K>(change, &owners));
 
-    launch("replicaset", WORKERS, &queue, shared, tasks, stop, move |key| {
+    launch(K::WORD, WORKERS, &queue, shared, tasks, stop, move |key| {
         let controller = controller.clone();
-        async move { controller.reconcile(&key).await }
+        async move { controller.reconcile::<K>(&key).await }
     });
 }
 
 impl Controller {
-    fn on_pod(&self, change: &Change<'_, Pod>, queue: &WorkQueue<Key>) {
+    fn on_pod<K: Replicated>(&self, change: &Change<'_, Pod>, queue: &WorkQueue<Key>) {
         let Some(pod) = change.object() else { return };
         let namespace = pod.namespace().unwrap_or_default();
         for side in [change.old, change.new].into_iter().flatten() {
-            let owner = controller_of(side.as_ref()).filter(|owner| owner.kind == "ReplicaSet");
+            let owner = controller_of(side.as_ref()).filter(|owner| owner.kind == K::kind(&()));
             if let Some(owner) = owner {
-                self.expectations.observe(&owner.uid, change);
+                self.pods.expectations.observe(&owner.uid, change);
                 queue.add(Key::new(&namespace, &owner.name));
             }
         }
         if let Some(orphan) = change.new.filter(|pod| controller_of(pod.as_ref()).is_none()) {
-            for set in self.shared.replica_sets.in_namespace(&namespace) {
+            for object in K::informer(&self.shared).in_namespace(&namespace) {
+                let set = object.as_set();
                 let spec = set.spec.as_ref();
                 if spec.is_some_and(|spec| selector::matches(&spec.selector, orphan.labels())) {
-                    queue.add(Key::of(set.as_ref()));
+                    queue.add(Key::of(object.as_ref()));
                 }
             }
         }
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Outcome, Error> {
-        let Some(set) = self.shared.replica_sets.get(key) else { return Ok(Outcome::Done) };
+    async fn reconcile<K: Replicated>(&self, key: &Key) -> Result<Outcome, Error> {
+        let Some(object) = K::informer(&self.shared).get(key) else { return Ok(Outcome::Done) };
+        let set = object.as_set();
         let uid = set.uid().unwrap_or_default();
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        let owned = self.owned(&api, &set).await?;
+        let owned = self.owned(object.as_ref(), &set).await?;
 
         let mut failure = None;
         // Until the cache has seen our own last writes, counting would repeat them.
-        let patience = self.expectations.unmet(&uid);
+        let patience = self.pods.expectations.unmet(&uid);
         if patience.is_none() && set.metadata.deletion_timestamp.is_none() {
             let related = self.related_on_node(&set, &owned);
             let steps = plan::plan(&set, &owned, &related);
-            failure = self.apply(&api, &set, &steps).await.err();
+            failure = self.apply(object.as_ref(), &set, steps).await.err();
         }
         let now = Timestamp::now();
-        status::write(&self.client, &set, &owned, failure.as_ref(), now).await?;
+        status::write::<K>(&self.pods.client, &set, &owned, failure.as_ref(), now).await?;
         match (failure, patience) {
             (Some(error), _) => Err(error),
             (None, Some(left)) => Ok(Outcome::After(left)),
@@ -123,7 +156,11 @@ impl Controller {
         }
     }
 
-    async fn owned(&self, api: &Api<Pod>, set: &ReplicaSet) -> Result<Vec<Arc<Pod>>, Error> {
+    async fn owned<K: Replicated>(
+        &self,
+        object: &K,
+        set: &ReplicaSet,
+    ) -> Result<Vec<Arc<Pod>>, Error> {
         let uid = set.uid().unwrap_or_default();
         let mut candidates = self.shared.pods.indexed(BY_OWNER, &uid);
         let namespace = set.namespace().unwrap_or_default();
@@ -133,11 +170,13 @@ impl Controller {
                 .into_iter()
                 .filter(|pod| controller_of(pod.as_ref()).is_none() && pods::is_active(pod)),
         );
-        let Some(owner) = set.controller_owner_ref(&()) else { return Ok(Vec::new()) };
+        let Some(owner) = object.controller_owner_ref(&()) else { return Ok(Vec::new()) };
         let selector = set.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default();
         let deleted = set.metadata.deletion_timestamp.is_some();
-        let owners: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &namespace);
-        claim(api, candidates, &owners, &owner, deleted, &selector).await
+        let client = self.pods.client.clone();
+        let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+        let owners: Api<K> = Api::namespaced(client, &namespace);
+        claim(&api, candidates, &owners, &owner, deleted, &selector).await
     }
 
     /// Counts, for a node, the active pods there of all ReplicaSets that share this one's
@@ -160,119 +199,42 @@ impl Controller {
         counts
     }
 
-    /// Creations begin with one and double while they succeed, so that a set whose pods
-    /// are refused costs one request, not as many as it has replicas.
-    async fn apply(&self, api: &Api<Pod>, set: &ReplicaSet, steps: &[Step]) -> Result<(), Error> {
-        let mut rest = steps;
-        let mut batch = match steps.first() {
-            Some(Step::Create) => BATCH_FIRST,
-            _ => steps.len(),
-        };
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(batch.min(rest.len()));
-            self.apply_batch(api, set, now).await?;
-            rest = later;
-            batch = batch.saturating_mul(2);
-        }
-        Ok(())
-    }
-
-    async fn apply_batch(
+    async fn apply<K: Replicated>(
         &self,
-        api: &Api<Pod>,
+        object: &K,
         set: &ReplicaSet,
-        steps: &[Step],
+        steps: Vec<Step>,
     ) -> Result<(), Error> {
-        let mut results = stream::iter(steps.to_vec())
-            .map(|step| self.apply_step(api, set, step))
-            .buffer_unordered(WRITES_AT_ONCE);
-        let mut first_failure = Ok(());
-        while let Some(result) = results.next().await {
-            if first_failure.is_ok() {
-                first_failure = result;
-            }
+        let write = |step| self.apply_step(object, set, step);
+        match steps.first() {
+            Some(Step::Create) => slowly(steps, write).await,
+            _ => at_once(steps, write).await,
         }
-        first_failure
     }
 
-    async fn apply_step(&self, api: &Api<Pod>, set: &ReplicaSet, step: Step) -> Result<(), Error> {
-        let uid = set.uid().unwrap_or_default();
-        match step {
-            Step::Create => {
-                let pod = pod_from_template(set)?;
-                let pending = self.expectations.creating(&uid);
-                let created = api.create(&PostParams::default(), &pod).await;
-                // Nothing can be made there any more, and nobody needs to be told.
-                if created.as_ref().is_err_and(is_namespace_terminating) {
-                    return Ok(());
-                }
-                self.record(
-                    set,
-                    "Create",
-                    "Created pod: ",
-                    created.as_ref().map(ResourceExt::name_any),
-                );
-                let created = created.map_err(failed("creating", "a pod of", set.name_any()))?;
-                pending.created(&created.uid().unwrap_or_default());
-            }
-            // The uid guards against deleting a namesake that was created since we listed.
-            Step::Delete { name, uid: pod_uid } => {
-                let preconditions =
-                    Preconditions { uid: Some(pod_uid.clone()), ..Preconditions::default() };
-                let params = DeleteParams::default().preconditions(preconditions);
-                self.expectations.deleting(&uid, &pod_uid);
-                let deleted = gone_is_fine(api.delete(&name, &params).await);
-                if !matches!(deleted, Ok(Some(_))) {
-                    // The cache may have shown it going before we began to wait for that.
-                    self.expectations.not_deleted(&uid, &pod_uid);
-                }
-                self.record(set, "Delete", "Deleted pod: ", deleted.as_ref().map(|_| name.clone()));
-                deleted.map_err(failed("deleting", "pod", name))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Controller {
-    fn record(
+    async fn apply_step<K: Replicated>(
         &self,
+        object: &K,
         set: &ReplicaSet,
-        verb: &str,
-        text: &str,
-        result: Result<String, &kube::Error>,
-    ) {
-        match result {
-            Ok(pod) => {
-                self.recorder.normal(set, &format!("Successful{verb}"), format!("{text}{pod}"));
-            }
-            Err(error) => {
-                let (reason, gerund) = (format!("Failed{verb}"), verb.trim_end_matches('e'));
-                let message = format!("Error {}ing: {}", gerund.to_lowercase(), words(error));
-                self.recorder.warning(set, &reason, message);
-            }
+        step: Step,
+    ) -> Result<(), Error> {
+        match step {
+            Step::Create => self.pods.create(object, &pod_from_template(object, set)?).await,
+            Step::Delete { name, uid } => self.pods.delete(object, &name, &uid).await,
         }
     }
 }
 
-fn pod_from_template(set: &ReplicaSet) -> Result<Pod, Error> {
+fn pod_from_template<K: Replicated>(object: &K, set: &ReplicaSet) -> Result<Pod, Error> {
     let template = set.spec.as_ref().and_then(|spec| spec.template.clone());
     let template = template.ok_or_else(|| Error::Object {
-        kind: "replicaset",
+        kind: K::WORD,
         name: set.name_any(),
         problem: "no pod template".into(),
     })?;
-    let mut metadata = template.metadata.unwrap_or_default();
-    metadata.name = None;
-    metadata.generate_name = Some(format!("{}-", set.name_any()));
-    metadata.namespace = set.namespace();
-    metadata.owner_references = set.controller_owner_ref(&()).map(|owner| {
-        vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
-            block_owner_deletion: Some(true),
-            ..owner
-        }]
-    });
-    Ok(Pod { metadata, spec: template.spec, status: None })
+    let mut pod = pod_of(template, set.namespace(), object.controller_owner_ref(&()));
+    pod.metadata.generate_name = Some(format!("{}-", set.name_any()));
+    Ok(pod)
 }
 
 /// An available pod is looked at again when `minReadySeconds` will have passed.

@@ -3,8 +3,11 @@
 use atoll_informer::Informer;
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, ReplicaSet},
-        core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+        apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        core::v1::{
+            Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service,
+            ServiceAccount,
+        },
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -19,7 +22,7 @@ pub type ClientFor = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 /// Whom the informers act as: it may read every kind.
 pub(crate) const MANAGER: &str = "kube-controller-manager";
 
-/// Pods and ReplicaSets by the uid of their controller.
+/// Pods, ReplicaSets and ControllerRevisions by the uid of their controller.
 pub(crate) const BY_OWNER: usize = 0;
 /// Pods by the node they are bound to.
 pub(crate) const BY_NODE: usize = 1;
@@ -29,6 +32,11 @@ pub(crate) struct Shared {
     pub(crate) pods: Arc<Informer<Pod>>,
     pub(crate) replica_sets: Arc<Informer<ReplicaSet>>,
     pub(crate) deployments: Arc<Informer<Deployment>>,
+    pub(crate) stateful_sets: Arc<Informer<StatefulSet>>,
+    pub(crate) daemon_sets: Arc<Informer<DaemonSet>>,
+    pub(crate) replication_controllers: Arc<Informer<ReplicationController>>,
+    pub(crate) revisions: Arc<Informer<ControllerRevision>>,
+    pub(crate) claims: Arc<Informer<PersistentVolumeClaim>>,
     pub(crate) services: Arc<Informer<Service>>,
     pub(crate) slices: Arc<Informer<EndpointSlice>>,
     pub(crate) endpoints: Arc<Informer<Endpoints>>,
@@ -43,6 +51,11 @@ impl Shared {
             pods: Informer::with_indexes(&[by_owner::<Pod>, by_node]),
             replica_sets: Informer::with_indexes(&[by_owner::<ReplicaSet>]),
             deployments: Informer::new(),
+            stateful_sets: Informer::new(),
+            daemon_sets: Informer::new(),
+            replication_controllers: Informer::new(),
+            revisions: Informer::with_indexes(&[by_owner::<ControllerRevision>]),
+            claims: Informer::new(),
             services: Informer::new(),
             slices: Informer::with_indexes(&[by_service]),
             endpoints: Informer::new(),
@@ -65,6 +78,7 @@ impl Shared {
             )*};
         }
         run!(pods, replica_sets, deployments, services, slices, endpoints);
+        run!(stateful_sets, daemon_sets, replication_controllers, revisions, claims);
         run!(nodes, namespaces, service_accounts);
     }
 
@@ -72,6 +86,11 @@ impl Shared {
         self.pods.synced().await;
         self.replica_sets.synced().await;
         self.deployments.synced().await;
+        self.stateful_sets.synced().await;
+        self.daemon_sets.synced().await;
+        self.replication_controllers.synced().await;
+        self.revisions.synced().await;
+        self.claims.synced().await;
         self.services.synced().await;
         self.slices.synced().await;
         self.endpoints.synced().await;

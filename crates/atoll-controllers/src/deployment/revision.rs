@@ -1,11 +1,11 @@
 //! Names, hashes and annotations that tell a Deployment's ReplicaSets apart.
 
+use crate::history::short_hash;
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::PodTemplateSpec,
 };
 use kube::ResourceExt;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -24,21 +24,13 @@ const NOT_INHERITED: &[&str] = &[
     MAX,
 ];
 
-/// Letters and digits that spell no words; apimachinery's rand.SafeEncodeString.
-const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-const HASH_LENGTH: usize = 10;
 /// Characters of a ReplicaSet's former revisions; older ones are forgotten.
 const HISTORY_LENGTH_MAX: usize = 2_000;
 
 /// A short name for a template. `collisions` gives another one when the first is taken.
 pub(super) fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
-    let mut hasher = Sha256::new();
     // Maps are ordered, so equal templates have equal text.
-    hasher.update(serde_json::to_vec(template).unwrap_or_default());
-    hasher.update(collisions.to_le_bytes());
-    let digest = hasher.finalize();
-    let letters = digest.iter().take(HASH_LENGTH);
-    letters.map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
+    short_hash(&serde_json::to_vec(template).unwrap_or_default(), collisions)
 }
 
 /// The template without the label that the controller itself adds.

@@ -1,6 +1,6 @@
 //! The ReplicaSet's status from its pods, written only when it differs.
 
-use super::seconds;
+use super::{Replicated, seconds};
 use crate::{
     error::{Error, failed},
     pods, selector,
@@ -20,23 +20,30 @@ use kube::{
 };
 use std::sync::Arc;
 
-pub(super) async fn write(
+pub(super) async fn write<K: Replicated>(
     client: &Client,
     set: &ReplicaSet,
     owned: &[Arc<Pod>],
     failure: Option<&Error>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let status = derive(set, owned, failure, now);
+    let mut status = derive(set, owned, failure, now);
+    if !K::COUNTS_TERMINATING {
+        status.terminating_replicas = None;
+    }
     if set.status.as_ref() == Some(&status) {
         return Ok(());
     }
     let namespace = set.namespace().unwrap_or_default();
-    let api: Api<ReplicaSet> = Api::namespaced(client.clone(), &namespace);
-    let patch = serde_json::json!({ "status": complete(&status) });
+    let api: Api<K> = Api::namespaced(client.clone(), &namespace);
+    let mut value = complete(&status);
+    if let Some(fields) = value.as_object_mut().filter(|_| !K::COUNTS_TERMINATING) {
+        fields.remove("terminatingReplicas");
+    }
+    let patch = serde_json::json!({ "status": value });
     api.patch_status(&set.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
         .await
-        .map_err(failed("writing the status of", "replicaset", set.name_any()))?;
+        .map_err(failed("writing the status of", K::WORD, set.name_any()))?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! What a ReplicaSet's own writes will make the cache show, until it does.
+//! What a controller's own writes of pods will make the cache show, until it does.
 //!
 //! The cache lags behind our writes; a pass that counted before it has caught up would
 //! create the same pods again (client-go calls these expectations).
@@ -47,12 +47,12 @@ impl Pending {
     }
 }
 
-/// By the uid of the ReplicaSet; an entry lives only while something is pending.
+/// By the uid of the owner; an entry lives only while something is pending.
 #[derive(Default, Clone)]
-pub(super) struct Expectations(Arc<Mutex<HashMap<String, Pending>>>);
+pub(crate) struct Expectations(Arc<Mutex<HashMap<String, Pending>>>);
 
 /// One creation under way; if it fails, dropping this forgets it.
-pub(super) struct Creating {
+pub(crate) struct Creating {
     expectations: Expectations,
     owner: String,
 }
@@ -63,7 +63,7 @@ impl Expectations {
     }
 
     /// How much longer to wait for the cache at most, if something is still expected.
-    pub(super) fn unmet(&self, owner: &str) -> Option<Duration> {
+    pub(crate) fn unmet(&self, owner: &str) -> Option<Duration> {
         let mut all = self.lock();
         let pending = all.get(owner).filter(|pending| !pending.is_met())?;
         let left = PATIENCE.checked_sub(pending.since.elapsed()).filter(|left| !left.is_zero());
@@ -74,26 +74,26 @@ impl Expectations {
     }
 
     /// The owner is gone, and nobody will ask again.
-    pub(super) fn forget(&self, owner: &str) {
+    pub(crate) fn forget(&self, owner: &str) {
         self.lock().remove(owner);
     }
 
-    pub(super) fn creating(&self, owner: &str) -> Creating {
+    pub(crate) fn creating(&self, owner: &str) -> Creating {
         self.lock().entry(owner.to_owned()).or_default().unanswered += 1;
         Creating { expectations: self.clone(), owner: owner.to_owned() }
     }
 
-    pub(super) fn deleting(&self, owner: &str, pod: &str) {
+    pub(crate) fn deleting(&self, owner: &str, pod: &str) {
         self.lock().entry(owner.to_owned()).or_default().deleted.insert(pod.to_owned());
     }
 
-    pub(super) fn not_deleted(&self, owner: &str, pod: &str) {
+    pub(crate) fn not_deleted(&self, owner: &str, pod: &str) {
         self.update(owner, |pending| {
             pending.deleted.remove(pod);
         });
     }
 
-    pub(super) fn observe(&self, owner: &str, change: &Change<'_, Pod>) {
+    pub(crate) fn observe(&self, owner: &str, change: &Change<'_, Pod>) {
         let Some(uid) = change.object().and_then(|pod| pod.uid()) else { return };
         let leaving = change.new.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
         self.update(owner, |pending| {
@@ -118,7 +118,7 @@ impl Expectations {
 }
 
 impl Creating {
-    pub(super) fn created(self, pod: &str) {
+    pub(crate) fn created(self, pod: &str) {
         self.expectations.update(&self.owner, |pending| {
             if !pending.seen_early.remove(pod) {
                 pending.created.insert(pod.to_owned());
