@@ -53,6 +53,12 @@ impl Path {
         self.error(ErrorKind::Invalid, Some(value.into()), detail)
     }
 
+    /// Wrong as a whole, so that no value is shown.
+    #[must_use]
+    pub fn invalid_whole(&self, detail: impl Into<String>) -> Error {
+        self.error(ErrorKind::Invalid, None, detail)
+    }
+
     #[must_use]
     pub fn forbidden(&self, detail: impl Into<String>) -> Error {
         self.error(ErrorKind::Forbidden, None, detail)
@@ -180,9 +186,9 @@ impl Error {
     #[must_use]
     pub fn body(&self) -> String {
         let mut text = self.kind.text().to_owned();
-        if self.kind.shows_value() {
+        if let Some(value) = self.bad_value.as_ref().filter(|_| self.kind.shows_value()) {
             text.push_str(": ");
-            text.push_str(&shown(self.bad_value.as_ref()));
+            text.push_str(&shown(value));
         }
         if !self.detail.is_empty() {
             text.push_str(": ");
@@ -252,11 +258,10 @@ pub fn quote(text: &str) -> String {
     out
 }
 
-fn shown(value: Option<&Value>) -> String {
+fn shown(value: &Value) -> String {
     match value {
-        None => "null".to_owned(),
-        Some(Value::String(text)) => quote(text),
-        Some(other) => go_json(other),
+        Value::String(text) => quote(text),
+        other => go_json(other),
     }
 }
 

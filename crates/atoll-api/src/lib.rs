@@ -7,6 +7,7 @@ pub mod access;
 pub mod apply;
 pub mod cel;
 pub mod columns;
+pub mod cron;
 pub mod defaults;
 pub mod field;
 pub mod kinds;

@@ -76,7 +76,7 @@ pub(crate) fn grandchild<'a>(
     object_at(slot)
 }
 
-fn object_at(slot: &mut Value) -> &mut Map<String, Value> {
+pub(super) fn object_at(slot: &mut Value) -> &mut Map<String, Value> {
     if !slot.is_object() {
         *slot = Value::Object(Map::new());
     }

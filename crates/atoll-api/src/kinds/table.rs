@@ -40,7 +40,7 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .served(),
     row!(Cluster, "io.k8s.api.core", "", "v1", "nodes", "Node", "node")
         .short(&["no"])
-        .parts(const { &[part("proxy", "NodeProxyOptions", PROXY), status("Node").served()] })
+        .parts(const { &[part("proxy", "NodeProxyOptions", PROXY).served(), status("Node").served()] })
         .hooks(node::HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", "persistentvolumeclaim")
@@ -56,7 +56,7 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
     row!(Namespaced, "io.k8s.api.core", "", "v1", "pods", "Pod", "pod")
         .short(&["po"])
         .categories(ALL)
-        .parts(const { &[part("attach", "PodAttachOptions", CREATE_GET).served(), part("binding", "Binding", CREATE).served(), part("ephemeralcontainers", "Pod", GET_PATCH_UPDATE).updates(pod::EPHEMERAL_CONTAINERS).served(), foreign("eviction", "Eviction", "policy", "v1", CREATE).served(), part("exec", "PodExecOptions", CREATE_GET).served(), part("log", "Pod", GET).served(), part("portforward", "PodPortForwardOptions", CREATE_GET).served(), part("proxy", "PodProxyOptions", PROXY), part("resize", "Pod", GET_PATCH_UPDATE), status("Pod").served()] })
+        .parts(const { &[part("attach", "PodAttachOptions", CREATE_GET).served(), part("binding", "Binding", CREATE).served(), part("ephemeralcontainers", "Pod", GET_PATCH_UPDATE).updates(pod::EPHEMERAL_CONTAINERS).served(), foreign("eviction", "Eviction", "policy", "v1", CREATE).served(), part("exec", "PodExecOptions", CREATE_GET).served(), part("log", "Pod", GET).served(), part("portforward", "PodPortForwardOptions", CREATE_GET).served(), part("proxy", "PodProxyOptions", PROXY).served(), part("resize", "Pod", GET_PATCH_UPDATE), status("Pod").served()] })
         .hooks(pod::HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "podtemplates", "PodTemplate", "podtemplate")
@@ -84,7 +84,7 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
     row!(Namespaced, "io.k8s.api.core", "", "v1", "services", "Service", "service")
         .short(&["svc"])
         .categories(ALL)
-        .parts(const { &[part("proxy", "ServiceProxyOptions", PROXY), status("Service").served()] })
+        .parts(const { &[part("proxy", "ServiceProxyOptions", PROXY).served(), status("Service").served()] })
         .hooks(service::HOOKS)
         .names(names::label_1035_rule)
         .served(),
@@ -119,6 +119,7 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
         .short(&["sts"])
         .categories(ALL)
         .parts(const { &[SCALE.served(), status("StatefulSet").served()] })
+        .names(names::label_rule)
         .hooks(stateful::STATEFUL_SET_HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.events", "events.k8s.io", "v1", "events", "Event", "event")
@@ -159,7 +160,10 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
     row!(Namespaced, "io.k8s.api.autoscaling", "autoscaling", "v1", "horizontalpodautoscalers", "HorizontalPodAutoscaler", "horizontalpodautoscaler")
         .short(&["hpa"])
         .categories(ALL)
-        .parts(const { &[status("HorizontalPodAutoscaler")] }),
+        .parts(const { &[status("HorizontalPodAutoscaler").served()] })
+        .hooks(autoscaling::AUTOSCALER_V1_HOOKS)
+        .stored(autoscaling::V1_STORAGE)
+        .served(),
     row!(Namespaced, "io.k8s.api.batch", "batch", "v1", "cronjobs", "CronJob", "cronjob")
         .short(&["cj"])
         .categories(ALL)
