@@ -43,6 +43,7 @@ mod part;
 mod patch;
 mod pipeline;
 mod plain;
+mod proxy;
 mod query;
 pub mod registry;
 mod render;

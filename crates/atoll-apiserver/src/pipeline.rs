@@ -1,6 +1,6 @@
 //! The way of every request: who asks, may they, what do they want, the answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::Instant;
 
+use crate::admission::notes::Notes;
 use crate::authz::Attributes;
 use crate::body::{Body, BoxError};
 use crate::call::Call;
@@ -22,7 +23,7 @@ use crate::render;
 use crate::request::{self, RequestInfo, Target};
 use crate::status::Status;
 use crate::user::{Connection, UserInfo};
-use crate::{compress, plain, stream, verbs};
+use crate::{compress, plain, proxy, stream, verbs};
 
 /// The body of a request from whatever source.
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -133,6 +134,7 @@ fn is_long(target: &Target, query: &Query) -> bool {
     let Target::Resource(asked) = target else { return false };
     asked.verb == "watch"
         || stream::is_stream(&asked.subresource)
+        || proxy::is_proxy(&asked.subresource)
         || (asked.subresource == "log" && query.flag("follow"))
 }
 
@@ -207,12 +209,19 @@ async fn resource(
         name => Some(row.subresource(name).ok_or_else(Status::no_resource)?.clone()),
     };
     let upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    if part.as_ref().is_some_and(|part| proxy::is_proxy(part.name)) {
+        let accept = negotiate::accept_or_json(&head.headers, &query);
+        let call = call(&core, user, row, part, asked, query, &mut head, accept, Bytes::new());
+        return proxy::serve(call, head, body, upgrade).await;
+    }
     let Ok(accept) = negotiate::accept_for(&row, &head.headers, &query) else {
         return Ok(plain::not_acceptable());
     };
     if part.as_ref().is_some_and(|part| stream::is_stream(part.name) || part.name == "log") {
         let call = call(&core, user, row, part, asked, query, &mut head, accept, Bytes::new());
-        return stream::serve(call, head, upgrade).await;
+        let notes = call.notes.clone();
+        let answer = stream::serve(call, head, upgrade).await;
+        return Ok(noted(accept, answer, &notes));
     }
     let body = match head.method {
         Method::GET | Method::HEAD => Bytes::new(),
@@ -220,11 +229,23 @@ async fn resource(
     };
     let call = call(&core, user, row, part, asked, query, &mut head, accept, body);
     let deprecation = call.row.deprecation.clone();
-    let mut response = verbs::serve(call).await?;
+    let notes = call.notes.clone();
+    let mut response = noted(accept, verbs::serve(call).await, &notes);
     if let Some(text) = deprecation {
         render::add_warnings(&mut response, &[text.into_owned()]);
     }
     Ok(response)
+}
+
+/// An answer, or a refusal, with the warnings of admission.
+fn noted(
+    accept: negotiate::Accept,
+    answer: Result<Response<Body>, Status>,
+    notes: &Notes,
+) -> Response<Body> {
+    let mut response = answer.unwrap_or_else(|status| render::failure(accept, &status));
+    render::add_warnings(&mut response, &notes.take_warnings());
+    response
 }
 
 #[allow(clippy::too_many_arguments, reason = "the fields of one struct, moved in one place")]
@@ -240,7 +261,9 @@ fn call(
     body: Bytes,
 ) -> Call {
     let headers = std::mem::take(&mut head.headers);
-    Call { core: core.clone(), user, row, part, info: asked, query, headers, accept, body }
+    let (notes, options) = (Arc::default(), OnceLock::new());
+    let core = core.clone();
+    Call { core, user, row, part, info: asked, query, headers, accept, body, notes, options }
 }
 
 /// The whole body, if it is not too large and not too slow.

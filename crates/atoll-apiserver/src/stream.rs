@@ -17,12 +17,20 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::admission::{self, Operation};
-use crate::body::Body;
+use crate::body::{Body, BoxError};
 use crate::call::Call;
 use crate::status::Status;
+pub(crate) use dial::{reason as connect_reason, to_kubelet};
 use target::Target;
+pub(crate) use target::kubelet;
+
+/// Bytes both ways.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// Bytes of an error's body that are shown to the client.
 const ERROR_BYTES_MAX: usize = 10_000;
@@ -92,14 +100,19 @@ async fn tunnel(
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = answer.headers().clone();
+    join(call, client, kubelet);
+    Ok(response)
+}
+
+/// Carries bytes between two upgraded connections until both have ended.
+pub(crate) fn join(call: &Call, client: OnUpgrade, server: OnUpgrade) {
     let stop = call.core.stop.clone();
     call.core.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = connect(client, kubelet) => {}
+            () = connect(client, server) => {}
         }
     });
-    Ok(response)
 }
 
 async fn connect(client: OnUpgrade, kubelet: OnUpgrade) {
@@ -147,7 +160,7 @@ fn request(
 }
 
 /// Browsers put a bearer token among the protocols; it is for this server only.
-fn without_token(protocols: &HeaderValue) -> Option<HeaderValue> {
+pub(crate) fn without_token(protocols: &HeaderValue) -> Option<HeaderValue> {
     let kept: Vec<&str> = protocols
         .to_str()
         .ok()?
@@ -163,23 +176,37 @@ async fn send(
     target: &Target,
     request: Request<Empty<bytes::Bytes>>,
 ) -> Result<Response<Incoming>, dial::DialError> {
-    let stream = dial::tls(call, target).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let stream = to_kubelet(call, &target.host, &target.authority).await?;
+    tokio::time::timeout(ANSWER_TIMEOUT, ask(call, stream, request))
         .await
-        .map_err(|source| dial::DialError::Http { source })?;
+        .map_err(|_late| dial::DialError::Late { authority: target.authority.clone() })?
+        .map_err(|source| dial::DialError::Http { source })
+}
+
+/// Sends a request over a connection of its own, which ends with the answer's body or becomes
+/// what both sides upgrade it to.
+pub(crate) async fn ask<S, B>(
+    call: &Call,
+    stream: S,
+    request: Request<B>,
+) -> Result<Response<Incoming>, hyper::Error>
+where
+    S: Io + 'static,
+    B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let stop = call.core.stop.clone();
     call.core.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
             ended = connection.with_upgrades() => if let Err(error) = ended {
-                tracing::debug!(%error, "a connection to a kubelet ended");
+                tracing::debug!(%error, "a connection to a kubelet or a pod ended");
             }
         }
     });
-    tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request))
-        .await
-        .map_err(|_late| dial::DialError::Late { authority: target.authority.clone() })?
-        .map_err(|source| dial::DialError::Http { source })
+    sender.send_request(request).await
 }
 
 /// What the kubelet says when it does not do it, as upstream passes it on.

@@ -8,7 +8,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::target::Target;
 use crate::call::Call;
 
 /// A node that does not answer within this is as good as gone.
@@ -16,7 +15,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a kubelet was not reached. The texts stand where upstream has Go's.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DialError {
+pub(crate) enum DialError {
     #[error("this server has no certificate for kubelets")]
     NotSetUp,
     #[error("dial tcp {authority}: connect: {}", reason(source))]
@@ -32,7 +31,7 @@ pub(super) enum DialError {
 }
 
 /// Go's words for the errors that people search for.
-fn reason(error: &std::io::Error) -> String {
+pub(crate) fn reason(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         std::io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
@@ -41,9 +40,14 @@ fn reason(error: &std::io::Error) -> String {
     }
 }
 
-pub(super) async fn tls(call: &Call, target: &Target) -> Result<TlsStream<TcpStream>, DialError> {
+/// A connection to the kubelet of `host`, whose certificate has that name.
+pub(crate) async fn to_kubelet(
+    call: &Call,
+    host: &str,
+    authority: &str,
+) -> Result<TlsStream<TcpStream>, DialError> {
     let config = call.core.config.kubelet_tls.clone().ok_or(DialError::NotSetUp)?;
-    let authority = target.authority.clone();
+    let authority = authority.to_owned();
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&authority)).await;
     let stream = match connected {
         Ok(Ok(stream)) => stream,
@@ -53,8 +57,8 @@ pub(super) async fn tls(call: &Call, target: &Target) -> Result<TlsStream<TcpStr
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let name = ServerName::try_from(target.host.clone())
-        .map_err(|source| DialError::Name { name: target.host.clone(), source })?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|source| DialError::Name { name: host.to_owned(), source })?;
     let connecting = TlsConnector::from(Arc::clone(&config)).connect(name, stream);
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(stream)) => Ok(stream),

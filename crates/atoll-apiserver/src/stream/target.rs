@@ -39,7 +39,8 @@ impl Target {
     }
 }
 
-fn kubelet(call: &Call, name: &str) -> Result<(String, i64), Status> {
+/// Host and port of a node's kubelet.
+pub(crate) fn kubelet(call: &Call, name: &str) -> Result<(String, i64), Status> {
     let row = kinds::find("", "v1", "nodes").ok_or_else(Status::no_resource)?;
     let cached = call.core.registry.cache(row).and_then(|cache| cache.get("", name));
     let node = cached.ok_or_else(|| Status::not_found(row, name))?.object(row)?;

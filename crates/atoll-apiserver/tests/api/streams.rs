@@ -162,3 +162,85 @@ async fn an_upgrade_becomes_a_tunnel() {
     assert_eq!(&echo, b"hello");
     api.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_proxy_leads_to_its_kubelet() {
+    let (api, _, _tasks) = world().await;
+    let node = "/api/v1/nodes/n1/proxy";
+    let answer = api.get(&format!("{node}/stats/summary?only=a&b=%20c")).await;
+    assert_eq!(answer.body, "/stats/summary?only=a&b=%20c");
+    let port = api.get("/api/v1/nodes/n1").await.ok();
+    let port = &port["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
+    let named = api.get(&format!("/api/v1/nodes/n1:{port}/proxy/a%20b/")).await;
+    assert_eq!(named.body, "/a%20b/");
+    // What the client wants to read is between it and the server behind.
+    let headers = [("accept", "text/html")];
+    let post = api.send(http::Method::POST, &format!("{node}/x"), &headers, "body").await;
+    assert_eq!((post.code, post.body), (200, json!("/x")));
+    let root = api.get(&format!("{node}?a=b")).await;
+    assert_eq!(
+        (root.code, root.headers["location"].to_str()),
+        (301, Ok("/api/v1/nodes/n1/proxy/?a=b"))
+    );
+    // A loopback address is that of the server itself, not of the node.
+    api.get("/api/v1/nodes/n1:80/proxy/").await.fails(400, "address not allowed");
+    api.get("/api/v1/nodes/ftp:n1:80/proxy/")
+        .await
+        .fails(400, "invalid node request \"ftp:n1:80\"");
+    api.get("/api/v1/nodes/n2/proxy/").await.fails(404, "nodes \"n2\" not found");
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_goes_through_a_nodes_proxy() {
+    let (api, address, _tasks) = world().await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let request = "GET /api/v1/nodes/n1/proxy/some/path?x=1 HTTP/1.1\r\nHost: x\r\n\
+                   Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    while !seen.contains("/some/path?x=1") {
+        let mut buffer = [0; 1024];
+        let read = client.read(&mut buffer).await.unwrap();
+        assert_ne!(read, 0, "{seen}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    assert!(seen.starts_with("HTTP/1.1 101 "), "{seen}");
+    client.write_all(b"hello").await.unwrap();
+    let mut echo = [0; 5];
+    client.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"hello");
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_of_pods_and_services_say_why_they_lead_nowhere() {
+    let (api, _, _tasks) = world().await;
+    let (pods, services) =
+        ("/api/v1/namespaces/default/pods", "/api/v1/namespaces/default/services");
+    api.get(&format!("{pods}/none/proxy/")).await.fails(404, "pods \"none\" not found");
+    api.get(&format!("{pods}/waiting/proxy/")).await.fails(400, "address not allowed");
+    // Nor may a pod that claims to be the server's own machine be followed.
+    let status = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
+    api.merge(&format!("{pods}/p/status"), &status).await.ok();
+    api.get(&format!("{pods}/p:8080/proxy/")).await.fails(400, "address not allowed");
+    let service = json!({"metadata": {"name": "s"}, "spec": {"selector": {"a": "b"},
+        "ports": [{"name": "http", "port": 80}]}});
+    api.create(services, &service).await.ok();
+    api.get(&format!("{services}/s:81/proxy/"))
+        .await
+        .fails(503, "no service port 81 found for service \"s\"");
+    api.get(&format!("{services}/s:http/proxy/"))
+        .await
+        .fails(503, "no endpoints available for service \"s:http\"");
+    // An endpoint that is no pod of that address is not followed.
+    let slice = json!({"metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 80}],
+        "endpoints": [{"addresses": ["10.9.8.7"], "targetRef": {"kind": "Pod", "name": "p"}}]});
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    api.create(slices, &slice).await.ok();
+    api.get(&format!("{services}/s:http/proxy/"))
+        .await
+        .fails(503, "no endpoints available for service \"s:http\"");
+    api.shutdown().await;
+}
