@@ -6,15 +6,20 @@
 mod certificates;
 mod escalation;
 mod limit_range;
+pub(crate) mod matching;
 mod nodes;
+pub(crate) mod notes;
 mod pods;
 pub(crate) mod quota;
+pub(crate) mod reinvocation;
 mod storage;
 
 use atoll_api::kinds::ResourceInfo;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
+use self::notes::Notes;
+use self::reinvocation::Reinvocation;
 use crate::core::Core;
 use crate::namespace;
 use crate::status::Status;
@@ -44,6 +49,24 @@ pub struct AdmissionRequest<'a> {
     /// The object as it stands in the store, on update and delete.
     pub old: Option<&'a Value>,
     pub dry_run: bool,
+    /// CreateOptions, UpdateOptions or DeleteOptions; null for a connection.
+    pub(crate) options: &'a Value,
+    /// Warnings go out with the answer, whatever it is.
+    pub(crate) notes: &'a Notes,
+    /// Set while mutating hooks run.
+    pub(crate) reinvocation: Option<&'a Reinvocation>,
+}
+
+impl Operation {
+    /// As rules of policies and webhooks name it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
 }
 
 /// May change the object, may refuse. On a delete the object is the stored one and changes
@@ -99,18 +122,24 @@ const fn validating(name: &'static str, validate: Validate) -> Plugin {
     Plugin { name, mutate: None, validate: Some(validate) }
 }
 
-/// Runs the mutating hooks.
+/// Runs the mutating hooks, all of them a second time when one asks for it.
 pub async fn admit(
     core: &Core,
     request: &AdmissionRequest<'_>,
     object: &mut Value,
 ) -> Result<(), Status> {
-    for plugin in PLUGINS {
-        if let Some(mutate) = plugin.mutate {
-            mutate(core, request, object).await?;
+    let reinvocation = Reinvocation::default();
+    let request = AdmissionRequest { reinvocation: Some(&reinvocation), ..*request };
+    loop {
+        for plugin in PLUGINS {
+            if let Some(mutate) = plugin.mutate {
+                mutate(core, &request, object).await?;
+            }
+        }
+        if !reinvocation.begin_again() {
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Runs the validating hooks.

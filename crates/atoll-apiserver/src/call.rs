@@ -1,13 +1,14 @@
 //! One request for a resource on its way through a verb.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use atoll_api::kinds::{Row, Subresource};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::USER_AGENT;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::admission::notes::Notes;
 use crate::admission::{self, AdmissionRequest};
 use crate::authz::Attributes;
 use crate::core::Core;
@@ -31,6 +32,10 @@ pub(crate) struct Call {
     pub headers: HeaderMap,
     pub accept: Accept,
     pub body: Bytes,
+    /// What admission has to say; the pipeline sends it.
+    pub notes: Arc<Notes>,
+    /// The options of a write as admission shows them, once they were asked for.
+    pub options: OnceLock<Value>,
 }
 
 impl Call {
@@ -80,7 +85,30 @@ impl Call {
             name,
             old,
             dry_run,
+            options: self.options.get_or_init(|| self.write_options(operation)),
+            notes: &self.notes,
+            reinvocation: None,
         }
+    }
+
+    /// The parameters of the URL as the options that they stand for.
+    fn write_options(&self, operation: admission::Operation) -> Value {
+        let kind = match operation {
+            admission::Operation::Create => "CreateOptions",
+            admission::Operation::Update => "UpdateOptions",
+            admission::Operation::Delete | admission::Operation::Connect => return Value::Null,
+        };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        let dry: Vec<&str> = self.query.all("dryRun").collect();
+        if !dry.is_empty() {
+            options["dryRun"] = json!(dry);
+        }
+        for field in ["fieldManager", "fieldValidation"] {
+            if let Some(value) = self.query.get(field) {
+                options[field] = json!(value);
+            }
+        }
+        options
     }
 
     /// A stored object in the version of the URL.

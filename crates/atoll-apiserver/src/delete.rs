@@ -77,6 +77,26 @@ impl DeleteOptions {
         Self::read(&options, &dry)
     }
 
+    /// As admission shows them.
+    fn to_value(&self) -> Value {
+        let mut value = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(seconds) = self.grace_seconds {
+            value["gracePeriodSeconds"] = json!(seconds);
+        }
+        if let Some(propagation) = self.propagation {
+            value["propagationPolicy"] = json!(format!("{propagation:?}"));
+        }
+        for (field, text) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(text) = text {
+                value["preconditions"][field] = json!(text);
+            }
+        }
+        if self.dry_run {
+            value["dryRun"] = json!(["All"]);
+        }
+        value
+    }
+
     /// `dry` are the values of the query, which count like those of the body.
     pub(crate) fn read(options: &Value, dry: &[&str]) -> Result<Self, Status> {
         let mut errors = Vec::new();
@@ -208,8 +228,10 @@ async fn admit(
     old: &Value,
     options: &DeleteOptions,
 ) -> Result<(), Status> {
+    let shown = options.to_value();
     let mut request = call.admission(Operation::Delete, name, Some(old), options.dry_run);
     request.namespace = namespace;
+    request.options = &shown;
     let mut seen = old.clone();
     admission::admit(&call.core, &request, &mut seen).await?;
     admission::validate(&call.core, &request, old).await
