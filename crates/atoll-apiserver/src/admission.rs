@@ -13,6 +13,8 @@ mod pods;
 pub(crate) mod quota;
 pub(crate) mod reinvocation;
 mod storage;
+#[doc(hidden)]
+pub mod webhooks;
 
 use atoll_api::kinds::ResourceInfo;
 use futures::future::BoxFuture;
@@ -112,6 +114,8 @@ pub static PLUGINS: &[Plugin] = &[
     validating("CertificateSubjectRestriction", certificates::subject),
     // Upstream does this in the storage of the kinds of RBAC.
     validating("RbacEscalation", escalation::check),
+    mutating("MutatingAdmissionWebhook", webhooks::mutate),
+    validating("ValidatingAdmissionWebhook", webhooks::validate),
 ];
 
 const fn mutating(name: &'static str, mutate: Mutate) -> Plugin {

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::quota::Turns;
+use crate::admission::webhooks::Webhooks;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::config::Config;
@@ -38,6 +39,7 @@ pub struct Core {
     pub quotas: Turns,
     /// Calls webhooks and the API servers behind this one.
     pub hooks: hook::Client,
+    pub(crate) webhooks: Webhooks,
     /// The servers that are there.
     pub servers: Servers,
     /// Cancelled once the first objects are there and everything is in memory.

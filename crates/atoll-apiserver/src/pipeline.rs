@@ -23,7 +23,7 @@ use crate::render;
 use crate::request::{self, RequestInfo, Target};
 use crate::status::Status;
 use crate::user::{Connection, UserInfo};
-use crate::{compress, plain, stream, verbs};
+use crate::{compress, plain, proxy, stream, verbs};
 
 /// The body of a request from whatever source.
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -134,6 +134,7 @@ fn is_long(target: &Target, query: &Query) -> bool {
     let Target::Resource(asked) = target else { return false };
     asked.verb == "watch"
         || stream::is_stream(&asked.subresource)
+        || proxy::is_proxy(&asked.subresource)
         || (asked.subresource == "log" && query.flag("follow"))
 }
 
@@ -208,6 +209,11 @@ async fn resource(
         name => Some(row.subresource(name).ok_or_else(Status::no_resource)?.clone()),
     };
     let upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    if part.as_ref().is_some_and(|part| proxy::is_proxy(part.name)) {
+        let accept = negotiate::accept_or_json(&head.headers, &query);
+        let call = call(&core, user, row, part, asked, query, &mut head, accept, Bytes::new());
+        return proxy::serve(call, head, body, upgrade).await;
+    }
     let Ok(accept) = negotiate::accept_for(&row, &head.headers, &query) else {
         return Ok(plain::not_acceptable());
     };

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::quota::Turns;
+use crate::admission::webhooks::Webhooks;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::body::{Body, BoxError};
@@ -102,6 +103,7 @@ impl ApiServer {
             leases: Leases::default(),
             quotas: Turns::default(),
             hooks: hook::Client::new(registry.clone(), tasks.clone(), stop.clone()),
+            webhooks: Webhooks::new(&registry),
             servers: Servers::default(),
             registry,
             config,

@@ -4,10 +4,35 @@
 
 use std::fmt;
 
+use atoll_api::access::Access as _;
 use atoll_api::field;
 use atoll_api::kinds::ResourceInfo;
 use http::StatusCode;
 use serde_json::{Value, json};
+
+/// The reasons that clients know.
+const REASONS: [&str; 20] = [
+    "AlreadyExists",
+    "BadRequest",
+    "Conflict",
+    "Expired",
+    "Forbidden",
+    "Gone",
+    "InternalError",
+    "Invalid",
+    "MethodNotAllowed",
+    "NotAcceptable",
+    "NotFound",
+    "RequestEntityTooLarge",
+    "ServerTimeout",
+    "ServiceUnavailable",
+    "StoreReadError",
+    "Timeout",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unknown",
+    "UnsupportedMediaType",
+];
 
 /// A request's failure as the client sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -403,6 +428,34 @@ impl Status {
             cause,
             "",
         )
+    }
+
+    /// A webhook's refusal, with what it said of it.
+    pub fn denied_by_webhook(webhook: &str, said: &Value) -> Self {
+        let code = said.int("code").and_then(|code| u16::try_from(code).ok()).unwrap_or(0);
+        let code = StatusCode::from_u16(code).ok().filter(|code| code.as_u16() >= 400);
+        let (message, reason) = (said.text("message"), said.text("reason"));
+        let denied = format!("admission webhook {} denied the request", field::quote(webhook));
+        let text = match (message, reason) {
+            ("", "") => format!("{denied} without explanation"),
+            ("", reason) => format!("{denied}: {reason}"),
+            (message, _) => format!("{denied}: {message}"),
+        };
+        let known = REASONS.iter().find(|known| **known == reason).copied().unwrap_or("");
+        let mut status = Self::new(code.unwrap_or(StatusCode::BAD_REQUEST), known, text);
+        let details = &said["details"];
+        if !details.is_object() {
+            return status;
+        }
+        let own = status.details();
+        details.text("name").clone_into(&mut own.name);
+        details.text("group").clone_into(&mut own.group);
+        details.text("kind").clone_into(&mut own.kind);
+        details.text("uid").clone_into(&mut own.uid);
+        own.causes = details.items("causes").to_vec();
+        let seconds = details.int("retryAfterSeconds").and_then(|own| u32::try_from(own).ok());
+        own.retry_after_seconds = seconds.unwrap_or(0);
+        status
     }
 
     /// What a kubelet answered, passed on.

@@ -3,7 +3,7 @@
 //! Policies and webhooks state the same things in the same words; this is read from both.
 
 use atoll_api::access::Access as _;
-use atoll_api::kinds::{Gvk, Gvr, ResourceInfo, Row};
+use atoll_api::kinds::{Gvk, Gvr, ResourceInfo, Row, scale};
 use atoll_api::selector::{LabelSelector, SelectorError};
 use serde_json::Value;
 
@@ -205,8 +205,16 @@ impl Matched {
         Some(Self { resource, kind, other })
     }
 
+    /// The resource in whose version objects are shown.
+    pub(crate) fn row<'r>(&'r self, request: &'r AdmissionRequest<'_>) -> &'r ResourceInfo {
+        self.other.as_deref().unwrap_or(request.row)
+    }
+
     /// The object of the request as the one who matched wants to see it.
     pub(crate) fn show(&self, request: &AdmissionRequest<'_>, object: &Value) -> Value {
+        if is_scaled(request, object) {
+            return scale::get(object);
+        }
         let mut shown = object.clone();
         if let Some(other) = &self.other {
             convert(&mut shown, request.row, other);
@@ -220,6 +228,11 @@ impl Matched {
             convert(object, other, request.row);
         }
     }
+}
+
+/// Behind a Scale stands the object that is scaled.
+pub(crate) fn is_scaled(request: &AdmissionRequest<'_>, object: &Value) -> bool {
+    request.subresource == "scale" && object.text("kind") == request.row.kind
 }
 
 /// From one version of a resource to another; parts of objects are of no version of theirs.

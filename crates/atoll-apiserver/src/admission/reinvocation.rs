@@ -75,6 +75,11 @@ impl Reinvocation {
         }
     }
 
+    /// 0 for the first round, 1 for the second.
+    pub(crate) fn number(&self) -> usize {
+        usize::from(self.state().second)
+    }
+
     /// Begins the second round if one is called for.
     pub(crate) fn begin_again(&self) -> bool {
         let mut state = self.state();
