@@ -1,12 +1,19 @@
-//! `atoll rollout`: follow, list, undo, pause and restart a Deployment's rollouts.
+//! `atoll rollout`: follow, list, undo, pause and restart the rollouts of Deployments,
+//! StatefulSets and DaemonSets.
+
+mod progress;
+mod template;
 
 use super::{connect::Connection, output};
 use anyhow::{Context as _, Result, bail};
 use futures::TryStreamExt as _;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, ReplicaSet},
+    core::v1::PodTemplateSpec,
+};
 use kube::{
-    Api, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams},
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams},
     runtime::{WatchStreamExt as _, watcher},
 };
 use serde_json::{Value, json};
@@ -25,7 +32,7 @@ pub struct Rollout {
 pub enum Action {
     /// Wait until the rollout is complete
     Status {
-        /// deployment/NAME
+        /// KIND/NAME: a deployment, statefulset or daemonset
         #[arg(required = true)]
         target: Vec<String>,
         /// Give up after this time, such as 30s; 0 is never
@@ -34,13 +41,16 @@ pub enum Action {
     },
     /// List the revisions that can be gone back to
     History {
-        /// deployment/NAME
+        /// KIND/NAME: a deployment, statefulset or daemonset
         #[arg(required = true)]
         target: Vec<String>,
+        /// Show the pod template of one revision; 0 lists them all
+        #[arg(long, default_value_t = 0)]
+        revision: i64,
     },
     /// Go back to the revision before, or to another
     Undo {
-        /// deployment/NAME
+        /// KIND/NAME: a deployment, statefulset or daemonset
         #[arg(required = true)]
         target: Vec<String>,
         /// Which revision; 0 is the one before
@@ -49,7 +59,7 @@ pub enum Action {
     },
     /// Replace all pods, a few at a time
     Restart {
-        /// deployment/NAME
+        /// KIND/NAME: a deployment, statefulset or daemonset
         #[arg(required = true)]
         target: Vec<String>,
     },
@@ -67,20 +77,59 @@ pub enum Action {
     },
 }
 
+/// What has rollouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+}
+
+impl Kind {
+    fn of(word: &str) -> Option<Self> {
+        let word = word.to_lowercase();
+        match word.trim_end_matches(".apps") {
+            "deployment" | "deployments" | "deploy" => Some(Self::Deployment),
+            "statefulset" | "statefulsets" | "sts" => Some(Self::StatefulSet),
+            "daemonset" | "daemonsets" | "ds" => Some(Self::DaemonSet),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+        }
+    }
+
+    /// `deployment`: in what is said of one.
+    fn singular(self) -> String {
+        self.name().to_lowercase()
+    }
+}
+
+/// One template that a workload has had.
+struct Revision {
+    number: i64,
+    cause: Option<String>,
+    template: PodTemplateSpec,
+    /// What `kubectl` sends to go back to it; a Deployment's is made anew.
+    patch: Option<Value>,
+}
+
 pub async fn run(
     connection: &Connection,
     namespace: Option<&str>,
     rollout: &Rollout,
 ) -> Result<()> {
     let namespace = namespace.unwrap_or(&connection.namespace);
-    let deployments = Deployments {
-        api: Api::namespaced(connection.client.clone(), namespace),
-        sets: Api::namespaced(connection.client.clone(), namespace),
-    };
+    let of = |target: &[String]| Workload::of(&connection.client, namespace, target);
     match &rollout.action {
         Action::Status { target, timeout } => {
-            let name = name_of(target)?;
-            let follow = deployments.follow(&name);
+            let workload = of(target)?;
+            let follow = workload.follow();
             if timeout.is_zero() {
                 return follow.await;
             }
@@ -88,81 +137,114 @@ pub async fn run(
                 .await
                 .map_err(|_elapsed| anyhow::anyhow!("timed out waiting for the condition"))?
         }
-        Action::History { target } => deployments.history(&name_of(target)?).await,
-        Action::Undo { target, to_revision } => {
-            deployments.undo(&name_of(target)?, *to_revision).await
-        }
-        Action::Restart { target } => {
-            let name = name_of(target)?;
-            if deployments.is_paused(&name).await? {
-                bail!(
-                    "deployments.apps \"{name}\" can't restart paused deployment (run rollout resume first)"
-                );
-            }
-            let now = jiff::Timestamp::now();
-            let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
-            let annotations = json!({ "kubectl.kubernetes.io/restartedAt": now });
-            let patch =
-                json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
-            deployments.change(&name, &patch, "restarted").await
-        }
-        Action::Pause { target } => {
-            let name = name_of(target)?;
-            if deployments.is_paused(&name).await? {
-                bail!("deployments.apps \"{name}\" is already paused");
-            }
-            deployments.change(&name, &json!({ "spec": { "paused": true } }), "paused").await
-        }
-        Action::Resume { target } => {
-            let name = name_of(target)?;
-            if !deployments.is_paused(&name).await? {
-                bail!("deployments.apps \"{name}\" is not paused");
-            }
-            deployments.change(&name, &json!({ "spec": { "paused": null } }), "resumed").await
-        }
+        Action::History { target, revision } => of(target)?.history(*revision).await,
+        Action::Undo { target, to_revision } => of(target)?.undo(*to_revision).await,
+        Action::Restart { target } => of(target)?.restart().await,
+        Action::Pause { target } => of(target)?.pause().await,
+        Action::Resume { target } => of(target)?.resume().await,
     }
 }
 
-fn name_of(target: &[String]) -> Result<String> {
-    if let [bare] = target
-        && !bare.contains('/')
-    {
-        return Ok(bare.clone());
-    }
-    let (kind, name) = super::one_target(target)?;
-    match kind.to_lowercase().as_str() {
-        "deployment" | "deployments" | "deploy" | "deployment.apps" | "deployments.apps" => {
-            Ok(name)
-        }
-        _ => bail!("rollouts of {kind:?} are not supported; name a deployment"),
-    }
-}
-
-struct Deployments {
-    api: Api<Deployment>,
+/// One object whose rollouts are looked at.
+struct Workload {
+    kind: Kind,
+    name: String,
+    api: Api<DynamicObject>,
     sets: Api<ReplicaSet>,
+    revisions: Api<ControllerRevision>,
 }
 
-impl Deployments {
-    async fn change(&self, name: &str, patch: &Value, verb: &str) -> Result<()> {
-        self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        output::line(&format!("deployment.apps/{name} {verb}"));
+impl Workload {
+    /// A bare name is a Deployment's.
+    fn of(client: &Client, namespace: &str, target: &[String]) -> Result<Self> {
+        let (kind, name) = match target {
+            [bare] if !bare.contains('/') => (Kind::Deployment, bare.clone()),
+            _ => {
+                let (word, name) = super::one_target(target)?;
+                let Some(kind) = Kind::of(&word) else {
+                    bail!(
+                        "rollouts of {word:?} are not supported; name a deployment, statefulset or daemonset"
+                    );
+                };
+                (kind, name)
+            }
+        };
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind.name()));
+        Ok(Self {
+            kind,
+            name,
+            api: Api::namespaced_with(client.clone(), namespace, &resource),
+            sets: Api::namespaced(client.clone(), namespace),
+            revisions: Api::namespaced(client.clone(), namespace),
+        })
+    }
+
+    fn say(&self, what: &str) {
+        output::line(&format!("{}.apps/{} {what}", self.kind.singular(), self.name));
+    }
+
+    async fn read(&self) -> Result<Value> {
+        let object = self.api.get(&self.name).await?;
+        serde_json::to_value(object).context("reading the answer")
+    }
+
+    async fn change(&self, patch: &Value, verb: &str) -> Result<()> {
+        self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        self.say(verb);
         Ok(())
     }
 
-    async fn is_paused(&self, name: &str) -> Result<bool> {
-        let deployment = self.api.get(name).await?;
-        Ok(deployment.spec.and_then(|spec| spec.paused) == Some(true))
+    async fn is_paused(&self) -> Result<bool> {
+        Ok(self.read().await?["spec"]["paused"] == true)
     }
 
-    async fn follow(&self, name: &str) -> Result<()> {
-        self.api.get(name).await?;
-        let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let mut states =
-            Box::pin(watcher(self.api.clone(), only).default_backoff().applied_objects());
+    fn only_deployments(&self, what: &str) -> Result<()> {
+        if self.kind == Kind::Deployment {
+            return Ok(());
+        }
+        bail!("{}s.apps \"{}\" {what} is not supported", self.kind.singular(), self.name)
+    }
+
+    async fn pause(&self) -> Result<()> {
+        self.only_deployments("pausing")?;
+        if self.is_paused().await? {
+            bail!("deployments.apps \"{}\" is already paused", self.name);
+        }
+        self.change(&json!({ "spec": { "paused": true } }), "paused").await
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.only_deployments("resuming")?;
+        if !self.is_paused().await? {
+            bail!("deployments.apps \"{}\" is not paused", self.name);
+        }
+        self.change(&json!({ "spec": { "paused": null } }), "resumed").await
+    }
+
+    async fn restart(&self) -> Result<()> {
+        if self.is_paused().await? {
+            bail!(
+                "deployments.apps \"{}\" can't restart paused deployment (run rollout resume first)",
+                self.name
+            );
+        }
+        let now = jiff::Timestamp::now();
+        let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
+        let annotations = json!({ "kubectl.kubernetes.io/restartedAt": now });
+        let patch =
+            json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
+        self.change(&patch, "restarted").await
+    }
+
+    async fn follow(&self) -> Result<()> {
+        self.api.get(&self.name).await?;
+        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let states = watcher(self.api.clone(), only).default_backoff().applied_objects();
+        let mut states = Box::pin(states);
         let mut last = String::new();
-        while let Some(deployment) = states.try_next().await.context("watching the rollout")? {
-            let (done, message) = progress(&deployment)?;
+        while let Some(object) = states.try_next().await.context("watching the rollout")? {
+            let object = serde_json::to_value(object).context("reading the watch")?;
+            let (done, message) = progress::progress(self.kind, &object)?;
             if message != last {
                 output::line(&message);
                 last = message;
@@ -171,62 +253,103 @@ impl Deployments {
                 return Ok(());
             }
         }
-        bail!("the watch of deployment {name} ended")
+        bail!("the watch of {} {} ended", self.kind.singular(), self.name)
     }
 
-    /// The ReplicaSets of a Deployment by revision, oldest first.
-    async fn revisions(&self, name: &str) -> Result<(Deployment, Vec<(i64, ReplicaSet)>)> {
-        let deployment = self.api.get(name).await?;
-        let sets = self.sets.list(&ListParams::default()).await?;
-        let owned = sets.items.into_iter().filter(|set| {
-            set.owner_references().iter().any(|owner| Some(&owner.uid) == deployment.uid().as_ref())
-        });
-        let mut revisions: Vec<(i64, ReplicaSet)> = owned
-            .filter_map(|set| Some((set.annotations().get(REVISION)?.parse().ok()?, set)))
-            .collect();
-        revisions.sort_by_key(|(revision, _)| *revision);
-        Ok((deployment, revisions))
+    /// The templates that it has had by number, oldest first.
+    async fn revisions(&self, object: &Value) -> Result<Vec<Revision>> {
+        let uid = object["metadata"]["uid"].as_str().map(str::to_owned);
+        let mut revisions = match self.kind {
+            Kind::Deployment => {
+                let sets = self.sets.list(&ListParams::default()).await?;
+                let owned = sets.items.into_iter().filter(|set| {
+                    set.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+                });
+                owned.filter_map(revision_of_set).collect::<Vec<_>>()
+            }
+            Kind::StatefulSet | Kind::DaemonSet => {
+                let all = self.revisions.list(&ListParams::default()).await?;
+                let owned = all.items.into_iter().filter(|one| {
+                    one.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+                });
+                owned.filter_map(revision_of_data).collect()
+            }
+        };
+        revisions.sort_by_key(|revision| revision.number);
+        Ok(revisions)
     }
 
-    async fn history(&self, name: &str) -> Result<()> {
-        let (_, revisions) = self.revisions(name).await?;
-        output::line(&format!("deployment.apps/{name} "));
-        output::line("REVISION  CHANGE-CAUSE");
-        for (revision, set) in revisions {
-            let cause = set.annotations().get(CHANGE_CAUSE).map_or("<none>", String::as_str);
-            output::line(&format!("{revision:<9} {cause}"));
+    async fn history(&self, wanted: i64) -> Result<()> {
+        let object = self.read().await?;
+        let revisions = self.revisions(&object).await?;
+        if wanted == 0 {
+            self.say("");
+            output::line("REVISION  CHANGE-CAUSE");
+            for revision in revisions {
+                let cause = revision.cause.as_deref().unwrap_or("<none>");
+                output::line(&format!("{:<9} {cause}", revision.number));
+            }
+            output::line("");
+            return Ok(());
         }
-        output::line("");
+        let Some(mut found) = revisions.into_iter().find(|one| one.number == wanted) else {
+            bail!("unable to find the specified revision");
+        };
+        if let Some(cause) = found.cause.filter(|_| self.kind == Kind::Deployment) {
+            let meta = found.template.metadata.get_or_insert_default();
+            meta.annotations.get_or_insert_default().insert(CHANGE_CAUSE.into(), cause);
+        }
+        self.say(&format!("with revision #{wanted}"));
+        output::line(&template::describe(&found.template));
         Ok(())
     }
 
-    async fn undo(&self, name: &str, wanted: i64) -> Result<()> {
-        let (deployment, revisions) = self.revisions(name).await?;
-        if deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true) {
+    async fn undo(&self, wanted: i64) -> Result<()> {
+        let object = self.read().await?;
+        let revisions = self.revisions(&object).await?;
+        if object["spec"]["paused"] == true {
             bail!(
                 "you cannot rollback a paused deployment; resume it first with 'atoll rollout resume' and try again"
             );
         }
-        let now = deployment.annotations().get(REVISION).and_then(|text| text.parse().ok());
-        let found = if wanted == 0 {
-            revisions.iter().rev().find(|(revision, _)| Some(*revision) != now)
-        } else {
-            revisions.iter().find(|(revision, _)| *revision == wanted)
+        let annotated = object["metadata"]["annotations"][REVISION].as_str();
+        let now = match self.kind {
+            Kind::Deployment => annotated.and_then(|text| text.parse().ok()),
+            Kind::StatefulSet | Kind::DaemonSet => revisions.last().map(|newest| newest.number),
         };
-        let Some((revision, set)) = found else {
-            match wanted {
-                0 => bail!("no rollout history found for deployment \"{name}\""),
-                wanted => bail!("unable to find specified revision {wanted} in history"),
+        let found = if wanted == 0 {
+            revisions.iter().rev().find(|one| Some(one.number) != now)
+        } else {
+            revisions.iter().find(|one| one.number == wanted)
+        };
+        let Some(revision) = found else {
+            match (wanted, self.kind) {
+                (0, Kind::Deployment) => {
+                    bail!("no rollout history found for deployment \"{}\"", self.name)
+                }
+                (0, _) => bail!("no last revision to roll back to"),
+                (wanted, _) => bail!("unable to find specified revision {wanted} in history"),
             }
         };
-        if Some(*revision) == now {
-            output::line(&format!(
-                "deployment.apps/{name} skipped rollback (current template already matches revision {revision})"
+        if Some(revision.number) == now {
+            self.say(&format!(
+                "skipped rollback (current template already matches revision {})",
+                revision.number
             ));
             return Ok(());
         }
-        let mut template =
-            set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
+        self.go_back(revision).await?;
+        self.say("rolled back");
+        Ok(())
+    }
+
+    async fn go_back(&self, revision: &Revision) -> Result<()> {
+        let params = PatchParams::default();
+        if let Some(patch) = &revision.patch {
+            self.api.patch(&self.name, &params, &Patch::Strategic(patch)).await?;
+            return Ok(());
+        }
+        let mut template = revision.template.clone();
         if let Some(labels) = template.metadata.as_mut().and_then(|meta| meta.labels.as_mut()) {
             labels.remove("pod-template-hash");
         }
@@ -235,40 +358,28 @@ impl Deployments {
             { "op": "replace", "path": "/spec/template", "value": template },
         ]))
         .context("building the patch")?;
-        self.api.patch(name, &PatchParams::default(), &Patch::Json::<()>(patch)).await?;
-        output::line(&format!("deployment.apps/{name} rolled back"));
+        self.api.patch(&self.name, &params, &Patch::Json::<()>(patch)).await?;
         Ok(())
     }
 }
 
-/// kubectl's sentences for `rollout status`.
-fn progress(deployment: &Deployment) -> Result<(bool, String)> {
-    let name = deployment.name_any();
-    let status = deployment.status.clone().unwrap_or_default();
-    if deployment.metadata.generation > status.observed_generation {
-        return Ok((false, "Waiting for deployment spec update to be observed...".into()));
-    }
-    let progressing = status.conditions.iter().flatten().find(|one| one.type_ == "Progressing");
-    if progressing.is_some_and(|one| one.reason.as_deref() == Some("ProgressDeadlineExceeded")) {
-        bail!(
-            "deployment \"{name}\" exceeded its progress deadline; `atoll why deployment/{name}` says why"
-        );
-    }
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let updated = status.updated_replicas.unwrap_or(0);
-    let all = status.replicas.unwrap_or(0);
-    let available = status.available_replicas.unwrap_or(0);
-    let waiting = |what: String| {
-        Ok((false, format!("Waiting for deployment \"{name}\" rollout to finish: {what}...")))
-    };
-    if updated < wanted {
-        return waiting(format!("{updated} out of {wanted} new replicas have been updated"));
-    }
-    if all > updated {
-        return waiting(format!("{} old replicas are pending termination", all - updated));
-    }
-    if available < updated {
-        return waiting(format!("{available} of {updated} updated replicas are available"));
-    }
-    Ok((true, format!("deployment \"{name}\" successfully rolled out")))
+fn revision_of_set(set: ReplicaSet) -> Option<Revision> {
+    Some(Revision {
+        number: set.annotations().get(REVISION)?.parse().ok()?,
+        cause: set.annotations().get(CHANGE_CAUSE).cloned(),
+        template: set.spec.and_then(|spec| spec.template).unwrap_or_default(),
+        patch: None,
+    })
+}
+
+fn revision_of_data(revision: ControllerRevision) -> Option<Revision> {
+    let patch = revision.data.as_ref()?.0.clone();
+    let mut template = patch["spec"]["template"].clone();
+    template.as_object_mut()?.remove("$patch");
+    Some(Revision {
+        number: revision.revision,
+        cause: revision.annotations().get(CHANGE_CAUSE).cloned(),
+        template: serde_json::from_value(template).ok()?,
+        patch: Some(patch),
+    })
 }
