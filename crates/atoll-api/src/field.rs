@@ -110,7 +110,7 @@ impl Path {
     }
 
     fn error(&self, kind: ErrorKind, bad_value: Option<Value>, detail: impl Into<String>) -> Error {
-        Error { kind, path: self.0.clone(), bad_value, detail: detail.into() }
+        Error { kind, path: self.to_string(), bad_value, detail: detail.into() }
     }
 }
 
@@ -164,6 +164,12 @@ impl ErrorKind {
             Self::NotFound => "Not found",
             Self::Internal => "Internal error",
         }
+    }
+
+    /// Whether an object with such an error is not judged by rules any more.
+    #[must_use]
+    pub fn blocks(self) -> bool {
+        matches!(self, Self::Required | Self::TooLong | Self::TooMany | Self::TypeInvalid)
     }
 
     fn shows_value(self) -> bool {

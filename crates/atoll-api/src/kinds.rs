@@ -14,7 +14,7 @@ mod disruption;
 mod dynamic;
 pub mod endpoints;
 pub mod event;
-mod extensions;
+pub mod extensions;
 pub mod flow;
 mod lease;
 pub mod metadata;
@@ -24,7 +24,7 @@ pub mod node;
 mod plain;
 pub mod pod;
 mod policies;
-mod prepare;
+pub(crate) mod prepare;
 pub mod quota;
 mod rbac;
 mod replication;
@@ -41,11 +41,13 @@ pub mod webhooks;
 pub mod workload;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::schema::{self, Name, SchemaId};
+use crate::schema::{self, Definition, Name};
+use crate::structural::CustomKind;
 use crate::{columns, defaults, field, names, validate};
 
 pub use row::{Row, Words};
@@ -150,6 +152,8 @@ pub struct ResourceInfo {
     /// Never stored: a create is a question and its answer (TokenReview and its like).
     pub virtual_only: bool,
     pub hooks: Hooks,
+    /// What a row of a custom resource behaves like, beside its hooks.
+    pub custom: Option<Arc<CustomKind>>,
 }
 
 /// Texts of warnings for a new object, or a changed one.
@@ -171,6 +175,8 @@ pub struct Hooks {
     pub prepare_update: Option<fn(new: &mut Value, old: &Value)>,
     /// Keeps everything but the status.
     pub prepare_status_update: Option<fn(new: &mut Value, old: &Value)>,
+    /// What the first delete of an object sets in it: a finalizer that waits for others.
+    pub prepare_delete: Option<fn(&mut Value)>,
     pub validate_create: Option<fn(&Value) -> Vec<field::Error>>,
     pub validate_update: Option<fn(new: &Value, old: &Value) -> Vec<field::Error>>,
     pub validate_status_update: Option<fn(new: &Value, old: &Value) -> Vec<field::Error>>,
@@ -202,6 +208,7 @@ impl Hooks {
         identified: None,
         prepare_update: None,
         prepare_status_update: None,
+        prepare_delete: None,
         validate_create: None,
         validate_update: None,
         validate_status_update: None,
@@ -249,8 +256,11 @@ impl ResourceInfo {
 
     /// The shape of the kind's objects.
     #[must_use]
-    pub fn schema(&self) -> Option<SchemaId> {
-        schema::by_name(&self.definition)
+    pub fn schema(&self) -> Option<&Definition> {
+        match &self.custom {
+            Some(custom) => Some(&custom.definition),
+            None => schema::by_name(&self.definition).map(schema::SchemaId::definition),
+        }
     }
 
     #[must_use]
@@ -271,6 +281,9 @@ impl ResourceInfo {
 
     /// Fills in what the client left out.
     pub fn default(&self, object: &mut Value) {
+        if let Some(custom) = &self.custom {
+            return custom.default(object);
+        }
         if let Some(default) = self.hooks.default {
             default(object);
         }
@@ -285,6 +298,9 @@ impl ResourceInfo {
     /// Labels for field selectors beyond `metadata.name` and `metadata.namespace`.
     #[must_use]
     pub fn selectable_fields(&self, object: &Value) -> Vec<(Name, String)> {
+        if let Some(custom) = &self.custom {
+            return custom.selectable_fields(object);
+        }
         let fields = (self.hooks.selectable_fields)(object).into_iter();
         fields.map(|(name, value)| (Name::Borrowed(name), value)).collect()
     }
@@ -292,25 +308,37 @@ impl ResourceInfo {
     /// The names that [`Self::selectable_fields`] may give.
     #[must_use]
     pub fn selectable_names(&self) -> Vec<&str> {
-        self.hooks.selectable_names.to_vec()
+        match &self.custom {
+            Some(custom) => custom.selectable.iter().map(|(name, _)| &**name).collect(),
+            None => self.hooks.selectable_names.to_vec(),
+        }
     }
 
     /// The `columnDefinitions` of a Table.
     #[must_use]
     pub fn column_definitions(&self) -> Value {
-        self.hooks.columns.iter().map(columns::Column::to_value).collect()
+        match &self.custom {
+            Some(custom) => custom.column_definitions(),
+            None => self.hooks.columns.iter().map(columns::Column::to_value).collect(),
+        }
     }
 
     /// The cells of a Table row, one a column.
     #[must_use]
     pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        (self.hooks.row)(object, now)
+        match &self.custom {
+            Some(custom) => custom.cells(object, now),
+            None => (self.hooks.row)(object, now),
+        }
     }
 
     /// What a create does before admission and validation: server-set fields of the metadata
     /// are wiped, then the kind's own hook runs. `uid` and times are set by the server.
     pub fn prepare_create(&self, object: &mut Value) {
         metadata::wipe(object);
+        if let Some(custom) = &self.custom {
+            custom.prepare_create(object);
+        }
         if let Some(prepare) = self.hooks.prepare_create {
             prepare(object);
         }
@@ -319,6 +347,9 @@ impl ResourceInfo {
     /// What an update does before validation.
     pub fn prepare_update(&self, new: &mut Value, old: &Value) {
         metadata::carry_over(new, old);
+        if let Some(custom) = &self.custom {
+            custom.prepare_update(new, old);
+        }
         if let Some(prepare) = self.hooks.prepare_update {
             prepare(new, old);
         }
@@ -341,6 +372,7 @@ impl ResourceInfo {
         if let Some(check) = self.hooks.validate_create {
             errors.extend(check(object));
         }
+        errors.extend(self.custom.iter().flat_map(|custom| custom.validate(object, None)));
         errors
     }
 
@@ -351,6 +383,7 @@ impl ResourceInfo {
         if let Some(check) = self.hooks.validate_update {
             errors.extend(check(new, old));
         }
+        errors.extend(self.custom.iter().flat_map(|custom| custom.validate(new, Some(old))));
         errors
     }
 
@@ -361,6 +394,7 @@ impl ResourceInfo {
         if let Some(check) = self.hooks.validate_status_update {
             errors.extend(check(new, old));
         }
+        errors.extend(self.custom.iter().flat_map(|custom| custom.validate(new, Some(old))));
         errors
     }
 }

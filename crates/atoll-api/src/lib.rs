@@ -17,6 +17,7 @@ pub mod proto;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
+pub mod structural;
 pub mod tree;
 pub mod validate;
 

@@ -43,6 +43,7 @@ impl<'a> Typed<'a> {
         }
         match ty {
             Type::Object(_) | Type::Inline(_) => match ty.definition() {
+                Some(one) if one.preserve_unknown && !value.is_object() => Shape::Leaf,
                 Some(one) if one.special.is_none() && !one.atomic => Shape::Struct(one),
                 _ => Shape::Leaf,
             },

@@ -45,6 +45,7 @@ macro_rules! row {
             deprecation: None,
             virtual_only: false,
             hooks: Hooks::NONE,
+            custom: None,
         }
     };
 }

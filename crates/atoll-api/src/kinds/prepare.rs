@@ -5,12 +5,12 @@ use serde_json::Value;
 use super::metadata;
 
 /// A client cannot create an object with a status.
-pub(super) fn drop_status(object: &mut Value) {
+pub(crate) fn drop_status(object: &mut Value) {
     remove(object, "status");
 }
 
 /// An update of the object leaves the status as it is.
-pub(super) fn keep_status(new: &mut Value, old: &Value) {
+pub(crate) fn keep_status(new: &mut Value, old: &Value) {
     keep(new, old, "status");
 }
 
@@ -60,7 +60,7 @@ pub(super) fn put(object: &mut Value, field: &str, value: Option<Value>) {
     }
 }
 
-pub(super) fn remove(object: &mut Value, field: &str) {
+pub(crate) fn remove(object: &mut Value, field: &str) {
     if let Value::Object(map) = object {
         map.remove(field);
     }

@@ -148,6 +148,7 @@ impl<'s> Walk<'s> {
     ) -> Result<(), TypeError> {
         match (definition.special, &mut *value) {
             (None, Value::Object(map)) => self.object(definition, map),
+            (None, _) if definition.preserve_unknown && definition.fields.is_empty() => Ok(()),
             (None, found) => Err(self.mismatch(&describe(found), ty, named)),
             (Some(Special::Quantity), _) => quantity(value),
             (Some(Special::IntOrString), Value::String(_)) => Ok(()),
