@@ -95,8 +95,10 @@ pub(crate) async fn update(call: &Call) -> Result<Answer, Status> {
         };
         let old = call.decode(&stored).await?;
         check_revision(call, &object, &stored)?;
-        let attempt =
-            write_back(call, &stored, &old, object.clone(), part, &options, managing).await?;
+        // One that states no revision changes the present one.
+        let mut new = object.clone();
+        storage::set_revision(&mut new, stored.revision);
+        let attempt = write_back(call, &stored, &old, new, part, &options, managing).await?;
         if let Attempt::Done(answer) = attempt {
             return Ok(answer.with_warnings(incoming.warnings));
         }
