@@ -4,15 +4,19 @@
 //! report, and would run on any Kubernetes.
 
 mod claim;
+mod cronjob;
 mod daemon;
 mod deployment;
+mod disruption;
 pub mod election;
 mod endpoints;
 mod error;
 mod expect;
 mod gc;
 mod history;
+mod job;
 mod launch;
+mod mirror;
 mod namespace;
 mod node;
 mod pod_control;
@@ -54,6 +58,10 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     stateful::start(clients, &shared, tasks, stop);
     daemon::start(clients, &shared, tasks, stop);
     endpoints::start(clients, &shared, tasks, stop);
+    mirror::start(clients, &shared, tasks, stop);
+    job::start(clients, &shared, tasks, stop);
+    cronjob::start(clients, &shared, tasks, stop);
+    disruption::start(clients, &shared, tasks, stop);
     service_account::start(clients, &shared, root_ca_pem, tasks, stop);
     namespace::start(clients, &shared, &collector, tasks, stop);
     node::start(clients, &shared, tasks, stop);

@@ -4,11 +4,13 @@ use atoll_informer::Informer;
 use k8s_openapi::{
     api::{
         apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        batch::v1::{CronJob, Job},
         core::v1::{
             Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service,
             ServiceAccount,
         },
         discovery::v1::EndpointSlice,
+        policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
@@ -22,7 +24,7 @@ pub type ClientFor = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 /// Whom the informers act as: it may read every kind.
 pub(crate) const MANAGER: &str = "kube-controller-manager";
 
-/// Pods, ReplicaSets and ControllerRevisions by the uid of their controller.
+/// Pods, ReplicaSets, Jobs and ControllerRevisions by the uid of their controller.
 pub(crate) const BY_OWNER: usize = 0;
 /// Pods by the node they are bound to.
 pub(crate) const BY_NODE: usize = 1;
@@ -37,6 +39,9 @@ pub(crate) struct Shared {
     pub(crate) replication_controllers: Arc<Informer<ReplicationController>>,
     pub(crate) revisions: Arc<Informer<ControllerRevision>>,
     pub(crate) claims: Arc<Informer<PersistentVolumeClaim>>,
+    pub(crate) jobs: Arc<Informer<Job>>,
+    pub(crate) cron_jobs: Arc<Informer<CronJob>>,
+    pub(crate) budgets: Arc<Informer<PodDisruptionBudget>>,
     pub(crate) services: Arc<Informer<Service>>,
     pub(crate) slices: Arc<Informer<EndpointSlice>>,
     pub(crate) endpoints: Arc<Informer<Endpoints>>,
@@ -56,6 +61,9 @@ impl Shared {
             replication_controllers: Informer::new(),
             revisions: Informer::with_indexes(&[by_owner::<ControllerRevision>]),
             claims: Informer::new(),
+            jobs: Informer::with_indexes(&[by_owner::<Job>]),
+            cron_jobs: Informer::new(),
+            budgets: Informer::new(),
             services: Informer::new(),
             slices: Informer::with_indexes(&[by_service]),
             endpoints: Informer::new(),
@@ -79,6 +87,7 @@ impl Shared {
         }
         run!(pods, replica_sets, deployments, services, slices, endpoints);
         run!(stateful_sets, daemon_sets, replication_controllers, revisions, claims);
+        run!(jobs, cron_jobs, budgets);
         run!(nodes, namespaces, service_accounts);
     }
 
@@ -91,6 +100,9 @@ impl Shared {
         self.replication_controllers.synced().await;
         self.revisions.synced().await;
         self.claims.synced().await;
+        self.jobs.synced().await;
+        self.cron_jobs.synced().await;
+        self.budgets.synced().await;
         self.services.synced().await;
         self.slices.synced().await;
         self.endpoints.synced().await;

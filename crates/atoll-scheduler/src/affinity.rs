@@ -11,9 +11,11 @@ use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
 use kube::ResourceExt;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// What affinity needs beside nodes and pods: the labels of namespaces.
+/// What affinity needs beside nodes and pods: the labels of namespaces, and whether any pod
+/// keeps others away.
 pub(crate) struct Topology<'a> {
     pub(crate) namespace_labels: &'a BTreeMap<String, Labels>,
+    pub(crate) has_repelling: bool,
 }
 
 /// Topology key and value.
@@ -31,9 +33,12 @@ pub(crate) struct AffinityState {
 }
 
 impl AffinityState {
+    /// Where nobody has terms nobody is looked at.
     pub(crate) fn new(pod: &Pod, nodes: &[&NodeState], topology: &Topology<'_>) -> Self {
         let wanted = required_affinity(pod);
         let unwanted = required_anti_affinity(pod);
+        let nobody = wanted.is_empty() && unwanted.is_empty() && !topology.has_repelling;
+        let nodes = if nobody { &[] } else { nodes };
         let mut state = Self {
             affinity: wanted
                 .iter()

@@ -9,7 +9,7 @@ use crate::{
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -37,14 +37,14 @@ impl NodeState {
         }
     }
 
-    fn add(&mut self, uid: String, pod: Arc<Pod>) {
+    pub(crate) fn add(&mut self, uid: String, pod: Arc<Pod>) {
         amounts::add(&mut self.requested, &amounts::requested(&pod));
         amounts::add(&mut self.weighed, &amounts::requested_or_assumed(&pod));
         self.host_ports.extend(HostPort::of(&pod));
         self.pods.insert(uid, pod);
     }
 
-    fn remove(&mut self, uid: &str) {
+    pub(crate) fn remove(&mut self, uid: &str) {
         let Some(pod) = self.pods.remove(uid) else { return };
         amounts::subtract(&mut self.requested, &amounts::requested(&pod));
         amounts::subtract(&mut self.weighed, &amounts::requested_or_assumed(&pod));
@@ -62,13 +62,29 @@ fn allocatable(node: &Node) -> Amounts {
     stated.map(amounts::parse).unwrap_or_default()
 }
 
+/// Changes of nodes that a ranking may catch up with; one that is further behind starts anew.
+const TOUCHED_MAX: usize = 16_384;
+
+/// A pod that counts, and where.
+struct Placed {
+    node: String,
+    pod: Arc<Pod>,
+}
+
 #[derive(Default)]
 pub(crate) struct Cluster {
     nodes: BTreeMap<String, NodeState>,
-    /// Pod uid → node, for every pod that counts, its node known or not.
-    placed: HashMap<String, (String, Arc<Pod>)>,
+    /// By uid, every pod that counts, its node known or not.
+    placed: HashMap<String, Placed>,
     /// Placed by us and not yet shown by the API.
-    assumed: HashMap<String, String>,
+    assumed: HashSet<String>,
+    /// Pods that wait for others to leave a node, by uid.
+    nominated: HashMap<String, Placed>,
+    /// Pods whose anti-affinity may close nodes to others, by uid.
+    repelling: HashSet<String>,
+    /// Which nodes have changed, the latest last; it begins with change number `touched_from`.
+    touched: VecDeque<String>,
+    touched_from: u64,
 }
 
 impl Cluster {
@@ -76,8 +92,36 @@ impl Cluster {
         self.nodes.values()
     }
 
-    pub(crate) fn node_count(&self) -> usize {
-        self.nodes.len()
+    pub(crate) fn node(&self, name: &str) -> Option<&NodeState> {
+        self.nodes.get(name)
+    }
+
+    /// Whether some pod's anti-affinity may close nodes to others.
+    pub(crate) fn has_repelling(&self) -> bool {
+        !self.repelling.is_empty()
+    }
+
+    pub(crate) fn has_nominations(&self) -> bool {
+        !self.nominated.is_empty()
+    }
+
+    /// The number of the next change of a node.
+    pub(crate) fn changes(&self) -> u64 {
+        self.touched_from + u64::try_from(self.touched.len()).unwrap_or(0)
+    }
+
+    /// The nodes that have changed since change number `from`; `None` when that is too long ago.
+    pub(crate) fn touched_since(&self, from: u64) -> Option<impl Iterator<Item = &str>> {
+        let skip = usize::try_from(from.checked_sub(self.touched_from)?).ok()?;
+        Some(self.touched.iter().skip(skip).map(String::as_str))
+    }
+
+    fn touch(&mut self, node: &str) {
+        if self.touched.len() >= TOUCHED_MAX {
+            self.touched.pop_front();
+            self.touched_from += 1;
+        }
+        self.touched.push_back(node.to_owned());
     }
 
     /// Returns whether the change may let a waiting pod run.
@@ -85,69 +129,150 @@ impl Cluster {
         let name = node.name_any();
         if let Some(known) = self.nodes.get_mut(&name) {
             let opens = may_open(&known.node, &node);
-            known.allocatable = allocatable(&node);
+            if opens {
+                known.allocatable = allocatable(&node);
+            }
             known.node = node;
+            if opens {
+                self.touch(&name);
+            }
             return opens;
         }
         let mut state = NodeState::new(node);
-        for (uid, (on, pod)) in &self.placed {
-            if *on == name {
-                state.add(uid.clone(), pod.clone());
+        for (uid, placed) in &self.placed {
+            if placed.node == name {
+                state.add(uid.clone(), placed.pod.clone());
             }
         }
+        self.touch(&name);
         self.nodes.insert(name, state);
         true
     }
 
     pub(crate) fn remove_node(&mut self, name: &str) {
         self.nodes.remove(name);
+        self.touch(name);
     }
 
     /// Takes in what the API shows of a pod that is bound and has not ended.
     pub(crate) fn set_pod(&mut self, pod: Arc<Pod>, node: &str) {
         let uid = pod.uid().unwrap_or_default();
         self.assumed.remove(&uid);
+        self.nominated.remove(&uid);
         self.place(uid, pod, node);
     }
 
     pub(crate) fn assume(&mut self, pod: Arc<Pod>, node: &str) {
         let uid = pod.uid().unwrap_or_default();
-        self.assumed.insert(uid.clone(), node.to_owned());
+        self.assumed.insert(uid.clone());
+        self.nominated.remove(&uid);
         self.place(uid, pod, node);
     }
 
     /// Forgets an assumption whose binding failed.
     pub(crate) fn unassume(&mut self, uid: &str) {
-        if self.assumed.remove(uid).is_some() {
+        if self.assumed.remove(uid) {
             self.take_off(uid);
         }
     }
 
     pub(crate) fn is_assumed(&self, uid: &str) -> bool {
-        self.assumed.contains_key(uid)
+        self.assumed.contains(uid)
+    }
+
+    /// Keeps room on a node for a pod that others are leaving it for.
+    pub(crate) fn nominate(&mut self, pod: Arc<Pod>, node: &str) {
+        let uid = pod.uid().unwrap_or_default();
+        self.nominated.insert(uid, Placed { node: node.to_owned(), pod });
+    }
+
+    pub(crate) fn forget_nomination(&mut self, uid: &str) {
+        self.nominated.remove(uid);
+    }
+
+    pub(crate) fn nomination(&self, uid: &str) -> Option<&str> {
+        self.nominated.get(uid).map(|placed| placed.node.as_str())
+    }
+
+    /// The node as it will be with the pods nominated to it that matter as much as `pod`.
+    pub(crate) fn with_nominated(&self, node: &NodeState, pod: &Pod) -> Option<NodeState> {
+        let (name, uid) = (node.node.name_any(), pod.uid().unwrap_or_default());
+        let mut state: Option<NodeState> = None;
+        for (other, placed) in &self.nominated {
+            let counts = priority(&placed.pod) >= priority(pod) && *other != uid;
+            if counts && placed.node == name {
+                let state = state.get_or_insert_with(|| node.clone());
+                state.add(other.clone(), placed.pod.clone());
+            }
+        }
+        state
     }
 
     /// Returns whether it freed anything.
     pub(crate) fn remove_pod(&mut self, uid: &str) -> bool {
         self.assumed.remove(uid);
+        self.nominated.remove(uid);
         self.take_off(uid)
     }
 
     fn place(&mut self, uid: String, pod: Arc<Pod>, node: &str) {
+        // Most changes of a pod are of its status, and use no other room.
+        if let Some(placed) = self.placed.get_mut(&uid)
+            && placed.node == node
+            && same_size(&placed.pod, &pod)
+        {
+            let seen = seen_by_others(&placed.pod) != seen_by_others(&pod);
+            placed.pod = pod.clone();
+            if let Some(state) = self.nodes.get_mut(node) {
+                state.pods.insert(uid, pod);
+            }
+            if seen {
+                self.touch(node);
+            }
+            return;
+        }
         self.take_off(&uid);
         if let Some(state) = self.nodes.get_mut(node) {
             state.add(uid.clone(), pod.clone());
         }
-        self.placed.insert(uid, (node.to_owned(), pod));
+        if repels(&pod) {
+            self.repelling.insert(uid.clone());
+        }
+        self.touch(node);
+        self.placed.insert(uid, Placed { node: node.to_owned(), pod });
     }
 
     fn take_off(&mut self, uid: &str) -> bool {
-        let Some((node, _)) = self.placed.remove(uid) else { return false };
-        if let Some(state) = self.nodes.get_mut(&node) {
+        let Some(placed) = self.placed.remove(uid) else { return false };
+        self.repelling.remove(uid);
+        if let Some(state) = self.nodes.get_mut(&placed.node) {
             state.remove(uid);
         }
+        self.touch(&placed.node);
         true
     }
+}
+
+pub(crate) fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+}
+
+/// Generation moves with the spec, from which a pod's requests and ports follow.
+fn same_size(one: &Pod, other: &Pod) -> bool {
+    one.metadata.generation.is_some() && one.metadata.generation == other.metadata.generation
+}
+
+/// What affinity and spreading of others go by.
+fn seen_by_others(pod: &Pod) -> impl PartialEq + '_ {
+    (pod.labels(), pod.metadata.deletion_timestamp.is_some())
+}
+
+fn repels(pod: &Pod) -> bool {
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+    let apart = affinity.and_then(|one| one.pod_anti_affinity.as_ref());
+    apart
+        .and_then(|one| one.required_during_scheduling_ignored_during_execution.as_ref())
+        .is_some_and(|terms| !terms.is_empty())
 }
 
 /// A node's heartbeat changes nothing for waiting pods; these do.
@@ -206,6 +331,35 @@ mod tests {
         cluster.set_pod(pod("p", "1"), "a");
         cluster.set_node(node("a"));
         assert_eq!(used(&cluster), 1_000);
+    }
+
+    #[test]
+    fn a_nominated_pod_keeps_its_room_from_those_that_matter_less() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(node("a"));
+        let mut urgent = Arc::unwrap_or_clone(pod("urgent", "1500m"));
+        urgent.spec.as_mut().unwrap().priority = Some(10);
+        cluster.nominate(Arc::new(urgent), "a");
+        let state = cluster.node("a").unwrap();
+        let seen = cluster.with_nominated(state, &pod("other", "1")).unwrap();
+        assert_eq!(seen.requested["cpu"], 1_500);
+        let mut more_urgent = Arc::unwrap_or_clone(pod("more", "1"));
+        more_urgent.spec.as_mut().unwrap().priority = Some(11);
+        assert!(cluster.with_nominated(state, &more_urgent).is_none());
+    }
+
+    #[test]
+    fn a_ranking_learns_what_has_changed_since() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(node("a"));
+        let from = cluster.changes();
+        cluster.assume(pod("p", "1"), "a");
+        let touched: Vec<&str> = cluster.touched_since(from).unwrap().collect();
+        assert_eq!(touched, ["a"]);
+        for _ in 0..=TOUCHED_MAX {
+            cluster.touch("b");
+        }
+        assert!(cluster.touched_since(from).is_none());
     }
 
     #[test]

@@ -3,36 +3,43 @@
 use crate::filter::Refusal;
 use std::collections::BTreeMap;
 
-/// One node's refusal, and whether it has pods that are less important than the one
-/// refused.
+/// One node's refusal, and what preemption could make of it.
 pub(crate) struct Refused {
     pub(crate) refusal: Refusal,
-    pub(crate) has_lesser_pods: bool,
+    pub(crate) preemption: Preempting,
 }
 
-/// The whole sentence; `never_preempts` is the pod's own wish.
-pub(crate) fn sentence(refused: &[Refused], never_preempts: bool) -> String {
+/// Why preemption does not help on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Preempting {
+    /// The node would refuse even if it were empty.
+    NotHelpful,
+    /// No pod there matters less.
+    NoVictims,
+    /// It would refuse without those that matter less, too.
+    StillRefused(Vec<String>),
+}
+
+/// The whole sentence; `instead` is why preemption was not even looked at.
+pub(crate) fn sentence(refused: &[Refused], instead: Option<&str>) -> String {
     if refused.is_empty() {
         return "no nodes available to schedule pods".into();
     }
-    let reasons = refused.iter().flat_map(|one| one.refusal.reasons.iter().map(String::as_str));
-    format!(
-        "{} preemption: {}",
-        counted(refused.len(), reasons),
-        preemption(refused, never_preempts)
-    )
+    let preemption = instead.map_or_else(|| preemption(refused), str::to_owned);
+    format!("{} preemption: {preemption}", unavailable(refused))
 }
 
-/// Preemption does not take place here; what kube-scheduler would say where it does not
-/// take place there either is said in its words.
-fn preemption(refused: &[Refused], never_preempts: bool) -> String {
-    if never_preempts {
-        return "not eligible due to preemptionPolicy=Never.".into();
-    }
-    let reasons = refused.iter().map(|one| match (one.refusal.is_final, one.has_lesser_pods) {
-        (true, _) => "Preemption is not helpful for scheduling",
-        (false, false) => "No preemption victims found for incoming pod",
-        (false, true) => "node(s) had pods of lower priority, which are not preempted",
+/// The sentence without a word on preemption, which has begun.
+pub(crate) fn unavailable(refused: &[Refused]) -> String {
+    let reasons = refused.iter().flat_map(|one| one.refusal.reasons.iter().map(String::as_str));
+    counted(refused.len(), reasons)
+}
+
+fn preemption(refused: &[Refused]) -> String {
+    let reasons = refused.iter().flat_map(|one| match &one.preemption {
+        Preempting::NotHelpful => vec!["Preemption is not helpful for scheduling"],
+        Preempting::NoVictims => vec!["No preemption victims found for incoming pod"],
+        Preempting::StillRefused(reasons) => reasons.iter().map(String::as_str).collect(),
     });
     counted(refused.len(), reasons)
 }
@@ -52,33 +59,36 @@ fn counted<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
 mod tests {
     use super::*;
 
-    fn refused(reasons: &[&str], is_final: bool, has_lesser_pods: bool) -> Refused {
+    fn refused(reasons: &[&str], preemption: Preempting) -> Refused {
         let reasons = reasons.iter().map(|reason| (*reason).to_owned()).collect();
-        Refused { refusal: Refusal { reasons, is_final }, has_lesser_pods }
+        Refused { refusal: Refusal { reasons, is_final: false }, preemption }
     }
 
     #[test]
     fn counts_nodes_by_reason() {
         let all = [
-            refused(&["Insufficient cpu"], false, false),
-            refused(&["Insufficient cpu", "Insufficient memory"], true, false),
-            refused(&["node(s) were unschedulable"], true, true),
+            refused(&["Insufficient cpu"], Preempting::NoVictims),
+            refused(&["Insufficient cpu", "Insufficient memory"], Preempting::NotHelpful),
+            refused(&["node(s) were unschedulable"], Preempting::NotHelpful),
         ];
         assert_eq!(
-            sentence(&all, false),
+            sentence(&all, None),
             "0/3 nodes are available: 1 Insufficient memory, 1 node(s) were unschedulable, 2 Insufficient cpu. \
              preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, \
              2 Preemption is not helpful for scheduling."
         );
-        assert_eq!(sentence(&[], false), "no nodes available to schedule pods");
+        assert_eq!(sentence(&[], None), "no nodes available to schedule pods");
     }
 
     #[test]
-    fn says_that_lesser_pods_are_left_alone() {
-        let all = [refused(&["Insufficient cpu"], false, true)];
-        assert!(sentence(&all, false).ends_with(
-            "preemption: 0/1 nodes are available: 1 node(s) had pods of lower priority, which are not preempted."
-        ));
-        assert!(sentence(&all, true).ends_with("not eligible due to preemptionPolicy=Never."));
+    fn says_what_refuses_even_without_lesser_pods() {
+        let still = Preempting::StillRefused(vec!["Insufficient cpu".into()]);
+        let all = [refused(&["Insufficient cpu"], still)];
+        assert!(
+            sentence(&all, None)
+                .ends_with("preemption: 0/1 nodes are available: 1 Insufficient cpu.")
+        );
+        let never = "not eligible due to preemptionPolicy=Never.";
+        assert!(sentence(&all, Some(never)).ends_with(never));
     }
 }

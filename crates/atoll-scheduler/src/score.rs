@@ -10,7 +10,7 @@ use crate::{
     cluster::NodeState,
     filter::tolerated,
     selector::{Labels, node_term},
-    spread::crowding,
+    spread::{crowding, siblings},
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -63,6 +63,55 @@ fn totals(
         }
     }
     totals
+}
+
+/// What a pod counts for when nodes are compared.
+pub(crate) fn wanted(pod: &Pod) -> Amounts {
+    amounts::requested_or_assumed(pod)
+}
+
+/// The scale on which one node is scored without the others: least and most of what was
+/// found when all were looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    taints: (i64, i64),
+    affinity: (i64, i64),
+    /// What one sibling costs.
+    crowd_unit: i64,
+}
+
+impl Scale {
+    pub(crate) fn of(pod: &Pod, nodes: &[&NodeState], owner_labels: Option<&Labels>) -> Self {
+        let span = |values: Vec<i64>| {
+            let low = values.iter().min().copied().unwrap_or(0);
+            (low, values.iter().max().copied().unwrap_or(0))
+        };
+        let (low, high) = span(each(nodes, |node| siblings(pod, node, owner_labels)));
+        Self {
+            taints: span(each(nodes, |node| disliked_taints(pod, node))),
+            affinity: span(each(nodes, |node| preferred_weight(pod, node))),
+            crowd_unit: (SPREAD * 100 / (high - low).max(1)).max(1),
+        }
+    }
+
+    pub(crate) fn score(&self, pod: &Pod, node: &NodeState, wanted: &Amounts, crowd: i64) -> i64 {
+        let taints = 100 - stretched(disliked_taints(pod, node), self.taints, 0);
+        let affinity = stretched(preferred_weight(pod, node), self.affinity, 100);
+        let own = TAINTS * taints
+            + NODE_AFFINITY * affinity
+            + LEAST_USED * least_used(wanted, node)
+            + BALANCED * balanced(wanted, node);
+        self.crowded(own, crowd)
+    }
+
+    /// A score among so many siblings.
+    pub(crate) fn crowded(&self, score: i64, siblings: i64) -> i64 {
+        score.saturating_sub(self.crowd_unit.saturating_mul(siblings))
+    }
+}
+
+fn stretched(value: i64, (low, high): (i64, i64), when_equal: i64) -> i64 {
+    if low == high { when_equal } else { ((value - low) * 100 / (high - low)).clamp(0, 100) }
 }
 
 fn each(nodes: &[&NodeState], of: impl Fn(&NodeState) -> i64) -> Vec<i64> {
@@ -150,7 +199,7 @@ mod tests {
 
     fn place(cluster: &mut Cluster, pod: &Arc<Pod>) -> String {
         let labels = BTreeMap::new();
-        let topology = Topology { namespace_labels: &labels };
+        let topology = Topology { namespace_labels: &labels, has_repelling: true };
         let nodes: Vec<&NodeState> = cluster.nodes().collect();
         let node = best(pod, &nodes, &topology, Some(pod.labels())).unwrap().node.name_any();
         cluster.assume(pod.clone(), &node);

@@ -43,7 +43,7 @@ fn cluster(nodes: Vec<Value>, running: Vec<(&str, Pod)>) -> Cluster {
 
 fn why(cluster: &Cluster, pod: &Pod) -> Vec<String> {
     let labels = BTreeMap::new();
-    let topology = Topology { namespace_labels: &labels };
+    let topology = Topology { namespace_labels: &labels, has_repelling: true };
     let nodes: Vec<&NodeState> = cluster.nodes().collect();
     let request = Request::new(pod, &nodes, &topology);
     let refused = nodes.iter().map(|node| refusal(&request, node).unwrap_or_default());
@@ -160,7 +160,7 @@ fn only_what_other_pods_take_can_be_freed() {
     let cluster = cluster(vec![node("a", json!({}))], vec![("a", pod("1", cpu("1500m")))]);
     let is_final = |spec: Value| {
         let labels = BTreeMap::new();
-        let topology = Topology { namespace_labels: &labels };
+        let topology = Topology { namespace_labels: &labels, has_repelling: true };
         let nodes: Vec<&NodeState> = cluster.nodes().collect();
         let pod = pod("2", spec);
         let request = Request::new(&pod, &nodes, &topology);
