@@ -10,11 +10,13 @@ pub mod log_file;
 pub mod logs;
 pub mod metrics;
 pub mod remote;
+pub mod resource;
 pub mod routes;
 pub mod server;
 pub mod spdy;
 pub mod stats;
 pub mod upgrade;
+pub mod usage;
 pub mod websocket;
 
 use bytes::Bytes;

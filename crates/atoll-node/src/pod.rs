@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod decide;
 pub mod ending;
 pub mod env;
+pub mod ephemeral;
 pub mod files;
 pub mod identity;
 pub mod image;

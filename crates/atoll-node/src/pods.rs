@@ -183,9 +183,7 @@ impl Pods {
         let Some(id) = PodId::of(&pod) else { return };
         let known = self.index.borrow().get(&id.uid).cloned();
         if let Some(handle) = known {
-            let before = handle.desired.borrow().clone();
-            self.refuse_ephemeral(&before.pod, &pod);
-            let refused = before.refused;
+            let refused = handle.desired.borrow().refused.clone();
             handle.desired.send_replace(Desired { pod, gone: false, refused });
             return;
         }
@@ -199,17 +197,6 @@ impl Pods {
         self.change_index(|index| {
             index.insert(id.uid, handle);
         });
-    }
-
-    /// They come while the pod runs, so the pod goes on without them, and an event says so.
-    fn refuse_ephemeral(&self, before: &Pod, now: &Pod) {
-        let count = |pod: &Pod| {
-            pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten()).count()
-        };
-        if count(now) > count(before) {
-            let message = "this node does not support spec.ephemeralContainers".to_owned();
-            self.cx.warning(now, messages::UNSUPPORTED_POD_SPEC, message);
-        }
     }
 
     fn refusal(&self, pod: &Arc<Pod>) -> Option<Refusal> {

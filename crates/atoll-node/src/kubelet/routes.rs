@@ -6,7 +6,8 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use crate::context::Context;
-use crate::kubelet::{Answer, exec, forward, logs, metrics, stats, text};
+use crate::kubelet::usage::Usage;
+use crate::kubelet::{Answer, exec, forward, logs, metrics, resource, stats, text};
 use crate::pod::task::{PodHandle, Shown};
 use crate::pods::PodIndex;
 
@@ -15,6 +16,7 @@ use crate::pods::PodIndex;
 pub struct Routes {
     pub cx: Arc<Context>,
     pub pods: PodIndex,
+    pub usage: Arc<Usage>,
 }
 
 /// A request's query, in order; names may repeat.
@@ -90,7 +92,8 @@ impl Routes {
         match parts.as_slice() {
             ["healthz"] => text(StatusCode::OK, "ok"),
             ["metrics"] => metrics::answer(self),
-            ["stats", "summary"] => stats::answer(self).await,
+            ["metrics", "resource"] => resource::answer(self),
+            ["stats", "summary"] => stats::answer(self),
             ["pods"] => stats::pods(self),
             ["containerLogs", namespace, pod, container] => {
                 match self.find(namespace, pod, container) {

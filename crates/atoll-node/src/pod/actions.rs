@@ -1,5 +1,6 @@
 //! What one look at a pod does: sandbox, volumes, starts, stops, and the end.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use crate::pod::admit::Refusal;
 use crate::pod::decide::{self, Kill};
 use crate::pod::env::{self, Surroundings};
 use crate::pod::identity::{RestartPolicy, find_container};
-use crate::pod::start::{StartEnd, StartJob, start};
+use crate::pod::start::{StartEnd, StartJob, Target, start};
 use crate::pod::task::{JobEnd, PodTask, RESYNC, Stage};
 use crate::pod::track::{Condemned, Run, RunState, Waiting};
-use crate::pod::{image, messages, sandbox, spec};
+use crate::pod::{ephemeral, image, messages, refuse, sandbox, spec};
+use crate::rootless;
 use crate::volume::{self, Dirs, Ownership, gather};
 
 /// A container whose configuration is wrong, or that could not be made, is tried again
@@ -230,8 +232,8 @@ impl PodTask {
 
     /// Starts the container unless it has to wait; returns whether it was started.
     async fn try_start(&mut self, pod_spec: &PodSpec, name: &str) -> bool {
-        let Some((_, container)) = find_container(pod_spec, name) else { return false };
-        let container = container.clone();
+        let Some((list, container)) = find_container(pod_spec, name) else { return false };
+        let container = container.into_owned();
         let now = self.cx.now();
         if self.hold(&container, now) {
             return false;
@@ -239,6 +241,13 @@ impl PodTask {
         let (Some(sandbox), Some(volumes)) = (self.sandbox.clone(), self.volumes.clone()) else {
             return false;
         };
+        if list == ephemeral::LIST
+            && let Some(reason) = self.refused_ephemeral(pod_spec, &container)
+        {
+            self.cx.warning(&self.pod, messages::UNSUPPORTED_POD_SPEC, reason.clone());
+            self.on_start_failed(name, messages::CREATE_CONTAINER_CONFIG_ERROR, reason);
+            return false;
+        }
         let (maps, mut secrets) = env::references(&container);
         secrets.extend(image::pull_secrets(&self.pod));
         let found = match self.fetch(&maps, &secrets).await {
@@ -260,6 +269,7 @@ impl PodTask {
         let job = StartJob {
             pod: self.pod.clone(),
             id: self.id.clone(),
+            target: self.target(pod_spec, name),
             container,
             attempt,
             sandbox,
@@ -274,6 +284,32 @@ impl PodTask {
             JobEnd::Start { container: name, end }
         });
         true
+    }
+
+    /// What this node cannot give a container that came while the pod ran.
+    fn refused_ephemeral(&self, pod_spec: &PodSpec, container: &Container) -> Option<String> {
+        let alone = ephemeral::alone(&self.pod, container);
+        let mut fields = refuse::unsupported_fields(&alone);
+        if !self.cx.config.containers {
+            fields.extend(rootless::refuse::unsupported_fields(&alone, &self.cx.allowed()));
+            if ephemeral::target(pod_spec, &container.name).is_some() {
+                fields.push("spec.containers[0].targetContainerName".to_owned());
+            }
+        }
+        fields.retain(|field| field.starts_with("spec.containers["));
+        if fields.is_empty() {
+            return None;
+        }
+        let place = format!("spec.{}{{{}}}", ephemeral::LIST, container.name);
+        let fields = fields.join(", ").replace("spec.containers[0]", &place);
+        Some(format!("this node does not support {fields}"))
+    }
+
+    fn target(&self, pod_spec: &PodSpec, name: &str) -> Option<Target> {
+        let container = ephemeral::target(pod_spec, name)?.to_owned();
+        let run = self.tracks.get(&container).and_then(|track| track.current.as_ref());
+        let run = run.filter(|run| run.is_running()).map(|run| run.reference.key.clone());
+        Some(Target { container, run })
     }
 
     /// Whether the container has to wait, with the reason noted.
@@ -402,7 +438,7 @@ impl PodTask {
         });
     }
 
-    pub(crate) fn container(&self, name: &str) -> Option<&Container> {
+    pub(crate) fn container(&self, name: &str) -> Option<Cow<'_, Container>> {
         self.pod.spec.as_ref().and_then(|spec| find_container(spec, name)).map(|(_, c)| c)
     }
 
@@ -434,12 +470,12 @@ impl PodTask {
 
     fn begin_stop(&mut self, pod_spec: &PodSpec, kill: Kill) {
         let Some((_, container)) = find_container(pod_spec, &kill.container) else { return };
+        let container = container.into_owned();
         let seconds =
             kill.grace_seconds.or(pod_spec.termination_grace_period_seconds).unwrap_or(30);
         let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         let (sender, deadline) =
             tokio::sync::watch::channel(Instant::now() + grace.max(super::stop::GRACE_MIN));
-        let container = container.clone();
         let Some(job) = self.stop_job(&container, kill.message, deadline, Instant::now()) else {
             return;
         };

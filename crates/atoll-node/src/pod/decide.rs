@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use crate::pod::backoff;
+use crate::pod::ephemeral;
 use crate::pod::identity::{RestartPolicy, is_sidecar};
 use crate::pod::messages;
 use crate::pod::track::{Condemned, Track, Tracks};
@@ -45,6 +46,7 @@ pub fn plan(spec: &PodSpec, tracks: &Tracks) -> Plan {
 
     // Once an app container has run, the ordinary init containers are behind us even if
     // their records are gone.
+    plan.start.extend(ephemeral::to_start(spec, tracks));
     let initialized = spec.containers.iter().any(|c| track(c).current.is_some());
     for container in spec.init_containers.iter().flatten() {
         if !look_at_init(container, track(container), policy, initialized, &mut plan) {
@@ -140,14 +142,17 @@ fn init_failed(spec: &PodSpec, tracks: &Tracks, policy: RestartPolicy) -> bool {
 /// Sidecars end when nothing is left that they serve.
 fn finish(spec: &PodSpec, tracks: &Tracks, plan: &mut Plan) {
     let mut running = false;
-    for container in spec.init_containers.iter().flatten().rev().chain(&spec.containers) {
-        let Some(track) = tracks.get(&container.name) else { continue };
+    let lasting = spec.init_containers.iter().flatten().rev().chain(&spec.containers);
+    let names = lasting.map(|container| container.name.as_str());
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|one| one.name.as_str());
+    for name in names.chain(ephemeral) {
+        let Some(track) = tracks.get(name) else { continue };
         if track.is_running() {
             running = true;
             if !track.killing {
                 plan.kill.push(Kill {
-                    container: container.name.clone(),
-                    message: messages::stopping(&container.name),
+                    container: name.to_owned(),
+                    message: messages::stopping(name),
                     grace_seconds: None,
                 });
             }

@@ -15,7 +15,7 @@ use crate::pod::status::{self, View};
 use crate::pod::stop::{ENDPOINT_LEAD, GRACE_MIN, StopJob, stop};
 use crate::pod::task::{JobEnd, PodTask, Stage};
 use crate::pod::track::Track;
-use crate::pod::{messages, spec};
+use crate::pod::{ephemeral, messages, spec};
 
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// Taking down is tried again after this time.
@@ -41,6 +41,10 @@ impl PodTask {
         for container in init.clone().filter(|c| !is_sidecar(c)).chain(&pod_spec.containers) {
             let message = messages::stopping(&container.name);
             apps.extend(self.stop_job(container, message, deadline.clone(), not_before));
+        }
+        for container in ephemeral::containers(&pod_spec) {
+            let message = messages::stopping(&container.name);
+            apps.extend(self.stop_job(&container, message, deadline.clone(), not_before));
         }
         for container in init.filter(|c| is_sidecar(c)).rev() {
             let message = messages::stopping(&container.name);

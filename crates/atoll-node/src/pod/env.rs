@@ -3,6 +3,7 @@
 //! ConfigMaps and Secrets are fetched beforehand; a missing one is an error here, with the
 //! kubelet's words.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
@@ -233,7 +234,10 @@ pub fn resource_value(
             .and_then(|spec| find_container(spec, name))
             .map(|(_, container)| container)
             .ok_or_else(|| EnvError::NoContainer(name.clone()))?,
-        _ => default_container.ok_or_else(|| EnvError::NoContainer(String::new()))?,
+        _ => {
+            let own = default_container.ok_or_else(|| EnvError::NoContainer(String::new()))?;
+            Cow::Borrowed(own)
+        }
     };
     let (kind, name) = reference
         .resource

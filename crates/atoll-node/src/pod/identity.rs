@@ -1,8 +1,11 @@
 //! Names of pods and the short cuts through their optional fields.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+use crate::pod::ephemeral;
 
 /// A pod's names. Its text is the kubelet's: `name_namespace(uid)`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,10 +80,17 @@ pub fn all_containers(spec: &PodSpec) -> impl Iterator<Item = (&'static str, &Co
     init.chain(spec.containers.iter().map(|c| ("containers", c)))
 }
 
-/// The container of that name, wherever it stands.
+/// The container of that name, wherever it stands; an ephemeral one in the form of others.
 #[must_use]
-pub fn find_container<'a>(spec: &'a PodSpec, name: &str) -> Option<(&'static str, &'a Container)> {
-    all_containers(spec).find(|(_, c)| c.name == name)
+pub fn find_container<'a>(
+    spec: &'a PodSpec,
+    name: &str,
+) -> Option<(&'static str, Cow<'a, Container>)> {
+    let lasting = all_containers(spec).find(|(_, c)| c.name == name);
+    match lasting {
+        Some((list, container)) => Some((list, Cow::Borrowed(container))),
+        None => Some((ephemeral::LIST, Cow::Owned(ephemeral::find(spec, name)?))),
+    }
 }
 
 #[must_use]

@@ -40,6 +40,8 @@ pub struct Parts<'a> {
     /// The variables that the pod sets.
     pub env: Vec<(String, String)>,
     pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// The namespace of another container's processes, for one that is to see them.
+    pub processes: Option<PathBuf>,
     pub memory_capacity: i64,
     /// The container has files of its own.
     pub isolation: bool,
@@ -108,7 +110,11 @@ pub fn build(parts: Parts<'_>) -> Result<ContainerSpec, String> {
             net: mode(&parts.sandbox.net),
             ipc: mode(&parts.sandbox.ipc),
             uts: if config.containers { mode(&parts.sandbox.uts) } else { NamespaceMode::New },
-            pid: if host_pid { NamespaceMode::Host } else { NamespaceMode::New },
+            pid: match &parts.processes {
+                _ if host_pid => NamespaceMode::Host,
+                Some(path) => NamespaceMode::Path(path.clone()),
+                None => NamespaceMode::New,
+            },
         },
         // Without root there is no sandbox whose name it could share.
         hostname: (!config.containers).then(|| parts.names.hostname.clone()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_container::{ContainerKey, ContainerRef, ContainerSpec, Root, User};
+use atoll_container::{ContainerKey, ContainerRef, ContainerSpec, Root, State, User};
 use atoll_image::{ImageInfo, MountDirs};
 use atoll_informer::EventType;
 use jiff::Timestamp;
@@ -37,6 +37,8 @@ pub struct StartJob {
     pub pod: Arc<Pod>,
     pub id: PodId,
     pub container: Container,
+    /// Set for an ephemeral container that wants to see another's processes.
+    pub target: Option<Target>,
     pub attempt: u32,
     pub sandbox: PodSandbox,
     pub volumes: BTreeMap<String, PathBuf>,
@@ -44,6 +46,14 @@ pub struct StartJob {
     pub found: Found,
     /// Ends a pull; what comes after it is not interrupted.
     pub cancel: CancellationToken,
+}
+
+/// A container whose processes another one sees.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub container: String,
+    /// `None` when it does not run.
+    pub run: Option<ContainerKey>,
 }
 
 /// How it went.
@@ -139,6 +149,7 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
         MountDirs { rootfs: dir.join("rootfs"), upper: dir.join("upper"), work: dir.join("work") };
     let root = root(cx, image, &dirs).await.map_err(create_error)?;
     let user = user(cx, &root, &dirs.rootfs, image, &run_as).map_err(config_error)?;
+    let processes = processes_of(cx, job).await.map_err(create_error)?;
     let names = files::names(&job.pod, &cx.config.node_name, &cx.config.cluster_domain);
     let parts = Parts {
         config: &cx.config,
@@ -154,6 +165,7 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
         user,
         env,
         volumes: &job.volumes,
+        processes,
         memory_capacity: cx.machine.memory_bytes,
         isolation: cx.config.containers || cx.runtime.capabilities().isolation,
     };
@@ -178,6 +190,18 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
             }
             Err(Failure::Waits(messages::RUN_CONTAINER_ERROR, with_sources(&error)))
         }
+    }
+}
+
+/// The namespace of the processes of the container that this one is to look at.
+async fn processes_of(cx: &Context, job: &StartJob) -> Result<Option<PathBuf>, String> {
+    let Some(target) = &job.target else { return Ok(None) };
+    let missing = || format!("target container \"{}\" is not running", target.container);
+    let key = target.run.as_ref().ok_or_else(missing)?;
+    let found = cx.runtime.inspect(key).await.map_err(|error| with_sources(&error))?;
+    match found.map(|found| found.state) {
+        Some(State::Running { pid, .. }) => Ok(Some(format!("/proc/{pid}/ns/pid").into())),
+        _ => Err(missing()),
     }
 }
 

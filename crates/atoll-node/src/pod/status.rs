@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::pod::admit::Refusal;
+use crate::pod::ephemeral;
 use crate::pod::identity::{RestartPolicy, is_sidecar};
 use crate::pod::messages;
 use crate::pod::qos::Qos;
@@ -62,10 +63,26 @@ pub fn derive(view: &View<'_>, old: Option<&PodStatus>) -> PodStatus {
         observed_generation: view.pod.metadata.generation,
         init_container_statuses: (!init.is_empty() && !refused).then_some(init),
         container_statuses: (!refused).then_some(apps),
+        ephemeral_container_statuses: ephemeral_statuses(spec, view),
         ..PodStatus::default()
     };
     status.conditions = Some(conditions(view, &status, phase, initialized, old));
     status
+}
+
+/// They count neither for readiness nor for restarts.
+fn ephemeral_statuses(spec: &PodSpec, view: &View<'_>) -> Option<Vec<ContainerStatus>> {
+    let look = Look { init: false, initialized: true, lost: false };
+    let status = |container: Container| {
+        let track = view.tracks.get(&container.name);
+        if track.is_some_and(ephemeral::only_known_to_the_api) {
+            return ephemeral::known_status(view.pod, &container.name);
+        }
+        let status = container_status(&container, &look, view);
+        Some(ContainerStatus { ready: false, restart_count: 0, started: None, ..status })
+    };
+    let statuses: Vec<_> = ephemeral::containers(spec).filter_map(status).collect();
+    (!statuses.is_empty()).then_some(statuses)
 }
 
 /// How a container's status is looked at.

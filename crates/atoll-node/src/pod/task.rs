@@ -236,13 +236,18 @@ fn adopt(pod: &Pod, mut observed: Vec<Observed>, pods_dir: &Path) -> Tracks {
         let container =
             pod.spec.as_ref().and_then(|spec| find_container(spec, &found.container.key.name));
         // Unless the API knows better: nobody may have heard yet that it runs.
-        track.started = container.is_none_or(|(_, c)| c.startup_probe.is_none());
+        track.started = container.as_ref().is_none_or(|(_, c)| c.startup_probe.is_none());
         track.ready = container.is_some_and(|(_, c)| c.readiness_probe.is_none());
     }
     let statuses = pod.status.iter().flat_map(|status| {
         let apps = status.container_statuses.iter().flatten();
         apps.chain(status.init_container_statuses.iter().flatten())
     });
+    let ephemeral = pod.status.iter().flat_map(|s| s.ephemeral_container_statuses.iter().flatten());
+    for known in ephemeral.filter(|known| known.container_id.is_some()) {
+        // It has run, whether or not there is a record of it: it never runs again.
+        tracks.entry(known.name.clone()).or_default().restart_floor = 1;
+    }
     for known in statuses {
         let count = u32::try_from(known.restart_count).unwrap_or(0);
         let has_run = known.container_id.is_some() || known.last_state.is_some();
