@@ -36,6 +36,7 @@ mod list;
 mod maintenance;
 mod managed;
 mod metrics;
+mod metrics_api;
 mod namespace;
 mod negotiate;
 mod openapi;

@@ -8,6 +8,7 @@ mod describe;
 mod gnostic;
 mod paths;
 mod schemas;
+mod second;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -23,13 +24,14 @@ use sha2::{Digest as _, Sha256};
 use crate::body::Body;
 use crate::core::Core;
 use crate::discovery::Document;
+use crate::metrics_api;
 use crate::negotiate;
 use crate::plain;
 use crate::query::Query;
 use crate::status::Status;
 
 /// Raised when documents change their form without a new version of the crate.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 /// How long clients may keep a document whose hash is part of its URL: for good.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, immutable");
 
@@ -62,7 +64,8 @@ fn place(row: &ResourceInfo) -> String {
 
 fn places(core: &Core) -> BTreeMap<String, Vec<Row>> {
     let mut places: BTreeMap<String, Vec<Row>> = BTreeMap::new();
-    for row in core.registry.rows() {
+    // Their types stand in no schema table.
+    for row in core.registry.rows().filter(|row| !metrics_api::is(row)) {
         places.entry(place(&row)).or_default().push(row);
     }
     places
@@ -117,9 +120,9 @@ fn json_accepted(head: &Parts) -> bool {
         .any(|range| matches!(range.name, "application/json" | "*/*" | "application/*"))
 }
 
-/// The older form: definitions without paths, as JSON or in gnostic's protobuf.
+/// The older form, as JSON or in gnostic's protobuf.
 fn second(core: &Core, head: &Parts) -> Result<Response<Body>, Status> {
-    let rows: Vec<Row> = core.registry.rows().collect();
+    let rows: Vec<Row> = core.registry.rows().filter(|row| !metrics_api::is(row)).collect();
     for range in negotiate::media_ranges(&head.headers) {
         match range.name {
             "application/json" | "application/*" | "*/*" => {
@@ -150,10 +153,12 @@ fn second_document(rows: &[Row]) -> Value {
     let schemas = schemas::of_rows(rows);
     let mut definitions = Value::Object(schemas);
     schemas::refer_to_definitions(&mut definitions);
+    let mut paths = second::paths(&paths::of_rows(rows));
+    schemas::refer_to_definitions(&mut paths);
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": crate::version::KUBERNETES},
-        "paths": {},
+        "paths": paths,
         "definitions": definitions,
     })
 }

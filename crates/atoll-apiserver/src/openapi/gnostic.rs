@@ -1,7 +1,9 @@
 //! OpenAPI v2 in protobuf, for kubectl and Helm: the message that gnostic defines.
 //!
-//! Only what our documents have is written: title, definitions, and in these what
+//! Only what our documents have is written: title, paths, definitions, and in these what
 //! [`super::schemas`] makes.
+
+mod paths;
 
 use serde_json::{Map, Value};
 
@@ -19,6 +21,7 @@ pub(super) fn document(document: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     text(&mut out, 1, &document["swagger"]);
     bytes(&mut out, 2, &about);
+    bytes(&mut out, 8, &paths::paths(&document["paths"]));
     bytes(&mut out, 9, &named_schemas(&document["definitions"]));
     out
 }
@@ -63,6 +66,10 @@ fn schema(value: &Value) -> Vec<u8> {
 
 /// `x-…`, each as YAML, of which JSON is a part.
 fn extensions(map: Option<&Map<String, Value>>, out: &mut Vec<u8>) {
+    extensions_at(31, map, out);
+}
+
+fn extensions_at(number: u32, map: Option<&Map<String, Value>>, out: &mut Vec<u8>) {
     let all = map.into_iter().flatten().filter(|(name, _)| name.starts_with("x-"));
     for (name, value) in all {
         let mut any = Vec::new();
@@ -70,7 +77,7 @@ fn extensions(map: Option<&Map<String, Value>>, out: &mut Vec<u8>) {
         let mut named = Vec::new();
         bytes(&mut named, 1, name.as_bytes());
         bytes(&mut named, 2, &any);
-        bytes(out, 31, &named);
+        bytes(out, number, &named);
     }
 }
 
