@@ -79,9 +79,9 @@ where
     let api: Api<ControllerRevision> = Api::namespaced(client.clone(), &namespace);
     let mut all = claimed(client, &api, cache, owner).await?;
     sort(&mut all);
-    let data = patch_of(owner.template);
+    let patch = patch_of(owner.template);
     let mut collisions = owner.collisions;
-    let present = match head(&all, &data) {
+    let present = match head(&all, &patch) {
         Head::Stands(present) => present,
         Head::Renumber(old, number) => {
             let present = Arc::new(renumber(&api, &old, number).await?);
@@ -90,7 +90,7 @@ where
             present
         }
         Head::Create(number) => {
-            let present = Arc::new(create(&api, owner, &data, number, &mut collisions).await?);
+            let present = Arc::new(create(&api, owner, &patch, number, &mut collisions).await?);
             all.push(present.clone());
             present
         }
@@ -127,9 +127,9 @@ pub(crate) fn surplus<'a>(
     dead.into_iter().take(count).collect()
 }
 
-pub(crate) fn head(all: &[Arc<ControllerRevision>], data: &Value) -> Head {
+pub(crate) fn head(all: &[Arc<ControllerRevision>], patch: &Value) -> Head {
     let next = all.last().map_or(1, |newest| newest.revision + 1);
-    let same = all.iter().rposition(|one| one.data.as_ref().map(|data| &data.0) == Some(data));
+    let same = all.iter().rposition(|one| one.data.as_ref().map(|known| &known.0) == Some(patch));
     match same {
         Some(position) if position + 1 == all.len() => Head::Stands(all[position].clone()),
         Some(position) => Head::Renumber(all[position].clone(), next),
@@ -144,10 +144,10 @@ pub(crate) fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSp
     serde_json::from_value(template).ok()
 }
 
-/// A short name for data. `collisions` gives another one when the first is taken.
-pub(crate) fn short_hash(data: &[u8], collisions: i32) -> String {
+/// A short name for `bytes`. `collisions` gives another one when the first is taken.
+pub(crate) fn short_hash(bytes: &[u8], collisions: i32) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(data);
+    hasher.update(bytes);
     hasher.update(collisions.to_le_bytes());
     let digest = hasher.finalize();
     let letters = digest.iter().take(HASH_LENGTH);
@@ -201,7 +201,7 @@ async fn renumber(
 async fn create<K>(
     api: &Api<ControllerRevision>,
     owner: &Owner<'_, K>,
-    data: &Value,
+    patch: &Value,
     number: i64,
     collisions: &mut i32,
 ) -> Result<ControllerRevision, Error>
@@ -209,7 +209,7 @@ where
     K: Resource<DynamicType = ()>,
 {
     for _ in 0..COLLISIONS_MAX {
-        let revision = revision(owner, data, number, *collisions);
+        let revision = revision(owner, patch, number, *collisions);
         let name = revision.name_any();
         match api.create(&PostParams::default(), &revision).await {
             Ok(created) => return Ok(created),
@@ -230,15 +230,15 @@ where
 
 fn revision<K>(
     owner: &Owner<'_, K>,
-    data: &Value,
+    patch: &Value,
     number: i64,
     collisions: i32,
 ) -> ControllerRevision
 where
     K: Resource<DynamicType = ()>,
 {
-    // Maps are ordered, so equal data have equal text.
-    let hash = short_hash(&serde_json::to_vec(data).unwrap_or_default(), collisions);
+    // Maps are ordered, so equal patches have equal text.
+    let hash = short_hash(&serde_json::to_vec(patch).unwrap_or_default(), collisions);
     let template = owner.template.metadata.as_ref();
     let mut labels = template.and_then(|meta| meta.labels.clone()).unwrap_or_default();
     labels.insert(owner.hash_label.to_owned(), hash.clone());
@@ -254,7 +254,7 @@ where
             owner_references: references,
             ..ObjectMeta::default()
         },
-        data: Some(RawExtension(data.clone())),
+        data: Some(RawExtension(patch.clone())),
         revision: number,
     }
 }

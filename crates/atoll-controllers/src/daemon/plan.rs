@@ -63,6 +63,9 @@ pub(super) struct Plan {
     pub(super) retry: Option<Duration>,
 }
 
+/// A node's pod of the present template, and one of another.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
 /// How many nodes an update may touch at once.
 struct Bounds {
     surge: usize,
@@ -107,7 +110,7 @@ impl Scene<'_> {
 
     /// The pods of a node that are not going, a new one and an old one; `None` when there are
     /// more, which are thinned out first.
-    fn pair(&self, node: &str) -> Option<(Option<&Arc<Pod>>, Option<&Arc<Pod>>)> {
+    fn pair(&self, node: &str) -> Option<Pair<'_>> {
         let (mut new, mut old) = (None, None);
         for pod in self.on(node).filter(|pod| !is_going(pod)) {
             let place = if self.is_new(pod) { &mut new } else { &mut old };

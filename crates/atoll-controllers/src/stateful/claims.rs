@@ -178,7 +178,10 @@ mod tests {
         assert_eq!(owned_by(&set("Retain", "Delete"), 2, &[]), names(&["pod-2"]));
         assert_eq!(owned_by(&set("Delete", "Delete"), 0, &[]), names(&["set"]));
         let owner = owner(&set("Delete", "Delete")).unwrap();
-        assert_eq!(owned_by(&set("Delete", "Delete"), 2, &[owner.clone()]), names(&["pod-2"]));
+        assert_eq!(
+            owned_by(&set("Delete", "Delete"), 2, std::slice::from_ref(&owner)),
+            names(&["pod-2"])
+        );
         assert_eq!(owned_by(&set("Retain", "Retain"), 0, &[owner]), names(&[]));
     }
 
