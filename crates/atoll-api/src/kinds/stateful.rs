@@ -26,7 +26,7 @@ pub(super) const DAEMON_SET_HOOKS: Hooks = Hooks {
     default: Some(defaults::stateful::daemon_set),
     prepare_create: Some(create_daemon_set),
     prepare_update: Some(update_daemon_set),
-    prepare_status_update: Some(prepare::keep_spec),
+    prepare_status_update: Some(update_daemon_status),
     validate_create: Some(validate::stateful::daemon_set),
     validate_update: Some(validate::stateful::daemon_set_update),
     validate_status_update: Some(validate::stateful::daemon_set_status_update),
@@ -54,6 +54,11 @@ fn update_daemon_set(new: &mut Value, old: &Value) {
     let same = new["spec"].get("template") == old["spec"].get("template");
     let count = template_generation(old);
     set_template_generation(new, if same { count } else { count.saturating_add(1) });
+}
+
+fn update_daemon_status(new: &mut Value, old: &Value) {
+    prepare::keep_spec(new, old);
+    set_template_generation(new, template_generation(old));
 }
 
 fn template_generation(set: &Value) -> i64 {
