@@ -3,7 +3,6 @@
 //! The pods name their node by affinity, and the scheduler binds them. [`plan`] decides which
 //! come and go, [`history`] keeps the templates. Rules and texts are kube-controller-manager's.
 
-mod backoff;
 mod fit;
 mod plan;
 mod status;
@@ -13,6 +12,7 @@ use crate::{
     claim::claim,
     error::Error,
     expect::Expectations,
+    failures::Failures,
     history::{self, History},
     launch::launch,
     pod_control::{PodControl, at_once, slowly},
@@ -20,7 +20,6 @@ use crate::{
     shared::{BY_OWNER, ClientFor, Shared, controller_of},
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
-use backoff::Failures;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, DaemonSetSpec},

@@ -12,6 +12,7 @@ pub mod election;
 mod endpoints;
 mod error;
 mod expect;
+mod failures;
 mod gc;
 mod history;
 mod job;

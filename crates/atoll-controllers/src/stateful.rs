@@ -12,6 +12,7 @@ use crate::{
     claim::claim,
     error::{Error, failed, words},
     expect::Expectations,
+    failures::Failures,
     history::{self, History},
     launch::launch,
     pod_control::{PodControl, at_once, slowly},
@@ -47,6 +48,7 @@ const HISTORY_DEFAULT: i32 = 10;
 struct Controller {
     shared: Arc<Shared>,
     pods: PodControl,
+    failures: Failures,
 }
 
 /// What a pass knows of its StatefulSet.
@@ -70,11 +72,14 @@ pub(crate) fn start(
     let controller = Arc::new(Controller {
         shared: shared.clone(),
         pods: PodControl { client, expectations: Expectations::default(), recorder },
+        failures: Failures::default(),
     });
     let (sets, forgetting) = (queue.clone(), controller.clone());
     shared.stateful_sets.on_change(move |change: &Change<'_, StatefulSet>| {
         if let (Some(gone), None) = (change.old, change.new) {
-            forgetting.pods.expectations.forget(&gone.uid().unwrap_or_default());
+            let uid = gone.uid().unwrap_or_default();
+            forgetting.pods.expectations.forget(&uid);
+            forgetting.failures.forget(&uid);
         }
         if let Some(set) = change.object() {
             sets.add(Key::of(set.as_ref()));
@@ -139,24 +144,25 @@ impl Controller {
             .unwrap_or(&history.present);
         let (current_name, update_name) = (current.name_any(), history.present.name_any());
         let claim = |name: &str| self.shared.claims.get(&Key::new(&key.namespace, name));
-        let now = Timestamp::now();
+        let uid = set.uid().unwrap_or_default();
+        let held = |pod: &str| self.failures.left(&uid, set.metadata.generation, pod);
         let scene = Scene {
             set: &set,
             pods,
             current: &current_name,
             update: &update_name,
             claim: &claim,
-            now,
+            held: &held,
+            now: Timestamp::now(),
         };
         let pass =
             Pass { set: &set, spec, history: &history, current: history::template_of(current) };
-        let patience = self.pods.expectations.unmet(&set.uid().unwrap_or_default());
-        let mut failure = None;
-        let mut retired = 0;
+        let patience = self.pods.expectations.unmet(&uid);
+        let (mut failure, mut retired, mut retry) = (None, 0, None);
         // Until the cache has seen our own last writes, deciding would repeat them.
         if patience.is_none() {
             let plan = plan::plan(&scene);
-            retired = plan.retired;
+            (retired, retry) = (plan.retired, plan.retry);
             failure = self.carry_out(&pass, plan.phases).await.err();
         }
         status::write(&self.pods.client, &scene, history.collisions, retired).await?;
@@ -164,7 +170,8 @@ impl Controller {
             return Err(error);
         }
         self.forget(&pass, &scene).await?;
-        Ok(patience.map_or_else(|| status::next_look(&scene), Outcome::After))
+        let next = patience.or(retry);
+        Ok(next.map_or_else(|| status::next_look(&scene), Outcome::After))
     }
 
     async fn history(&self, set: &StatefulSet, spec: &StatefulSetSpec) -> Result<History, Error> {
@@ -249,10 +256,11 @@ impl Controller {
                 patched.map(drop).map_err(failed("labelling", "pod", pod))
             }
             Step::Create { ordinal, at } => self.create(pass, ordinal, at).await,
-            Step::Delete { pod, uid } => {
-                let deleted = self.pods.delete_quietly(set, &pod, &uid).await;
-                self.record(set, "delete", &pod, deleted.as_ref().err());
-                deleted.map_err(failed("deleting", "pod", pod))
+            Step::Delete { pod, uid } => self.delete(set, pod, &uid).await,
+            Step::Clear { pod, uid } => {
+                let owner = set.uid().unwrap_or_default();
+                self.failures.count(&owner, set.metadata.generation, &pod);
+                self.delete(set, pod, &uid).await
             }
             Step::Refuse { pod, why } => {
                 let name = set.name_any();
@@ -261,6 +269,12 @@ impl Controller {
                 Err(Error::Stale { what: why })
             }
         }
+    }
+
+    async fn delete(&self, set: &StatefulSet, pod: String, uid: &str) -> Result<(), Error> {
+        let deleted = self.pods.delete_quietly(set, &pod, uid).await;
+        self.record(set, "delete", &pod, deleted.as_ref().err());
+        deleted.map_err(failed("deleting", "pod", pod))
     }
 
     async fn create(&self, pass: &Pass<'_>, ordinal: i32, at: At) -> Result<(), Error> {

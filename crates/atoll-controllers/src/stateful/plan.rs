@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 /// Pods created by one pass. A larger difference takes several passes, so that one bad
@@ -37,6 +38,8 @@ pub(super) struct Scene<'a> {
     pub(super) current: &'a str,
     pub(super) update: &'a str,
     pub(super) claim: &'a (dyn Fn(&str) -> Option<Arc<PersistentVolumeClaim>> + Sync),
+    /// How much longer a pod that has ended is left alone, by its name.
+    pub(super) held: &'a (dyn Fn(&str) -> Option<Duration> + Sync),
     pub(super) now: Timestamp,
 }
 
@@ -66,6 +69,11 @@ pub(super) enum Step {
         pod: String,
         uid: String,
     },
+    /// Makes room for another pod where one has ended.
+    Clear {
+        pod: String,
+        uid: String,
+    },
     /// Puts back the labels by which a pod is known.
     Label {
         pod: String,
@@ -87,6 +95,8 @@ pub(super) struct Plan {
     pub(super) phases: Vec<Vec<Task>>,
     /// How many pods of the current revision are deleted for an update.
     pub(super) retired: i32,
+    /// When a pod that has ended is to be looked at again.
+    pub(super) retry: Option<Duration>,
 }
 
 /// What is decided for one replica, and whether nothing else may be done before it is well.
@@ -101,6 +111,8 @@ pub(super) fn plan(scene: &Scene<'_>) -> Plan {
     let mut plan = Plan::default();
     let (tasks, halted) = keep_replicas(scene, spec, ordered);
     plan.phases.push(tasks);
+    let ended = scene.pods.values().filter(|pod| pods::is_finished(pod) && !is_terminating(pod));
+    plan.retry = ended.filter_map(|pod| (scene.held)(&pod.name_any())).min();
     if halted {
         return plan;
     }
@@ -201,7 +213,10 @@ fn existing(
 ) -> Verdict {
     // One that has ended is replaced whatever its exit code: it was to run for ever.
     if pods::is_finished(pod) {
-        let task = if is_terminating(pod) { Vec::new() } else { vec![delete(pod)] };
+        let name = pod.name_any();
+        let waits = is_terminating(pod) || (scene.held)(&name).is_some();
+        let uid = pod.uid().unwrap_or_default();
+        let task = if waits { Vec::new() } else { vec![Step::Clear { pod: name, uid }] };
         return Verdict { task, halts: true };
     }
     let mut task = Vec::new();
@@ -338,7 +353,7 @@ fn delete(pod: &Pod) -> Step {
 
 fn deleted(phases: &[Vec<Task>]) -> impl Iterator<Item = &str> {
     phases.iter().flatten().flatten().filter_map(|step| match step {
-        Step::Delete { uid, .. } => Some(uid.as_str()),
+        Step::Delete { uid, .. } | Step::Clear { uid, .. } => Some(uid.as_str()),
         _ => None,
     })
 }

@@ -53,6 +53,7 @@ fn scene<'a>(set: &'a StatefulSet, pods: &[(i32, Arc<Pod>)]) -> Scene<'a> {
         current: "old",
         update: "new",
         claim: &no_claim,
+        held: &|_| None,
         now: NOW.parse().unwrap(),
     }
 }
@@ -63,7 +64,7 @@ fn steps(set: &StatefulSet, pods: &[(i32, Arc<Pod>)]) -> Vec<String> {
     let steps = plan.phases.iter().flatten().flatten().map(|step| match step {
         Step::Create { ordinal, at: At::Update } => format!("+{ordinal}"),
         Step::Create { ordinal, at: At::Current } => format!("+{ordinal}c"),
-        Step::Delete { pod, .. } => pod.replace("db", ""),
+        Step::Delete { pod, .. } | Step::Clear { pod, .. } => pod.replace("db", ""),
         Step::Claim { claim, .. } => format!("claim {}", claim.name_any()),
         Step::Own { claim, .. } => format!("own {claim}"),
         Step::Label { pod, .. } => format!("label {pod}"),
@@ -122,7 +123,12 @@ fn the_highest_goes_first_and_alone() {
 #[test]
 fn failed_and_evicted_pods_are_replaced() {
     let set = set(&json!({}));
-    assert_eq!(steps(&set, &[pod(0, "ready", "new"), pod(1, "failed", "new")]), ["-1"]);
+    let pods = [pod(0, "ready", "new"), pod(1, "failed", "new")];
+    assert_eq!(steps(&set, &pods), ["-1"]);
+    // Where one has just failed the next is not deleted at once.
+    let held = |_: &str| Some(Duration::from_secs(4));
+    let plan = plan(&Scene { held: &held, ..scene(&set, &pods) });
+    assert!(plan.phases.iter().all(Vec::is_empty) && plan.retry == Some(Duration::from_secs(4)));
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! How long a node's failed pods are left alone before the next one comes.
+//! How long pods that failed are left alone before others take their place.
 //!
-//! A node that refuses a pod would otherwise get one after the other as fast as it refuses.
+//! A node that refuses pods would otherwise get one after the other as fast as it refuses.
 
 use std::{
     collections::HashMap,
@@ -19,35 +19,41 @@ struct Entry {
     at: Instant,
 }
 
-/// By the uid of a DaemonSet and the name of a node; bounded by the pods that have failed.
+/// By the uid of the owner and a place: the node of a DaemonSet's pod, the name of a
+/// StatefulSet's. Bounded by the places where pods have failed.
 #[derive(Default)]
-pub(super) struct Failures(Mutex<HashMap<String, HashMap<String, Entry>>>);
+pub(crate) struct Failures(Mutex<HashMap<String, HashMap<String, Entry>>>);
 
 impl Failures {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, HashMap<String, Entry>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How much longer a failed pod stays. A changed DaemonSet is tried at once.
-    pub(super) fn left(&self, set: &str, generation: Option<i64>, node: &str) -> Option<Duration> {
+    /// How much longer a failed pod stays. A changed owner is tried at once.
+    pub(crate) fn left(
+        &self,
+        owner: &str,
+        generation: Option<i64>,
+        place: &str,
+    ) -> Option<Duration> {
         let all = self.lock();
-        let entry = all.get(set)?.get(node).filter(|entry| entry.generation == generation)?;
+        let entry = all.get(owner)?.get(place).filter(|entry| entry.generation == generation)?;
         entry.wait.checked_sub(entry.at.elapsed()).filter(|left| !left.is_zero())
     }
 
-    pub(super) fn count(&self, set: &str, generation: Option<i64>, node: &str) {
+    pub(crate) fn count(&self, owner: &str, generation: Option<i64>, place: &str) {
         let mut all = self.lock();
-        let nodes = all.entry(set.to_owned()).or_default();
+        let places = all.entry(owner.to_owned()).or_default();
         // One that has been well for long begins anew.
-        nodes.retain(|_, entry| {
+        places.retain(|_, entry| {
             entry.generation == generation && entry.at.elapsed() < entry.wait.saturating_add(MAX)
         });
-        let wait = nodes.get(node).map_or(FIRST, |entry| entry.wait.saturating_mul(2).min(MAX));
-        nodes.insert(node.to_owned(), Entry { generation, wait, at: Instant::now() });
+        let wait = places.get(place).map_or(FIRST, |entry| entry.wait.saturating_mul(2).min(MAX));
+        places.insert(place.to_owned(), Entry { generation, wait, at: Instant::now() });
     }
 
-    pub(super) fn forget(&self, set: &str) {
-        self.lock().remove(set);
+    pub(crate) fn forget(&self, owner: &str) {
+        self.lock().remove(owner);
     }
 }
 
