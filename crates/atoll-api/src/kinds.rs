@@ -369,6 +369,7 @@ impl ResourceInfo {
     #[must_use]
     pub fn validate_create(&self, object: &Value) -> Vec<field::Error> {
         let mut errors = validate::metadata::create(object, self.scope, self.name_rule);
+        errors.extend(validate::metadata::core_rules(&self.group, object));
         if let Some(check) = self.hooks.validate_create {
             errors.extend(check(object));
         }

@@ -4,7 +4,9 @@
 //! Each is a key of its own that must not exist yet; the key goes with the object. So two
 //! objects never hold one, and none is lost when a server dies.
 
+mod addresses;
 mod nodes;
+pub(crate) mod repair;
 mod services;
 
 use futures::future::BoxFuture;
@@ -61,6 +63,8 @@ pub(crate) fn on_delete(call: &Call, object: &Value) -> Extra {
     }
     extra
 }
+
+pub(crate) use addresses::{GROUP as NETWORKING, follow as follow_address};
 
 /// The key of a Service's address.
 pub(crate) fn address_key(address: std::net::Ipv4Addr) -> String {

@@ -61,6 +61,11 @@ pub(crate) async fn create(core: &Core) -> Result<(), Status> {
         let object = complete(core, row, namespace, name, object);
         batch.push((storage::key(row, namespace, name), storage::encode(row, &object)?));
     }
+    let cidrs = row(allocate::NETWORKING, "servicecidrs")?;
+    if !exists(core, cidrs, "", "kubernetes") {
+        let key = storage::key(cidrs, "", "kubernetes");
+        batch.push((key, storage::encode(cidrs, &service_cidr(core, cidrs))?));
+    }
     core.storage.ensure(batch).await?;
     service(core).await?;
     // With others there the endpoints are theirs too: they are written once this one is known.
@@ -70,6 +75,22 @@ pub(crate) async fn create(core: &Core) -> Result<(), Status> {
         return Ok(());
     }
     endpoints::write(core).await
+}
+
+/// The network of the server's settings, as an object; upstream's name and words.
+fn service_cidr(core: &Core, row: &ResourceInfo) -> Value {
+    let spec = json!({"spec": {"cidrs": [core.config.service_cidr.to_string()]}});
+    let mut object = complete(core, row, "", "kubernetes", spec);
+    metadata::of(&mut object)
+        .insert("finalizers".to_owned(), json!(["networking.k8s.io/service-cidr-finalizer"]));
+    object["status"] = json!({"conditions": [{
+        "type": "Ready",
+        "status": "True",
+        "reason": "",
+        "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": core.now_text(),
+    }]});
+    object
 }
 
 /// Completes an object that the server itself creates at start: everything but admission.
@@ -130,6 +151,7 @@ async fn service(core: &Core) -> Result<(), Status> {
     let object = complete(core, row, namespace, name, spec);
     let mut extra = Extra::default();
     extra.claim(allocate::address_key(address), object["metadata"]["uid"].to_string());
+    allocate::follow_address(core, None, &object, &mut extra)?;
     let key = storage::key(row, namespace, name);
     core.storage.create(key, storage::encode(row, &object)?, extra).await?;
     Ok(())

@@ -39,7 +39,7 @@ use crate::servers::{Servers, presence};
 use crate::status::Status;
 use crate::storage::Storage;
 use crate::user::{Connection, UserInfo};
-use crate::{hook, initial, maintenance, pipeline};
+use crate::{allocate, hook, initial, maintenance, pipeline};
 
 /// Connections open at once; further ones wait in the listener.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -117,6 +117,7 @@ impl ApiServer {
             core.tasks.spawn(maintenance::compact(core.clone()));
         }
         core.tasks.spawn(initial::keep(core.clone()));
+        core.tasks.spawn(allocate::repair::run(core.clone()));
         if let Some(servers) = core.config.servers.clone() {
             core.tasks.spawn(presence::run(core.clone(), servers));
             core.tasks.spawn(presence::follow(core.clone()));

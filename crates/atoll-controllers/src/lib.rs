@@ -26,6 +26,7 @@ mod replicaset;
 mod replication;
 mod selector;
 mod service_account;
+mod service_cidrs;
 mod shared;
 mod signer;
 mod stateful;
@@ -64,6 +65,7 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     cronjob::start(clients, &shared, tasks, stop);
     disruption::start(clients, &shared, tasks, stop);
     service_account::start(clients, &shared, root_ca_pem, tasks, stop);
+    service_cidrs::start(clients, &shared, tasks, stop);
     namespace::start(clients, &shared, &collector, tasks, stop);
     node::start(clients, &shared, tasks, stop);
     if let Some(signers) = signers {

@@ -98,6 +98,14 @@ fn writes_yaml_that_reads_the_same() {
         "u": " lead", "num": "1e3", "tab": "a\tb", "h": "x #y", "c:": "d:", "f": 1.5, "star": "*x", "w": "\n\nx"});
     let text = to_yaml(&object);
     assert_eq!(yaml(&text), object, "{text}");
+    for text in
+        ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00.000000Z", "2026-1-2", "12:30", "1:2:3.5"]
+    {
+        assert_eq!(to_yaml(&json!({ "a": text })), format!("a: \"{text}\"\n"));
+    }
+    for text in ["10.0.0.1:80", "2026-01", "2026-01-x", "12:99", "2026-01-01Tx"] {
+        assert_eq!(to_yaml(&json!({ "a": text })), format!("a: {text}\n"));
+    }
     assert_eq!(to_yaml(&json!({"l": [{"a": 1, "b": 2}]})), "l:\n- a: 1\n  b: 2\n");
 }
 

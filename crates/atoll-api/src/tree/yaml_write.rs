@@ -111,7 +111,7 @@ fn write_string(text: &str, _indent: usize, out: &mut String) {
         out.push_str(text);
     } else if text.chars().any(|one| one.is_control() || one == '\u{feff}') {
         out.push_str(&Value::from(text).to_string());
-    } else if is_plain_string(text) || text.contains('"') {
+    } else if (is_plain_string(text) && !reads_otherwise(text)) || text.contains('"') {
         out.push('\'');
         out.push_str(&text.replace('\'', "''"));
         out.push('\'');
@@ -128,6 +128,7 @@ fn is_plain(text: &str) -> bool {
             && !text[1..].starts_with([' ', '-']));
     !starts_badly
         && is_plain_string(text)
+        && !reads_otherwise(text)
         && text != "<<"
         && !text.starts_with(' ')
         && !text.ends_with([' ', ':'])
@@ -137,6 +138,44 @@ fn is_plain(text: &str) -> bool {
         // Either would end the document when it stands at the start of a line.
         && !text.starts_with("---")
         && !text.starts_with("...")
+}
+
+/// Whether other readers of YAML 1.1 take a plain scalar for a time or a number to the base of
+/// 60, which Kubernetes' own converter leaves alone: it quotes both.
+fn reads_otherwise(text: &str) -> bool {
+    is_date(text) || is_sexagesimal(text)
+}
+
+/// `2026-01-31`, alone or with a time after it.
+fn is_date(text: &str) -> bool {
+    let mut parts = text.splitn(3, '-');
+    let (Some(year), Some(month), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let day = rest.split(['T', 't', ' ']).next().unwrap_or("");
+    let short = |text: &str| matches!(text.len(), 1 | 2) && digits(text);
+    let time = rest.get(day.len() + 1..).unwrap_or("");
+    year.len() == 4
+        && digits(year)
+        && short(month)
+        && short(day)
+        && (rest.len() == day.len() || time.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// `12:30:45`.
+fn is_sexagesimal(text: &str) -> bool {
+    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let mut parts = text.split(':');
+    let first = parts.next().unwrap_or("");
+    let whole = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_')
+    };
+    let minutes = |part: &str| {
+        let part = part.split('.').next().unwrap_or("");
+        part.len() <= 2 && whole(part) && part.parse().is_ok_and(|number: u8| number < 60)
+    };
+    text.contains(':') && whole(first) && parts.all(minutes)
 }
 
 fn push_indent(indent: usize, out: &mut String) {

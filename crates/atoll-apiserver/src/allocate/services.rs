@@ -1,5 +1,6 @@
 //! Services: cluster addresses and node ports.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use atoll_api::access::Access as _;
@@ -10,13 +11,14 @@ use futures::future::BoxFuture;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
-use super::{Allocator, PREFIX, difference};
+use super::{Allocator, PREFIX, address_key, addresses, difference};
 use crate::call::Call;
+use crate::config::Cidr;
 use crate::status::Status;
 use crate::storage::Extra;
 
 pub(super) const ALLOCATOR: Allocator =
-    Allocator { group: "", resource: "services", create, update, held };
+    Allocator { group: "", resource: "services", create, update, held: everything };
 
 /// Addresses at the start of the network that are only given to those who ask for them:
 /// the API's own Service and cluster DNS live there.
@@ -29,7 +31,9 @@ fn create<'a>(
 ) -> BoxFuture<'a, Result<Extra, Status>> {
     async move {
         assign(call, &[], service).await?;
-        Ok(difference(service, &[], &held(service)))
+        let mut extra = difference(service, &[], &held(service));
+        addresses::follow(&call.core, None, service, &mut extra)?;
+        Ok(extra)
     }
     .boxed()
 }
@@ -43,7 +47,9 @@ fn update<'a>(
         let before = held(old);
         keep_address(old, new);
         assign(call, &before, new).await?;
-        Ok(difference(new, &before, &held(new)))
+        let mut extra = difference(new, &before, &held(new));
+        addresses::follow(&call.core, addresses::of(old), new, &mut extra)?;
+        Ok(extra)
     }
     .boxed()
 }
@@ -74,6 +80,13 @@ fn has_node_ports(service: &Value) -> bool {
         "LoadBalancer" => service["spec"].opt_flag("allocateLoadBalancerNodePorts").unwrap_or(true),
         _ => false,
     }
+}
+
+/// What goes with a Service: all that it holds, and the IPAddress that says so.
+fn everything(service: &Value) -> Vec<String> {
+    let mut keys = held(service);
+    keys.extend(addresses::of(service).and_then(|address| addresses::object_key(address).ok()));
+    keys
 }
 
 /// Everything the Service holds, as keys.
@@ -143,17 +156,18 @@ async fn assign_address(call: &Call, before: &[String], service: &mut Value) -> 
         return Ok(());
     }
     let at = Path::new("spec").child("clusterIPs");
-    let network = call.core.config.service_cidr;
-    let inside = address.parse::<Ipv4Addr>().is_ok_and(|address| network.contains(address));
-    if !inside {
+    let networks = addresses::networks(&call.core);
+    let inside = |ip: &Ipv4Addr| networks.iter().any(|network| network.contains(*ip));
+    let Some(ip) = address.parse().ok().filter(inside) else {
+        let ranges: Vec<String> = networks.iter().map(ToString::to_string).collect();
         let why = format!(
             "failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. \
-             The range of valid IPs is {}/{}",
-            network.address, network.prefix
+             The range of valid IPs is {}",
+            ranges.join(",")
         );
         return Err(invalid(call, service, at.invalid(json!([address]), why)));
-    }
-    if taken(call, &format!("{PREFIX}/serviceips/{address}")).await? {
+    };
+    if address_taken(call, ip).await? {
         let why = format!("failed to allocate IP {address}: provided IP is already allocated");
         return Err(invalid(call, service, at.invalid(json!([address]), why)));
     }
@@ -203,27 +217,43 @@ async fn taken(call: &Call, key: &str) -> Result<bool, Status> {
     Ok(!call.core.storage.range(request).await?.kvs.is_empty())
 }
 
-/// A random address first; when that is taken, any that is free.
+/// Somebody has it, or an IPAddress keeps it free of Services.
+async fn address_taken(call: &Call, address: Ipv4Addr) -> Result<bool, Status> {
+    Ok(taken(call, &address_key(address)).await?
+        || taken(call, &addresses::object_key(address)?).await?)
+}
+
+/// From the first network that has one.
 async fn free_address(call: &Call) -> Result<Ipv4Addr, Status> {
-    let network = call.core.config.service_cidr;
+    for network in addresses::networks(&call.core) {
+        if let Some(address) = free_in(call, network).await? {
+            return Ok(address);
+        }
+    }
+    Err(Status::internal("failed to allocate a serviceIP: range is full"))
+}
+
+/// A random address first; when that is taken, any that is free.
+async fn free_in(call: &Call, network: Cidr) -> Result<Option<Ipv4Addr>, Status> {
     // The last address is the broadcast of the network.
     let end = u32::try_from(network.size().saturating_sub(1)).unwrap_or(u32::MAX);
     let start = RESERVED_ADDRESSES.min(end / 16).max(1);
     if start >= end {
-        return Err(Status::internal("the network of Services has no addresses"));
+        return Ok(None);
     }
     let guess = network.nth(rand::rng().random_range(start..end));
     if let Some(address) = guess
-        && !taken(call, &format!("{PREFIX}/serviceips/{address}")).await?
+        && !address_taken(call, address).await?
     {
-        return Ok(address);
+        return Ok(Some(address));
     }
-    let used = used(call, "serviceips").await?;
-    (start..end)
+    let mut used = used(call, &format!("{PREFIX}/serviceips/")).await?;
+    used.extend(self::used(call, &addresses::object_prefix()?).await?);
+    let used: HashSet<String> = used.into_iter().collect();
+    Ok((start..end)
         .chain(1..start)
         .filter_map(|offset| network.nth(offset))
-        .find(|address| !used.contains(&address.to_string()))
-        .ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
+        .find(|address| !used.contains(&address.to_string())))
 }
 
 async fn free_port(call: &Call, chosen: &[i64]) -> Result<i64, Status> {
@@ -232,16 +262,16 @@ async fn free_port(call: &Call, chosen: &[i64]) -> Result<i64, Status> {
     if !chosen.contains(&guess) && !taken(call, &port_key(guess)).await? {
         return Ok(guess);
     }
-    let used = used(call, "nodeports").await?;
+    let used = used(call, &format!("{PREFIX}/nodeports/")).await?;
     range
         .map(i64::from)
         .find(|port| !chosen.contains(port) && !used.contains(&port.to_string()))
         .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
 }
 
-async fn used(call: &Call, what: &str) -> Result<Vec<String>, Status> {
-    let prefix = format!("{PREFIX}/{what}/");
-    let mut request = RangeRequest::new(KeyRange::prefix(prefix.clone()));
+/// The last parts of the keys below a prefix.
+async fn used(call: &Call, prefix: &str) -> Result<Vec<String>, Status> {
+    let mut request = RangeRequest::new(KeyRange::prefix(prefix.to_owned()));
     request.keys_only = true;
     let answer = call.core.storage.range(request).await?;
     let names = answer.kvs.iter().filter_map(|kv| kv.key.strip_prefix(prefix.as_bytes()));

@@ -7,6 +7,7 @@
 )]
 
 mod client;
+mod corpus;
 mod defaults;
 mod deletes;
 mod discovery;
@@ -16,7 +17,9 @@ mod local;
 mod matrix;
 mod property;
 mod refusals;
+mod samples;
 mod services;
 mod streams;
 mod watches;
+mod wire;
 mod writes;

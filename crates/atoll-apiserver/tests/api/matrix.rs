@@ -218,7 +218,7 @@ async fn upstreams_own_objects_have_no_unknown_fields() {
     let api = Api::start().await;
     let mut seen = 0;
     for row in kinds::builtin().iter().filter(|row| row.served && !row.virtual_only) {
-        let group = if row.group.is_empty() { "core" } else { row.group };
+        let group = if row.group.is_empty() { "core" } else { &row.group };
         let file = dir.join(format!("{group}.{}.{}.json", row.version, row.kind));
         let Ok(text) = std::fs::read_to_string(&file) else { continue };
         let mut object: Value = serde_json::from_str(&text).unwrap();

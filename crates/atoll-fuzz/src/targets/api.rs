@@ -1,6 +1,8 @@
 //! What the API server reads of requests.
 
 use atoll_api::apply::{self, FieldSet, Manager, Operation};
+use atoll_api::cron;
+use atoll_api::kinds::batch::indexes::Indexes;
 use atoll_api::quantity::Quantity;
 use atoll_api::selector::{FieldSelector, LabelSelector};
 use atoll_api::{columns, names, patch, proto, schema, tree};
@@ -38,6 +40,8 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "quantity", run: quantity, seeds: quantity_seeds },
     Target { name: "times", run: times, seeds: time_seeds },
     Target { name: "names", run: check_names, seeds: name_seeds },
+    Target { name: "schedule", run: schedule, seeds: schedule_seeds },
+    Target { name: "indexes", run: indexes, seeds: index_seeds },
     Target { name: "headers", run: atoll_apiserver::fuzz::headers, seeds: header_seeds },
     Target { name: "request_line", run: request_line, seeds: request_line_seeds },
     Target { name: "continue_token", run: continue_token, seeds: continue_seeds },
@@ -436,4 +440,44 @@ fn continue_token(input: &[u8]) {
 fn continue_seeds() -> Vec<Vec<u8>> {
     // {"rv":12,"start":"a/b\u0000","v":"meta.k8s.io/v1"}
     texts(&["eyJydiI6MTIsInN0YXJ0IjoiYS9iXHUwMDAwIiwidiI6Im1ldGEuazhzLmlvL3YxIn0"])
+}
+
+/// A schedule's next start is later, and on a whole minute unless it counts from somewhere.
+fn schedule(input: &[u8]) {
+    let Some([text, zone, at]) = parts::<3>(input) else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let Ok(schedule) = cron::Schedule::parse(text) else { return };
+    let zone = std::str::from_utf8(zone).ok().and_then(cron::zone);
+    let zone = zone.unwrap_or(jiff::tz::TimeZone::UTC);
+    let seconds = at.iter().take(4).fold(0_i64, |sum, byte| sum << 8 | i64::from(*byte));
+    let Ok(at) = jiff::Timestamp::from_second(seconds) else { return };
+    if let Some(next) = schedule.next(at, &zone) {
+        assert!(next > at, "{text} starts at {next}, which is not after {at}");
+        assert!(text.contains("@every") || next.as_second() % 60 == 0, "{text}: {next}");
+    }
+}
+
+fn schedule_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        "*/5 0-6,12 1,15 jan-jun mon-fri\0Europe/Berlin\0\x65\x00\x00\x00",
+        "@every 1h30m\0UTC\0\x10\x00\x00\x00",
+        "0 2 29 2 *\0America/New_York\0\x70\x00\x00\x00",
+        "TZ=Asia/Tokyo @daily\0\0\x01\x02\x03\x04",
+        "@yearly\0Pacific/Apia\0zzzz",
+    ])
+}
+
+/// What was read strictly is written alike, and reads the same.
+fn indexes(input: &[u8]) {
+    const COMPLETIONS: i32 = 10_000;
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let read = Indexes::read(text, COMPLETIONS);
+    assert_eq!(Indexes::parse(&read.to_string(), COMPLETIONS), Ok(read.clone()));
+    if let Ok(strict) = Indexes::parse(text, COMPLETIONS) {
+        assert_eq!(strict, read);
+    }
+}
+
+fn index_seeds() -> Vec<Vec<u8>> {
+    texts(&["0-2,4,6-9", "1", "", "3,1", "0-9999", "-1", "+5"])
 }
