@@ -4,6 +4,7 @@
 //! stated before and states no longer go away unless somebody else owns them, and fields of
 //! others with another value are conflicts. Other writes own what they change.
 
+mod atomics;
 mod compare;
 mod extract;
 mod fields;
@@ -109,6 +110,18 @@ pub fn apply<'a>(
 /// When it does not, with upstream's text.
 pub fn check<'a>(schema: impl Into<&'a Definition>, config: &Value) -> Result<(), ApplyError> {
     checked(schema.into(), config).map(drop)
+}
+
+/// The places of a configuration that would replace a whole list, map or object: `.spec.args`.
+#[must_use]
+pub fn atomics<'a>(schema: impl Into<&'a Definition>, config: &Value) -> Vec<String> {
+    atomics::find(schema.into(), config)
+}
+
+/// Lays a configuration over an object as an apply would, without owners: nothing is taken away
+/// and nothing conflicts.
+pub fn merge_into<'a>(schema: impl Into<&'a Definition>, object: &mut Value, config: &Value) {
+    merge::merge(schema.into(), object, config);
 }
 
 /// Maintains managedFields for a write that is no apply: create, update, and the patches.

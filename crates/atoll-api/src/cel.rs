@@ -18,6 +18,7 @@
 //! assert_eq!(done.result.unwrap().as_bool(), Some(false));
 //! ```
 
+pub mod admission;
 mod ast;
 pub mod authorizer;
 mod check;

@@ -48,6 +48,13 @@ impl PatchError {
     pub fn is_malformed(&self) -> bool {
         !matches!(self, Self::DoesNotApply { .. } | Self::CopiesTooLarge(_))
     }
+
+    /// Whether a `test` of a JSON patch did not hold.
+    #[must_use]
+    pub fn is_failed_test(&self) -> bool {
+        matches!(self, Self::DoesNotApply { source }
+            if matches!(source.kind, json_patch::PatchErrorKind::TestFailed))
+    }
 }
 
 /// Applies a JSON patch (RFC 6902). On failure the document is unchanged.

@@ -14,7 +14,7 @@ const SOURCE_CHARS_MAX: usize = 100_000;
 const NESTING_MAX: usize = 250;
 /// How deep the tree may be, chains like `a + b + c` and `a.b.c` included: every walk over a
 /// tree is a recursion.
-const DEPTH_MAX: usize = 400;
+const DEPTH_MAX: usize = 300;
 
 /// Words that cannot be names of variables.
 const RESERVED: &[&str] = &[
@@ -92,6 +92,8 @@ type Tree = (Expr, usize);
 
 fn precedence(operator: &str) -> Option<(u8, &'static str)> {
     Some(match operator {
+        "||" => (1, "_||_"),
+        "&&" => (2, "_&&_"),
         "==" => (3, "_==_"),
         "!=" => (3, "_!=_"),
         "<" => (3, "_<_"),
@@ -173,10 +175,10 @@ impl<'t> Parser<'t> {
         if self.nesting > NESTING_MAX {
             return Err(self.too_deep());
         }
-        let (condition, depth) = self.or()?;
+        let (condition, depth) = self.binary(1)?;
         let at = self.peek().at;
         let tree = if self.take("?") {
-            let (then, second) = self.or()?;
+            let (then, second) = self.binary(1)?;
             self.expect(":")?;
             let (otherwise, third) = self.expr()?;
             let depth = self.deeper(depth.max(second).max(third))?;
@@ -188,34 +190,8 @@ impl<'t> Parser<'t> {
         Ok(tree)
     }
 
-    fn or(&mut self) -> Parsed<Tree> {
-        self.variadic("||", Self::and, Kind::Or)
-    }
-
-    fn and(&mut self) -> Parsed<Tree> {
-        self.variadic("&&", |parser| parser.binary(3), Kind::And)
-    }
-
-    fn variadic(
-        &mut self,
-        operator: &str,
-        term: impl Fn(&mut Self) -> Parsed<Tree>,
-        kind: impl Fn(Vec<Expr>) -> Kind,
-    ) -> Parsed<Tree> {
-        let (first, mut depth) = term(self)?;
-        if !self.is(operator) {
-            return Ok((first, depth));
-        }
-        let at = self.peek().at;
-        let mut terms = vec![first];
-        while self.take(operator) {
-            let (next, own) = term(self)?;
-            terms.push(next);
-            depth = depth.max(own);
-        }
-        Ok((Expr::new(at, kind(terms)), self.deeper(depth)?))
-    }
-
+    /// Operators that bind at least so strongly. One function for all of them: the fewer frames
+    /// a level of nesting takes, the deeper expressions may be.
     fn binary(&mut self, least: u8) -> Parsed<Tree> {
         let (mut left, mut depth) = self.unary()?;
         loop {
@@ -227,8 +203,20 @@ impl<'t> Parser<'t> {
             };
             self.position += 1;
             let (right, other) = self.binary(own + 1)?;
-            depth = self.deeper(depth.max(other))?;
-            left = Expr::call(token.at, function, vec![left, right]);
+            depth = depth.max(other);
+            let joins = joined(&mut left.kind, operator);
+            match joins {
+                Some(terms) => terms.push(right),
+                None => {
+                    depth = self.deeper(depth)?;
+                    let terms = vec![left, right];
+                    left = match operator {
+                        "&&" => Expr::new(token.at, Kind::And(terms)),
+                        "||" => Expr::new(token.at, Kind::Or(terms)),
+                        _ => Expr::call(token.at, function, terms),
+                    };
+                }
+            }
         }
     }
 
@@ -253,7 +241,8 @@ impl<'t> Parser<'t> {
                     (literal, depth)
                 });
             }
-            let (operand, depth) = self.member()?;
+            let (operand, depth) = self.primary()?;
+            let (operand, depth) = self.members(operand, depth)?;
             let odd = times % 2 == 1;
             return if odd {
                 self.wrap(at, function, operand, depth)
@@ -261,7 +250,8 @@ impl<'t> Parser<'t> {
                 Ok((operand, depth))
             };
         }
-        self.member()
+        let (primary, depth) = self.primary()?;
+        self.members(primary, depth)
     }
 
     fn wrap(&self, at: u32, function: &str, operand: Expr, depth: usize) -> Parsed<Tree> {
@@ -276,11 +266,6 @@ impl<'t> Parser<'t> {
         };
         self.position += 1;
         Ok(Some(Kind::Literal(literal)))
-    }
-
-    fn member(&mut self) -> Parsed<Tree> {
-        let (primary, depth) = self.primary()?;
-        self.members(primary, depth)
     }
 
     fn members(&mut self, mut expr: Expr, mut depth: usize) -> Parsed<Tree> {
@@ -452,6 +437,15 @@ impl<'t> Parser<'t> {
         }
         self.expect("}")?;
         Ok((fields, depth))
+    }
+}
+
+/// The terms of a chain of the same logical operator, which another may join. In parentheses it
+/// would be the same.
+fn joined<'k>(kind: &'k mut Kind, operator: &str) -> Option<&'k mut Vec<Expr>> {
+    match (kind, operator) {
+        (Kind::And(terms), "&&") | (Kind::Or(terms), "||") => Some(terms),
+        _ => None,
     }
 }
 

@@ -98,9 +98,11 @@ pub(super) fn last_index_of<'a>(text: &str, wanted: &str, from: Option<i64>) -> 
         return Ok(Value::Int(text.rfind(wanted).map_or(-1, |at| position_of(text, at))));
     };
     let Some(start) = byte_of(text, last) else { return out_of_range(last) };
-    let end = (start + wanted.len()).min(text.len());
-    // The end may fall into a character: then nothing that ends there can be found.
-    let end = (end..=text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
+    let mut end = (start + wanted.len()).min(text.len());
+    // Where it falls into a character, nothing that begins at the last position ends there.
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
     let found = text.get(..end).and_then(|head| head.rfind(wanted)).filter(|at| *at <= start);
     Ok(Value::Int(found.map_or(-1, |at| position_of(text, at))))
 }
