@@ -46,6 +46,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::access::Access as _;
 use crate::schema::{self, Definition, Name};
 use crate::structural::CustomKind;
 use crate::{columns, defaults, field, names, validate};
@@ -330,6 +331,36 @@ impl ResourceInfo {
             Some(custom) => custom.cells(object, now),
             None => (self.hooks.row)(object, now),
         }
+    }
+
+    /// The object's Scale.
+    #[must_use]
+    pub fn scale(&self, object: &Value) -> Value {
+        match self.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
+            Some(paths) => scale::of_custom(object, paths),
+            None => scale::get(object),
+        }
+    }
+
+    /// Carries the replicas and the precondition of a Scale into the object that it scales.
+    pub fn put_scale(&self, object: &mut Value, wanted: &Value) {
+        match self.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
+            Some(paths) => scale::put_custom(object, wanted, paths),
+            None => scale::put(object, wanted),
+        }
+    }
+
+    /// What a configuration of a Scale says of the object that it scales.
+    #[must_use]
+    pub fn scale_configuration(&self, config: &Value) -> Value {
+        let mut own = scale::configuration(config, &self.api_version(), &self.kind);
+        if let Some(paths) = self.custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
+            prepare::remove(&mut own, "spec");
+            if let Some(replicas) = config["spec"].int("replicas") {
+                paths.put(&mut own, replicas);
+            }
+        }
+        own
     }
 
     /// What a create does before admission and validation: server-set fields of the metadata

@@ -84,7 +84,7 @@ fn body(kind: &str) -> Value {
 }
 
 fn sample(row: &ResourceInfo) -> Value {
-    let mut object = body(row.kind);
+    let mut object = body(&row.kind);
     object["metadata"] = json!({
         "name": "x", "labels": {"a": "b"}, "annotations": {"a": "b"}, "finalizers": ["a/b"],
         "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u"}],

@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use atoll_api::kinds::Row;
@@ -32,6 +33,8 @@ pub struct ResourceCache {
     state: RwLock<State>,
     /// The revision of the latest change, for those who wait for one.
     latest: watch::Sender<Revision>,
+    /// Another cache has taken its place, or none has.
+    closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -61,7 +64,8 @@ pub struct TooOld {
 
 impl ResourceCache {
     pub(crate) fn new(row: Row) -> Self {
-        Self { row, state: RwLock::default(), latest: watch::channel(0).0 }
+        let closed = AtomicBool::new(false);
+        Self { row, state: RwLock::default(), latest: watch::channel(0).0, closed }
     }
 
     pub fn row(&self) -> &Row {
@@ -124,7 +128,17 @@ impl ResourceCache {
         self.latest.subscribe()
     }
 
+    /// Nothing comes any more: its row went or changed. Watchers end and come again.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     // === the feed's side ===
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.latest.send_modify(|_| {});
+    }
 
     pub(crate) fn reset(&self, entries: Vec<Entry>, revision: Revision) {
         let mut state = self.write();

@@ -11,13 +11,15 @@ use serde_json::{Value, json};
 use crate::admission::notes::Notes;
 use crate::admission::{self, AdmissionRequest};
 use crate::authz::Attributes;
+use crate::cache::Entry;
 use crate::core::Core;
+use crate::crd;
 use crate::negotiate::Accept;
 use crate::query::Query;
 use crate::render::View;
 use crate::request::RequestInfo;
 use crate::status::Status;
-use crate::storage::{self, Stored};
+use crate::storage::Stored;
 use crate::user::UserInfo;
 
 /// Everything that a verb needs to know; the body is read.
@@ -113,12 +115,17 @@ impl Call {
 
     /// A stored object in the version of the URL.
     pub(crate) async fn decode(&self, stored: &Stored) -> Result<Value, Status> {
-        stored.object(&self.row)
+        crd::convert::decode(&self.core, &self.row, stored).await
+    }
+
+    /// Makes entries ready to be shown in the version of the URL.
+    pub(crate) async fn ready(&self, entries: &[Arc<Entry>]) -> Result<(), Status> {
+        crd::convert::ready(&self.core, &self.row, entries).await
     }
 
     /// An object of the URL's version as it is stored.
     pub(crate) async fn encode(&self, object: &Value) -> Result<Bytes, Status> {
-        storage::encode(&self.row, object)
+        crd::convert::encode(&self.core, &self.row, object).await
     }
 
     /// A PUT or an apply that creates needs the right to create, beside its own.

@@ -11,6 +11,7 @@ use crate::admission::webhooks::Webhooks;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::config::Config;
+use crate::crd::convert::Conversions;
 use crate::discovery::Discovery;
 use crate::expiry::Leases;
 use crate::hook;
@@ -40,6 +41,8 @@ pub struct Core {
     /// Calls webhooks and the API servers behind this one.
     pub hooks: hook::Client,
     pub(crate) webhooks: Webhooks,
+    /// The webhooks that convert custom resources.
+    pub(crate) conversions: Conversions,
     /// The servers that are there.
     pub servers: Servers,
     /// Cancelled once the first objects are there and everything is in memory.

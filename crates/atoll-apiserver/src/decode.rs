@@ -1,8 +1,11 @@
 //! From a body to an object tree of the expected kind, with the texts of upstream's decoder.
 
+use std::sync::Arc;
+
 use atoll_api::field::Path;
 use atoll_api::kinds::{self, ResourceInfo, Subresource};
-use atoll_api::schema::{self, Name, SchemaId};
+use atoll_api::schema::{self, Definition, Name, SchemaId};
+use atoll_api::structural::CustomKind;
 use atoll_api::{proto, tree};
 use serde_json::Value;
 
@@ -17,6 +20,8 @@ pub(crate) struct Expected {
     pub group: Name,
     pub version: Name,
     pub kind: Name,
+    /// Set where a custom resource's schema says what an object holds.
+    pub custom: Option<Arc<CustomKind>>,
 }
 
 /// What a body held.
@@ -30,29 +35,37 @@ pub(crate) struct Incoming {
 impl Expected {
     pub(crate) fn of_row(row: &ResourceInfo) -> Self {
         let (group, version) = (row.group.clone(), row.version.clone());
-        Self { group, version, kind: row.kind.clone() }
+        Self { group, version, kind: row.kind.clone(), custom: row.custom.clone() }
     }
 
     /// A built-in type that is no resource.
     pub(crate) fn of_kind(group: &'static str, version: &'static str, kind: &'static str) -> Self {
-        Self { group: group.into(), version: version.into(), kind: kind.into() }
+        let (group, version, kind) = (group.into(), version.into(), kind.into());
+        Self { group, version, kind, custom: None }
     }
 
     pub(crate) fn of_part(row: &ResourceInfo, part: &Subresource) -> Self {
         if part.version.is_empty() {
             let (group, version) = (row.group.clone(), row.version.clone());
-            return Self { group, version, kind: part.kind.clone() };
+            let custom = row.custom.clone();
+            return Self { group, version, kind: part.kind.clone(), custom };
         }
         let (group, version) = (part.group.into(), part.version.into());
-        Self { group, version, kind: part.kind.clone() }
+        Self { group, version, kind: part.kind.clone(), custom: None }
     }
 
     pub(crate) fn api_version(&self) -> String {
         kinds::api_version(&self.group, &self.version)
     }
 
-    pub(crate) fn schema(&self) -> Option<SchemaId> {
-        schema::by_gvk(&self.group, &self.version, &self.kind)
+    pub(crate) fn schema(&self) -> Option<&Definition> {
+        match &self.custom {
+            Some(custom) => Some(&custom.definition),
+            None => {
+                let id = schema::by_gvk(&self.group, &self.version, &self.kind);
+                id.map(SchemaId::definition)
+            }
+        }
     }
 
     /// The body does not hold what it should.
@@ -147,6 +160,7 @@ fn tree(
     format: BodyFormat,
 ) -> Result<(Value, Vec<String>), Status> {
     match format {
+        BodyFormat::Protobuf if expected.custom.is_some() => Err(Status::unsupported_media_type()),
         BodyFormat::Protobuf => {
             let (_, object) = proto::decode(body)
                 .map_err(|error| expected.error(None, &error.to_string(), body))?;
@@ -237,15 +251,7 @@ fn prune(
     duplicates: Vec<String>,
     validation: FieldValidation,
 ) -> Result<Vec<String>, Misfit> {
-    let Some(schema) = expected.schema() else {
-        return Err(Misfit::Unknown(Status::internal(format!(
-            "there is no schema of {} in {}",
-            expected.kind,
-            expected.api_version()
-        ))));
-    };
-    let unknown =
-        schema::prune_and_check(schema, object).map_err(|error| Misfit::Text(error.to_string()))?;
+    let unknown = unknown(expected, object)?;
     let mut problems: Vec<String> =
         unknown.into_iter().map(|path| format!("unknown field \"{path}\"")).collect();
     problems.extend(duplicates.into_iter().map(|path| format!("duplicate field \"{path}\"")));
@@ -257,6 +263,22 @@ fn prune(
             Err(Misfit::Text(format!("strict decoding error: {}", problems.join(", "))))
         }
     }
+}
+
+/// Drops unknown fields, and tells which.
+fn unknown(expected: &Expected, object: &mut Value) -> Result<Vec<String>, Misfit> {
+    let text = |error: schema::TypeError| Misfit::Text(error.to_string());
+    if let Some(custom) = &expected.custom {
+        return Ok(custom.read(object).map_err(text)?.unknown);
+    }
+    let Some(schema) = expected.schema() else {
+        return Err(Misfit::Unknown(Status::internal(format!(
+            "there is no schema of {} in {}",
+            expected.kind,
+            expected.api_version()
+        ))));
+    };
+    schema::prune_and_check(schema, object).map_err(text)
 }
 
 fn type_name(value: &Value) -> &'static str {

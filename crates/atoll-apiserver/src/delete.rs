@@ -265,6 +265,9 @@ fn mark(call: &Call, object: &mut Value, options: &DeleteOptions) -> Mark {
         .unwrap_or(0)
         .max(0);
     let marked_before = object["metadata"].has("deletionTimestamp");
+    if let Some(prepare) = call.row.hooks.prepare_delete.filter(|_| !marked_before) {
+        prepare(object);
+    }
     let marked_grace = object["metadata"].int("deletionGracePeriodSeconds").unwrap_or(0);
     propagate(object, options.propagation);
     let waits = if marked_before {

@@ -1,5 +1,8 @@
 //! Discovery: which groups, versions, resources and verbs there are, from the table of rows.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use atoll_api::kinds::{ResourceInfo, Row, Subresource};
 use atoll_api::schema::Name;
 use base64::Engine as _;
@@ -19,9 +22,16 @@ use crate::query::Query;
 use crate::registry::Registry;
 use crate::status::Status;
 
-/// The aggregated documents, made at start.
+/// The aggregated documents, made again when rows came or went.
 #[derive(Debug)]
 pub struct Discovery {
+    documents: ArcSwap<Documents>,
+}
+
+#[derive(Debug)]
+struct Documents {
+    /// The registry's number when these were made.
+    generation: u64,
     core_v2: Document,
     core_v2beta1: Document,
     groups_v2: Document,
@@ -71,9 +81,27 @@ const V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIG
 
 impl Discovery {
     pub(crate) fn new(registry: &Registry) -> Self {
+        Self { documents: ArcSwap::from_pointee(Documents::new(registry)) }
+    }
+
+    fn current(&self, registry: &Registry) -> Arc<Documents> {
+        let documents = self.documents.load_full();
+        if documents.generation == registry.generation() {
+            return documents;
+        }
+        let documents = Arc::new(Documents::new(registry));
+        self.documents.store(documents.clone());
+        documents
+    }
+}
+
+impl Documents {
+    fn new(registry: &Registry) -> Self {
+        let generation = registry.generation();
         let rows: Vec<Row> = registry.rows().collect();
         let document = |version, core| Document::new(&aggregated(version, &rows, core));
         Self {
+            generation,
             core_v2: document("v2", true),
             core_v2beta1: document("v2beta1", true),
             groups_v2: document("v2", false),
@@ -109,7 +137,7 @@ pub(crate) fn serve(core: &Core, head: &Parts, query: &Query) -> Result<Response
 
 /// The aggregated document, if it is the first form that the client takes.
 fn negotiated(core: &Core, head: &Parts, of_core: bool) -> Option<Response<Body>> {
-    let discovery = &core.discovery;
+    let discovery = core.discovery.current(&core.registry);
     for range in negotiate::media_ranges(&head.headers) {
         if range.param("as") == "APIGroupDiscoveryList" && range.name == "application/json" {
             let (document, content_type) = match (range.param("v"), of_core) {

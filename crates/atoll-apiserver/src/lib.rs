@@ -17,6 +17,7 @@ mod call;
 mod compress;
 pub mod config;
 pub mod core;
+mod crd;
 mod create;
 mod decode;
 mod delete;

@@ -44,6 +44,7 @@ struct Continue {
 
 pub(crate) async fn get(call: &Call) -> Result<Bytes, Status> {
     let entry = find(call).await?.ok_or_else(|| call.not_found())?;
+    call.ready(std::slice::from_ref(&entry)).await?;
     call.view().entry(&entry)
 }
 
@@ -92,6 +93,7 @@ pub(crate) async fn select_all(call: &Call) -> Result<(Vec<Arc<Entry>>, Revision
     let selection = Selection::parse(call)?;
     let known = call.core.registry.catch_up().await?;
     let (mut entries, revision) = cache(call)?.list_at(call.namespace(), known);
+    call.ready(&entries).await?;
     entries.retain(|entry| selection.matches(&call.row, entry));
     Ok((entries, revision))
 }
@@ -126,6 +128,7 @@ async fn select(call: &Call) -> Result<(Vec<Arc<Entry>>, ListMeta), Status> {
     // The version 0 takes the whole list from memory, as upstream's cache does.
     let limit = if wanted == Wanted::Any { 0 } else { limit };
     let (entries, revision) = cache.list_at(call.namespace(), known);
+    call.ready(&entries).await?;
     Ok(first_page(call, &selection, entries, revision, limit))
 }
 
@@ -177,6 +180,7 @@ async fn page(
         for kv in &answer.kvs {
             let key = String::from_utf8_lossy(kv.key.get(all.len()..).unwrap_or_default());
             let entry = entry(&cache, &key, kv.mod_revision, &kv.value)?;
+            call.ready(std::slice::from_ref(&entry)).await?;
             if selection.matches(&call.row, &entry) {
                 entries.push(entry);
             }

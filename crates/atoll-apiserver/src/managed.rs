@@ -1,7 +1,7 @@
 //! managedFields: who wrote which field; the bridge to server-side apply in `atoll_api`.
 
 use atoll_api::apply::{self, ApplyError, Manager, Operation};
-use atoll_api::schema::SchemaId;
+use atoll_api::schema::Definition;
 use serde_json::Value;
 
 use crate::call::Call;
@@ -63,8 +63,8 @@ fn failure(error: ApplyError) -> Status {
     }
 }
 
-fn schema(call: &Call) -> Result<SchemaId, Status> {
-    Expected::of_row(&call.row).schema().ok_or_else(|| {
+fn schema(call: &Call) -> Result<&Definition, Status> {
+    call.row.schema().ok_or_else(|| {
         Status::internal(format!("there is no schema of {}", call.row.qualified_kind()))
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! A document for each group and version is made when first asked for, from the rows and the
 //! schema table, with upstream's descriptions; its hash is known before it is made, because
-//! its content is a function of this binary.
+//! its content is a function of this binary and of the schemas of custom resources.
 
 mod describe;
 mod gnostic;
@@ -79,6 +79,9 @@ fn hash(rows: &[Row]) -> String {
         for part in row.subresources.iter().filter(|part| part.served) {
             hasher.update(format!("{} {:?}", part.name, part.verbs));
         }
+        if let Some(custom) = &row.custom {
+            hasher.update(custom.schema.to_string());
+        }
     }
     hasher.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
 }
@@ -145,12 +148,12 @@ fn third_document(rows: &[Row]) -> Value {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": crate::version::KUBERNETES},
         "paths": paths::of_rows(rows),
-        "components": {"schemas": schemas::of_rows(rows)},
+        "components": {"schemas": schemas::of_rows(rows, false)},
     })
 }
 
 fn second_document(rows: &[Row]) -> Value {
-    let schemas = schemas::of_rows(rows);
+    let schemas = schemas::of_rows(rows, true);
     let mut definitions = Value::Object(schemas);
     schemas::refer_to_definitions(&mut definitions);
     let mut paths = second::paths(&paths::of_rows(rows));
@@ -170,7 +173,7 @@ impl OpenApi {
 
     fn bytes(&self, place: &str, make: impl FnOnce() -> Vec<u8>, hash: String) -> Document {
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(document) = documents.get(place) {
+        if let Some(document) = documents.get(place).filter(|document| document.hash == hash) {
             return document.clone();
         }
         let document = Document { bytes: Bytes::from(make()), hash };

@@ -38,6 +38,10 @@ impl Patch {
         let format = match negotiate::content_type(&call.headers) {
             "application/json-patch+json" => Format::Json,
             "application/merge-patch+json" => Format::Merge,
+            // Custom resources have no strategies to merge by.
+            "application/strategic-merge-patch+json" if call.row.custom.is_some() => {
+                return Err(Status::unsupported_custom_patch());
+            }
             "application/strategic-merge-patch+json" => Format::Strategic,
             "application/apply-patch+yaml" => Format::Apply,
             _ => return Err(Status::unsupported_patch()),

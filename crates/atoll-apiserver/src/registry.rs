@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{CacheWrite, Entry, ResourceCache};
 use crate::status::Status;
-use crate::storage;
+use crate::{crd, metrics_api, storage};
 
 /// Revisions of history read at start, so that watchers resume over a restart.
 const HISTORY_REVISIONS: Revision = 1000;
@@ -35,6 +36,10 @@ pub struct Registry {
     table: ArcSwap<Table>,
     /// Every change up to this revision is in the caches.
     revision: watch::Sender<Revision>,
+    /// Raised whenever rows come, go or change.
+    generation: AtomicU64,
+    /// The rows are not those of the definitions in the caches: everything is read again.
+    stale: AtomicBool,
 }
 
 /// What is served right now.
@@ -46,6 +51,8 @@ struct Table {
     caches: Vec<Arc<ResourceCache>>,
     /// By `<group>/<resource>` as in keys.
     by_prefix: HashMap<String, Arc<ResourceCache>>,
+    /// The definitions whose rows these are, by name: what their rows were made of.
+    custom: HashMap<String, crd::Origin>,
 }
 
 impl Registry {
@@ -55,8 +62,13 @@ impl Registry {
         for row in kinds::builtin().iter().filter(|row| row.served) {
             table.add(row.into());
         }
+        for row in metrics_api::rows() {
+            table.add(row);
+        }
         let table = ArcSwap::from_pointee(table);
-        let registry = Self { kv, table, revision: watch::channel(0).0 };
+        let revision = watch::channel(0).0;
+        let (generation, stale) = (AtomicU64::new(1), AtomicBool::new(false));
+        let registry = Self { kv, table, revision, generation, stale };
         registry.reload(HISTORY_REVISIONS).await?;
         Ok(registry)
     }
@@ -72,6 +84,11 @@ impl Registry {
     /// All served rows in the order of discovery.
     pub fn rows(&self) -> impl Iterator<Item = Row> {
         self.table.load().rows.clone().into_iter()
+    }
+
+    /// Another number whenever rows came, went or changed.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// The objects of a row.
@@ -126,9 +143,11 @@ impl Registry {
                 () = stop.cancelled() => return,
                 ended = self.follow() => ended,
             };
-            if let Some(StoreError::Compacted { .. }) = ended {
+            let stale = self.stale.swap(false, Ordering::AcqRel);
+            if stale || matches!(ended, Some(StoreError::Compacted { .. })) {
                 if let Err(error) = self.reload(0).await {
                     tracing::warn!(%error, "reading all objects again failed, will retry");
+                    self.stale.store(stale, Ordering::Release);
                 }
             } else if let Some(error) = ended {
                 tracing::warn!(%error, "the watch of the store ended, starting it again");
@@ -148,15 +167,20 @@ impl Registry {
         });
         while let Some(batch) = batches.next().await {
             match batch {
-                Ok(batch) => self.on_batch(batch),
+                Ok(batch) => {
+                    if let Err(error) = self.on_batch(batch).await {
+                        self.stale.store(true, Ordering::Release);
+                        return Some(error);
+                    }
+                }
                 Err(error) => return Some(error),
             }
         }
         None
     }
 
-    fn on_batch(&self, batch: WatchBatch) {
-        let table = self.table.load();
+    async fn on_batch(&self, batch: WatchBatch) -> Result<(), StoreError> {
+        let table = self.table.load_full();
         let mut touched: Vec<(&Arc<ResourceCache>, Revision, Vec<CacheWrite>)> = Vec::new();
         for event in batch.events {
             let Some((cache, key)) = table.locate(&event.kv.key) else { continue };
@@ -184,12 +208,63 @@ impl Registry {
         for (cache, _, writes) in &mut touched {
             cache.apply(std::mem::take(writes));
         }
+        // Before anybody hears of the revision: whoever waits for it finds the rows as well.
+        if touched.iter().any(|(cache, ..)| crd::defines(cache.row())) {
+            self.follow_definitions(&table, batch.revision).await?;
+        }
         if batch.revision > self.revision() {
             self.revision.send_replace(batch.revision);
         }
         for (cache, revision, _) in touched {
             cache.announce(revision);
         }
+        Ok(())
+    }
+
+    /// Makes the rows those of the definitions, as of a revision that all caches have reached.
+    async fn follow_definitions(
+        &self,
+        table: &Arc<Table>,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        let wanted = crd::origins(table.definitions());
+        if wanted == table.custom {
+            return Ok(());
+        }
+        let mut next = (**table).clone();
+        let mut closed = Vec::new();
+        for name in table.custom.keys() {
+            if wanted.get(name) != table.custom.get(name) {
+                closed.extend(next.remove_custom(name));
+            }
+        }
+        let mut added: Vec<&String> =
+            wanted.keys().filter(|name| !next.custom.contains_key(*name)).collect();
+        added.sort();
+        for name in added {
+            let Some(origin) = wanted.get(name) else { continue };
+            let Some(cache) = next.add_custom(name, origin) else { continue };
+            let mut request = RangeRequest::new(KeyRange::prefix(storage::prefix(cache.row())));
+            request.revision = Some(revision);
+            let answer = self.kv.range(request).await?;
+            let skip = storage::prefix(cache.row()).len();
+            let entries = answer.kvs.iter().filter_map(|kv| {
+                let key = std::str::from_utf8(kv.key.get(skip..)?).ok()?;
+                crd::readable(Entry::decode(cache.row(), key, kv.mod_revision, &kv.value), key)
+            });
+            cache.reset(entries.collect(), revision);
+        }
+        self.publish(next);
+        for cache in closed {
+            cache.close();
+        }
+        Ok(())
+    }
+
+    fn publish(&self, mut table: Table) {
+        table.sort();
+        self.table.store(Arc::new(table));
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Reads everything, as of `history` revisions ago where the store still has that.
@@ -202,7 +277,12 @@ impl Registry {
             Ok(state) if history > 0 => state,
             _ => self.read_all(None).await?,
         };
-        let (revision, mut objects) = state;
+        let (revision, table, mut objects) = state;
+        let before = self.table.load_full();
+        self.publish(table);
+        for cache in before.caches.iter().filter(|cache| cache.row().custom.is_some()) {
+            cache.close();
+        }
         for (prefix, cache) in &self.table.load().by_prefix {
             cache.reset(objects.remove(prefix).unwrap_or_default(), revision);
         }
@@ -213,18 +293,35 @@ impl Registry {
     async fn read_all(
         &self,
         revision: Option<Revision>,
-    ) -> Result<(Revision, HashMap<String, Vec<Entry>>), Status> {
+    ) -> Result<(Revision, Table, HashMap<String, Vec<Entry>>), Status> {
         let mut request = RangeRequest::new(KeyRange::prefix(storage::ROOT));
         request.revision = revision;
         let answer = self.kv.range(request).await.map_err(|error| Status::store(&error))?;
-        let table = self.table.load();
+        let mut table = (*self.table.load_full()).clone();
+        let names: Vec<String> = table.custom.keys().cloned().collect();
+        for name in names {
+            table.remove_custom(&name);
+        }
+        let definitions = answer
+            .kvs
+            .iter()
+            .filter(|kv| table.locate(&kv.key).is_some_and(|(cache, _)| crd::defines(cache.row())));
+        let definitions: Vec<_> = definitions.map(|kv| storage::parse(&kv.value)).collect();
+        let origins = crd::origins(definitions.into_iter().filter_map(Result::ok));
+        for (name, origin) in &origins {
+            table.add_custom(name, origin);
+        }
         let mut objects: HashMap<String, Vec<Entry>> = HashMap::new();
         for kv in &answer.kvs {
             let Some((cache, key)) = table.locate(&kv.key) else { continue };
-            let entry = Entry::decode(cache.row(), key, kv.mod_revision, &kv.value)?;
-            objects.entry(prefix(cache.row())).or_default().push(entry);
+            let entry = Entry::decode(cache.row(), key, kv.mod_revision, &kv.value);
+            let entry = match cache.row().custom {
+                None => Some(entry?),
+                Some(_) => crd::readable(entry, key),
+            };
+            objects.entry(prefix(cache.row())).or_default().extend(entry);
         }
-        Ok((revision.unwrap_or(answer.revision), objects))
+        Ok((revision.unwrap_or(answer.revision), table, objects))
     }
 }
 
@@ -238,6 +335,54 @@ impl Table {
             self.by_prefix.insert(prefix(&row), cache);
         }
         self.rows.push(row);
+    }
+
+    /// The definitions of custom resources that are in memory.
+    fn definitions(&self) -> Vec<serde_json::Value> {
+        let cache = self.caches.iter().find(|cache| crd::defines(cache.row()));
+        let entries = cache.map(|cache| cache.list("")).unwrap_or_default();
+        entries.iter().filter_map(|entry| storage::parse(&entry.json).ok()).collect()
+    }
+
+    /// The rows of a definition, and the cache of its objects; `None` when a built-in resource
+    /// has its place.
+    fn add_custom(&mut self, name: &str, origin: &crd::Origin) -> Option<Arc<ResourceCache>> {
+        let rows = origin.rows();
+        let stored = rows.iter().find(|row| row.version == row.storage.version)?.clone();
+        self.custom.insert(name.to_owned(), origin.clone());
+        if self.by_prefix.contains_key(&prefix(&stored)) {
+            return None;
+        }
+        let cache = Arc::new(ResourceCache::new(stored.clone()));
+        self.caches.push(cache.clone());
+        self.by_prefix.insert(prefix(&stored), cache.clone());
+        self.rows.extend(rows.into_iter().filter(|row| row.served));
+        Some(cache)
+    }
+
+    /// The cache that goes with the rows of a definition.
+    fn remove_custom(&mut self, name: &str) -> Option<Arc<ResourceCache>> {
+        let own = |row: &Row| row.custom.as_ref().is_some_and(|custom| custom.crd == name);
+        self.custom.remove(name);
+        self.rows.retain(|row| !own(row));
+        let at = self.caches.iter().position(|cache| own(cache.row()))?;
+        let cache = self.caches.remove(at);
+        self.by_prefix.remove(&prefix(cache.row()));
+        Some(cache)
+    }
+
+    /// Custom resources stand behind all others, by group and name; the versions of one keep
+    /// their order.
+    fn sort(&mut self) {
+        let first = self.rows.iter().position(|row| row.custom.is_some());
+        let Some(rows) = first.and_then(|first| self.rows.get_mut(first..)) else { return };
+        rows.sort_by(|one, other| {
+            (one.custom.is_some(), &one.group, &one.resource).cmp(&(
+                other.custom.is_some(),
+                &other.group,
+                &other.resource,
+            ))
+        });
     }
 
     fn objects(&self, group: &str, resource: &str) -> Option<&Arc<ResourceCache>> {

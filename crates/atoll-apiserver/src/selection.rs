@@ -64,7 +64,7 @@ impl Selection {
         if self.fields.is_empty() {
             return true;
         }
-        if row.storage.from_storage.is_some() {
+        if row.storage.from_storage.is_some() || row.version != row.storage.version {
             // The other version has other names for its fields.
             let Ok(object) = entry.object(row) else { return false };
             let fields = row.selectable_fields(&object);

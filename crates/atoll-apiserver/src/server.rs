@@ -29,6 +29,7 @@ use crate::authz::Authorizer;
 use crate::body::{Body, BoxError};
 use crate::config::Config;
 use crate::core::Core;
+use crate::crd::convert::Conversions;
 use crate::discovery::Discovery;
 use crate::expiry::Leases;
 use crate::limits::Limits;
@@ -104,6 +105,7 @@ impl ApiServer {
             quotas: Turns::default(),
             hooks: hook::Client::new(registry.clone(), tasks.clone(), stop.clone()),
             webhooks: Webhooks::new(&registry),
+            conversions: Conversions::default(),
             servers: Servers::default(),
             registry,
             config,
@@ -116,6 +118,7 @@ impl ApiServer {
         if core.config.compacts {
             core.tasks.spawn(maintenance::compact(core.clone()));
         }
+        core.tasks.spawn(crate::crd::status::run(core.clone()));
         core.tasks.spawn(initial::keep(core.clone()));
         core.tasks.spawn(allocate::repair::run(core.clone()));
         if let Some(servers) = core.config.servers.clone() {

@@ -175,7 +175,7 @@ impl Status {
         self
     }
 
-    fn retry_after(mut self, seconds: u32) -> Self {
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
         self.details().retry_after_seconds = seconds;
         self
     }
@@ -322,6 +322,39 @@ impl Status {
         status
     }
 
+    /// A policy in CEL refused the request. `reason` is that of the policy; without one the
+    /// request is invalid.
+    pub(crate) fn denied_by_policy(
+        row: &ResourceInfo,
+        name: &str,
+        message: &str,
+        reason: &str,
+    ) -> Self {
+        let mut status = Self::forbidden(row, name, message).cause("", message, "");
+        (status.0.code, status.0.reason) = match reason {
+            "Forbidden" => (403, "Forbidden"),
+            "Unauthorized" => (401, "Unauthorized"),
+            "RequestEntityTooLarge" => (413, "RequestEntityTooLarge"),
+            _ => (422, "Invalid"),
+        };
+        status
+    }
+
+    /// Policies that change objects could not do so: the first failure is the message.
+    pub(crate) fn policy_failed(
+        row: &ResourceInfo,
+        name: &str,
+        failures: &[&str],
+        reason: &'static str,
+    ) -> Self {
+        let mut status = Self::forbidden(row, name, "");
+        status.0.message = failures.first().copied().unwrap_or("").to_owned();
+        if !reason.is_empty() {
+            status.0.reason = reason;
+        }
+        failures.iter().fold(status, |status, failure| status.cause("", failure, ""))
+    }
+
     /// A JSON patch whose test or path does not hold.
     pub fn unprocessable() -> Self {
         Self::new(
@@ -349,6 +382,16 @@ impl Status {
             "the body of the request was in an unknown format - accepted media types include: \
              application/json-patch+json, application/merge-patch+json, \
              application/strategic-merge-patch+json, application/apply-patch+yaml",
+        )
+    }
+
+    /// The same for a custom resource, which has no strategies to merge by.
+    pub fn unsupported_custom_patch() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
         )
     }
 

@@ -228,6 +228,9 @@ impl Stored {
     /// The object as this row serves it, with kind and resourceVersion.
     pub fn object(&self, row: &ResourceInfo) -> Result<Value, Status> {
         let mut object = parse(&self.value)?;
+        if let Some(custom) = &row.custom {
+            custom.read_stored(&mut object);
+        }
         from_storage(row, &mut object);
         set_revision(&mut object, self.revision);
         Ok(object)
@@ -262,6 +265,9 @@ pub fn from_storage(row: &ResourceInfo, object: &mut Value) {
         convert(object);
     }
     set_type(object, &row.api_version(), &row.kind);
+    if let Some(custom) = row.custom.as_ref().filter(|_| row.version != row.storage.version) {
+        custom.converted(object);
+    }
 }
 
 pub fn set_type(object: &mut Value, api_version: &str, kind: &str) {

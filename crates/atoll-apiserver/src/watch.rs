@@ -122,6 +122,7 @@ impl Stream {
             return Ok(());
         }
         let (entries, revision) = self.cache.list_at(self.call.namespace(), known);
+        self.call.ready(&entries).await?;
         let selected = entries.into_iter().filter(|entry| self.selected(entry));
         self.initial = selected.collect();
         self.position = revision;
@@ -137,9 +138,18 @@ impl Stream {
             if self.over || ended {
                 return None;
             }
+            if let Err(status) = self.convert().await {
+                let mut chunk = BytesMut::new();
+                self.error(&mut chunk, &status);
+                return Some(chunk.freeze());
+            }
             let chunk = self.gather();
             if !chunk.is_empty() {
                 return Some(chunk);
+            }
+            // The resource went, or changed its form: the client comes again.
+            if self.cache.is_closed() {
+                return None;
             }
             match self.sleep().await {
                 Wake::Changed => {}
@@ -174,6 +184,21 @@ impl Stream {
             }
             () = tokio::time::sleep_until(self.ends_at) => Wake::End,
         }
+    }
+
+    /// Has what comes next converted, where a webhook does that.
+    async fn convert(&self) -> Result<(), Status> {
+        if self.call.row.custom.as_ref().is_none_or(|custom| custom.webhook.is_none()) {
+            return Ok(());
+        }
+        let Ok(changes) = self.cache.changes_after(self.position) else { return Ok(()) };
+        let mut entries = Vec::new();
+        for change in changes {
+            entries.push(change.entry.clone());
+            entries.extend(change.old.clone());
+            entries.extend(change.left());
+        }
+        self.call.ready(&entries).await
     }
 
     /// What there is to send right now.

@@ -6,6 +6,7 @@ use super::metadata;
 use crate::access::Access as _;
 use crate::field::{Error, Path};
 use crate::names;
+use crate::structural::ScalePaths;
 
 /// The Scale of an object with replicas.
 #[must_use]
@@ -32,6 +33,28 @@ pub fn get(object: &Value) -> Value {
         scale["status"]["selector"] = json!(selector);
     }
     scale
+}
+
+/// The Scale of a custom resource, whose definition says where its parts stand.
+#[must_use]
+pub(crate) fn of_custom(object: &Value, paths: &ScalePaths) -> Value {
+    let mut plain = json!({"metadata": object["metadata"]});
+    plain["status"] = json!({"replicas": paths.current(object)});
+    plain["spec"] = json!({"replicas": paths.replicas(object).unwrap_or(0)});
+    let mut scale = get(&plain);
+    let selector = paths.selector_text(object);
+    if !selector.is_empty() {
+        scale["status"]["selector"] = json!(selector);
+    }
+    scale
+}
+
+pub(crate) fn put_custom(object: &mut Value, scale: &Value, paths: &ScalePaths) {
+    paths.put(object, scale["spec"].int("replicas").unwrap_or(0));
+    let version = scale["metadata"].text("resourceVersion");
+    if !version.is_empty() {
+        metadata::of(object).insert("resourceVersion".to_owned(), json!(version));
+    }
 }
 
 /// Checks a Scale that came in.

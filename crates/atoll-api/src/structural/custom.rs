@@ -21,6 +21,8 @@ use crate::schema::{Definition, Name, TypeError};
 
 const EVERY_VERB: Verbs =
     &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+/// While its definition goes, nothing of a kind is written any more.
+const ENDING_VERBS: Verbs = &["delete", "deletecollection", "get", "list", "watch"];
 const PART_VERBS: Verbs = &["get", "patch", "update"];
 
 /// What one version of a custom resource is.
@@ -145,7 +147,7 @@ fn row(crd: &Value, version: &Value, custom: CustomKind) -> ResourceInfo {
             "Cluster" => Scope::Cluster,
             _ => Scope::Namespaced,
         },
-        verbs: EVERY_VERB,
+        verbs: if crd["metadata"].has("deletionTimestamp") { ENDING_VERBS } else { EVERY_VERB },
         subresources: Cow::Owned(parts(&custom, kind)),
         storage: Storage {
             group: own(group),
@@ -236,13 +238,16 @@ impl CustomKind {
 
     /// Brings an object as it stands in the store into form: pruned and defaulted by the schema
     /// of the version in which it was written. Metadata that cannot be read stays as it is.
-    pub fn read_stored(&self, object: &mut Value) {
+    ///
+    /// Answers that version.
+    pub fn read_stored(&self, object: &mut Value) -> String {
         let api_version = object.text("apiVersion");
         let version = api_version.rsplit('/').next().unwrap_or("").to_owned();
         let node = self.versions.get(&version).unwrap_or(&self.node);
         pruning::prune(node, object).ok();
         defaulting::default(node, object);
         defaulting::drop_nulls(node, object);
+        version
     }
 
     /// What conversion brought, without what this version does not specify.

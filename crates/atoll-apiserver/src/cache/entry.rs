@@ -1,6 +1,6 @@
 //! One object in a cache: its bytes as they go over the wire, and what selectors look at.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use atoll_api::access::Access as _;
 use atoll_api::kinds::ResourceInfo;
@@ -28,6 +28,29 @@ pub struct Entry {
     pub fields: Box<[(Name, Box<str>)]>,
     /// The object's message in protobuf, once somebody asked for it.
     proto: OnceLock<Bytes>,
+    /// The version in which `json` is, where that is not the one that the store keeps now.
+    written: Option<Box<str>>,
+    /// Forms in other versions that a webhook made; most objects need none.
+    forms: OnceLock<Box<Forms>>,
+}
+
+/// Bytes of an object by version. Another entry begins without.
+#[derive(Debug, Default)]
+struct Forms(Mutex<Vec<(Name, Bytes)>>);
+
+impl Clone for Forms {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// How the bytes of an entry become those of another version.
+enum Form {
+    /// They are.
+    Same,
+    /// Only the version's name changes, and what that version does not know goes.
+    Renamed,
+    Made(Bytes),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +96,8 @@ impl Entry {
             .collect();
         let json = body(object)?;
         let proto = OnceLock::new();
-        Ok(Self { key: key.into(), revision, json, labels, fields, proto })
+        let (written, forms) = (None, OnceLock::new());
+        Ok(Self { key: key.into(), revision, json, labels, fields, proto, written, forms })
     }
 
     /// Parsed from what the store keeps.
@@ -83,7 +107,49 @@ impl Entry {
         revision: Revision,
         value: &[u8],
     ) -> Result<Self, Status> {
-        Self::new(row, key, revision, storage::parse(value)?)
+        let mut object = storage::parse(value)?;
+        let Some(custom) = &row.custom else { return Self::new(row, key, revision, object) };
+        let version = custom.read_stored(&mut object);
+        let other = version != row.version;
+        if other && custom.webhook.is_none() {
+            custom.converted(&mut object);
+        }
+        let mut entry = Self::new(row, key, revision, object)?;
+        entry.written = (other && custom.webhook.is_some()).then(|| version.into());
+        Ok(entry)
+    }
+
+    /// The version in which the bytes are.
+    pub(crate) fn version<'a>(&'a self, row: &'a ResourceInfo) -> &'a str {
+        self.written.as_deref().unwrap_or(&row.storage.version)
+    }
+
+    fn form(&self, row: &ResourceInfo) -> Result<Form, Status> {
+        let Some(custom) = &row.custom else { return Ok(Form::Same) };
+        if self.version(row) == row.version {
+            return Ok(Form::Same);
+        }
+        if custom.webhook.is_none() {
+            return Ok(Form::Renamed);
+        }
+        let made = self.made(&row.version).map(Form::Made);
+        made.ok_or_else(|| Status::internal("an object was not converted before it was shown"))
+    }
+
+    /// The bytes in a version to which a webhook has converted the object.
+    pub(crate) fn made(&self, version: &str) -> Option<Bytes> {
+        let forms = self.forms.get()?.0.lock().unwrap_or_else(PoisonError::into_inner);
+        forms.iter().find(|(own, _)| own == version).map(|(_, bytes)| bytes.clone())
+    }
+
+    /// Keeps what a webhook made.
+    pub(crate) fn keep(&self, version: &Name, object: Value) -> Result<(), Status> {
+        let bytes = body(object)?;
+        let forms = self.forms.get_or_init(Box::default);
+        let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
+        forms.retain(|(own, _)| own != version);
+        forms.push((version.clone(), bytes));
+        Ok(())
     }
 
     pub fn namespace(&self) -> &str {
@@ -100,6 +166,11 @@ impl Entry {
 
     /// The object as a tree, with the kind and version of the row that serves it.
     pub fn object(&self, row: &ResourceInfo) -> Result<Value, Status> {
+        if let Form::Made(bytes) = self.form(row)? {
+            let mut object = storage::parse(&bytes)?;
+            storage::set_type(&mut object, &row.api_version(), &row.kind);
+            return Ok(object);
+        }
         let mut object = storage::parse(&self.json)?;
         if row.storage.from_storage.is_some() {
             let stored = &row.storage;
@@ -112,8 +183,10 @@ impl Entry {
 
     /// The bytes of the object as the row serves it, without apiVersion and kind.
     pub fn json_for(&self, row: &ResourceInfo) -> Result<Bytes, Status> {
-        if row.storage.from_storage.is_none() {
-            return Ok(self.json.clone());
+        match self.form(row)? {
+            Form::Made(bytes) => return Ok(bytes),
+            Form::Same if row.storage.from_storage.is_none() => return Ok(self.json.clone()),
+            Form::Same | Form::Renamed => {}
         }
         body(self.object(row)?)
     }
@@ -136,7 +209,7 @@ impl Entry {
 
     /// The same object at another revision.
     pub(crate) fn at_revision(&self, revision: Revision) -> Self {
-        let mut entry = Self { proto: OnceLock::new(), ..self.clone() };
+        let mut entry = Self { proto: OnceLock::new(), forms: OnceLock::new(), ..self.clone() };
         entry.revision = revision;
         if let Ok(mut object) = storage::parse(&self.json) {
             storage::set_revision(&mut object, revision);

@@ -70,6 +70,11 @@ fn insert(
         parameters.push(path_parameter("namespace", text));
     }
     let mut value = Value::Object(operations);
+    if row.custom.is_some()
+        && let Some(patches) = value["patch"]["requestBody"]["content"].as_object_mut()
+    {
+        patches.remove("application/strategic-merge-patch+json");
+    }
     if !parameters.is_empty() {
         value["parameters"] = Value::Array(parameters);
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use atoll_api::kinds::Row;
 use atoll_api::schema::{self, Definition, Field, ListKind, Special, Type};
+use atoll_api::structural;
 use serde_json::{Map, Value, json};
 
 use super::describe;
@@ -12,7 +13,7 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const REFERENCE: &str = "#/components/schemas/";
 
 /// All definitions that the rows reach, by name.
-pub(super) fn of_rows(rows: &[Row]) -> Map<String, Value> {
+pub(super) fn of_rows(rows: &[Row], second: bool) -> Map<String, Value> {
     let descriptions = describe::of_rows(rows);
     let mut schemas = Map::new();
     let mut queue: VecDeque<&'static Definition> = VecDeque::new();
@@ -22,6 +23,9 @@ pub(super) fn of_rows(rows: &[Row]) -> Map<String, Value> {
         }
     };
     for name in ["DeleteOptions", "Status", "Patch", "WatchEvent"] {
+        reach(&format!("{META}.{name}"));
+    }
+    for name in ["ObjectMeta", "ListMeta"] {
         reach(&format!("{META}.{name}"));
     }
     for row in rows {
@@ -37,6 +41,8 @@ pub(super) fn of_rows(rows: &[Row]) -> Map<String, Value> {
             }
         }
     }
+    let custom = rows.iter().filter(|row| row.custom.is_some());
+    schemas.extend(custom.flat_map(|row| structural::openapi::definitions(row, second)));
     while let Some(definition) = queue.pop_front() {
         if schemas.contains_key(definition.name.as_ref()) {
             continue;

@@ -20,7 +20,7 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
     match call.info.verb {
         "get" => {
             let (_, object) = read(call).await?;
-            Ok(Answer::ok(scale::get(&object)))
+            Ok(Answer::ok(call.row.scale(&object)))
         }
         "update" => put(call).await,
         "patch" => change(call).await,
@@ -59,7 +59,7 @@ async fn change(call: &Call) -> Result<Answer, Status> {
     }
     for _ in 0..ATTEMPTS_MAX {
         let (stored, old) = read(call).await?;
-        let (new, warnings) = patch.apply_to(&expected, &scale::get(&old), &options)?;
+        let (new, warnings) = patch.apply_to(&expected, &call.row.scale(&old), &options)?;
         if let Attempt::Done(answer) = write(call, &stored, &old, &new, &options).await? {
             return Ok(answer.with_warnings(warnings));
         }
@@ -88,12 +88,12 @@ async fn apply(
         if !stated.is_empty() && stated != stored.revision.to_string() {
             return Err(Status::modified(&call.row, call.name()));
         }
-        let own = scale::configuration(&config, &call.row.api_version(), &call.row.kind);
+        let own = call.row.scale_configuration(&config);
         let new = managed::apply(call, Some(&old), &own, options)?;
         let (part, managing) = (Part::Main, Managing::Done);
         let attempt = update::write_back(call, &stored, &old, new, part, options, managing).await?;
         if let Attempt::Done(answer) = attempt {
-            return Ok(Answer { object: scale::get(&answer.object), ..answer });
+            return Ok(Answer { object: call.row.scale(&answer.object), ..answer });
         }
     }
     Err(Status::modified(&call.row, call.name()))
@@ -115,12 +115,12 @@ async fn write(
         return Err(Status::modified(&call.row, call.name()));
     }
     let mut new = old.clone();
-    scale::put(&mut new, wanted);
+    call.row.put_scale(&mut new, wanted);
     let managing = Managing::Track;
     let attempt = update::write_back(call, stored, old, new, Part::Main, options, managing).await?;
     Ok(match attempt {
         Attempt::Done(answer) => {
-            Attempt::Done(Answer { object: scale::get(&answer.object), ..answer })
+            Attempt::Done(Answer { object: call.row.scale(&answer.object), ..answer })
         }
         Attempt::Retry => Attempt::Retry,
     })
