@@ -8,6 +8,7 @@
 
 mod client;
 mod corpus;
+mod crds;
 mod defaults;
 mod deletes;
 mod discovery;
