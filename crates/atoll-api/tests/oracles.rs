@@ -237,6 +237,8 @@ fn defaulting_keeps_every_field_that_is_set() {
         "Pod .spec.serviceAccount: \"serviceAccountNameValue\" instead of \"serviceAccountValue\"",
         "Secret .data.stringDataKey: \"c3RyaW5nRGF0YVZhbHVl\" instead of null",
         "Secret .stringData: null instead of {\"stringDataKey\":\"stringDataValue\"}",
+        "StatefulSet .spec.volumeClaimTemplates[0].apiVersion: \"v1\" instead of null",
+        "StatefulSet .spec.volumeClaimTemplates[0].kind: \"PersistentVolumeClaim\" instead of null",
     ];
     different.retain(|text| !text.contains(".template.spec.serviceAccount:"));
     assert_eq!(different, expected);
