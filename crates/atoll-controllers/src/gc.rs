@@ -72,7 +72,7 @@ impl Collector {
     pub(crate) fn census(&self, namespace: &str) -> Vec<(Kind, usize)> {
         let Some(catalog) = self.catalog.borrow().clone() else { return Vec::new() };
         let counts = self.lock().census(namespace);
-        counts.into_iter().map(|(kind, count)| (catalog.kind(kind).clone(), count)).collect()
+        counts.into_iter().map(|(kind, count)| (catalog.kind(kind), count)).collect()
     }
 
     pub(crate) fn namespaced_kinds(&self) -> Vec<Kind> {
@@ -99,9 +99,11 @@ impl Collector {
             let catalog = Arc::new(catalog);
             collector.catalog.send_replace(Some(catalog.clone()));
             let (sender, receiver) = mpsc::channel(OBSERVED_MAX);
+            let wanted = catalog.len();
             catalog.watch(&collector.client, &sender, &inner, &stop);
-            drop(sender);
-            inner.spawn(collector.clone().observe(receiver, catalog.clone(), stop.clone()));
+            let client = collector.client.clone();
+            inner.spawn(catalog.clone().follow(client, sender, inner.clone(), stop.clone()));
+            inner.spawn(collector.clone().observe(receiver, catalog.clone(), wanted, stop.clone()));
             collector.synced().await;
             let queue = collector.queue.clone();
             run_workers(&inner, &stop, &queue, WORKERS, move |uid: String| {
@@ -119,6 +121,7 @@ impl Collector {
         self: Arc<Self>,
         mut observed: mpsc::Receiver<Observed>,
         catalog: Arc<Catalog>,
+        wanted: usize,
         stop: CancellationToken,
     ) {
         let mut listed = BTreeSet::new();
@@ -140,7 +143,7 @@ impl Collector {
                     let gone = self.lock().missing(kind, &uids);
                     gone.iter().for_each(|uid| self.forget(uid));
                     listed.insert(kind);
-                    if listed.len() == catalog.len() {
+                    if listed.len() >= wanted {
                         self.synced.send_replace(true);
                     }
                 }

@@ -2,6 +2,7 @@
 
 use super::graph::{Node, Owner};
 use futures::StreamExt;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, ResourceExt,
     api::{DynamicObject, PartialObjectMeta},
@@ -9,7 +10,11 @@ use kube::{
     discovery::{Discovery, Scope, verbs},
     runtime::{WatchStreamExt, watcher},
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
@@ -36,8 +41,14 @@ pub(crate) struct Kind {
     pub(crate) delete_collection: bool,
 }
 
-/// All such kinds that the API serves.
-pub(super) struct Catalog(Vec<Kind>);
+/// All such kinds that the API serves. Custom resources come and go; a kind keeps its place.
+pub(super) struct Catalog(Mutex<Vec<Slot>>);
+
+struct Slot {
+    kind: Kind,
+    /// Cancelled when the kind is not served any more; ends its watch.
+    gone: CancellationToken,
+}
 
 /// Kinds that are not worth collecting: they own nothing, nobody owns them, and they end
 /// by themselves (upstream ignores them too).
@@ -48,7 +59,10 @@ impl Catalog {
     pub(super) async fn discover(client: &Client, stop: &CancellationToken) -> Option<Self> {
         loop {
             match Discovery::new(client.clone()).run_aggregated().await {
-                Ok(discovery) => return Some(Self(kinds(&discovery))),
+                Ok(discovery) => {
+                    let slots = kinds(&discovery).into_iter().map(Slot::new).collect();
+                    return Some(Self(Mutex::new(slots)));
+                }
                 Err(error) => warn!(%error, "discovery failed; retrying"),
             }
             tokio::select! {
@@ -59,27 +73,36 @@ impl Catalog {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.lock().len()
     }
 
-    pub(super) fn kind(&self, index: usize) -> &Kind {
-        &self.0[index]
+    pub(super) fn kind(&self, index: usize) -> Kind {
+        self.lock()[index].kind.clone()
     }
 
     pub(super) fn namespaced(&self) -> Vec<Kind> {
-        self.0.iter().filter(|kind| kind.namespaced).cloned().collect()
+        let slots = self.lock();
+        let served = slots.iter().filter(|slot| !slot.gone.is_cancelled());
+        served.map(|slot| slot.kind.clone()).filter(|kind| kind.namespaced).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn find(&self, api_version: &str, kind: &str) -> Option<usize> {
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
-        let same = |one: &Kind| one.resource.kind == kind && one.resource.group == group;
-        self.0.iter().position(same)
+        let same = |slot: &Slot| {
+            let resource = &slot.kind.resource;
+            !slot.gone.is_cancelled() && resource.kind == kind && resource.group == group
+        };
+        self.lock().iter().position(same)
     }
 
     /// Whether `owner` names the kind at `index`, in whichever version.
     pub(super) fn is_kind(&self, owner: &Owner, index: usize) -> bool {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        let resource = &self.kind(index).resource;
+        let resource = self.kind(index).resource;
         resource.kind == owner.kind && resource.group == group
     }
 
@@ -99,10 +122,84 @@ impl Catalog {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
-        for (index, kind) in self.0.iter().enumerate() {
-            let api = Api::all_with(client.clone(), &kind.resource);
-            tasks.spawn(watch_kind(index, api, sender.clone(), stop.clone()));
+        for (index, slot) in self.lock().iter().enumerate() {
+            let api = Api::all_with(client.clone(), &slot.kind.resource);
+            let gone = slot.gone.clone();
+            tasks.spawn(watch_kind(index, api, sender.clone(), stop.clone(), gone));
         }
+    }
+
+    /// Takes in what is served now: the places of kinds that are new, and their watches' ends.
+    fn renew(&self, served: Vec<Kind>) -> Vec<(usize, Kind, CancellationToken)> {
+        let mut slots = self.lock();
+        let same = |one: &Kind, other: &Kind| {
+            one.namespaced == other.namespaced
+                && one.resource.group == other.resource.group
+                && one.resource.plural == other.resource.plural
+                && one.resource.version == other.resource.version
+        };
+        for slot in slots.iter().filter(|slot| !slot.gone.is_cancelled()) {
+            if !served.iter().any(|kind| same(kind, &slot.kind)) {
+                slot.gone.cancel();
+            }
+        }
+        let mut added = Vec::new();
+        for kind in served {
+            let known = |slot: &Slot| !slot.gone.is_cancelled() && same(&kind, &slot.kind);
+            if !slots.iter().any(known) {
+                let slot = Slot::new(kind.clone());
+                added.push((slots.len(), kind, slot.gone.clone()));
+                slots.push(slot);
+            }
+        }
+        added
+    }
+
+    /// Follows the definitions of custom resources: their kinds are watched while they are served.
+    pub(super) async fn follow(
+        self: Arc<Self>,
+        client: Client,
+        sender: mpsc::Sender<Observed>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        let definitions: Api<PartialObjectMeta<CustomResourceDefinition>> =
+            Api::all(client.clone());
+        let events = watcher(definitions, watcher::Config::default()).default_backoff();
+        let mut events = Box::pin(events);
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => return,
+                event = events.next() => event,
+            };
+            match event {
+                None => return,
+                Some(Err(error)) => {
+                    warn!(%error, "watching definitions of custom resources failed; retrying");
+                    continue;
+                }
+                // The list is complete, or one of them changed.
+                Some(Ok(watcher::Event::Init | watcher::Event::InitApply(_))) => continue,
+                Some(Ok(_)) => {}
+            }
+            let served = match Discovery::new(client.clone()).run_aggregated().await {
+                Ok(discovery) => kinds(&discovery),
+                Err(error) => {
+                    warn!(%error, "discovery failed; the next change of a definition asks again");
+                    continue;
+                }
+            };
+            for (index, kind, gone) in self.renew(served) {
+                let api = Api::all_with(client.clone(), &kind.resource);
+                tasks.spawn(watch_kind(index, api, sender.clone(), stop.clone(), gone));
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn new(kind: Kind) -> Self {
+        Self { kind, gone: CancellationToken::new() }
     }
 }
 
@@ -130,12 +227,18 @@ async fn watch_kind(
     api: Api<PartialObjectMeta<DynamicObject>>,
     sender: mpsc::Sender<Observed>,
     stop: CancellationToken,
+    gone: CancellationToken,
 ) {
     let mut events = Box::pin(watcher(api, watcher::Config::default()).default_backoff());
     let mut listed = BTreeSet::new();
     loop {
         let event = tokio::select! {
             () = stop.cancelled() => return,
+            () = gone.cancelled() => {
+                // Nothing of the kind exists any more.
+                sender.send(Observed::Listed { kind, uids: BTreeSet::new() }).await.ok();
+                return;
+            }
             event = events.next() => event,
         };
         let observed = match event {
