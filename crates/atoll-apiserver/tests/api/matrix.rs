@@ -22,7 +22,8 @@ async fn every_kind_lives_the_same_life() {
     let api = Api::start().await;
     for row in kinds::builtin().iter().filter(|row| row.served && !row.virtual_only) {
         // A signing request needs a real one; the trust tests have it.
-        if row.kind == "CertificateSigningRequest" {
+        // The server itself writes the status of definitions: `crds` has their life.
+        if ["CertificateSigningRequest", "CustomResourceDefinition"].contains(&&*row.kind) {
             continue;
         }
         life(&api, row).await;
