@@ -72,7 +72,10 @@ async fn answer_virtual(
         dry_run: options.dry_run,
     };
     let mut object = handler(&call.core, request).await?;
-    storage::set_type(&mut object, &call.row.api_version(), &call.row.kind);
+    // An answer of another kind is a Status.
+    if object.get("kind").is_none_or(|kind| *kind != "Status") {
+        storage::set_type(&mut object, &call.row.api_version(), &call.row.kind);
+    }
     Ok(Answer::created(object))
 }
 

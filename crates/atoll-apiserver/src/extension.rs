@@ -11,7 +11,7 @@ use crate::core::Core;
 use crate::servers::{self, check, members};
 use crate::status::Status;
 use crate::user::{Connection, UserInfo};
-use crate::{authn, authz, backup, etcd_import, heartbeat, join, tokens};
+use crate::{authn, authz, backup, etcd_import, heartbeat, join, part, tokens};
 
 /// A create that answers: reviews, `serviceaccounts/token`.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub type VirtualRow = (&'static str, &'static str, &'static str, VirtualHandler)
 
 /// Every create that is answered and not stored.
 pub static VIRTUAL: &[VirtualRow] = &[
+    ("", "bindings", "", part::binding::create),
     ("", "serviceaccounts", "token", tokens::request::create),
     ("authentication.k8s.io", "tokenreviews", "", authn::review::token),
     ("authentication.k8s.io", "selfsubjectreviews", "", authn::review::own),

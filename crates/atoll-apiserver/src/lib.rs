@@ -15,6 +15,7 @@ mod bootstrap;
 pub mod cache;
 mod call;
 mod compress;
+mod computed;
 pub mod config;
 pub mod core;
 mod crd;

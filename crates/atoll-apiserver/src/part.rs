@@ -1,7 +1,7 @@
 //! Parts of objects that are more than the object under other rules: scale, binding,
 //! eviction, and whatever is answered without being stored.
 
-mod binding;
+pub(crate) mod binding;
 mod eviction;
 mod scale;
 

@@ -7,7 +7,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::render::{self, Answer};
 use crate::status::Status;
-use crate::{create, delete, list, metrics_api, part, patch, update, watch};
+use crate::{computed, create, delete, list, metrics_api, part, patch, update, watch};
 
 /// With the answer to a stale read of a server that cannot know better.
 const STALE: &str =
@@ -39,6 +39,9 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
     }
     if metrics_api::is(&call.row) {
         return bytes(&call, metrics_api::serve(&call).await?);
+    }
+    if let Some(objects) = computed::of(&call.row) {
+        return bytes(&call, computed::read(&call, objects)?);
     }
     match verb {
         "get" => bytes(&call, list::get(&call).await?),

@@ -28,6 +28,13 @@ pub(crate) const CONTROLLER_REVISION: &[Column] = &[
     AGE,
 ];
 
+pub(crate) const COMPONENT_STATUS: &[Column] = &[
+    NAME,
+    text("Status", "Status of the component conditions"),
+    text("Message", "Message of the component conditions"),
+    text("Error", "Error of the component conditions"),
+];
+
 pub(crate) const CSR: &[Column] = &[
     NAME,
     AGE,
@@ -36,6 +43,17 @@ pub(crate) const CSR: &[Column] = &[
     text("RequestedDuration", "The requested duration of validity of the certificate."),
     text("Condition", "What became of the request."),
 ];
+
+pub(crate) fn component_status(component: &Value, _: Timestamp) -> Vec<Value> {
+    let healthy = component.items("conditions").iter().find(|one| one.text("type") == "Healthy");
+    let field = |key: &str| healthy.map_or("", |condition| condition.text(key));
+    let status = match field("status") {
+        "True" => "Healthy",
+        "False" => "Unhealthy",
+        _ => "Unknown",
+    };
+    vec![name(component), json!(status), json!(field("message")), json!(field("error"))]
+}
 
 pub(crate) fn namespace(namespace: &Value, now: Timestamp) -> Vec<Value> {
     vec![name(namespace), json!(namespace["status"].text("phase")), age(namespace, now)]

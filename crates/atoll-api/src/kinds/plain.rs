@@ -1,4 +1,4 @@
-//! Kinds that are little more than a row: PriorityClass, ControllerRevision.
+//! Kinds that are little more than a row: PriorityClass, ControllerRevision, ComponentStatus.
 
 use serde_json::Value;
 
@@ -21,6 +21,13 @@ pub(super) const CONTROLLER_REVISION_HOOKS: Hooks = Hooks {
     validate_update: Some(validate::plain::controller_revision_update),
     columns: columns::plain::CONTROLLER_REVISION,
     row: columns::plain::controller_revision,
+    ..Hooks::NONE
+};
+
+/// Its objects are computed when somebody reads them.
+pub(super) const COMPONENT_STATUS_HOOKS: Hooks = Hooks {
+    columns: columns::plain::COMPONENT_STATUS,
+    row: columns::plain::component_status,
     ..Hooks::NONE
 };
 

@@ -23,7 +23,7 @@ pub(super) const STATEFUL_SET_HOOKS: Hooks = Hooks {
 };
 
 pub(super) const DAEMON_SET_HOOKS: Hooks = Hooks {
-    default: Some(defaults::stateful::daemon_set),
+    default: Some(default_daemon_set),
     prepare_create: Some(create_daemon_set),
     prepare_update: Some(update_daemon_set),
     prepare_status_update: Some(update_daemon_status),
@@ -39,6 +39,13 @@ pub(super) const DAEMON_SET_HOOKS: Hooks = Hooks {
 fn create_stateful_set(set: &mut Value) {
     prepare::create_with_generation(set);
     prepare::put(set, "status", Some(json!({"replicas": 0, "availableReplicas": 0})));
+}
+
+/// The count of templates is there from the beginning, so that whoever creates the set owns it:
+/// upstream keeps it in a field that its conversion writes as this annotation.
+fn default_daemon_set(set: &mut Value) {
+    defaults::stateful::daemon_set(set);
+    set_template_generation(set, template_generation(set));
 }
 
 fn create_daemon_set(set: &mut Value) {

@@ -10,10 +10,14 @@ const API_EXTENSIONS: &[&str] = &["api-extensions"];
 
 pub(super) static BUILTIN: &[ResourceInfo] = &[
     row!(Namespaced, "io.k8s.api.core", "", "v1", "bindings", "Binding", "binding")
-        .verbs(CREATE),
+        .virtual_only()
+        .served(),
     row!(Cluster, "io.k8s.api.core", "", "v1", "componentstatuses", "ComponentStatus", "componentstatus")
         .short(&["cs"])
-        .verbs(&["get", "list"]),
+        .verbs(&["get", "list"])
+        .hooks(plain::COMPONENT_STATUS_HOOKS)
+        .deprecated("v1 ComponentStatus is deprecated in v1.19+")
+        .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "configmaps", "ConfigMap", "configmap")
         .short(&["cm"])
         .hooks(config::CONFIG_MAP_HOOKS)

@@ -4,6 +4,7 @@ use atoll_api::kinds;
 use serde_json::{Value, json};
 
 use crate::client::{Api, JSON, oracle};
+use crate::corpus::without_uids;
 
 /// Fields that are another cluster's, or chosen at random.
 const OWN: [&str; 3] = ["uid", "creationTimestamp", "resourceVersion"];
@@ -30,6 +31,9 @@ fn comparable(mut object: Value) -> Value {
         spec.remove("podCIDR");
         spec.remove("podCIDRs");
     }
+    if let Some(status) = object["status"].as_object_mut() {
+        status.remove("lastPhaseTransitionTime");
+    }
     known_name(&mut object);
     if let Some(entries) = object["metadata"]["managedFields"].as_array_mut() {
         entries
@@ -40,12 +44,14 @@ fn comparable(mut object: Value) -> Value {
     object
 }
 
-/// The name of the volume with the ServiceAccount's token ends at random.
+/// The name of the volume with the ServiceAccount's token ends at random, and so do uids.
 fn known_name(value: &mut Value) {
     match value {
         Value::String(text) if text.starts_with("kube-api-access-") => {
             text.truncate("kube-api-access-".len());
         }
+        // A Job is selected by the uid that it was given.
+        Value::String(text) => *text = without_uids(text),
         Value::Array(items) => items.iter_mut().for_each(known_name),
         Value::Object(map) => map.values_mut().for_each(known_name),
         _ => {}

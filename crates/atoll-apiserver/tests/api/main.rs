@@ -6,6 +6,7 @@
     reason = "a test that cannot go on panics, one that does not run says so"
 )]
 
+mod addresses;
 mod client;
 mod corpus;
 mod crds;
