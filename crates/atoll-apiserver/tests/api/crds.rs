@@ -1,5 +1,7 @@
 //! Custom resources: from a definition to objects in every version, and back to nothing.
 
+mod kubectl;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};

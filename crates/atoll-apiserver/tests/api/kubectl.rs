@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Api;
 
-struct Kubectl {
-    server: String,
-    cache: tempfile::TempDir,
+pub(crate) struct Kubectl {
+    pub(crate) server: String,
+    pub(crate) cache: tempfile::TempDir,
 }
 
 impl Kubectl {
-    async fn run(&self, arguments: &[&str], input: &str) -> (bool, String) {
+    pub(crate) async fn run(&self, arguments: &[&str], input: &str) -> (bool, String) {
         let mut child = Command::new("kubectl")
             .args(["--kubeconfig=/dev/null", "--server", &self.server])
             .arg(format!("--cache-dir={}", self.cache.path().display()))
@@ -34,7 +34,7 @@ impl Kubectl {
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
-    async fn ok(&self, arguments: &[&str], input: &str, wanted: &str) {
+    pub(crate) async fn ok(&self, arguments: &[&str], input: &str, wanted: &str) {
         let (success, text) = self.run(arguments, input).await;
         assert!(success, "{arguments:?}: {text}");
         assert!(text.contains(wanted), "{arguments:?}: {text}");

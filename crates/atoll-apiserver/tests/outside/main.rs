@@ -10,5 +10,6 @@
 
 #[path = "../api/client.rs"]
 mod client;
+mod conversion;
 mod hooked;
 mod webhooks;

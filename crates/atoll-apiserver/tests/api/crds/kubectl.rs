@@ -1,0 +1,74 @@
+//! A custom resource by kubectl, from its definition to its end.
+
+use std::net::Ipv4Addr;
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::Api;
+use crate::kubectl::Kubectl;
+
+const WIDGET: &str = "
+apiVersion: shop.example.com/v1
+kind: Widget
+metadata: {name: w}
+spec: {size: 3, replicas: 1}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_works_with_custom_resources() {
+    if Command::new("kubectl").arg("--help").output().await.is_err() {
+        assert!(std::env::var_os("CI").is_none(), "kubectl is not here");
+        println!("skipped: kubectl is not here");
+        return;
+    }
+    let api = Api::start().await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let (serving, end) = (api.server.clone(), stop.clone());
+    tasks.spawn(async move { serving.serve_http(listener, end).await });
+    let kubectl = Kubectl { server, cache: tempfile::tempdir().unwrap() };
+
+    let definition = super::widgets().to_string();
+    let created = "customresourcedefinition.apiextensions.k8s.io/widgets.shop.example.com created";
+    kubectl.ok(&["apply", "-f", "-"], &definition, created).await;
+    let wait =
+        ["wait", "--for=condition=Established", "crd/widgets.shop.example.com", "--timeout=5s"];
+    kubectl.ok(&wait, "", "condition met").await;
+    kubectl.ok(&["get", "crd"], "", "widgets.shop.example.com").await;
+    kubectl.ok(&["apply", "-f", "-"], WIDGET, "widget.shop.example.com/w created").await;
+    kubectl.ok(&["apply", "-f", "-"], WIDGET, "widget.shop.example.com/w unchanged").await;
+    let larger = WIDGET.replace("size: 3", "size: 4");
+    kubectl.ok(&["apply", "-f", "-"], &larger, "configured").await;
+    let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    kubectl.ok(&apply, WIDGET, "serverside-applied").await;
+    let (_, table) = kubectl.run(&["get", "wd"], "").await;
+    let lines: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(json!(lines), json!([["NAME", "SIZE", "COLOR"], ["w", "3", "red"]]));
+    kubectl.ok(&["explain", "widget.spec.size"], "", "How large.").await;
+    kubectl.ok(&["explain", "widgets"], "", "A widget.").await;
+    kubectl.ok(&["api-resources"], "", "shop.example.com/v1").await;
+    let patch = r#"{"spec":{"size":5}}"#;
+    kubectl.ok(&["patch", "widget", "w", "--type=merge", "-p", patch], "", "patched").await;
+    let (success, text) = kubectl.run(&["patch", "widget", "w", "-p", patch], "").await;
+    assert!(!success && text.contains("application/strategic-merge-patch+json"), "{text}");
+    kubectl.ok(&["scale", "widget", "w", "--replicas=4"], "", "scaled").await;
+    kubectl.ok(&["get", "widget", "w", "-o", "jsonpath={.spec.replicas}"], "", "4").await;
+    let (success, text) = kubectl.run(&["apply", "-f", "-"], &WIDGET.replace("size", "sise")).await;
+    assert!(!success && text.contains("unknown field \"spec.sise\""), "{text}");
+    let (success, text) = kubectl.run(&["apply", "-f", "-"], &WIDGET.replace("3", "13")).await;
+    assert!(!success && text.contains("thirteen is unlucky"), "{text}");
+    kubectl.ok(&["delete", "crd", "widgets.shop.example.com"], "", "deleted").await;
+    let (success, text) = kubectl.run(&["get", "widgets"], "").await;
+    // It remembers what it discovered.
+    assert!(!success && text.contains("could not find the requested resource"), "{text}");
+    stop.cancel();
+    api.shutdown().await;
+    while tasks.join_next().await.is_some() {}
+}
