@@ -12,6 +12,7 @@ pub(crate) mod notes;
 mod pods;
 pub(crate) mod quota;
 pub(crate) mod reinvocation;
+mod runtime_class;
 mod storage;
 #[doc(hidden)]
 pub mod webhooks;
@@ -103,6 +104,11 @@ pub static PLUGINS: &[Plugin] = &[
     mutating("TaintNodesByCondition", nodes::taint_new),
     mutating("Priority", pods::priority),
     mutating("DefaultTolerationSeconds", pods::default_tolerations),
+    Plugin {
+        name: "RuntimeClass",
+        mutate: Some(runtime_class::complete),
+        validate: Some(runtime_class::check),
+    },
     mutating("DefaultStorageClass", storage::default_class),
     mutating("StorageObjectInUseProtection", storage::protect),
     mutating("PersistentVolumePhaseTime", storage::phase_time),

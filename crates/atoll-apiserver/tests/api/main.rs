@@ -7,6 +7,7 @@
 )]
 
 mod addresses;
+mod classes;
 mod client;
 mod corpus;
 mod crds;
