@@ -15,10 +15,9 @@ pub(super) const DEFINITION_HOOKS: Hooks = Hooks {
     prepare_update: Some(update),
     prepare_status_update: Some(update_status),
     prepare_delete: Some(delete),
-    validate_create: Some(validate::extensions::definition),
+    validate_create: Some(validate::extensions::new_definition),
     validate_update: Some(validate::extensions::definition_update),
     validate_status_update: Some(validate::extensions::status_update),
-    warnings: None,
     unconditional_update: false,
     ..Hooks::NONE
 };

@@ -19,21 +19,21 @@ impl Deref for Row {
 
     fn deref(&self) -> &ResourceInfo {
         match self {
-            Self::Fixed(info) => info,
-            Self::Shared(info) => info,
+            Self::Fixed(resource) => resource,
+            Self::Shared(resource) => resource,
         }
     }
 }
 
 impl From<&'static ResourceInfo> for Row {
-    fn from(info: &'static ResourceInfo) -> Self {
-        Self::Fixed(info)
+    fn from(resource: &'static ResourceInfo) -> Self {
+        Self::Fixed(resource)
     }
 }
 
 impl From<ResourceInfo> for Row {
-    fn from(info: ResourceInfo) -> Self {
-        Self::Shared(Arc::new(info))
+    fn from(resource: ResourceInfo) -> Self {
+        Self::Shared(Arc::new(resource))
     }
 }
 

@@ -12,6 +12,8 @@ use crate::field::{Error, Path};
 use crate::names;
 use crate::structural::jsonpath::JsonPath;
 
+/// The annotation by which a group of Kubernetes itself is approved.
+const APPROVED: &str = "api-approved.kubernetes.io";
 /// Selectable fields of one version, at most. Upstream's number.
 const SELECTABLE_FIELDS_MAX: usize = 8;
 
@@ -28,6 +30,35 @@ pub(crate) fn definition(crd: &Value) -> Vec<Error> {
     errors
 }
 
+/// The same for a new one: groups of Kubernetes itself are for those who were asked.
+pub(crate) fn new_definition(crd: &Value) -> Vec<Error> {
+    let mut errors = definition(crd);
+    let group = crd["spec"].text("group");
+    let protected = [".k8s.io", ".kubernetes.io"].iter().any(|end| group.ends_with(end))
+        || group == "k8s.io"
+        || group == "kubernetes.io";
+    if !protected {
+        return errors;
+    }
+    let at = Path::new("metadata").child("annotations").key(APPROVED);
+    match crd["metadata"]["annotations"].text(APPROVED) {
+        "" => errors.push(at.required(format!(
+            "protected groups must have approval annotation {APPROVED:?}, see \
+             https://github.com/kubernetes/enhancements/pull/1111"
+        ))),
+        text if text.starts_with("http") || text.starts_with("unapproved") => {}
+        text => errors.push(at.invalid(
+            text,
+            format!(
+                "protected groups must have approval annotation {APPROVED:?} with either a URL or \
+                 a reason starting with \"unapproved\", see \
+                 https://github.com/kubernetes/enhancements/pull/1111"
+            ),
+        )),
+    }
+    errors
+}
+
 pub(crate) fn definition_update(new: &Value, old: &Value) -> Vec<Error> {
     let mut errors = definition(new);
     let established = condition(old, "Established");
@@ -36,9 +67,8 @@ pub(crate) fn definition_update(new: &Value, old: &Value) -> Vec<Error> {
     if established {
         immutable(&at.child("scope"), &is["scope"], &was["scope"], &mut errors);
         let names = at.child("names");
-        for field in ["kind"] {
-            immutable(&names.child(field), &is["names"][field], &was["names"][field], &mut errors);
-        }
+        let (own, before) = (&is["names"]["kind"], &was["names"]["kind"]);
+        immutable(&names.child("kind"), own, before, &mut errors);
     }
     immutable(&at.child("group"), &is["group"], &was["group"], &mut errors);
     let names = at.child("names");

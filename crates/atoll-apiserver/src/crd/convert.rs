@@ -139,15 +139,10 @@ async fn review(
     let target = core.conversions.target(&webhook["clientConfig"]);
     let target = target.map_err(|why| fail(format!("failed: {why}")))?;
     let answer = core.hooks.post(&target, Bytes::from(body.to_string()), TIMEOUT).await;
-    let answer = answer.map_err(|error| fail(format!("failed: {}", whole(&error))))?;
+    let answer = answer.map_err(|error| fail(format!("failed: {error}")))?;
     let answer: Value = serde_json::from_slice(&answer)
         .map_err(|error| fail(format!("failed: the answer is no JSON: {error}")))?;
     accept(&answer["response"], &uid, wanted, objects).map_err(fail)
-}
-
-/// An error with its causes, as one line.
-fn whole(error: &dyn std::error::Error) -> String {
-    error.to_string()
 }
 
 /// The objects of an answer, if it is sound; their metadata is that of before but for labels
