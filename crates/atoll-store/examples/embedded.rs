@@ -32,11 +32,14 @@ async fn main() -> Outcome<()> {
     let config = StoreConfig { dir: PathBuf::from(folder), ..StoreConfig::default() };
     let store = EmbeddedStore::open(config).await?;
     let kv = store.keyspace(Keyspace::Applications);
+    // All at once: they share the syncs.
+    let mut tasks = JoinSet::new();
     for client in 0..clients {
-        for step in 0..KEYS {
-            let txn = Txn { success: vec![put(client, step)], ..Txn::default() };
-            kv.txn(txn).await?;
-        }
+        let kv = kv.clone();
+        tasks.spawn(async move { fill(&*kv, client).await });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
     }
     let (cpu, end) = (cpu_micros()?, Instant::now() + time);
     let mut tasks = JoinSet::new();
@@ -65,6 +68,14 @@ fn key(client: usize, step: usize) -> String {
 fn put(client: usize, step: usize) -> Op {
     let value = vec![b'v'; VALUE_BYTES].into();
     Op::Put(PutRequest { key: key(client, step).into(), value, lease: 0, prev_kv: false })
+}
+
+async fn fill(kv: &dyn KvStore, client: usize) -> Outcome<()> {
+    for step in 0..KEYS {
+        let txn = Txn { success: vec![put(client, step)], ..Txn::default() };
+        kv.txn(txn).await?;
+    }
+    Ok(())
 }
 
 async fn one(

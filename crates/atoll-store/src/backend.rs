@@ -4,15 +4,12 @@
 //! It is written seldom; what makes a write durable is the log.
 
 use std::fmt::Debug;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata, TableDefinition,
-    TableError,
-};
+use redb::{Durability, ReadOnlyTable, ReadableTableMetadata, TableDefinition, TableError};
 
 use crate::clock::Clock;
 use crate::codec::Malformed;
@@ -25,13 +22,18 @@ mod checked;
 mod file;
 mod incoming;
 mod meta;
+mod pages;
+mod rewrite;
 mod sums;
+mod writer;
 
 pub(crate) use checked::without_mark;
 pub(crate) use incoming::Incoming;
 pub(crate) use meta::{Meta, Roster};
+pub(crate) use writer::{Copied, Flushed, Rewriting, StateWriter};
 
 use file::{Patience, PatientFile};
+use pages::{Nonsense, Pages, guarded};
 use sums::{Sums, write_meta};
 
 type Versions = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -46,6 +48,7 @@ const LEASES: [Leases; KEYSPACES] =
     [TableDefinition::new("cluster.leases"), TableDefinition::new("applications.leases")];
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
 const META_KEY: &str = "state";
+const PAGES_DAMAGED: &str = "the pages of the state file do not fit together";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendError {
@@ -63,9 +66,53 @@ pub(crate) enum BackendError {
     Malformed { file: String, source: Malformed },
 }
 
+impl BackendError {
+    /// Which it is of.
+    pub(crate) fn file(&self) -> Option<&str> {
+        match self {
+            Self::Redb { file, .. }
+            | Self::Io { file, .. }
+            | Self::ThreadEnded { file }
+            | Self::Damaged { file }
+            | Self::Malformed { file, .. } => Some(file),
+            Self::Newer(_) => None,
+        }
+    }
+
+    /// What says that the file was changed or lost behind the store's back, if so. A file that was
+    /// cut shows as reads beyond its end; one of which the head was changed as of a kind that this
+    /// program never wrote.
+    pub(crate) fn damage(&self) -> Option<&'static str> {
+        match self {
+            Self::Damaged { .. } => Some(PAGES_DAMAGED),
+            Self::Malformed { source, .. } => Some(source.0),
+            Self::Redb { source, .. } => match &**source {
+                redb::Error::Corrupted(_) => Some(PAGES_DAMAGED),
+                redb::Error::UpgradeRequired(_) => Some("its head says that it is of another kind"),
+                redb::Error::TableDoesNotExist(_) => Some("a table of the state file is missing"),
+                redb::Error::TableTypeMismatch { .. } => {
+                    Some("a table of the state file is another")
+                }
+                redb::Error::Io(error) => match error.kind() {
+                    ErrorKind::UnexpectedEof => Some("it ends too early"),
+                    ErrorKind::InvalidData | ErrorKind::InvalidInput => {
+                        Some("its head is not that of a state file")
+                    }
+                    _ => None,
+                },
+                _ => None,
+            },
+            Self::Io { .. } | Self::ThreadEnded { .. } | Self::Newer(_) => None,
+        }
+    }
+}
+
 /// One keyspace's versions as of a commit.
 pub(crate) struct View {
     versions: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    /// A file that was replaced stays open as long as anybody reads. The store's own is closed when the
+    /// store ends, whoever still reads: closing writes, and the next to open it may be there by then.
+    _reader: Arc<()>,
 }
 
 impl Debug for View {
@@ -76,6 +123,10 @@ impl Debug for View {
 
 impl View {
     pub(crate) fn get(&self, at: RevKey) -> Result<Option<Record>, ReadFault> {
+        guarded(|| self.find(at)).unwrap_or_else(|Nonsense| Err(nonsense()))
+    }
+
+    fn find(&self, at: RevKey) -> Result<Option<Record>, ReadFault> {
         let key = at.encode();
         let found = self.versions.get(key.as_slice()).map_err(|error| fault(&error))?;
         let Some(found) = found else { return Ok(None) };
@@ -91,19 +142,30 @@ impl View {
         mut visit: impl FnMut(RevKey, &[u8]) -> Result<bool, ReadFault>,
     ) -> Result<bool, ReadFault> {
         let start = start.encode();
-        let range = self.versions.range(start.as_slice()..).map_err(|error| fault(&error))?;
+        let range = guarded(|| self.versions.range(start.as_slice()..));
+        let range = range.map_err(|Nonsense| nonsense())?;
+        let mut range = range.map_err(|error| fault(&error))?;
         let mut record = Vec::new();
-        for item in range {
+        let mut next = |record: &mut Vec<u8>| {
+            let Some(item) = range.next() else { return Ok(None) };
             let (key, value) = item.map_err(|error| fault(&error))?;
             let at = RevKey::decode(key.value()).map_err(|error| fault(&error))?;
-            checked::opened(key.value(), value.value(), &mut record)
+            checked::opened(key.value(), value.value(), record)
                 .map_err(|error| fault_at(at, error))?;
+            Ok(Some(at))
+        };
+        loop {
+            let found = guarded(|| next(&mut record)).unwrap_or_else(|Nonsense| Err(nonsense()));
+            let Some(at) = found? else { return Ok(true) };
             if !visit(at, &record)? {
                 return Ok(false);
             }
         }
-        Ok(true)
     }
+}
+
+fn nonsense() -> ReadFault {
+    ReadFault { detail: format!("{STATE_FILE}: {PAGES_DAMAGED}") }
 }
 
 fn fault_at(at: RevKey, error: Malformed) -> ReadFault {
@@ -117,7 +179,9 @@ fn fault(error: &dyn std::error::Error) -> ReadFault {
 
 #[derive(Debug)]
 pub(crate) struct Backend {
-    database: Database,
+    database: Pages,
+    /// Everybody who reads has one of it.
+    readers: Arc<()>,
     file: String,
     patience: Arc<Patience>,
 }
@@ -138,6 +202,10 @@ pub(crate) struct FlushJob {
     pub(crate) pending: [Arc<Pending>; KEYSPACES],
     /// What the log no longer needs to keep once this is durable.
     pub(crate) released: Released,
+    /// The file is to be written anew from then on if it is not already: what that may take.
+    pub(crate) rewrite: Option<u64>,
+    /// What was replaced since the job before.
+    pub(crate) retired: Option<Arc<Backend>>,
 }
 
 impl Backend {
@@ -146,6 +214,7 @@ impl Backend {
         clock: Arc<dyn Clock>,
         cache_bytes: usize,
     ) -> Result<Self, BackendError> {
+        rewrite::remove(disk);
         Self::open_file(disk, clock, cache_bytes, STATE_FILE)
     }
 
@@ -182,7 +251,18 @@ impl Backend {
             disk.rename(NEW_STATE_FILE, state_file).map_err(failed("renaming failed"))?;
         }
         patience.closing.store(false, Ordering::Release);
-        Ok(Self { database, file: name, patience })
+        Ok(Self { database: Pages::new(database), readers: Arc::default(), file: name, patience })
+    }
+
+    /// As the state file, which it becomes: for messages.
+    pub(crate) fn named_state(mut self, disk: &dyn Disk) -> Self {
+        self.file = disk.describe(STATE_FILE);
+        self
+    }
+
+    /// Whether anybody has it besides so many.
+    fn is_read(self: &Arc<Self>, besides: usize) -> bool {
+        Arc::strong_count(self) > besides || Arc::strong_count(&self.readers) > 1
     }
 
     /// For whoever waits for a flush that nobody does any more.
@@ -198,6 +278,10 @@ impl Backend {
     /// From now on a full disk fails a flush at once.
     pub(crate) fn stop_waiting(&self) {
         self.patience.closing.store(true, Ordering::Release);
+    }
+
+    fn wait_again(&self) {
+        self.patience.closing.store(false, Ordering::Release);
     }
 
     pub(crate) fn load(&self) -> Result<Loaded, BackendError> {
@@ -289,24 +373,27 @@ impl Backend {
         if length != count {
             return Err(self.malformed(Malformed("some of its records are missing")));
         }
-        state.end_load(View { versions });
+        state.end_load(View { versions, _reader: self.readers.clone() });
         Ok(())
     }
 
-    /// Writes a job durably; the views show the state with it.
-    pub(crate) fn flush(&self, job: &FlushJob) -> Result<[View; KEYSPACES], BackendError> {
-        self.write(job)?;
-        if let Err(error) = job.released.remove() {
-            tracing::warn!(%error, "an old log segment could not be removed");
-        }
-        let reads = self.database.begin_read().map_err(|e| self.failed("reading failed", e))?;
-        let view = |code: usize| {
-            reads
-                .open_table(VERSIONS[code])
-                .map(|versions| View { versions })
-                .map_err(|e| self.failed("reading failed", e))
-        };
-        Ok([view(0)?, view(1)?])
+    /// The state as of the last flush.
+    fn views(&self) -> Result<[View; KEYSPACES], BackendError> {
+        let views = guarded(|| {
+            let reads = self.database.begin_read().map_err(|e| self.failed("reading failed", e))?;
+            let view = |code: usize| {
+                reads
+                    .open_table(VERSIONS[code])
+                    .map(|versions| View { versions, _reader: self.readers.clone() })
+                    .map_err(|e| self.failed("reading failed", e))
+            };
+            Ok([view(0)?, view(1)?])
+        });
+        views.unwrap_or_else(|Nonsense| Err(self.damaged()))
+    }
+
+    fn write_guarded(&self, job: &FlushJob) -> Result<(), BackendError> {
+        guarded(|| self.write(job)).unwrap_or_else(|Nonsense| Err(self.damaged()))
     }
 
     fn write(&self, job: &FlushJob) -> Result<(), BackendError> {
@@ -315,13 +402,24 @@ impl Backend {
         writes.set_durability(Durability::Immediate).map_err(|e| self.failed(writing, e))?;
         // Opening after a crash then costs milliseconds, not a walk through the whole file.
         writes.set_quick_repair(true);
+        self.write_changes(&writes, job)?;
         let has_checksums = job.meta.roster.level >= checked::LEVEL;
-        for (code, pending) in job.pending.iter().enumerate() {
-            self.write_keyspace(&writes, code, pending, has_checksums)?;
-        }
         write_meta(&writes, &job.meta.encode(), has_checksums)
             .map_err(|e| self.failed(writing, e))?;
         writes.commit().map_err(|e| self.failed("committing failed", e))
+    }
+
+    /// All but how far the state has come.
+    fn write_changes(
+        &self,
+        writes: &redb::WriteTransaction,
+        job: &FlushJob,
+    ) -> Result<(), BackendError> {
+        let has_checksums = job.meta.roster.level >= checked::LEVEL;
+        for (code, pending) in job.pending.iter().enumerate() {
+            self.write_keyspace(writes, code, pending, has_checksums)?;
+        }
+        Ok(())
     }
 
     fn write_keyspace(
@@ -364,18 +462,20 @@ impl Backend {
         redb_error(&self.file, action, error)
     }
 
+    fn damaged(&self) -> BackendError {
+        BackendError::Damaged { file: self.file.clone() }
+    }
+
     fn malformed(&self, source: Malformed) -> BackendError {
         BackendError::Malformed { file: self.file.clone(), source }
     }
 }
 
-/// redb panics on pages that hold nonsense; whoever opens a folder wants an answer.
 fn unless_damaged<T>(
     file: &str,
     act: impl FnOnce() -> Result<T, BackendError>,
 ) -> Result<T, BackendError> {
-    let outcome = catch_unwind(AssertUnwindSafe(act));
-    outcome.unwrap_or_else(|_panic| Err(BackendError::Damaged { file: file.to_owned() }))
+    guarded(act).unwrap_or_else(|Nonsense| Err(BackendError::Damaged { file: file.to_owned() }))
 }
 
 fn redb_error(file: &str, action: &'static str, error: impl Into<redb::Error>) -> BackendError {

@@ -172,6 +172,9 @@ pub trait Consensus: Send {
     fn needs_ticks(&self) -> bool;
     /// The next piece of work, or nothing.
     fn poll(&mut self) -> Option<Work>;
+    /// Changes of members that are committed and not in any work yet: it gives out so many bytes of
+    /// what is committed at once, and what it sends tells of all.
+    fn committed_changes(&self) -> Vec<LogEntry>;
     /// The work of this number, and all before, is durable.
     fn persisted(&mut self, number: u64);
     /// Entries up to this one have been applied; followers may still need them.

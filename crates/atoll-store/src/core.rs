@@ -38,8 +38,10 @@ mod open;
 mod peers;
 mod propose;
 mod reads;
+mod shrink;
 mod space;
 mod system;
+mod withdraw;
 mod withhold;
 
 pub(crate) use arrivals::{Arrivals, Arrived};
@@ -60,6 +62,7 @@ use health::Health;
 use journal::Journal;
 use propose::Waiting;
 use reads::Reads;
+use shrink::Shrink;
 use withhold::Until;
 
 pub(crate) type Answer = Result<Response, Error>;
@@ -148,6 +151,9 @@ pub(crate) struct Core {
     dirty_since: Option<Duration>,
     /// A flush is under way.
     flushing: bool,
+    shrink: Shrink,
+    /// Whether a sole member may have something to tell its log of the format level.
+    level_open: bool,
     /// Whose history goes when.
     keepers: [Keeper; KEYSPACES],
 }
@@ -183,6 +189,7 @@ impl Core {
             }
             return;
         }
+        self.answer_withdrawals();
         self.publish_status();
     }
 
@@ -271,12 +278,14 @@ impl Core {
     fn fail_with(&mut self, detail: String) {
         self.shared.fail(detail);
         self.give_up_waiting(&Error::Timeout { maybe_applied: true });
+        self.answer_withdrawals();
     }
 
     /// This folder must not be used any more: a new member has to take its place.
     fn condemn(&mut self, detail: String) {
         self.shared.condemn(detail.clone());
         self.give_up_waiting(&Error::Timeout { maybe_applied: true });
+        self.answer_withdrawals();
         self.refuse_reads(&Error::Unavailable { detail });
     }
 
@@ -299,7 +308,7 @@ impl Core {
 }
 
 /// An error and its causes in one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

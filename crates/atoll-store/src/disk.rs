@@ -28,6 +28,11 @@ pub trait Disk: Send + Sync + Debug {
     /// Makes creations, renames and removals in a folder durable.
     fn sync_folder(&self, folder: &str) -> io::Result<()>;
 
+    /// What others could still write there, where that is known.
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     fn exists(&self, name: &str) -> io::Result<bool> {
         match self.open(name, false) {
             Ok(_) => Ok(true),
@@ -59,6 +64,10 @@ pub trait Disk: Send + Sync + Debug {
 
 pub trait DiskFile: Send + Sync + Debug {
     fn length(&self) -> io::Result<u64>;
+    /// What it takes on the disk: less than its length where nothing was ever written.
+    fn allocated_bytes(&self) -> io::Result<u64> {
+        self.length()
+    }
     /// Fails when the file is shorter.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
     /// Extends the file where needed.

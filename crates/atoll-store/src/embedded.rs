@@ -51,7 +51,7 @@ pub enum Keyspace {
 impl Keyspace {
     pub const ALL: [Self; KEYSPACES] = [Self::Cluster, Self::Applications];
 
-    fn code(self) -> usize {
+    pub(crate) fn code(self) -> usize {
         match self {
             Self::Cluster => 0,
             Self::Applications => 1,
@@ -96,6 +96,11 @@ pub struct StoreConfig {
     /// cluster's leases alone would wear out an SD card. After half of this they go with a write
     /// of the log, for which the file system writes its journal anyway.
     pub flush_few_every: Duration,
+    /// The state file is written anew, and takes less, when it has this many bytes and most of
+    /// them are of no use.
+    pub shrink_from_bytes: u64,
+    /// Copied of it at once; flushes wait that long.
+    pub shrink_step_bytes: usize,
     /// The version of this program, which the other servers are told.
     pub release: String,
     /// The format level of what is replicated that this server supports at most. Held lower than
@@ -140,6 +145,8 @@ impl Default for StoreConfig {
             flush_bytes: 16 << 20,
             flush_operations: 10_000,
             flush_few_every: Duration::from_secs(1800),
+            shrink_from_bytes: 64 << 20,
+            shrink_step_bytes: 4 << 20,
             release: env!("CARGO_PKG_VERSION").to_owned(),
             level_max: LEVEL,
         }
@@ -348,6 +355,18 @@ pub(crate) fn make_folder(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A folder's core without any threads, as nobody but tests wants it.
+pub(crate) fn open_as_is(
+    disk: Arc<RealDisk>,
+    clock: Arc<MonotonicClock>,
+    config: StoreConfig,
+) -> Result<(Core, FolderLock), OpenError> {
+    let dir = config.dir.display().to_string();
+    let folder_lock = lock_folder(&config.dir)?;
+    let opened = Core::open(disk, clock, config, &mut rand::rng(), None);
+    Ok((opened.map_err(|error| open_error(&dir, error))?.core, folder_lock))
+}
+
 fn open_error(dir: &str, error: CoreOpenError) -> OpenError {
     if let Some(newer) = error.newer() {
         return OpenError::Newer { newer };
@@ -355,7 +374,7 @@ fn open_error(dir: &str, error: CoreOpenError) -> OpenError {
     damage::damage(&error).unwrap_or_else(|| refused(dir, Box::new(error)))
 }
 
-fn refused(dir: &str, source: Box<dyn Error + Send + Sync>) -> OpenError {
+pub(crate) fn refused(dir: &str, source: Box<dyn Error + Send + Sync>) -> OpenError {
     let dir = dir.to_owned();
     if is_no_space(&*source) {
         return OpenError::NoSpace { dir, source };

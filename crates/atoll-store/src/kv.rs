@@ -243,7 +243,10 @@ pub struct Status {
     /// Writes with content are refused, or those of the largest size would be; deletes and
     /// compaction never are.
     pub no_space: bool,
+    /// What the store takes on this member's disk.
     pub disk_bytes: u64,
+    /// Of these, without the log: what [`KvStore::defragment`] makes less.
+    pub state_bytes: u64,
     pub is_leader: bool,
     /// What was compacted last has not been dropped yet.
     pub compacting: bool,
@@ -379,6 +382,12 @@ pub trait KvStore: Send + Sync {
     async fn lease_info(&self, id: LeaseId) -> Result<LeaseInfo>;
     async fn leases(&self) -> Result<Vec<LeaseId>>;
     async fn status(&self) -> Result<Status>;
+    /// Gives back what this member's state file takes of the disk and does not need, of both
+    /// keyspaces. It serves meanwhile, and a caller that does not wait for the end stops nothing.
+    async fn defragment(&self) -> Result<()> {
+        let detail = "this store gives its disk space back by means of its own".to_owned();
+        Err(Error::Unavailable { detail })
+    }
     /// A consistent copy of the whole keyspace, in chunks, in a versioned format.
     async fn snapshot(&self) -> Result<BoxStream<'static, Result<Bytes>>>;
     /// Not every store can tell: an etcd shows no positions within a revision.

@@ -63,13 +63,20 @@ impl LeaseClock {
         }
     }
 
-    /// The granted seconds, and whether a checkpoint has to be taken back.
+    /// The granted seconds, and whether a checkpoint has to be taken back before anybody is told
+    /// so: until [`Self::taken_back`], whoever leads next would give it less.
     pub(crate) fn keep_alive(&mut self, id: LeaseId, now: Duration) -> Option<(i64, bool)> {
         let term = self.terms.get_mut(&id).filter(|term| !term.revoking && term.ends_at > now)?;
         term.ends_at = now + term.ttl;
         term.checkpoint_at = next_checkpoint(now, term.ends_at);
-        let take_back = std::mem::take(&mut term.checkpointed);
-        Some((term.ttl.as_secs().cast_signed(), take_back))
+        Some((term.ttl.as_secs().cast_signed(), term.checkpointed))
+    }
+
+    /// The state says that the lease has its whole time.
+    pub(crate) fn taken_back(&mut self, id: LeaseId) {
+        if let Some(term) = self.terms.get_mut(&id) {
+            term.checkpointed = false;
+        }
     }
 
     /// Seconds left, rounded up; -1 when its time is over.
@@ -165,7 +172,12 @@ mod tests {
         clock.start(2, 1000, 0, Duration::ZERO);
         let due = clock.take_due(CHECKPOINT_EVERY, 10);
         assert_eq!(due, Due { expired: vec![1], checkpoints: vec![(2, 700)] });
-        assert_eq!(clock.keep_alive(2, CHECKPOINT_EVERY + SECOND), Some((1000, true)));
+        // As often as it is asked, until that has happened.
+        for _ in 0..2 {
+            assert_eq!(clock.keep_alive(2, CHECKPOINT_EVERY + SECOND), Some((1000, true)));
+        }
+        clock.taken_back(2);
+        assert_eq!(clock.keep_alive(2, CHECKPOINT_EVERY + SECOND), Some((1000, false)));
     }
 
     #[test]

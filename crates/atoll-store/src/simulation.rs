@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
-use crate::backend::FlushJob;
+use crate::backend::{BackendError, FlushJob, Flushed, Rewriting, StateWriter};
 use crate::clock::Clock;
 use crate::core::{Answer, Core, CoreOpenError, Proposal, Reply};
 use crate::disk::{Crash, Disk, Lie, SimulatedDisk};
@@ -107,6 +107,8 @@ pub struct Report {
     pub refused: u64,
     pub unknown: u64,
     pub restarts: u64,
+    /// Times that the state file was replaced by a copy of itself.
+    pub rewritten: u64,
 }
 
 /// Something is wrong with the store, on purpose.
@@ -147,9 +149,12 @@ struct Run {
     plan: Plan,
     planted: Planted,
     random: StdRng,
+    /// Of its own, so that what it decides changes nothing else.
+    shrinking: StdRng,
     disk: SimulatedDisk,
     clock: Arc<SimulatedClock>,
     core: Option<Core>,
+    writer: Option<StateWriter>,
     flush: Option<FlushJob>,
     model: Model,
     /// Revisions that a watch had seen before the last restart.
@@ -170,6 +175,8 @@ fn config(seed: u64) -> StoreConfig {
         // Runs are short, and the state file should be written in them.
         flush_every: Duration::from_secs(5),
         flush_few_every: Duration::from_secs(10),
+        // Copied in several steps.
+        shrink_step_bytes: 2 << 10,
         ..StoreConfig::default()
     }
 }
@@ -180,9 +187,11 @@ impl Run {
             plan,
             planted,
             random: StdRng::seed_from_u64(plan.seed),
+            shrinking: StdRng::seed_from_u64(plan.seed ^ 0x5c12),
             disk: SimulatedDisk::new(),
             clock: Arc::new(SimulatedClock::default()),
             core: None,
+            writer: None,
             flush: None,
             model: Model::default(),
             watched: 1,
@@ -206,7 +215,9 @@ impl Run {
             match Core::open(disk, self.clock.clone(), config(self.plan.seed), &mut random, None) {
                 Ok(opened) => {
                     let change = self.planted.core.unwrap_or(|core| core);
-                    self.core = Some(change(opened.core));
+                    let core = change(opened.core);
+                    self.writer = Some(core.state_writer());
+                    self.core = Some(core);
                     return Ok(());
                 }
                 Err(_) if self.disk.crashed() => self.restart_disk(),
@@ -333,15 +344,25 @@ impl Run {
     /// What the threads do beside the requests.
     fn background(&mut self) {
         let flush = self.random.random_bool(0.3);
-        let Some(core) = &mut self.core else { return };
+        let (Some(core), Some(writer)) = (&mut self.core, &mut self.writer) else { return };
+        if self.shrinking.random_bool(0.05) {
+            // Nobody waits for it.
+            core.on_defragment(oneshot::channel().0);
+        }
         core.on_timer();
         if let Some(job) = core.take_fill_job() {
             job.run();
         }
+        if self.shrinking.random_bool(0.5)
+            && let Some(copied) = writer.step()
+        {
+            core.on_copied(copied);
+        }
         // A flush takes its time: requests are served between its start and its end.
         match self.flush.take() {
             Some(job) if self.random.random_bool(0.5) => {
-                let result = core.backend.flush(&job);
+                let result = writer.flush(&job);
+                self.report.rewritten += u64::from(is_replaced(&result));
                 core.finish_flush(result);
             }
             Some(job) => self.flush = Some(job),
@@ -435,6 +456,7 @@ impl Run {
     /// changes and before they are opened again.
     fn stop(&mut self) {
         self.core = None;
+        self.writer = None;
         self.flush = None;
     }
 
@@ -492,6 +514,10 @@ impl Run {
             )),
         }
     }
+}
+
+fn is_replaced(result: &Result<Flushed, BackendError>) -> bool {
+    matches!(result, Ok(Flushed { rewriting: Rewriting::Replaced(_), .. }))
 }
 
 fn everything() -> KeyRange {

@@ -16,6 +16,10 @@ use crate::embedded::{EmbeddedStore, OpenError, StoreConfig};
 use crate::kv::Error;
 use crate::sync::lock;
 
+mod diverge;
+
+pub use diverge::diverge;
+
 /// How long a cluster may take for what it does within seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -148,3 +148,55 @@ async fn a_bit_that_flips_in_a_value_is_found_at_the_start_and_while_it_runs() {
     assert!(other.is_err(), "it still answers");
     store.shutdown().await;
 }
+
+async fn put(store: &EmbeddedStore, key: String, bytes: usize) -> Result<(), Error> {
+    let put =
+        PutRequest { key: key.into(), value: vec![b'v'; bytes].into(), lease: 0, prev_kv: false };
+    let txn = Txn { success: vec![Op::Put(put)], ..Txn::default() };
+    store.keyspace(Keyspace::Cluster).txn(txn).await.map(drop)
+}
+
+/// Reads, writes, flushes and copies all that there is; the first that is refused ends it.
+async fn use_all(store: &EmbeddedStore) -> Result<(), Error> {
+    let all = (0..10).map(|number| vec![b'v'; 700 * number]).collect::<Vec<_>>();
+    for round in 0..3 {
+        assert_eq!(values(store).await?, all, "what was not written");
+        for number in 0..40 {
+            put(store, format!("other/{round}/{number}"), 300).await?;
+        }
+        store.keyspace(Keyspace::Cluster).defragment().await?;
+    }
+    Ok(())
+}
+
+/// Whatever page is changed under a store that runs: it goes on with what is right, or says that its
+/// state file is damaged and answers nothing more. None of its threads ends.
+#[tokio::test]
+async fn a_page_that_is_changed_while_it_runs_is_the_same_verdict_and_no_panic() {
+    let dir = TempDir::new().expect("a temporary folder");
+    filled(dir.path()).await;
+    let file = dir.path().join("state.redb");
+    let pages = fs::metadata(&file).expect("readable").len() / 4096;
+    let mut condemned = 0;
+    for page in 0..pages.min(40) {
+        let dir = TempDir::new().expect("a temporary folder");
+        filled(dir.path()).await;
+        let config = StoreConfig { cache_bytes: 0, ..config(dir.path()) };
+        let store = EmbeddedStore::open(config).await.expect("it is whole");
+        let disk = fs::OpenOptions::new().write(true).open(dir.path().join("state.redb"));
+        let disk = disk.expect("writable");
+        let nonsense = if page % 2 == 0 { [0xff; 4096] } else { [0x01; 4096] };
+        std::os::unix::fs::FileExt::write_all_at(&disk, &nonsense, page * 4096).expect("written");
+        let used = use_all(&store).await;
+        match store.unfit() {
+            Some(why) => {
+                condemned += 1;
+                assert!(why.contains("state.redb"), "page {page}: {why}");
+                assert!(values(&store).await.is_err(), "page {page}: it still answers");
+            }
+            None => assert_eq!((used, store.failure()), (Ok(()), None), "page {page}"),
+        }
+        store.shutdown().await;
+    }
+    assert!(condemned > 3, "{condemned} of {pages} pages were noticed");
+}

@@ -197,8 +197,12 @@ fn print(heard: &Heard, findings: &[Finding]) {
     rejoins::notes(heard).iter().for_each(|note| output::line(note));
 }
 
+/// With two digits that count: a fast disk has not "0.0 ms".
 fn milliseconds(micros: u64) -> String {
-    format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100)
+    match micros {
+        0..1_000 => format!("0.{:02} ms", micros.div_ceil(10).min(99)),
+        _ => format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100),
+    }
 }
 
 fn bytes(count: u64) -> String {
@@ -206,5 +210,17 @@ fn bytes(count: u64) -> String {
         0..1_048_576 => format!("{} KiB", count >> 10),
         1_048_576..1_073_741_824 => format!("{} MiB", count >> 20),
         _ => format!("{} GiB", count >> 30),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fast_disk_has_a_latency_too() {
+        let shown = [0, 4, 40, 444, 999, 1_000, 12_345].map(milliseconds);
+        let expected = ["0.00 ms", "0.01 ms", "0.04 ms", "0.45 ms", "0.99 ms", "1.0 ms", "12.3 ms"];
+        assert_eq!(shown, expected);
     }
 }

@@ -187,6 +187,7 @@ impl KvStore for ExternalKeyspace {
             quota_bytes: bytes(answer.db_size_quota),
             no_space: answer.errors.iter().any(|error| error.contains(NO_SPACE_ALARM)),
             disk_bytes: bytes(answer.db_size),
+            state_bytes: bytes(answer.db_size),
             is_leader: answer.leader != 0 && answer.leader == member,
             ..Status::default()
         })

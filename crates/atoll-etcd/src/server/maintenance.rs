@@ -85,7 +85,7 @@ impl Maintenance for Shared {
         Ok(Response::new(StatusResponse {
             header: self.header(status.revision),
             version: ETCD_VERSION.to_owned(),
-            db_size: size(status.disk_bytes),
+            db_size: size(status.state_bytes),
             leader: leader.unwrap_or(0),
             raft_index: status.raft_index,
             raft_term: status.raft_term,
@@ -99,11 +99,12 @@ impl Maintenance for Shared {
         }))
     }
 
-    /// Room for keys comes back by itself. The state file keeps its size.
+    /// It would come by itself; this is now. The server serves meanwhile.
     async fn defragment(
         &self,
         _request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
+        self.store.defragment().await.map_err(|error| error::status(&error))?;
         Ok(Response::new(DefragmentResponse { header: self.current_header().await? }))
     }
 

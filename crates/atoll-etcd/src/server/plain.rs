@@ -53,7 +53,7 @@ async fn metrics(core: &Core) -> Response<Body> {
         ("etcd_server_is_leader", Some(u64::from(leader == Some(core.config.member_id)))),
         ("etcd_server_is_learner", Some(u64::from(core.is_learner()))),
         ("etcd_server_quota_backend_bytes", Some(status.quota_bytes)),
-        ("etcd_mvcc_db_total_size_in_bytes", Some(status.disk_bytes)),
+        ("etcd_mvcc_db_total_size_in_bytes", Some(status.state_bytes)),
         ("etcd_mvcc_db_total_size_in_use_in_bytes", Some(status.live_bytes)),
         ("etcd_debugging_mvcc_current_revision", u64::try_from(status.revision).ok()),
         ("etcd_debugging_mvcc_compact_revision", u64::try_from(status.compacted_revision).ok()),

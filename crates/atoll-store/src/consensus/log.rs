@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::Position;
@@ -86,6 +86,13 @@ impl MemoryLog {
         if self.entries.is_empty() {
             self.entries.shrink_to(64);
         }
+    }
+
+    /// Of the entries behind `after` up to `through`, those that change the members.
+    pub(super) fn changes(&self, after: u64, through: u64) -> impl Iterator<Item = &Entry> {
+        let skip = usize::try_from(after.saturating_sub(self.before.index)).unwrap_or(usize::MAX);
+        let behind = self.entries.iter().skip(skip).take_while(move |one| one.index <= through);
+        behind.filter(|entry| entry.get_entry_type() != EntryType::EntryNormal)
     }
 
     fn last(&self) -> u64 {

@@ -27,6 +27,8 @@ mod tests;
 /// Ticks are 100 ms.
 pub(crate) const ELECTION_TICKS: usize = 10;
 const HEARTBEAT_TICKS: usize = 1;
+/// Heartbeats are answered within that, if they are.
+const LATELY_TICKS: usize = 2;
 const MESSAGE_MAX_BYTES: u64 = 1 << 20;
 const MESSAGES_IN_FLIGHT_MAX: usize = 256;
 /// Beyond this, proposals are refused until some are committed.
@@ -61,7 +63,12 @@ pub struct RaftConsensus {
     attempts: u64,
     polled: u64,
     persisted: u64,
+    /// The last entry that was given out as committed.
+    given_out: u64,
     reading: reading::Reading,
+    /// Who had answered when it was last begun anew to count, and for how many ticks that still
+    /// tells more than the count.
+    lately: (Vec<u64>, usize),
 }
 
 impl RaftConsensus {
@@ -110,7 +117,9 @@ impl RaftConsensus {
             attempts: 0,
             polled: 0,
             persisted: 0,
+            given_out: start.applied.index,
             reading: reading::Reading::default(),
+            lately: (Vec::new(), 0),
         };
         made.fix_timeout();
         if sole {
@@ -140,6 +149,35 @@ impl RaftConsensus {
         self.node.raft.raft_log.applied < self.node.store().applied().index
     }
 
+    /// Whether the log has a removal of this member that is not applied yet. With its removal the
+    /// members forget what it has proposed before, so what came twice would happen twice behind it.
+    fn removes(&self, id: u64) -> bool {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader || !raft.has_pending_conf() {
+            return false;
+        }
+        let log = self.node.store();
+        let kept = log.changes(log.applied().index, u64::MAX);
+        // Some are not taken over by the next piece of work yet.
+        let newest = raft.raft_log.unstable_entries().iter();
+        let newest = newest.filter(|entry| entry.get_entry_type() != EntryType::EntryNormal);
+        kept.chain(newest).any(|entry| {
+            decode_change(&entry.data).is_ok_and(|(change, _)| change == MemberChange::Remove(id))
+        })
+    }
+
+    /// The others that have answered since it was last begun anew to count.
+    fn active(&self) -> Vec<u64> {
+        let raft = &self.node.raft;
+        let others = raft.prs().iter().filter(|(id, one)| **id != raft.id && one.recent_active);
+        others.filter(|_| raft.state == StateRole::Leader).map(|(id, _)| *id).collect()
+    }
+
+    /// Each second the crate begins anew to count who answers, and for some milliseconds nobody does.
+    fn answers(&self, id: u64, recent_active: bool) -> bool {
+        recent_active || self.lately.0.contains(&id)
+    }
+
     fn is_alone(&self) -> bool {
         let conf = self.node.raft.prs().conf();
         let voters = conf.voters().ids();
@@ -156,7 +194,7 @@ impl RaftConsensus {
         let mut needed = applied;
         if raft.state == StateRole::Leader {
             for (id, progress) in raft.prs().iter() {
-                if *id != raft.id && progress.recent_active {
+                if *id != raft.id && self.answers(*id, progress.recent_active) {
                     // What a snapshot brings need not be kept, what follows it must.
                     let behind = match progress.state {
                         ProgressState::Snapshot => progress.pending_snapshot,
@@ -249,6 +287,9 @@ impl Consensus for RaftConsensus {
         if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
             return Ok(());
         }
+        if message.get_msg_type() == MessageType::MsgPropose && self.removes(from) {
+            return Ok(());
+        }
         let outcome = if message.get_msg_type() == MessageType::MsgReadIndex {
             self.reading.ask(&mut self.node, message)
         } else {
@@ -271,7 +312,15 @@ impl Consensus for RaftConsensus {
         if alone && self.polled > self.persisted || self.is_installing() {
             return;
         }
+        let active = self.active();
         self.node.tick();
+        let now_active = self.active();
+        self.lately = if active.iter().any(|id| !now_active.contains(id)) {
+            (active, LATELY_TICKS)
+        } else {
+            let (lately, ticks) = std::mem::take(&mut self.lately);
+            if ticks > 1 { (lately, ticks - 1) } else { (Vec::new(), 0) }
+        };
         let raft = &self.node.raft;
         if raft.state != StateRole::Leader && raft.election_elapsed == 0 {
             self.attempts += 1;
@@ -298,6 +347,7 @@ impl Consensus for RaftConsensus {
             let conf_state = metadata.conf_state.unwrap_or_default();
             self.node.mut_store().restart(at, conf_state);
             work.install = Some(at);
+            self.given_out = self.given_out.max(at.index);
         }
         let log = self.node.mut_store();
         log.append(&entries);
@@ -320,10 +370,17 @@ impl Consensus for RaftConsensus {
             commit: state.commit,
         });
         work.committed = ready.take_committed_entries().into_iter().map(from_raft).collect();
+        self.given_out = work.committed.last().map_or(self.given_out, |entry| entry.index);
         work.entries = entries.into_iter().map(from_raft).collect();
         self.polled = work.number;
         self.node.advance_append_async(ready);
         Some(work)
+    }
+
+    fn committed_changes(&self) -> Vec<LogEntry> {
+        let committed = self.node.raft.raft_log.committed;
+        let changes = self.node.store().changes(self.given_out, committed);
+        changes.cloned().map(from_raft).collect()
     }
 
     fn persisted(&mut self, number: u64) {
@@ -388,7 +445,7 @@ impl Consensus for RaftConsensus {
             .map(|(id, one)| Progress {
                 id: *id,
                 matched_index: one.matched,
-                is_active: one.recent_active,
+                is_active: self.answers(*id, one.recent_active),
             })
             .collect();
         all.sort_unstable_by_key(|one| one.id);

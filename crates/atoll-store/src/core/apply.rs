@@ -104,6 +104,7 @@ impl Core {
         let reply = self.take_waiting(origin).into_ask();
         let configuration = self.consensus.apply_change(change)?;
         self.roster.change(change, configuration, member.clone());
+        self.level_open = true;
         tracing::info!(?change, index = entry.index, "the members have changed");
         self.shared.cluster.set_removed(&self.roster.removed);
         self.tell_peers();

@@ -103,7 +103,8 @@ impl<T: FnOnce(Arrived) + Send> SnapshotSink for ArrivalSink<T> {
             arrivals.cache_bytes,
             ARRIVING_FILE,
         )
-        .map_err(io::Error::other)?;
+        .map_err(io::Error::other)?
+        .named_state(&*arrivals.disk);
         let loaded = backend.load().map_err(io::Error::other)?;
         let missing = || io::Error::other("the snapshot does not say what it is of");
         let meta = loaded.meta.ok_or_else(missing)?;

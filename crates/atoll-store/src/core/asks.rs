@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::peers::Message;
+use super::withdraw::Withdrawal;
 use super::{Ask, AskResult, Core, ReadReply, Told};
 use crate::kv::Error;
 
@@ -32,6 +33,8 @@ pub(super) struct Asks {
     next: u64,
     /// They wait for another to lead, until then.
     transfers: Vec<(Duration, AskReply)>,
+    /// They wait for a lease's checkpoint to be taken back.
+    pub(super) withdrawals: Vec<Withdrawal>,
     /// Whether this member's leadership is being confirmed for the sake of leases that are due.
     pub(super) revoking: bool,
     /// When this member last told the cluster what it would be known as.

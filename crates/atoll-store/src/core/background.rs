@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Core, Proposal, ReadReply};
-use crate::backend::{BackendError, FlushJob, KEYSPACES, View};
-use crate::kv::{Error, LeaseId};
+use crate::backend::{BackendError, FlushJob, Flushed, KEYSPACES, StateWriter};
+use crate::kv::Error;
 use crate::mvcc::Command;
 use crate::sync::{read, write};
 
@@ -45,6 +45,8 @@ impl Core {
                 self.dirty_since.get_or_insert(now);
             }
         }
+        self.tend_shrink(now);
+        self.tend_level_left();
     }
 
     pub(super) fn is_seal_due(&self) -> bool {
@@ -59,16 +61,17 @@ impl Core {
         }
         let here = !self.journal.is_away();
         let seal = self.written_at.filter(|_| here).map(|at| at + SEAL_AFTER);
-        let flush = self
-            .dirty_since
-            .filter(|_| here && !self.flushing && !self.journal.is_installing())
-            .map(|since| since + self.flush_after());
+        let now = self.clock.now();
+        let flush = match self.wants_flush() {
+            true => Some(now),
+            false => self.dirty_since.map(|since| since + self.flush_after()),
+        };
+        let flush = flush.filter(|_| here && !self.flushing && !self.journal.is_installing());
         let leases = (0..KEYSPACES)
             .filter(|_| self.may_revoke())
             .filter_map(|code| self.shared.with_leases(code, |leases| leases.next_due()).flatten());
         let sweeping =
             self.shared.keyspaces.iter().any(|keyspace| read(&keyspace.state).needs_sweep());
-        let now = self.clock.now();
         let sweep = sweeping.then_some(now);
         let tick = self.health.next_tick().or(self.consensus.needs_ticks().then_some(now));
         let full = self.journal.full_until();
@@ -76,7 +79,8 @@ impl Core {
             (self.writes_here() && self.needs_announcement()).then_some(now + ANNOUNCE_AFTER);
         let all = seal.into_iter().chain(flush).chain(leases).chain(sweep);
         let all = all.chain(self.next_read());
-        all.chain(tick).chain(full).chain(announce).chain(self.next_look()).min()
+        let all = all.chain(tick).chain(full).chain(announce).chain(self.next_look());
+        all.chain(self.next_level_look(now)).min()
     }
 
     fn seal(&mut self) {
@@ -149,32 +153,36 @@ impl Core {
         }
     }
 
-    /// The lease has its whole time again.
-    pub(super) fn take_back_checkpoint(&mut self, keyspace: usize, id: LeaseId) {
-        let command = Command::LeaseCheckpoint { id, remaining: 0 };
-        self.propose_all(vec![Proposal { keyspace, command, added_bytes: 0, reply: None }]);
+    /// For whoever writes the state file.
+    pub(crate) fn state_writer(&self) -> StateWriter {
+        let bytes = (self.config.cache_bytes, self.config.shrink_step_bytes);
+        StateWriter::new(self.disk.clone(), self.clock.clone(), bytes)
     }
 
     /// A job for the background thread when enough has gathered, or anything if `force`.
     pub(crate) fn start_flush(&mut self, force: bool) -> Option<FlushJob> {
-        let since = self.dirty_since?;
         if self.flushing || self.failed() || self.journal.is_installing() {
             return None;
         }
         if self.journal.is_away() {
             return None;
         }
-        if self.clock.now() < since + self.flush_after() && !force {
-            return None;
+        if !self.wants_flush() {
+            let since = self.dirty_since?;
+            if self.clock.now() < since + self.flush_after() && !force {
+                return None;
+            }
         }
+        let released = self.take_released()?;
+        let rewrite = self.begin_rewrite();
         self.dirty_since = None;
         self.flushing = true;
         self.unsaved = false;
         let [cluster, applications] = &self.shared.keyspaces;
         let pending = [cluster, applications].map(|keyspace| write(&keyspace.state).begin_flush());
-        let meta = self.meta(false);
-        let released = self.take_released()?;
-        Some(FlushJob { backend: self.backend.clone(), meta, pending, released })
+        let (backend, meta) = (self.backend.clone(), self.meta(false));
+        let retired = self.retired.take();
+        Some(FlushJob { backend, meta, pending, released, rewrite, retired })
     }
 
     /// How old the oldest change may become that the state file does not have.
@@ -203,20 +211,26 @@ impl Core {
         self.flushing
     }
 
-    pub(crate) fn finish_flush(&mut self, result: Result<[View; KEYSPACES], BackendError>) {
+    pub(crate) fn finish_flush(&mut self, result: Result<Flushed, BackendError>) {
         if !std::mem::take(&mut self.flushing) {
             return;
         }
         match result {
-            Ok(views) => {
+            Ok(Flushed { views, file_bytes, rewriting }) => {
                 for (keyspace, view) in self.shared.keyspaces.iter().zip(views) {
                     let flushed = write(&keyspace.state).end_flush(view);
                     // Thousands of records: freed when readers no longer wait.
                     drop(flushed);
                 }
-                self.retired = None;
+                self.note_rewriting(file_bytes, rewriting);
             }
-            Err(error) => self.fail(&error),
+            Err(error) => match error.damage() {
+                Some(reason) => {
+                    let file = error.file().unwrap_or_default();
+                    self.condemn(format!("{file} is damaged: {reason}"));
+                }
+                None => self.fail(&error),
+            },
         }
     }
 

@@ -4,8 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Core;
 use super::peers::Message;
+use crate::mvcc::ReadFault;
+use crate::sync::write;
 
 /// Chains of the last entries that can be asked for.
 const KEPT_MAX: usize = 4096;
@@ -18,6 +22,10 @@ pub(super) struct Chains {
     recent: VecDeque<u32>,
     last: u64,
     asked_at: Option<Duration>,
+    /// Of each member, the epoch of its start as of then.
+    asked_epochs: BTreeMap<u64, u64>,
+    /// Somebody had not come so far, or no longer knew.
+    incomplete: bool,
     /// The index asked for and what was answered.
     asked: Option<(u64, BTreeMap<u64, u32>)>,
 }
@@ -72,6 +80,19 @@ impl Core {
         self.chain ^= by;
     }
 
+    /// The same, of the entry that has put this key.
+    pub(crate) fn falsify(
+        &mut self,
+        code: usize,
+        key: &[u8],
+        value: &Bytes,
+    ) -> Result<(), ReadFault> {
+        write(&self.shared.keyspaces[code].state).falsify(key, value)?;
+        self.chain = crc32c::crc32c_append(self.chain, value);
+        self.dirty_since = Some(self.clock.now());
+        Ok(())
+    }
+
     pub(super) fn note_chain(&mut self) {
         self.chains.push(self.applied.index, self.chain);
     }
@@ -80,9 +101,15 @@ impl Core {
         let due = self.chains.asked_at.is_none_or(|at| at + ASK_EVERY <= now);
         let index = self.applied.index;
         let asked = self.chains.asked.as_ref().map_or(0, |(index, _)| *index);
-        if !due || index == asked || !self.standing.is_settled {
+        // One that has just been started is asked at once.
+        let epochs = self.epochs_of_others();
+        let has_started = epochs != self.chains.asked_epochs;
+        let is_new = index != asked || self.chains.incomplete;
+        if !(has_started || due && is_new) || !self.standing.is_settled {
             return;
         }
+        self.chains.asked_epochs = epochs;
+        self.chains.incomplete = false;
         self.chains.asked_at = Some(now);
         self.chains.asked = Some((index, BTreeMap::from([(self.member_id, self.chain)])));
         for id in self.roster.members.keys().copied().collect::<Vec<_>>() {
@@ -92,9 +119,21 @@ impl Core {
         }
     }
 
+    fn epochs_of_others(&self) -> BTreeMap<u64, u64> {
+        let ids = self.roster.members.keys().filter(|id| **id != self.member_id);
+        let said = ids.filter_map(|id| Some((*id, self.shared.cluster.said(*id)?.epoch)));
+        said.collect()
+    }
+
     pub(super) fn on_chain(&mut self, from: u64, index: u64, chain: Option<u32>) {
         let Some((asked, answers)) = &mut self.chains.asked else { return };
-        let Some(chain) = chain.filter(|_| *asked == index) else { return };
+        if *asked != index {
+            return;
+        }
+        let Some(chain) = chain else {
+            self.chains.incomplete = true;
+            return;
+        };
         answers.insert(from, chain);
         match judge(answers, &self.roster.configuration.voters) {
             Verdict::Open => {}

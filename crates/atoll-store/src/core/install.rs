@@ -84,6 +84,7 @@ impl Core {
         self.shared.cluster.set_removed(&self.roster.removed);
         self.tell_peers();
         self.give_up_installed();
+        self.begin_rewrite_again();
     }
 
     /// Every lease has what it had at its last checkpoint, from `now` on.

@@ -3,6 +3,8 @@
 //! What is new in a release is written only once the cluster's level says that every member reads
 //! it. Until then a new release writes exactly what the one before wrote, and can be taken back.
 
+use std::time::Duration;
+
 use super::system::{SystemCommand, check_format, decode_system, is_system};
 use super::{AskReply, Core};
 use crate::consensus::{EntryKind, LogEntry};
@@ -12,6 +14,8 @@ use crate::shared::{LEVEL, LEVEL_MIN};
 /// At this level the log and the state name the release of each member.
 pub(crate) const RELEASES: u32 = 2;
 const REPLICATED: &str = "what the servers replicate";
+/// After the others have gone; one that does not lead yet looks again.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
 /// A release's name is cut here.
 const RELEASE_BYTES_MAX: usize = 64;
 
@@ -75,6 +79,19 @@ impl Core {
                 return;
             }
         }
+    }
+
+    /// The same when the others have gone.
+    pub(super) fn tend_level_left(&mut self) {
+        if self.level_open && self.writes_here() && self.standing.is_settled {
+            self.level_open = false;
+            self.tend_level_alone();
+        }
+    }
+
+    /// When that is to be done.
+    pub(super) fn next_level_look(&self, now: Duration) -> Option<Duration> {
+        (self.level_open && self.writes_here()).then_some(now + LOOK_AFTER)
     }
 
     pub(super) fn publish_formats(&self) {

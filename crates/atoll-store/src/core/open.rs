@@ -9,7 +9,7 @@ use rand::RngCore;
 
 use super::journal::Journal;
 use super::space::keepers;
-use super::{Asks, Chains, Core, Health, Reads, decode_system, is_system};
+use super::{Asks, Chains, Core, Health, Reads, Shrink, decode_system, is_system};
 use crate::backend::{Backend, BackendError, Meta, Roster};
 use crate::clock::Clock;
 use crate::cluster::MemberStart;
@@ -160,6 +160,8 @@ impl Core {
             // Once the state says how far it came, a log that is gone is missed.
             dirty_since,
             flushing: false,
+            shrink: Shrink::default(),
+            level_open: false,
             keepers,
         };
         Ok(Opened { core, cluster_id: member.cluster_id, member_id: member.member_id })

@@ -174,8 +174,9 @@ impl Core {
         };
         let result = if matches!(ask, Ask::KeepAlive { .. }) {
             let kept = lock(&one.leases).keep_alive(*id, now);
-            if let Some((_, true)) = kept {
-                self.take_back_checkpoint(usize::from(*keyspace), *id);
+            if let Some((ttl, true)) = kept {
+                self.take_back_checkpoint(usize::from(*keyspace), *id, (ttl, reply));
+                return;
             }
             kept.map(|(ttl, _)| ttl)
         } else {

@@ -27,7 +27,7 @@ impl Core {
         (ttl, reply): (i64, AskReply),
     ) {
         let (sender, answer) = oneshot::channel();
-        self.withdrawals.push(Withdrawal { keyspace, id, ttl, reply, answer });
+        self.asks.withdrawals.push(Withdrawal { keyspace, id, ttl, reply, answer });
         let command = Command::LeaseCheckpoint { id, remaining: 0 };
         let sent = Some(Reply { sender, permit: None });
         self.propose_all(vec![Proposal { keyspace, command, added_bytes: 0, reply: sent }]);
@@ -35,13 +35,13 @@ impl Core {
 
     /// Answers those who need not wait any more.
     pub(super) fn answer_withdrawals(&mut self) {
-        if self.withdrawals.is_empty() {
+        if self.asks.withdrawals.is_empty() {
             return;
         }
-        for mut one in std::mem::take(&mut self.withdrawals) {
+        for mut one in std::mem::take(&mut self.asks.withdrawals) {
             let result = match one.answer.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) => {
-                    self.withdrawals.push(one);
+                    self.asks.withdrawals.push(one);
                     continue;
                 }
                 Ok(Ok(_)) => {

@@ -17,21 +17,34 @@ pub(super) enum Until {
 impl Core {
     /// Looks at work before it is done.
     pub(super) fn withhold(&mut self, work: &mut Work) {
-        let Some(removed) = self.removed_of_two(&work.committed) else { return };
-        if removed == self.member_id {
-            self.withheld_until = Some(Until::OtherLeads);
-            return;
+        match self.removal_of_two(work) {
+            Some(removed) if removed == self.member_id => {
+                self.withheld_until = Some(Until::OtherLeads);
+            }
+            Some(_) if self.withheld_until.is_none() => {
+                work.must_sync = true;
+                self.withheld_until = Some(Until::Durable(work.number));
+            }
+            _ => {}
         }
-        // Nor may the other hear of it before, or whoever switches it off.
-        work.must_sync = true;
-        work.messages_after_persist.splice(0..0, std::mem::take(&mut work.messages));
-        self.withheld_until = Some(Until::Durable(work.number));
+        // Nor may the other hear of it before, or whoever switches it off; heartbeats tell of it too.
+        // What waits for nothing of its own goes when all before it is durable.
+        if matches!(self.withheld_until, Some(Until::Durable(_))) {
+            work.messages_after_persist.splice(0..0, std::mem::take(&mut work.messages));
+        }
     }
 
-    fn removed_of_two(&self, entries: &[LogEntry]) -> Option<u64> {
+    /// Who goes, of two that vote, by what has just become known to be committed.
+    fn removal_of_two(&self, work: &Work) -> Option<u64> {
         if self.roster.configuration.voters.len() != 2 {
             return None;
         }
+        // What is sent may tell of a removal that comes with later work only.
+        let removed = self.removed_of_two(&work.committed);
+        removed.or_else(|| self.removed_of_two(&self.consensus.committed_changes()))
+    }
+
+    fn removed_of_two(&self, entries: &[LogEntry]) -> Option<u64> {
         let changes = entries.iter().filter(|entry| entry.kind != EntryKind::Normal);
         changes.filter_map(|entry| decode_change(&entry.payload).ok()).find_map(|(change, _)| {
             match change {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +10,8 @@ use super::{Disk, DiskFile};
 
 /// The store holds secrets, so its files are nobody else's.
 const FILE_MODE: u32 = 0o600;
+/// In which `stat` counts, whatever the file system's own are.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 #[derive(Debug)]
 pub struct RealDisk {
@@ -66,6 +68,11 @@ impl Disk for RealDisk {
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         File::open(self.root.join(folder))?.sync_all()
     }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let found = rustix::fs::statvfs(&self.root)?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
 }
 
 #[derive(Debug)]
@@ -76,6 +83,10 @@ struct RealFile {
 impl DiskFile for RealFile {
     fn length(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn allocated_bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * STAT_BLOCK_BYTES)
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {

@@ -1,10 +1,7 @@
 //! Which errors of opening a folder say that what is in it was changed or lost behind the store's
 //! back, rather than that it cannot be read now.
 
-use std::io::ErrorKind;
-
 use super::OpenError;
-use crate::backend::BackendError;
 use crate::core::CoreOpenError;
 use crate::folder::FolderError;
 use crate::wal::WalOpenError;
@@ -18,15 +15,7 @@ pub(super) fn damage(error: &CoreOpenError) -> Option<OpenError> {
         CoreOpenError::Wal(WalOpenError::Corrupt { file, offset, reason }) => {
             corrupt(file, *offset, reason)
         }
-        CoreOpenError::Backend(BackendError::Damaged { file }) => {
-            corrupt(file, 0, "the pages of the state file do not fit together")
-        }
-        CoreOpenError::Backend(BackendError::Malformed { file, source }) => {
-            corrupt(file, 0, source.0)
-        }
-        CoreOpenError::Backend(BackendError::Redb { file, source, .. }) => {
-            corrupt(file, 0, redb_damage(source)?)
-        }
+        CoreOpenError::Backend(error) => corrupt(error.file()?, 0, error.damage()?),
         CoreOpenError::Folder(FolderError::Parse { file, .. } | FolderError::NoFormat { file }) => {
             corrupt(file, 0, "it does not say who this member is")
         }
@@ -40,29 +29,11 @@ pub(super) fn damage(error: &CoreOpenError) -> Option<OpenError> {
     }
 }
 
-/// A file that was cut shows as reads beyond its end; one of which the head was changed as of a
-/// kind that this program never wrote.
-fn redb_damage(error: &redb::Error) -> Option<&'static str> {
-    match error {
-        redb::Error::Corrupted(_) => Some("the pages of the state file do not fit together"),
-        redb::Error::UpgradeRequired(_) => Some("its head says that it is of another kind"),
-        redb::Error::TableDoesNotExist(_) => Some("a table of the state file is missing"),
-        redb::Error::TableTypeMismatch { .. } => Some("a table of the state file is another"),
-        redb::Error::Io(error) => match error.kind() {
-            ErrorKind::UnexpectedEof => Some("it ends too early"),
-            ErrorKind::InvalidData | ErrorKind::InvalidInput => {
-                Some("its head is not that of a state file")
-            }
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
+    use crate::backend::BackendError;
+    use std::io::{self, ErrorKind};
 
     fn redb(error: redb::Error) -> CoreOpenError {
         let source = Box::new(error);

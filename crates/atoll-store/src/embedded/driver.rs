@@ -4,12 +4,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::queue::{Event, Queue, Taken};
-use crate::backend::{Backend, FlushJob};
+use crate::backend::{Backend, FlushJob, StateWriter};
 use crate::clock::Clock;
 use crate::core::{AskReply, Core, ReadReply, WalJob};
 use crate::folder::FolderLock;
@@ -46,8 +46,10 @@ impl Threads {
         let spawn = |name: &str| Builder::new().name(name.to_owned());
         // These end when the core's thread has dropped its ends of the channels.
         let guard = StateGuard { queue: queue.clone(), backend: core.backend.clone() };
+        let writer = core.state_writer();
         let state = spawn("atoll-state").spawn(move || {
-            flush_jobs.iter().for_each(|job| guard.queue.flushed(job.backend.flush(&job)));
+            write_state(writer, &flush_jobs, &guard.queue);
+            drop(guard);
         })?;
         let zeros = spawn("atoll-zeros").spawn(move || fill_jobs.iter().for_each(FillJob::run))?;
         let (log_queue, log_clock) = (queue.clone(), clock.clone());
@@ -84,6 +86,26 @@ impl Threads {
             if thread.join().is_err() {
                 tracing::error!(name, "a thread of the store panicked");
             }
+        }
+    }
+}
+
+/// The life of the state file's thread: jobs, and what can be done between them.
+fn write_state(mut writer: StateWriter, jobs: &Receiver<FlushJob>, queue: &Queue) {
+    loop {
+        let job = match writer.is_copying() {
+            true => jobs.recv_timeout(writer.rest()),
+            false => jobs.recv().map_err(|_ended| RecvTimeoutError::Disconnected),
+        };
+        match job {
+            Ok(job) => queue.flushed(writer.flush(&job)),
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(copied) = writer.step() {
+                    // A store that stops does not want to know.
+                    drop(queue.push_event(Event::Copied(copied)));
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
@@ -228,6 +250,8 @@ impl Driver {
             Event::Refused(peer, refusal) => self.core.on_refused(peer, &refusal),
             Event::SnapshotArrived(arrived) => self.core.on_arrived(*arrived),
             Event::SnapshotSent(to, arrived) => self.core.on_snapshot_sent(to, arrived),
+            Event::Defragment(sender) => self.core.on_defragment(sender),
+            Event::Copied(copied) => self.core.on_copied(copied),
         }
     }
 
@@ -258,6 +282,7 @@ impl Driver {
     /// What is in the log need not be in the state file, but the next start is faster if it is.
     fn stop(mut self: Box<Self>, queue: &Queue) {
         self.core.backend.stop_waiting();
+        self.core.stop_rewriting();
         if self.core.is_writing() {
             let done = queue.wait_written();
             self.core.finish_wal(done);

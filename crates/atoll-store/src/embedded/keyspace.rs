@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::cluster::ClusterHandle;
-use super::queue::Queue;
+use super::queue::{Event, Queue, stopped};
 use super::{StoreConfig, history};
+use crate::backend::STATE_FILE;
 use crate::clock::Clock;
 use crate::core::{Ask, Proposal, Reply, Told};
 use crate::disk::Disk;
@@ -212,6 +213,7 @@ impl KvStore for KeyspaceHandle {
         let (ttl, take_back) = kept.ok_or(Error::LeaseNotFound { id })?;
         if take_back {
             self.propose(Command::LeaseCheckpoint { id, remaining: 0 }, 0, 0).await?;
+            lock(&self.keyspace.leases).taken_back(id);
         }
         Ok(ttl)
     }
@@ -242,7 +244,8 @@ impl KvStore for KeyspaceHandle {
 
     async fn status(&self) -> Result<Status> {
         self.shared.check_open()?;
-        let disk_bytes = disk_bytes(&*self.disk);
+        let state_bytes = allocated_bytes(&*self.disk, STATE_FILE);
+        let disk_bytes = state_bytes + log_bytes(&*self.disk);
         let refused = self.keyspace.refused_bytes.load(Ordering::Relaxed);
         let state = read(&self.keyspace.state);
         let used = state.used_bytes();
@@ -257,9 +260,17 @@ impl KvStore for KeyspaceHandle {
             no_space: used + refused > self.limits.quota_bytes
                 || self.limits.is_full(used, self.request_bytes_max),
             disk_bytes,
+            state_bytes,
             is_leader: self.shared.is_leader.load(Ordering::Acquire),
             compacting: state.needs_sweep(),
         })
+    }
+
+    async fn defragment(&self) -> Result<()> {
+        self.shared.check()?;
+        let (sender, answer) = oneshot::channel();
+        self.queue.push_event(Event::Defragment(sender))?;
+        answer.await.unwrap_or_else(|_dropped| Err(stopped()))
     }
 
     async fn snapshot(&self) -> Result<BoxStream<'static, Result<Bytes>>> {
@@ -303,13 +314,14 @@ fn is_serializable(txn: &Txn) -> bool {
         })
 }
 
-/// Zero when the disk cannot say; the figure is for people.
-fn disk_bytes(disk: &dyn Disk) -> u64 {
+fn log_bytes(disk: &dyn Disk) -> u64 {
     let names = disk.list("wal").unwrap_or_default();
-    let logs = names.iter().map(|name| format!("wal/{name}"));
-    logs.chain(["state.redb".to_owned()])
-        .filter_map(|name| disk.open(&name, false).and_then(|file| file.length()).ok())
-        .sum()
+    names.iter().map(|name| allocated_bytes(disk, &format!("wal/{name}"))).sum()
+}
+
+/// Zero when the disk cannot say; the figure is for people.
+fn allocated_bytes(disk: &dyn Disk, name: &str) -> u64 {
+    disk.open(name, false).and_then(|file| file.allocated_bytes()).unwrap_or(0)
 }
 
 /// What a transaction may add to the keyspace; at least one byte if it puts anything.

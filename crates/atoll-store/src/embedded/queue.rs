@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::driver::{Driver, Next};
-use crate::backend::{BackendError, KEYSPACES, View};
+use crate::backend::{BackendError, Copied, Flushed};
 use crate::clock::Clock;
 use crate::cluster::Refusal;
 use crate::core::{Arrived, Ask, AskResult, Proposal, WalDone};
@@ -33,7 +33,7 @@ const MESSAGE_OVERHEAD_BYTES: usize = 128;
 /// Turns that the transport takes in a row; then the store's own thread goes on.
 const TURNS_MAX: usize = 4;
 
-pub(super) type FlushResult = Result<[View; KEYSPACES], BackendError>;
+pub(super) type FlushResult = Result<Flushed, BackendError>;
 pub(super) type ReadSender = oneshot::Sender<Result<(), Error>>;
 
 #[derive(Debug)]
@@ -51,6 +51,10 @@ pub(super) enum Event {
     Refused(u64, Refusal),
     SnapshotArrived(Box<Arrived>),
     SnapshotSent(u64, bool),
+    /// The state file is to be written anew.
+    Defragment(oneshot::Sender<Result<(), Error>>),
+    /// Of that, the copying.
+    Copied(Copied),
 }
 
 #[derive(Debug, Default)]

@@ -56,6 +56,25 @@ impl State {
             .sum()
     }
 
+    /// The newest version of a key gets another value, at the same revision; only for tests of what
+    /// is done about such a thing.
+    pub(crate) fn falsify(&mut self, key: &[u8], value: &Bytes) -> Result<(), ReadFault> {
+        let missing = || ReadFault { detail: "there is no such key".to_owned() };
+        let (key, history) = self.index.get_key_value(key).ok_or_else(missing)?;
+        let version = *history.live().ok_or_else(missing)?;
+        let kv = self.load(&key.clone(), &version)?;
+        let record = Record {
+            key: kv.key,
+            value: value.clone(),
+            create_revision: kv.create_revision,
+            version: kv.version,
+            lease: kv.lease,
+            tombstone: false,
+        };
+        self.pending.records.insert(version.at, record);
+        Ok(())
+    }
+
     /// What a copy needs to go on without the lock.
     pub(crate) fn begin_copy(&self) -> Copy {
         let leases =

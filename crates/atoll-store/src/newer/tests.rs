@@ -21,7 +21,7 @@ fn folder() -> (Arc<SimulatedDisk>, Identity, Position) {
     let disk = Arc::new(SimulatedDisk::new());
     let Ok(mut core) = open(&disk) else { panic!("it opens") };
     let job = core.start_flush(true).unwrap();
-    core.finish_flush(core.backend.flush(&job));
+    core.finish_flush(core.state_writer().flush(&job));
     let own = core.shared.cluster.hello(0);
     let identity = Identity { cluster_id: own.cluster_id, member_id: own.from, epoch: own.epoch };
     let place = core.place().0;

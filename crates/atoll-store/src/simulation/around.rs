@@ -2,7 +2,9 @@
 //! are planted, and for looking on.
 
 use crate::cluster::Progress;
-use crate::consensus::{Configuration, Consensus, ConsensusError, MemberChange, Standing, Work};
+use crate::consensus::{
+    Configuration, Consensus, ConsensusError, LogEntry, MemberChange, Standing, Work,
+};
 
 pub(super) trait Around: Send {
     fn inner(&self) -> &dyn Consensus;
@@ -52,6 +54,10 @@ impl<T: Around> Consensus for T {
 
     fn poll(&mut self) -> Option<Work> {
         self.poll_around()
+    }
+
+    fn committed_changes(&self) -> Vec<LogEntry> {
+        self.inner().committed_changes()
     }
 
     fn persisted(&mut self, number: u64) {

@@ -13,8 +13,9 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use tokio::sync::oneshot;
 
-use super::SimulatedClock;
+use super::{SimulatedClock, is_replaced};
 use crate::cluster::{Member, MemberStart, Start};
 use crate::core::{Core, WalJob};
 use crate::disk::{Crash, Disk, SimulatedDisk};
@@ -98,6 +99,8 @@ pub struct ClusterReport {
     pub jumps: u64,
     /// Whether the format level rose in the run, with the last member that was upgraded.
     pub upgrades: u64,
+    /// Times that a state file was replaced by a copy of itself.
+    pub rewritten: u64,
 }
 
 /// Runs one plan; the text says what was violated.
@@ -133,6 +136,8 @@ enum What {
 struct World {
     plan: ClusterPlan,
     random: StdRng,
+    /// Of its own, so that what it decides changes nothing else.
+    shrinking: StdRng,
     now: Duration,
     events: BTreeMap<(Duration, u64), What>,
     next_event: u64,
@@ -168,6 +173,8 @@ fn config(seed: u64) -> StoreConfig {
         flush_every: Duration::from_secs(3),
         flush_few_every: Duration::from_secs(3),
         flush_operations: 60,
+        // Copied in several steps.
+        shrink_step_bytes: 2 << 10,
         ..StoreConfig::default()
     }
 }
@@ -177,6 +184,7 @@ impl World {
         let mut world = Self {
             plan,
             random: StdRng::seed_from_u64(plan.seed),
+            shrinking: StdRng::seed_from_u64(plan.seed ^ 0x5c12),
             now: Duration::ZERO,
             events: BTreeMap::new(),
             next_event: 0,
@@ -384,7 +392,17 @@ impl World {
         node.set_time(self.now);
         let life = node.life;
         let Some(core) = &mut node.core else { return Ok(()) };
+        if self.shrinking.random_bool(0.002) {
+            // Nobody waits for it.
+            core.on_defragment(oneshot::channel().0);
+        }
         core.on_timer();
+        if let Some(writer) = &mut node.writer
+            && self.shrinking.random_bool(0.1)
+            && let Some(copied) = writer.step()
+        {
+            core.on_copied(copied);
+        }
         let force = self.random.random_bool(0.01);
         let slow = node.slow;
         if node.flush.is_none()
@@ -483,8 +501,10 @@ impl World {
             return Ok(());
         }
         node.set_time(self.now);
-        let (Some(job), Some(core)) = (node.flush.take(), &mut node.core) else { return Ok(()) };
-        let result = job.backend.flush(&job);
+        let (Some(core), Some(writer)) = (&mut node.core, &mut node.writer) else { return Ok(()) };
+        let Some(job) = node.flush.take() else { return Ok(()) };
+        let result = writer.flush(&job);
+        self.report.rewritten += u64::from(is_replaced(&result));
         if node.disk.crashed() {
             let crash = node_crash(&mut self.random);
             return self.crash(id, crash);

@@ -25,11 +25,14 @@ fn a_run_repeats_exactly() {
 
 #[test]
 fn without_faults_everything_is_acknowledged_as_the_model_says() {
+    let mut rewritten = 0;
     for seed in 0..20 {
         let report = check(Plan { seed, steps: 120, fault: Fault::None });
         assert_eq!((report.refused, report.unknown), (0, 0));
         assert!(report.acknowledged > 120);
+        rewritten += report.rewritten;
     }
+    assert!(rewritten > 20, "the state file was written anew {rewritten} times");
 }
 
 #[test]
@@ -132,7 +135,7 @@ fn a_store_that_nobody_asks_never_wakes() {
         let core = run.core.as_mut().unwrap();
         core.on_timer();
         if let Some(job) = core.start_flush(false) {
-            let result = core.backend.flush(&job);
+            let result = core.state_writer().flush(&job);
             core.finish_flush(result);
         }
     }
@@ -155,7 +158,7 @@ fn few_changes_wait_longer_for_the_state_file_than_many() {
         run.clock.advance(config(1).flush_every);
         let core = run.core.as_mut().unwrap();
         let job = core.start_flush(false).unwrap();
-        let result = job.backend.flush(&job);
+        let result = core.state_writer().flush(&job);
         core.finish_flush(result);
         let start = run.clock.now();
         run.submit(&[put(bytes)]);
@@ -198,7 +201,7 @@ fn a_lease_that_nobody_keeps_alive_ends_by_itself_and_through_the_log() {
 fn flush(run: &mut Run) {
     let core = run.core.as_mut().unwrap();
     if let Some(job) = core.start_flush(true) {
-        let result = core.backend.flush(&job);
+        let result = run.writer.as_mut().unwrap().flush(&job);
         core.finish_flush(result);
     }
 }
@@ -238,4 +241,95 @@ fn a_state_file_whose_sync_failed_is_not_built_upon() {
         write_some(&mut run);
         check(run.check_state());
     }
+}
+
+/// Writes the state file anew, with writes and flushes in between; how often it was replaced.
+fn rewrite(run: &mut Run) -> u64 {
+    let before = run.report.rewritten;
+    for round in 0..40 {
+        if round == 0 {
+            run.core.as_mut().unwrap().on_defragment(oneshot::channel().0);
+        }
+        let batch = draw_batch(&mut run.random, &run.model);
+        let answers = run.submit(&batch);
+        run.check_answers(&batch, answers).unwrap();
+        let (core, writer) = (run.core.as_mut().unwrap(), run.writer.as_mut().unwrap());
+        core.on_timer();
+        if let Some(job) = core.start_flush(round % 3 == 0) {
+            let result = writer.flush(&job);
+            run.report.rewritten += u64::from(is_replaced(&result));
+            core.finish_flush(result);
+        }
+        if let Some(copied) = writer.step() {
+            core.on_copied(copied);
+        }
+        let core = run.core.as_ref().unwrap();
+        if run.report.rewritten > before || core.shared.check().is_err() || run.disk.crashed() {
+            break;
+        }
+    }
+    run.report.rewritten - before
+}
+
+/// A store with something in it, and a folder in which the state file was flushed.
+fn with_a_state() -> Run {
+    let plan = Plan { seed: 11, steps: 0, fault: Fault::None };
+    let mut run = Run::start(plan, Planted::default()).unwrap();
+    for _ in 0..2 {
+        write_some(&mut run);
+        flush(&mut run);
+    }
+    run
+}
+
+#[test]
+fn a_fault_at_every_operation_of_a_rewrite_loses_nothing() {
+    let mut run = with_a_state();
+    let from = run.disk.operations();
+    assert_eq!(rewrite(&mut run), 1);
+    let to = run.disk.operations();
+    assert!(to - from > 60, "{from} to {to}");
+    run.restart(Crash::PowerLossAll).unwrap();
+    let mut rewritten = 0;
+    for operation in from + 1..=to {
+        // Each operation with two of the four, which takes long enough.
+        let kinds = [None, Some(Crash::PowerLossAll), Some(Crash::PowerLoss), Some(Crash::Kill)];
+        for crash in kinds.into_iter().skip(usize::from(operation % 2 == 0)).step_by(2) {
+            let mut run = with_a_state();
+            match crash {
+                None => run.disk.fail_at(Some(operation)),
+                Some(_) => run.disk.crash_at(Some(operation)),
+            }
+            rewritten += rewrite(&mut run);
+            run.disk.fail_at(None);
+            let check = |result: Result<(), String>| {
+                if let Err(violation) = result {
+                    panic!("operation {operation}, {crash:?}: {violation}");
+                }
+            };
+            check(run.restart(crash.unwrap_or(Crash::Kill)));
+            assert!(!run.disk.exists("rewrite.tmp").unwrap(), "{operation}, {crash:?}");
+            write_some(&mut run);
+            assert_eq!(rewrite(&mut run), 1, "operation {operation}, {crash:?}");
+            write_some(&mut run);
+            check(run.restart(Crash::PowerLossAll));
+        }
+    }
+    assert!(rewritten > 0, "no fault came late enough, or was survived");
+}
+
+#[test]
+fn a_full_disk_ends_a_rewrite_and_frees_what_it_took() {
+    let mut given_up = 0;
+    for spare_blocks in 0..60 {
+        let mut run = with_a_state();
+        run.disk.limit_space(Some(spare_blocks));
+        *lock(&run.clock.freed_by_waiting) = Some(run.disk.clone());
+        given_up += usize::from(rewrite(&mut run) == 0);
+        assert!(run.core.as_ref().unwrap().shared.check().is_ok(), "{spare_blocks} blocks");
+        run.disk.limit_space(None);
+        run.restart(Crash::PowerLossAll).unwrap();
+        assert_eq!(rewrite(&mut run), 1, "{spare_blocks} blocks");
+    }
+    assert!(given_up > 0, "there was always room");
 }

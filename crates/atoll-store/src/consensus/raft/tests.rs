@@ -8,6 +8,8 @@ use super::*;
 struct Three {
     members: BTreeMap<u64, RaftConsensus>,
     reads: BTreeMap<u64, Vec<u64>>,
+    /// Hears nothing any more.
+    dead: Option<u64>,
 }
 
 impl Three {
@@ -24,7 +26,7 @@ impl Three {
             };
             (id, RaftConsensus::new(start).unwrap())
         };
-        Self { members: [1, 2, 3].map(made).into(), reads: BTreeMap::new() }
+        Self { members: [1, 2, 3].map(made).into(), reads: BTreeMap::new(), dead: None }
     }
 
     fn leader(&mut self) -> u64 {
@@ -60,6 +62,7 @@ impl Three {
             if sent.is_empty() {
                 return;
             }
+            sent.retain(|(_, message)| self.dead != Some(message.to));
             for (from, message) in sent {
                 self.members.get_mut(&message.to).unwrap().step(from, &message.content).unwrap();
             }
@@ -77,4 +80,28 @@ fn reads_of_equal_numbers_are_all_answered() {
     three.settle();
     let expected = [1, 2, 3].map(|id| (id, vec![42]));
     assert_eq!(three.reads, BTreeMap::from(expected));
+}
+
+#[test]
+fn who_answers_is_known_at_every_moment_and_who_died_soon() {
+    let mut three = Three::new();
+    let leader = three.leader();
+    let active = |three: &Three| {
+        let progress = three.members[&leader].progress();
+        progress.iter().filter(|one| one.is_active).map(|one| one.id).collect::<Vec<_>>()
+    };
+    let others: Vec<_> = [1, 2, 3].into_iter().filter(|id| *id != leader).collect();
+    for tick in 0..5 * ELECTION_TICKS {
+        three.members.get_mut(&leader).unwrap().tick();
+        // Before anybody can have answered.
+        assert_eq!(active(&three), others, "tick {tick}");
+        three.settle();
+    }
+    three.dead = Some(others[0]);
+    for _ in 0..2 * ELECTION_TICKS + LATELY_TICKS {
+        three.members.get_mut(&leader).unwrap().tick();
+        three.settle();
+    }
+    assert_eq!(active(&three), [others[1]]);
+    assert!(three.members[&leader].standing().is_leader);
 }

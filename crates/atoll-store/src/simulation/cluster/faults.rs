@@ -184,7 +184,7 @@ impl World {
         let name = format!("m{}", self.next_member);
         self.next_member += 1;
         let members = self.members();
-        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let member = Member {
             id,
             name: name.clone(),
@@ -204,7 +204,7 @@ impl World {
                 started.push((*id, name.clone(), members.clone()));
                 false
             }
-            Ok(Err(_)) | Err(tokio::sync::oneshot::error::TryRecvError::Closed) => {
+            Ok(Err(_)) | Err(oneshot::error::TryRecvError::Closed) => {
                 // It may have been added all the same, so somebody has to be it.
                 started.push((*id, name.clone(), members.clone()));
                 false

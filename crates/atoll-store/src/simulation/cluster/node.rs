@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::ledger::{Ledger, Recorder};
 use super::network::{Network, SimulatedNet};
 use super::*;
-use crate::backend::FlushJob;
+use crate::backend::{FlushJob, StateWriter};
 use crate::clock::Clock;
 use crate::core::{Arrivals, CoreOpenError};
 use crate::disk::Lie;
@@ -20,6 +20,7 @@ pub(super) struct Node {
     pub(super) core: Option<Core>,
     pub(super) arrivals: Option<Arrivals>,
     pub(super) flush: Option<FlushJob>,
+    pub(super) writer: Option<StateWriter>,
     /// Counts starts: what was under way in an earlier one is gone.
     pub(super) life: u64,
     pub(super) timer_at: Option<Duration>,
@@ -44,6 +45,7 @@ impl Node {
             core: None,
             arrivals: None,
             flush: None,
+            writer: None,
             life: 0,
             timer_at: None,
             paused_until: None,
@@ -90,6 +92,7 @@ impl Node {
             });
         match opened {
             Ok(core) => {
+                self.writer = Some(core.state_writer());
                 self.core = Some(core);
                 self.arrivals = Some(Arrivals::new(disk, clock, &known));
                 Ok(true)
@@ -123,6 +126,7 @@ impl Node {
         self.core = None;
         self.arrivals = None;
         self.flush = None;
+        self.writer = None;
         self.life += 1;
         self.disk.restart(crash, seed);
     }

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::backend::{Backend, FlushJob, Meta};
+use crate::backend::{Backend, FlushJob, Meta, StateWriter};
 use crate::clock::MonotonicClock;
 use crate::consensus::Position;
 use crate::disk::{Disk, SimulatedDisk};
@@ -136,6 +136,7 @@ fn drawn(seed: u64) -> Opened {
     let mut random = StdRng::seed_from_u64(seed);
     let disk = SimulatedDisk::new();
     let backend = Arc::new(Backend::open(&disk, clock(), 1 << 20).unwrap());
+    let mut writer = StateWriter::new(Arc::new(disk.clone()), clock(), (1 << 20, 1 << 20));
     let identity = Identity { cluster_id: [7; 16], member_id: 5, epoch: 1 };
     let recovered = Wal::open(Arc::new(disk), identity, 64 << 10, Position::default());
     let mut wal = recovered.unwrap().wal;
@@ -150,8 +151,9 @@ fn drawn(seed: u64) -> Opened {
         }
         let pending = [states[0].begin_flush(), states[1].begin_flush()];
         let (backend, released) = (backend.clone(), wal.take_released(0));
-        let job = FlushJob { backend, meta: meta(&states), pending, released };
-        let views = job.backend.flush(&job).unwrap();
+        let (meta, rewrite, retired) = (meta(&states), None, None);
+        let job = FlushJob { backend, meta, pending, released, rewrite, retired };
+        let views = writer.flush(&job).unwrap().views;
         if round == 2 {
             break;
         }
