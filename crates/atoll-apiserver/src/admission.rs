@@ -9,7 +9,9 @@ mod limit_range;
 pub(crate) mod matching;
 mod nodes;
 pub(crate) mod notes;
+mod pod_security;
 mod pods;
+pub(crate) mod policies;
 pub(crate) mod quota;
 pub(crate) mod reinvocation;
 mod runtime_class;
@@ -120,7 +122,10 @@ pub static PLUGINS: &[Plugin] = &[
     validating("CertificateSubjectRestriction", certificates::subject),
     // Upstream does this in the storage of the kinds of RBAC.
     validating("RbacEscalation", escalation::check),
+    mutating("MutatingAdmissionPolicy", policies::mutate),
     mutating("MutatingAdmissionWebhook", webhooks::mutate),
+    validating("PodSecurity", pod_security::check),
+    validating("ValidatingAdmissionPolicy", policies::validate),
     validating("ValidatingAdmissionWebhook", webhooks::validate),
 ];
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::policies::Policies;
 use crate::admission::quota::Turns;
 use crate::admission::webhooks::Webhooks;
 use crate::authn::Authenticator;
@@ -41,6 +42,7 @@ pub struct Core {
     /// Calls webhooks and the API servers behind this one.
     pub hooks: hook::Client,
     pub(crate) webhooks: Webhooks,
+    pub(crate) policies: Policies,
     /// The webhooks that convert custom resources.
     pub(crate) conversions: Conversions,
     /// The servers that are there.

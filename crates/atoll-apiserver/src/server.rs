@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::policies::{self, Policies};
 use crate::admission::quota::Turns;
 use crate::admission::webhooks::Webhooks;
 use crate::authn::Authenticator;
@@ -105,6 +106,7 @@ impl ApiServer {
             quotas: Turns::default(),
             hooks: hook::Client::new(registry.clone(), tasks.clone(), stop.clone()),
             webhooks: Webhooks::new(&registry),
+            policies: Policies::new(&registry),
             conversions: Conversions::default(),
             servers: Servers::default(),
             registry,
@@ -120,6 +122,7 @@ impl ApiServer {
         }
         core.tasks.spawn(crate::crd::status::run(core.clone()));
         core.tasks.spawn(initial::keep(core.clone()));
+        core.tasks.spawn(policies::keep_status(core.clone()));
         core.tasks.spawn(allocate::repair::run(core.clone()));
         if let Some(servers) = core.config.servers.clone() {
             core.tasks.spawn(presence::run(core.clone(), servers));

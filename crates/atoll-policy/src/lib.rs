@@ -8,6 +8,7 @@ pub mod bootstrap;
 mod covers;
 mod message;
 pub mod node;
+pub mod pod_security;
 pub mod rbac;
 pub mod reconcile;
 mod rule;

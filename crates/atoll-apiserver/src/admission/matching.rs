@@ -2,6 +2,8 @@
 //!
 //! Policies and webhooks state the same things in the same words; this is read from both.
 
+use std::borrow::Cow;
+
 use atoll_api::access::Access as _;
 use atoll_api::kinds::{Gvk, Gvr, ResourceInfo, Row, scale};
 use atoll_api::selector::{LabelSelector, SelectorError};
@@ -220,6 +222,18 @@ impl Matched {
             convert(&mut shown, request.row, other);
         }
         shown
+    }
+
+    /// As [`Matched::show`], without a copy where nothing has to change.
+    pub(crate) fn view<'v>(
+        &self,
+        request: &AdmissionRequest<'_>,
+        object: &'v Value,
+    ) -> Cow<'v, Value> {
+        match &self.other {
+            Some(_) => Cow::Owned(self.show(request, object)),
+            None => Cow::Borrowed(object),
+        }
     }
 
     /// The reverse: what was changed goes back into the version of the request.

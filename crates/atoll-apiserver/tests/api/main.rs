@@ -18,6 +18,7 @@ mod kubectl;
 mod lists;
 mod local;
 mod matrix;
+mod policies;
 mod property;
 mod refusals;
 mod samples;
