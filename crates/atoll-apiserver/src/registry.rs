@@ -181,10 +181,14 @@ impl Registry {
 
     async fn on_batch(&self, batch: WatchBatch) -> Result<(), StoreError> {
         let table = self.table.load_full();
+        let mut definitions = Vec::new();
         let mut touched: Vec<(&Arc<ResourceCache>, Revision, Vec<CacheWrite>)> = Vec::new();
         for event in batch.events {
             let Some((cache, key)) = table.locate(&event.kv.key) else { continue };
             let revision = event.kv.mod_revision;
+            if crd::defines(cache.row()) {
+                definitions.push(key.to_owned());
+            }
             let write = match event.kind {
                 EventKind::Delete => CacheWrite::Delete { key: key.to_owned(), revision },
                 EventKind::Put => {
@@ -209,8 +213,8 @@ impl Registry {
             cache.apply(std::mem::take(writes));
         }
         // Before anybody hears of the revision: whoever waits for it finds the rows as well.
-        if touched.iter().any(|(cache, ..)| crd::defines(cache.row())) {
-            self.follow_definitions(&table, batch.revision).await?;
+        if !definitions.is_empty() {
+            self.follow_definitions(&table, &definitions, batch.revision).await?;
         }
         if batch.revision > self.revision() {
             self.revision.send_replace(batch.revision);
@@ -221,13 +225,19 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes the rows those of the definitions, as of a revision that all caches have reached.
+    /// Makes the rows those of the definitions, some of which changed, as of a revision that all
+    /// caches have reached.
     async fn follow_definitions(
         &self,
         table: &Arc<Table>,
+        changed: &[String],
         revision: Revision,
     ) -> Result<(), StoreError> {
-        let wanted = crd::origins(table.definitions());
+        let mut wanted = table.custom.clone();
+        for name in changed {
+            wanted.remove(name);
+        }
+        wanted.extend(crd::origins(table.definitions(changed)));
         if wanted == table.custom {
             return Ok(());
         }
@@ -337,11 +347,13 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// The definitions of custom resources that are in memory.
-    fn definitions(&self) -> Vec<serde_json::Value> {
-        let cache = self.caches.iter().find(|cache| crd::defines(cache.row()));
-        let entries = cache.map(|cache| cache.list("")).unwrap_or_default();
-        entries.iter().filter_map(|entry| storage::parse(&entry.json).ok()).collect()
+    /// Those of the definitions of these names that are there.
+    fn definitions(&self, names: &[String]) -> Vec<serde_json::Value> {
+        let Some(cache) = self.caches.iter().find(|cache| crd::defines(cache.row())) else {
+            return Vec::new();
+        };
+        let entries = names.iter().filter_map(|name| cache.get("", name));
+        entries.filter_map(|entry| storage::parse(&entry.json).ok()).collect()
     }
 
     /// The rows of a definition, and the cache of its objects; `None` when a built-in resource

@@ -1,5 +1,7 @@
 //! Which names a definition may have: those that no other definition of its group has already.
 
+use std::sync::Arc;
+
 use atoll_api::access::Access as _;
 use serde_json::{Value, json};
 
@@ -10,7 +12,7 @@ pub(super) struct Verdict {
 }
 
 /// Judges the names that a definition asks for beside those that others have.
-pub(super) fn judge(crd: &Value, others: &[Value]) -> Verdict {
+pub(super) fn judge(crd: &Value, others: &[Arc<Value>]) -> Verdict {
     let wanted = &crd["spec"]["names"];
     let own = crd["metadata"].text("name");
     let group = crd["spec"].text("group");
@@ -71,9 +73,9 @@ fn take(accepted: &mut Value, wanted: &Value, field: &str) {
 mod tests {
     use super::*;
 
-    fn crd(name: &str, names: Value) -> Value {
-        json!({"metadata": {"name": name}, "spec": {"group": "x.io", "names": names},
-            "status": {"acceptedNames": names}})
+    fn crd(name: &str, names: Value) -> Arc<Value> {
+        Arc::new(json!({"metadata": {"name": name}, "spec": {"group": "x.io", "names": names},
+            "status": {"acceptedNames": names}}))
     }
 
     #[test]

@@ -3,14 +3,17 @@
 //! Every server does this; writes compare and swap, so the first one wins and the others see
 //! that nothing is left to do.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::access::Access as _;
 use atoll_api::kinds::{self, ResourceInfo, extensions};
+use atoll_store::kv::Revision;
 use serde_json::{Value, json};
 
 use super::{instances, names};
+use crate::cache::Entry;
 use crate::core::Core;
 use crate::status::Status;
 use crate::storage::{self, Extra, Stored};
@@ -25,10 +28,10 @@ pub(crate) async fn run(core: Arc<Core>) {
     };
     let Some(cache) = core.registry.cache(row) else { return };
     let mut changes = cache.subscribe();
+    let mut known = Known::default();
     loop {
         changes.mark_unchanged();
-        let all: Vec<Value> =
-            cache.list("").iter().filter_map(|entry| entry.object(row).ok()).collect();
+        let all = known.renew(&cache.list(""), row);
         let mut again = false;
         for crd in &all {
             match sync(&core, row, crd, &all).await {
@@ -55,12 +58,41 @@ pub(crate) async fn run(core: Arc<Core>) {
     }
 }
 
+/// Definitions without their versions, which are large and do not matter here: only those that
+/// changed are read again.
+#[derive(Default)]
+struct Known(HashMap<Box<str>, (Revision, Arc<Value>)>);
+
+impl Known {
+    fn renew(&mut self, entries: &[Arc<Entry>], row: &ResourceInfo) -> Vec<Arc<Value>> {
+        let mut next = HashMap::with_capacity(entries.len());
+        let mut all = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let same = self.0.remove(&entry.key).filter(|(at, _)| *at == entry.revision);
+            let crd = match same {
+                Some((_, crd)) => crd,
+                None => {
+                    let Ok(mut crd) = entry.object(row) else { continue };
+                    if let Some(spec) = crd["spec"].as_object_mut() {
+                        spec.remove("versions");
+                    }
+                    Arc::new(crd)
+                }
+            };
+            all.push(crd.clone());
+            next.insert(entry.key.clone(), (entry.revision, crd));
+        }
+        self.0 = next;
+        all
+    }
+}
+
 /// One pass over one definition; false when there is more to do later.
 async fn sync(
     core: &Arc<Core>,
     row: &ResourceInfo,
     crd: &Value,
-    all: &[Value],
+    all: &[Arc<Value>],
 ) -> Result<bool, Status> {
     if crd["metadata"].has("deletionTimestamp") {
         return end(core, row, crd).await;
@@ -187,7 +219,15 @@ async fn write(
     if !same(&stored, crd) {
         return Ok(false);
     }
-    let value = storage::encode(row, wanted)?;
+    let mut object = stored.object(row)?;
+    object["status"] = wanted["status"].clone();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        match wanted["metadata"].get("finalizers") {
+            Some(left) => metadata.insert("finalizers".to_owned(), left.clone()),
+            None => metadata.remove("finalizers"),
+        };
+    }
+    let value = storage::encode(row, &object)?;
     let key = storage::key(row, "", name);
     let written = core.storage.update(key, stored.revision, value, Extra::default()).await?;
     Ok(matches!(written, storage::Written::Done(_)))
