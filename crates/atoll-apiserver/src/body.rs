@@ -8,7 +8,6 @@ use futures::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -16,8 +15,19 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 pub struct Body {
     kind: Kind,
-    /// The place among requests that take long, until the client has read everything.
-    held: Option<OwnedSemaphorePermit>,
+    /// What is let go once the client has read everything, or has gone.
+    held: Vec<Held>,
+}
+
+/// Something whose only use is to be dropped.
+struct Held {
+    _guard: Box<dyn Send>,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Held")
+    }
 }
 
 #[derive(Debug)]
@@ -39,9 +49,10 @@ impl Body {
         }
     }
 
-    /// The same body, which keeps a place until it ends.
-    pub(crate) fn holding(self, place: OwnedSemaphorePermit) -> Self {
-        Self { held: Some(place), ..self }
+    /// The same body, which keeps something until it ends: a place, say.
+    pub(crate) fn holding(mut self, guard: impl Send + 'static) -> Self {
+        self.held.push(Held { _guard: Box::new(guard) });
+        self
     }
 
     pub fn stream<S>(stream: S) -> Self
@@ -63,7 +74,7 @@ impl Body {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, held: None }
+        Self { kind, held: Vec::new() }
     }
 }
 
@@ -99,7 +110,7 @@ impl hyper::body::Body for Body {
             Kind::Stream(stream) => {
                 let frame = std::task::ready!(Pin::new(stream).poll_frame(cx));
                 if frame.is_none() {
-                    self.held = None;
+                    self.held.clear();
                 }
                 Poll::Ready(frame)
             }

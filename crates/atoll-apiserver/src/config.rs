@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_store::kv::KvStore;
 use jiff::Timestamp;
 
+use crate::audit::AuditConfig;
 use crate::backup::BackupSource;
 use crate::servers::ServersConfig;
 use crate::trust::Trust;
@@ -58,8 +60,12 @@ pub struct Config {
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// Begins a backup; `None` where there is nothing to back up.
     pub backup: Option<BackupSource>,
-    /// Requests in flight, watches aside; more are answered 429.
+    /// Seats: requests in flight, watches aside. Those that find none wait, or are answered 429.
     pub requests_in_flight_max: usize,
+    /// What is kept of who asked for what; `None` for nothing.
+    pub audit: Option<AuditConfig>,
+    /// How long `readyz` fails before a server that ends takes no more connections.
+    pub shutdown_delay: Duration,
 }
 
 impl Config {
@@ -79,6 +85,8 @@ impl Config {
             kubelet_tls: None,
             backup: None,
             requests_in_flight_max: 600,
+            audit: None,
+            shutdown_delay: Duration::ZERO,
         }
     }
 }

@@ -9,12 +9,15 @@ use tokio_util::task::TaskTracker;
 use crate::admission::policies::Policies;
 use crate::admission::quota::Turns;
 use crate::admission::webhooks::Webhooks;
+use crate::aggregate::Aggregate;
+use crate::audit::Audit;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::config::Config;
 use crate::crd::convert::Conversions;
 use crate::discovery::Discovery;
 use crate::expiry::Leases;
+use crate::fairness::Fairness;
 use crate::hook;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -45,10 +48,15 @@ pub struct Core {
     pub(crate) policies: Policies,
     /// The webhooks that convert custom resources.
     pub(crate) conversions: Conversions,
+    pub(crate) aggregate: Aggregate,
+    pub(crate) fairness: Fairness,
+    pub(crate) audit: Option<Arc<Audit>>,
     /// The servers that are there.
     pub servers: Servers,
     /// Cancelled once the first objects are there and everything is in memory.
     pub ready: CancellationToken,
+    /// Cancelled when the server is about to end: it is not ready any more.
+    pub draining: CancellationToken,
     /// Ends watches, streams and background tasks.
     pub stop: CancellationToken,
     pub tasks: TaskTracker,

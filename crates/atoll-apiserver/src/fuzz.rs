@@ -5,11 +5,15 @@ use atoll_identity::AccountKey;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Uri};
 
+use crate::admission::webhooks::{Version, read_answer};
+use crate::audit::Policy;
+use crate::authz::Attributes;
 use crate::decode::{self, Expected};
 use crate::negotiate::{self, BodyFormat};
 use crate::query::{FieldValidation, Query};
 use crate::request::target;
 use crate::tokens::AccountTokens;
+use crate::user::UserInfo;
 
 /// The Accept and Content-Type headers, and which answer they ask for.
 pub fn headers(value: &[u8]) {
@@ -77,5 +81,23 @@ impl Tokens {
 
     pub fn verify(&self, token: &str) {
         drop(self.0.verify(token, jiff::Timestamp::UNIX_EPOCH));
+    }
+}
+
+/// The answer of an admission webhook.
+pub fn admission_answer(bytes: &[u8]) {
+    for version in [Version::V1, Version::V1Beta1] {
+        for mutating in [true, false] {
+            drop(read_answer(bytes, version, "u", mutating));
+        }
+    }
+}
+
+/// An audit policy; one that holds may be asked.
+pub fn audit_policy(text: &str) {
+    if let Ok(policy) = Policy::parse(text) {
+        let user = UserInfo::authenticated("u", ["g"]);
+        policy.keep(&Attributes::resource(&user, "get", "", "pods"));
+        policy.keep(&Attributes::empty(&user, "/healthz"));
     }
 }

@@ -40,7 +40,7 @@ async fn checks(core: &Core, probe: &str) -> Vec<Check> {
         let caught_up = core.ready.is_cancelled();
         let why = (!caught_up).then(|| "the objects are still being read".to_owned());
         checks.push(("informer-sync", why));
-        let stopping = core.stop.is_cancelled();
+        let stopping = core.draining.is_cancelled() || core.stop.is_cancelled();
         let why = stopping.then(|| "process is shutting down".to_owned());
         checks.push(("shutdown", why));
     }

@@ -6,7 +6,9 @@
 //! the store (allocations, bindings, evictions, streams to nodes).
 
 pub mod admission;
+mod aggregate;
 mod allocate;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod backup;
@@ -18,6 +20,7 @@ mod compress;
 mod computed;
 pub mod config;
 pub mod core;
+mod course;
 mod crd;
 mod create;
 mod decode;
@@ -26,6 +29,7 @@ mod discovery;
 pub mod etcd_import;
 mod expiry;
 pub mod extension;
+mod fairness;
 #[doc(hidden)]
 pub mod fuzz;
 mod health;
@@ -54,6 +58,7 @@ mod request;
 mod selection;
 pub mod server;
 pub mod servers;
+mod sockets;
 pub mod status;
 pub mod storage;
 mod stream;
@@ -67,6 +72,7 @@ mod verbs;
 mod version;
 mod watch;
 
+pub use audit::AuditConfig;
 pub use config::Config;
 pub use server::{Access, ApiServer, LocalService, StartError};
 pub use servers::ServersConfig;

@@ -1,4 +1,5 @@
-//! How much is done at once; what comes on top is told to come again.
+//! How much is open at once beside what fairness decides; what comes on top is told to come
+//! again.
 
 use std::sync::Arc;
 
@@ -18,31 +19,30 @@ const STRANGERS_MAX: usize = 32;
 /// Shares of requests in flight.
 #[derive(Debug)]
 pub struct Limits {
-    outside: Semaphore,
-    local: Semaphore,
+    local: Arc<Semaphore>,
     long: Arc<Semaphore>,
     strangers: Semaphore,
 }
 
-impl Limits {
-    pub fn new(requests_max: usize) -> Self {
+impl Default for Limits {
+    fn default() -> Self {
         Self {
-            outside: Semaphore::new(requests_max.max(1)),
-            local: Semaphore::new(LOCAL_MAX),
+            local: Arc::new(Semaphore::new(LOCAL_MAX)),
             long: Arc::new(Semaphore::new(LONG_MAX)),
             strangers: Semaphore::new(STRANGERS_MAX),
         }
     }
+}
 
+impl Limits {
     /// A place for one request that nobody's rights stand behind.
     pub fn admit_stranger(&self) -> Result<SemaphorePermit<'_>, Status> {
         self.strangers.try_acquire().map_err(full)
     }
 
-    /// A place for one request, kept until it is answered.
-    pub fn admit(&self, local: bool) -> Result<SemaphorePermit<'_>, Status> {
-        let share = if local { &self.local } else { &self.outside };
-        share.try_acquire().map_err(full)
+    /// A place for one request of this process, kept until it is answered.
+    pub fn admit_local(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.local.clone().try_acquire_owned().map_err(full)
     }
 
     /// A place for one watch or stream, kept until it ends.

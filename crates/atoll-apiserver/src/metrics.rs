@@ -112,6 +112,8 @@ impl Metrics {
         let mut text = String::new();
         self.requests(&mut text);
         objects(&mut text, core);
+        core.fairness.render(&mut text);
+        audited(&mut text, core);
         stores(&mut text, core).await;
         text
     }
@@ -139,6 +141,13 @@ impl Metrics {
             histogram.render(text, "apiserver_request_duration_seconds", &labels.text());
         }
     }
+}
+
+fn audited(text: &mut String, core: &Core) {
+    let Some(audit) = &core.audit else { return };
+    line(text, "# HELP apiserver_audit_error_total Audit events that were not written.");
+    line(text, "# TYPE apiserver_audit_error_total counter");
+    line(text, &format!("apiserver_audit_error_total{{plugin=\"log\"}} {}", audit.dropped()));
 }
 
 fn objects(text: &mut String, core: &Core) {

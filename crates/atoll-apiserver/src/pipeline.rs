@@ -9,13 +9,17 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::admission::notes::Notes;
-use crate::authz::Attributes;
+use crate::audit::Trail;
+use crate::authz::{Attributes, Decision};
 use crate::body::{Body, BoxError};
 use crate::call::Call;
 use crate::core::Core;
+use crate::course::{AUDIT_ID, Course};
+use crate::fairness::Ticket;
 use crate::metrics::Labels;
 use crate::negotiate;
 use crate::query::Query;
@@ -23,7 +27,7 @@ use crate::render;
 use crate::request::{self, RequestInfo, Target};
 use crate::status::Status;
 use crate::user::{Connection, UserInfo};
-use crate::{compress, plain, proxy, stream, verbs};
+use crate::{aggregate, compress, fairness, plain, proxy, stream, verbs};
 
 /// The body of a request from whatever source.
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -43,84 +47,92 @@ const STRANGER: BodyLimit = BodyLimit { bytes_max: 64 * 1024, timeout: Duration:
 /// One request without a watch or stream takes at most this long; upstream's number.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Upstream answers these on every request; priority and fairness is not ours.
+/// Upstream answers these on every request that it has sorted.
 const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
 const PRIORITY_LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
-const FLOW_SCHEMA_UID: HeaderValue =
-    HeaderValue::from_static("4a6f6c61-0000-4000-8000-000000000001");
-const PRIORITY_LEVEL_UID: HeaderValue =
-    HeaderValue::from_static("4a6f6c61-0000-4000-8000-000000000002");
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// Answers one request. A user among its extensions has proven itself already.
 pub(crate) async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Response<Body> {
     let started = Instant::now();
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let query = Query::parse(head.uri.query().unwrap_or(""));
     let target = request::target(&head.method, head.uri.path(), &query);
     let accept = negotiate::accept_or_json(&head.headers, &query);
-    let audit_id = head.headers.get(AUDIT_ID).cloned();
     let labels = Labels::of(&core.registry, &head.method, &target);
     let gzip = compress::accepted(&head.headers);
-    let mut response = match answer(core.clone(), head, query, target, body).await {
+    let course = Course::new(&head, core.now());
+    head.extensions.insert(course.clone());
+    let mut response = match permitted(core.clone(), head, query, target, body).await {
         Ok(response) => response,
         Err(status) => render::failure(accept, &status),
     };
+    if let Some(trail) = course.trail().cloned() {
+        let whole = response.body().whole().cloned();
+        let answered = trail.answered(response.status(), response.headers(), whole);
+        if let Some(watching) = answered.await {
+            response = response.map(|body| body.holding(watching));
+        }
+    }
     if gzip {
         response = compress::large(response).await;
     }
-    finish(&core, &mut response, audit_id);
+    finish(&core, &mut response, &course);
     core.metrics.observe(labels, response.status(), started.elapsed());
     response
 }
 
-async fn answer(
-    core: Arc<Core>,
-    head: Parts,
-    query: Query,
-    target: Target,
-    body: RequestBody,
-) -> Result<Response<Body>, Status> {
-    if is_long(&target, &query) {
-        let place = core.limits.admit_long()?;
-        let response = permitted(core.clone(), head, query, target, body, true).await?;
-        return Ok(response.map(|body| body.holding(place)));
-    }
-    let local = head.extensions.get::<UserInfo>().is_some();
-    let _place = core.limits.admit(local)?;
-    permitted(core.clone(), head, query, target, body, false).await
-}
-
-/// Answers a request that has a place.
+/// Finds out who asks, sorts the request, and answers it when it has a place and a right.
 async fn permitted(
     core: Arc<Core>,
     mut head: Parts,
     query: Query,
     target: Target,
     body: RequestBody,
-    long: bool,
 ) -> Result<Response<Body>, Status> {
     let connection = head.extensions.remove::<Connection>().unwrap_or_default();
-    let user = identify(&core, &mut head, &connection).await?;
+    let local = head.extensions.get::<UserInfo>().is_some();
+    let user = match identify(&core, &mut head, &connection).await {
+        Ok(user) => user,
+        Err(status) => {
+            let nobody = UserInfo::default();
+            follow(&core, &attributes(&nobody, &head, &query, &target), &head, &connection).await;
+            return Err(status);
+        }
+    };
+    let asked = attributes(&user, &head, &query, &target);
+    follow(&core, &asked, &head, &connection).await;
+    let place = admit(&core, &asked, &head, &query, &target, local).await?;
     let routed = match &target {
         Target::Plain => plain::find(&head.method, head.uri.path()),
         Target::Resource(_) => None,
     };
-    if !routed.is_some_and(|route| route.public) {
-        authorize(&core, &user, &head, &query, &target)?;
+    let public = routed.is_some_and(|route| route.public);
+    if !public {
+        authorize(&core, &asked, &head)?;
+    }
+    if let Some(remote) = core.aggregate.route(&target, head.uri.path()) {
+        let answer = Box::pin(aggregate::serve(&core, &remote, &user, &connection, head, body));
+        let answer = answer.await;
+        return Ok(answer.map(|body| match place {
+            Place::Long(place) => body.holding(place.without_seats()),
+            place => body.holding(place),
+        }));
     }
     match target {
         Target::Plain => {
-            let public = routed.is_some_and(|route| route.public);
             let _stranger = if public { Some(core.limits.admit_stranger()?) } else { None };
             let body =
                 if public { read(body, &STRANGER).await? } else { read(body, &BODY).await? };
-            plain::serve(&core, &user, &connection, &head, &query, body, routed).await
+            let answer = plain::serve(&core, &user, &connection, &head, &query, body, routed);
+            let answer = answer.await?;
+            Ok(aggregate::merge(&core, &head, answer))
         }
         Target::Resource(asked) => {
             let resource = resource(core.clone(), user, head, query, asked, body);
-            if long {
-                return Box::pin(resource).await;
+            if let Place::Long(place) = place {
+                let answer = Box::pin(resource).await?;
+                // A watch has its seats for as long as it takes to begin.
+                return Ok(answer.map(|body| body.holding(place.without_seats())));
             }
             tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(resource))
                 .await
@@ -129,7 +141,76 @@ async fn permitted(
     }
 }
 
-/// Watches and streams last as long as the client likes and are not counted.
+/// What a request holds while it is answered.
+enum Place {
+    /// For a watch or a stream.
+    Long(LongPlace),
+    Short {
+        _seats: Option<Ticket>,
+    },
+    /// This process's own.
+    Local {
+        _place: OwnedSemaphorePermit,
+    },
+}
+
+struct LongPlace {
+    place: OwnedSemaphorePermit,
+    _seats: Option<Ticket>,
+}
+
+impl LongPlace {
+    fn without_seats(self) -> OwnedSemaphorePermit {
+        self.place
+    }
+}
+
+/// A place for one request, for which it may have to wait.
+async fn admit(
+    core: &Core,
+    asked: &Attributes<'_>,
+    head: &Parts,
+    query: &Query,
+    target: &Target,
+    local: bool,
+) -> Result<Place, Status> {
+    let sorted = core.fairness.sort(asked);
+    if let (Some(course), Some((sorted, _))) = (Course::of(head), &sorted) {
+        course.keep_sorted(sorted.clone());
+    }
+    let long = is_long(target, query).then(|| core.limits.admit_long()).transpose()?;
+    if local && long.is_none() {
+        return Ok(Place::Local { _place: core.limits.admit_local()? });
+    }
+    // As upstream: a stream is no work of this server's once it runs.
+    let counted = !local && (long.is_none() || asked.verb == "watch");
+    let seats = match sorted {
+        Some((_, queue)) if counted => {
+            Some(core.fairness.admit(&queue, seats(core, asked, query)).await?)
+        }
+        _ => None,
+    };
+    Ok(match long {
+        Some(place) => Place::Long(LongPlace { place, _seats: seats }),
+        None => Place::Short { _seats: seats },
+    })
+}
+
+/// How wide a request is: a list, and a watch that begins with one, as what it shows.
+fn seats(core: &Core, asked: &Attributes<'_>, query: &Query) -> u32 {
+    let lists = asked.verb == "list"
+        || (asked.verb == "watch" && query.opt_flag("sendInitialEvents") == Some(true));
+    if !lists || !asked.name.is_empty() {
+        return 1;
+    }
+    let objects = core.registry.objects(asked.group, asked.resource);
+    let objects = objects.map_or(0, |cache| cache.len());
+    let limit = query.number("limit").ok().flatten().and_then(|limit| usize::try_from(limit).ok());
+    let shown = limit.filter(|limit| *limit > 0).map_or(objects, |limit| limit.min(objects));
+    fairness::list_seats(shown)
+}
+
+/// Watches and streams last as long as the client likes.
 fn is_long(target: &Target, query: &Query) -> bool {
     let Target::Resource(asked) = target else { return false };
     asked.verb == "watch"
@@ -149,31 +230,43 @@ async fn identify(
     }
 }
 
-fn authorize(
-    core: &Core,
-    user: &UserInfo,
-    head: &Parts,
-    query: &Query,
-    target: &Target,
-) -> Result<(), Status> {
-    let method = head.method.as_str().to_ascii_lowercase();
-    let attributes = match target {
-        Target::Plain => Attributes {
-            verb: &method,
-            resource_request: false,
-            ..Attributes::empty(user, head.uri.path())
-        },
-        Target::Resource(asked) => attributes(user, head, query, asked),
-    };
-    attributes.require(core.authorizer.as_ref())
+/// Begins the audit of a request, if there is one.
+async fn follow(core: &Core, asked: &Attributes<'_>, head: &Parts, connection: &Connection) {
+    let (Some(audit), Some(course)) = (&core.audit, Course::of(head)) else { return };
+    let clock = &core.config.clock;
+    if let Some(trail) = Trail::begin(audit, clock, asked, head, connection.remote, &course) {
+        course.keep_trail(trail).received().await;
+    }
+}
+
+fn authorize(core: &Core, asked: &Attributes<'_>, head: &Parts) -> Result<(), Status> {
+    let decision = core.authorizer.authorize(asked);
+    if core.audit.is_some()
+        && let Some(course) = Course::of(head)
+    {
+        let (word, reason) = match &decision {
+            Decision::Allow { reason } => ("allow", reason),
+            Decision::Deny { reason } | Decision::NoOpinion { reason } => ("forbid", reason),
+        };
+        course.notes().annotate("authorization.k8s.io/decision", word);
+        course.notes().annotate("authorization.k8s.io/reason", reason);
+    }
+    match decision {
+        Decision::Allow { .. } => Ok(()),
+        Decision::Deny { reason } | Decision::NoOpinion { reason } => Err(asked.forbidden(&reason)),
+    }
 }
 
 fn attributes<'a>(
     user: &'a UserInfo,
     head: &'a Parts,
     query: &'a Query,
-    asked: &'a RequestInfo,
+    target: &'a Target,
 ) -> Attributes<'a> {
+    let Target::Resource(asked) = target else {
+        let verb = plain_verb(&head.method);
+        return Attributes { verb, ..Attributes::empty(user, head.uri.path()) };
+    };
     Attributes {
         user,
         verb: asked.verb,
@@ -187,6 +280,22 @@ fn attributes<'a>(
         path: head.uri.path(),
         field_selector: query.text("fieldSelector"),
         label_selector: query.text("labelSelector"),
+    }
+}
+
+/// The method in lower case.
+fn plain_verb(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "get",
+        "HEAD" => "head",
+        "POST" => "post",
+        "PUT" => "put",
+        "PATCH" => "patch",
+        "DELETE" => "delete",
+        "OPTIONS" => "options",
+        "CONNECT" => "connect",
+        "TRACE" => "trace",
+        _ => "unknown",
     }
 }
 
@@ -227,6 +336,11 @@ async fn resource(
         Method::GET | Method::HEAD => Bytes::new(),
         _ => read(body, &BODY).await?,
     };
+    if let Some(course) = Course::of(&head)
+        && let Some(trail) = course.trail()
+    {
+        trail.body(&body, &head.headers);
+    }
     let call = call(&core, user, row, part, asked, query, &mut head, accept, body);
     let deprecation = call.row.deprecation.clone();
     let notes = call.notes.clone();
@@ -261,7 +375,9 @@ fn call(
     body: Bytes,
 ) -> Call {
     let headers = std::mem::take(&mut head.headers);
-    let (notes, options) = (Arc::default(), OnceLock::new());
+    let course = Course::of(head);
+    let notes = course.map_or_else(Arc::default, |course| course.notes().clone());
+    let options = OnceLock::new();
     let core = core.clone();
     Call { core, user, row, part, info: asked, query, headers, accept, body, notes, options }
 }
@@ -296,18 +412,17 @@ async fn collect(mut body: RequestBody, bytes_max: usize) -> Result<Option<Bytes
 }
 
 /// The headers that every answer carries.
-fn finish(core: &Core, response: &mut Response<Body>, audit_id: Option<HeaderValue>) {
+fn finish(core: &Core, response: &mut Response<Body>, course: &Course) {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
     let now = core.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
     let headers = response.headers_mut();
-    let audit_id = audit_id
-        .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok())
-        .unwrap_or(HeaderValue::from_static(""));
-    headers.insert(AUDIT_ID, audit_id);
-    headers.insert(FLOW_SCHEMA, FLOW_SCHEMA_UID);
-    headers.insert(PRIORITY_LEVEL, PRIORITY_LEVEL_UID);
+    headers.insert(AUDIT_ID, course.audit_id().clone());
+    if let Some(sorted) = course.sorted() {
+        headers.insert(FLOW_SCHEMA, sorted.schema_uid.clone());
+        headers.insert(PRIORITY_LEVEL, sorted.level_uid.clone());
+    }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
     if let Ok(now) = HeaderValue::from_str(&now) {

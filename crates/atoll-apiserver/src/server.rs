@@ -25,6 +25,8 @@ use tokio_util::task::TaskTracker;
 use crate::admission::policies::{self, Policies};
 use crate::admission::quota::Turns;
 use crate::admission::webhooks::Webhooks;
+use crate::aggregate::{self, Aggregate};
+use crate::audit::{Audit, AuditError};
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::body::{Body, BoxError};
@@ -33,6 +35,7 @@ use crate::core::Core;
 use crate::crd::convert::Conversions;
 use crate::discovery::Discovery;
 use crate::expiry::Leases;
+use crate::fairness::{self, Fairness};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -41,7 +44,7 @@ use crate::servers::{Servers, presence};
 use crate::status::Status;
 use crate::storage::Storage;
 use crate::user::{Connection, UserInfo};
-use crate::{allocate, hook, initial, maintenance, pipeline};
+use crate::{allocate, hook, initial, maintenance, pipeline, sockets};
 
 /// Connections open at once; further ones wait in the listener.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -66,6 +69,8 @@ pub enum StartError {
     Initial { source: Status },
     #[error("setting up who may do what")]
     Access { source: Status },
+    #[error("starting the audit")]
+    Audit { source: AuditError },
 }
 
 /// Who may do what: made once the objects are in memory, which authorization reads.
@@ -94,6 +99,9 @@ impl ApiServer {
         let tasks = TaskTracker::new();
         tasks.spawn(registry.clone().feed(stop.clone()));
         registry.catch_up().await.map_err(|source| StartError::Follow { source })?;
+        let audit = config.audit.as_ref().map(|audit| Audit::start(audit, config.clock.clone()));
+        let audit = audit.transpose().map_err(|source| StartError::Audit { source })?;
+        let audit = audit.map(Arc::new);
         let core = Arc::new(Core {
             storage: Storage::new(config.store.clone()),
             authenticator: access.authenticator,
@@ -101,7 +109,10 @@ impl ApiServer {
             discovery: Discovery::new(&registry),
             openapi: OpenApi::default(),
             metrics: Metrics::default(),
-            limits: Limits::new(config.requests_in_flight_max),
+            limits: Limits::default(),
+            fairness: Fairness::new(&registry, config.requests_in_flight_max),
+            aggregate: Aggregate::new(&registry, config.trust.as_ref()),
+            audit,
             leases: Leases::default(),
             quotas: Turns::default(),
             hooks: hook::Client::new(registry.clone(), tasks.clone(), stop.clone()),
@@ -112,10 +123,12 @@ impl ApiServer {
             registry,
             config,
             ready: CancellationToken::new(),
+            draining: CancellationToken::new(),
             stop,
             tasks,
         });
         initial::create(&core).await.map_err(|source| StartError::Initial { source })?;
+        fairness::create(&core).await.map_err(|source| StartError::Initial { source })?;
         core.registry.catch_up().await.map_err(|source| StartError::Follow { source })?;
         if core.config.compacts {
             core.tasks.spawn(maintenance::compact(core.clone()));
@@ -124,6 +137,10 @@ impl ApiServer {
         core.tasks.spawn(initial::keep(core.clone()));
         core.tasks.spawn(policies::keep_status(core.clone()));
         core.tasks.spawn(allocate::repair::run(core.clone()));
+        core.tasks.spawn(fairness::keep(core.clone()));
+        core.tasks.spawn(aggregate::keep_local(core.clone()));
+        core.tasks.spawn(aggregate::keep_available(core.clone()));
+        core.tasks.spawn(aggregate::keep_trusted(core.clone()));
         if let Some(servers) = core.config.servers.clone() {
             core.tasks.spawn(presence::run(core.clone(), servers));
             core.tasks.spawn(presence::follow(core.clone()));
@@ -144,6 +161,7 @@ impl ApiServer {
     /// Serves without TLS, until `stop`: for tests and loopback tools.
     pub async fn serve_http(&self, listener: TcpListener, stop: CancellationToken) {
         self.accept(accepted(listener), stop, |server, stream: TcpStream, remote| {
+            sockets::watch_over(&stream);
             let connection = Connection { remote, peer_certificates: Vec::new() };
             async move { server.serve_connection(stream, connection).await }.boxed()
         })
@@ -190,6 +208,7 @@ impl ApiServer {
         remote: Option<SocketAddr>,
         tls: TlsAcceptor,
     ) {
+        sockets::watch_over(&stream);
         let accepted = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await;
         let Ok(Ok(stream)) = accepted else {
             tracing::debug!(?remote, "TLS handshake failed");
@@ -225,6 +244,7 @@ impl ApiServer {
             .max_concurrent_streams(STREAMS_MAX)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
+        let stream = sockets::Unstuck::new(stream);
         let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut serving = std::pin::pin!(serving);
         let stop = self.core.stop.clone();
@@ -247,12 +267,18 @@ impl ApiServer {
         }
     }
 
-    /// Ends watches and streams, lets requests finish, stops following the store.
+    /// Says that it is not ready any more, then ends watches and streams, lets requests finish,
+    /// and stops following the store.
     pub async fn shutdown(&self) {
+        self.core.draining.cancel();
+        tokio::time::sleep(self.core.config.shutdown_delay).await;
         self.core.stop.cancel();
         self.core.tasks.close();
         if tokio::time::timeout(DRAIN, self.core.tasks.wait()).await.is_err() {
             tracing::warn!("requests were still running when the server stopped");
+        }
+        if let Some(audit) = &self.core.audit {
+            audit.close().await;
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 
@@ -23,6 +24,8 @@ pub struct UserInfo {
     pub uid: String,
     pub groups: Vec<String>,
     pub extra: BTreeMap<String, Vec<String>>,
+    /// Who acts as this user, where somebody does.
+    pub sender: Option<Arc<UserInfo>>,
 }
 
 impl UserInfo {

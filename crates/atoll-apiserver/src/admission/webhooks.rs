@@ -4,6 +4,7 @@
 //! object; validating ones all at once, with the final object. Which ones there are is read
 //! from the caches whenever their configurations have changed.
 
+mod conditions;
 mod configured;
 mod mutating;
 mod one;

@@ -1,6 +1,7 @@
 //! Impersonation: acting as somebody else, for those who have the right to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
 
@@ -50,7 +51,7 @@ pub(super) fn apply(
         }
     }
     let groups = complete_groups(&user, groups);
-    Ok(UserInfo { name: user, uid, groups, extra })
+    Ok(UserInfo { name: user, uid, groups, extra, sender: Some(Arc::new(sender)) })
 }
 
 struct Check<'a> {

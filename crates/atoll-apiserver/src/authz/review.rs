@@ -86,6 +86,7 @@ fn subject_of(spec: &Value) -> UserInfo {
         uid: spec.text("uid").to_owned(),
         groups: texts(spec.items("groups")),
         extra: extra(&spec["extra"]),
+        sender: None,
     }
 }
 

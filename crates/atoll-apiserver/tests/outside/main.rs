@@ -8,8 +8,13 @@
     reason = "a test that cannot go on panics; the client is shared with other suites"
 )]
 
+mod aggregate;
+mod audit;
 #[path = "../api/client.rs"]
 mod client;
 mod conversion;
+mod drain;
+mod fairness;
 mod hooked;
+mod kubectl;
 mod webhooks;

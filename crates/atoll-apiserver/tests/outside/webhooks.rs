@@ -9,7 +9,7 @@ use crate::hooked::{Hook, patched};
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
-async fn configure(api: &Api, kind: &str, name: &str, webhooks: Vec<Value>) {
+pub(crate) async fn configure(api: &Api, kind: &str, name: &str, webhooks: Vec<Value>) {
     let path = format!("{GROUP}/{kind}webhookconfigurations");
     api.create(&path, &json!({"metadata": {"name": name}, "webhooks": webhooks})).await.ok();
     // The caches follow the store by themselves.
@@ -158,7 +158,7 @@ async fn a_service_is_followed_to_its_pods() {
 }
 
 /// Writes an object past the API.
-async fn put(api: &Api, key: &str, api_version: &str, kind: &str, mut object: Value) {
+pub(crate) async fn put(api: &Api, key: &str, api_version: &str, kind: &str, mut object: Value) {
     use atoll_store::kv::{Op, PutRequest, Txn};
     object["apiVersion"] = json!(api_version);
     object["kind"] = json!(kind);
@@ -286,5 +286,29 @@ async fn what_a_webhook_made_is_validated() {
     configure(&api, "mutating", "m", vec![webhook]).await;
     let refused = api.create(CONFIG_MAPS, &config_map("x")).await;
     assert_eq!(refused.code, 422);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_decide_who_is_asked() {
+    let api = Api::start().await;
+    let hook = Hook::start(|_| json!({"allowed": true})).await;
+    let mut webhook = hook.webhook("c.example.com", &["CREATE"], "configmaps");
+    webhook["matchConditions"] = json!([
+        {"name": "name", "expression": "object.metadata.name.startsWith('x')"},
+        {"name": "who", "expression": "request.userInfo.username == 'admin'"},
+    ]);
+    configure(&api, "validating", "v", vec![webhook.clone()]).await;
+    api.create(CONFIG_MAPS, &config_map("y")).await.ok();
+    assert_eq!(hook.seen().len(), 0);
+    api.create(CONFIG_MAPS, &config_map("x")).await.ok();
+    assert_eq!(hook.seen().len(), 1);
+    webhook["matchConditions"] =
+        json!([{"name": "broken", "expression": "object.nothing.at.all == 1"}]);
+    let path = format!("{GROUP}/validatingwebhookconfigurations/v");
+    api.merge(&path, &json!({"webhooks": [webhook]})).await.ok();
+    api.server.core().registry.catch_up().await.unwrap();
+    let refused = api.create(CONFIG_MAPS, &config_map("z")).await;
+    assert_eq!(refused.code, 403, "{}", refused.body);
     api.shutdown().await;
 }

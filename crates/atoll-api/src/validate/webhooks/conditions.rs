@@ -1,9 +1,11 @@
-//! Conditions in CEL under which a webhook is called: their names and number.
+//! Conditions in CEL under which a webhook is called.
 
 use serde_json::Value;
 
 use super::super::faults;
 use crate::access::Access as _;
+use crate::cel::Type;
+use crate::cel::admission::{Declared, compile, env};
 use crate::field::{Error, Path};
 use crate::names;
 
@@ -14,12 +16,19 @@ pub(super) fn match_conditions(at: &Path, conditions: &[Value], errors: &mut Vec
     if conditions.len() > CONDITIONS_MAX {
         errors.push(at.too_many(conditions.len(), CONDITIONS_MAX));
     }
+    if conditions.is_empty() {
+        return;
+    }
+    let env = env(Declared { authorizer: true, ..Declared::default() });
     let mut seen: Vec<&str> = Vec::new();
     for (index, condition) in conditions.iter().enumerate() {
         let at = at.index(index);
         let name = condition.text("name");
-        if condition.text("expression").trim().is_empty() {
+        let source = condition.text("expression").trim();
+        if source.is_empty() {
             errors.push(at.child("expression").required(""));
+        } else if let Err(text) = compile(&env, source, &[Type::Bool]) {
+            errors.push(at.child("expression").invalid(source, text));
         }
         if name.is_empty() {
             errors.push(at.child("name").required(""));

@@ -172,3 +172,24 @@ fn what_was_stored_may_stay() {
     let old = json!({"webhooks": [old]});
     assert_eq!(validating_update(&old, &old), []);
 }
+
+#[test]
+fn conditions_are_named_and_compile() {
+    let at = "webhooks[0].matchConditions";
+    let conditions = json!([
+        {"name": "a", "expression": "object.metadata.name == 'x'"},
+        {"name": "a", "expression": "request.operation != 'DELETE'"},
+        {"name": "", "expression": ""},
+    ]);
+    assert_eq!(
+        with("matchConditions", conditions),
+        [
+            format!("{at}[1].name: Duplicate value: \"a\""),
+            format!("{at}[2].expression: Required value"),
+            format!("{at}[2].name: Required value"),
+        ]
+    );
+    let bad = with("matchConditions", json!([{"name": "b", "expression": "1 +"}]));
+    assert_eq!(bad.len(), 1);
+    assert!(bad[0].starts_with(&format!("{at}[0].expression: Invalid value: ")), "{bad:?}");
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use atoll_api::access::Access as _;
+use atoll_api::cel::admission::MatchConditions;
 use atoll_store::kv::Revision;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -44,6 +45,7 @@ pub(super) struct Webhook {
     pub(super) configuration: String,
     pub(super) name: String,
     pub(super) criteria: Result<Criteria, String>,
+    pub(super) conditions: MatchConditions,
     pub(super) target: Result<Target, String>,
     pub(super) timeout: Duration,
     /// Whether a request goes on without it when it cannot be asked.
@@ -123,6 +125,7 @@ impl Webhook {
             id: format!("{configuration}/{}/{at}", hook.text("name")),
             configuration: configuration.to_owned(),
             name: hook.text("name").to_owned(),
+            conditions: MatchConditions::compile(hook.items("matchConditions")),
             criteria: Criteria::of_webhook(hook).map_err(|error| error.to_string()),
             target,
             timeout: Duration::from_secs(seconds.unwrap_or(TIMEOUT_SECONDS).max(1)),

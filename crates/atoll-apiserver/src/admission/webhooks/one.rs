@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::super::AdmissionRequest;
 use super::super::matching::Matched;
+use super::conditions;
 use super::configured::Webhook;
 use super::review::{self, Shown, Verdict};
 use crate::core::Core;
@@ -27,10 +28,12 @@ impl Webhook {
         request: &AdmissionRequest<'_>,
         object: Option<&Value>,
     ) -> Result<Option<Matched>, Status> {
-        match &self.criteria {
-            Ok(criteria) => criteria.matches(core, request, object).await,
-            Err(problem) => Err(Status::internal(problem)),
-        }
+        let criteria = self.criteria.as_ref().map_err(Status::internal)?;
+        let matched = criteria.matches(core, request, object).await?;
+        let Some(matched) = matched else { return Ok(None) };
+        let (conditions, fails) = (&self.conditions, !self.ignores_failure);
+        let held = conditions::hold(conditions, core, request, &matched, object, fails)?;
+        Ok(held.then_some(matched))
     }
 
     /// Asks, and reports warnings and annotations.

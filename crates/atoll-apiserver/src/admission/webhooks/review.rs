@@ -95,28 +95,54 @@ pub(super) fn write(
         api_version: version.api_version(),
         request: Request {
             uid,
-            kind: kind(matched),
-            resource: resource(matched),
-            sub_resource: request.subresource,
-            request_kind: kind(&asked),
-            request_resource: resource(&asked),
-            request_sub_resource: request.subresource,
-            name: request.name,
-            namespace: request.namespace,
-            operation: request.operation.as_str(),
-            user_info: User {
-                username: &request.user.name,
-                uid: &request.user.uid,
-                groups: &request.user.groups,
-                extra: &request.user.extra,
-            },
             object: shown.object,
             old_object: shown.old,
-            dry_run: request.dry_run,
-            options: request.options,
+            ..question(request, matched, &asked)
         },
     };
     serde_json::to_vec(&review).map_err(Status::internal)
+}
+
+/// The question as expressions see it: without the objects and the uid.
+pub(super) fn describe(request: &AdmissionRequest<'_>, matched: &Matched) -> Result<Value, Status> {
+    let asked = Matched::as_asked(request);
+    let mut value =
+        serde_json::to_value(question(request, matched, &asked)).map_err(Status::internal)?;
+    if let Value::Object(fields) = &mut value {
+        for field in ["uid", "object", "oldObject"] {
+            fields.remove(field);
+        }
+    }
+    Ok(value)
+}
+
+fn question<'a>(
+    request: &'a AdmissionRequest<'a>,
+    matched: &'a Matched,
+    asked: &'a Matched,
+) -> Request<'a> {
+    Request {
+        uid: "",
+        kind: kind(matched),
+        resource: resource(matched),
+        sub_resource: request.subresource,
+        request_kind: kind(asked),
+        request_resource: resource(asked),
+        request_sub_resource: request.subresource,
+        name: request.name,
+        namespace: request.namespace,
+        operation: request.operation.as_str(),
+        user_info: User {
+            username: &request.user.name,
+            uid: &request.user.uid,
+            groups: &request.user.groups,
+            extra: &request.user.extra,
+        },
+        object: None,
+        old_object: None,
+        dry_run: request.dry_run,
+        options: request.options,
+    }
 }
 
 fn kind(matched: &Matched) -> Kind<'_> {
