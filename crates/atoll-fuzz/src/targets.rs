@@ -1,6 +1,7 @@
 //! The table.
 
 mod api;
+mod cel;
 mod files;
 mod identity;
 mod image;
@@ -12,6 +13,7 @@ use crate::Target;
 pub(crate) fn all() -> Vec<Target> {
     [
         api::TARGETS,
+        cel::TARGETS,
         files::TARGETS,
         identity::TARGETS,
         image::TARGETS,
