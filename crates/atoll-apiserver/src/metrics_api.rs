@@ -120,14 +120,20 @@ fn node_metrics(call: &Call, node: &Value, summaries: &[Summary]) -> Option<Valu
 fn pod_metrics(call: &Call, pod: &Value, summaries: &[Summary]) -> Option<Value> {
     let node = pod["spec"].text("nodeName");
     let summary = summaries.iter().find(|summary| summary.node == node)?;
-    let uid = pod["metadata"].text("uid");
-    let own = summary.answer.items("pods").iter().find(|one| one["podRef"].text("uid") == uid)?;
+    let own = summary.answer.items("pods").iter().find(|one| is_of(&one["podRef"], pod))?;
     let mut object = begin(call, pod, own)?;
     let containers = own.items("containers").iter().map(|container| {
         usage(container).map(|usage| json!({"name": container["name"], "usage": usage}))
     });
     object["containers"] = Value::Array(containers.collect::<Option<Vec<Value>>>()?);
     Some(object)
+}
+
+/// A namesake that ran before is another pod.
+fn is_of(reference: &Value, pod: &Value) -> bool {
+    let metadata = &pod["metadata"];
+    let same = |field| reference.text(field) == metadata.text(field);
+    same("namespace") && same("name") && (!reference.has("uid") || same("uid"))
 }
 
 /// Everything but the usage.

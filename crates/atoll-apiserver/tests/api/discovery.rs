@@ -22,6 +22,10 @@ async fn served_resources_are_described_as_upstream_describes_them() {
     let ours = aggregated(&api, "/apis").await;
     let mut compared = 0;
     for (group, version, resource) in resources(&ours) {
+        // Upstream has it from a server of its own.
+        if group == "metrics.k8s.io" {
+            continue;
+        }
         let upstream = resources(&theirs)
             .into_iter()
             .find(|(g, v, own)| {

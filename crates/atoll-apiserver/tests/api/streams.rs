@@ -76,6 +76,9 @@ fn answer(mut request: http::Request<hyper::body::Incoming>) -> http::Response<S
         let text = "container \"c\" in pod \"gone\" is waiting to start: ContainerCreating";
         return http::Response::builder().status(400).body(text.to_owned()).unwrap();
     }
+    if path == "/stats/summary" {
+        return http::Response::new(summary().to_string());
+    }
     if request.headers().get("upgrade").is_none() {
         return http::Response::new(path);
     }
@@ -93,6 +96,20 @@ fn answer(mut request: http::Request<hyper::body::Incoming>) -> http::Response<S
         .header("upgrade", "websocket")
         .body(String::new())
         .unwrap()
+}
+
+/// A node whose pod `p` has run for two readings, and `gone` for one.
+fn summary() -> serde_json::Value {
+    let at = "2026-01-02T03:04:05.678Z";
+    let cpu = |nanocores: u64| json!({"time": at, "usageNanoCores": nanocores, "windowNanoSeconds": 10_000_000_000_u64});
+    let memory = json!({"time": at, "workingSetBytes": 3 << 20});
+    let pod = |name: &str, cpu: &serde_json::Value| {
+        json!({"podRef": {"name": name, "namespace": "default"}, "cpu": cpu, "memory": memory,
+            "containers": [{"name": "c", "cpu": cpu, "memory": memory}]})
+    };
+    let once = json!({"time": at, "usageCoreNanoSeconds": 5});
+    json!({"node": {"nodeName": "n1", "cpu": cpu(250_000_000), "memory": memory},
+        "pods": [pod("p", &cpu(5_000_000)), pod("gone", &once)]})
 }
 
 async fn world() -> (Api, SocketAddr, JoinSet<()>) {
@@ -242,5 +259,41 @@ async fn proxies_of_pods_and_services_say_why_they_lead_nowhere() {
     api.get(&format!("{services}/s:http/proxy/"))
         .await
         .fails(503, "no endpoints available for service \"s:http\"");
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_what_the_kubelets_say() {
+    let (api, _, _tasks) = world().await;
+    let root = "/apis/metrics.k8s.io/v1beta1";
+    let nodes = api.get(&format!("{root}/nodes")).await.ok();
+    assert_eq!((&nodes["kind"], &nodes["metadata"]), (&json!("NodeMetricsList"), &json!({})));
+    let node = &nodes["items"][0];
+    assert_eq!(node["usage"], json!({"cpu": "250m", "memory": "3Mi"}));
+    assert_eq!(
+        (&node["window"], &node["timestamp"]),
+        (&json!("10s"), &json!("2026-01-02T03:04:05Z"))
+    );
+    let one = api.get(&format!("{root}/nodes/n1")).await.ok();
+    assert_eq!((&one["kind"], &one["metadata"]["name"]), (&json!("NodeMetrics"), &json!("n1")));
+    // A container that was read once has no rate, and its pod no metrics.
+    let pods = api.get(&format!("{root}/namespaces/default/pods")).await.ok();
+    let names: Vec<_> =
+        pods["items"].as_array().unwrap().iter().map(|one| &one["metadata"]["name"]).collect();
+    assert_eq!(names, ["p"]);
+    let usage = json!({"cpu": "5m", "memory": "3Mi"});
+    assert_eq!(pods["items"][0]["containers"], json!([{"name": "c", "usage": usage}]));
+    api.get(&format!("{root}/namespaces/default/pods/gone"))
+        .await
+        .fails(404, "podmetrics.metrics.k8s.io \"default/gone\" not found");
+    let none = api.get(&format!("{root}/pods?labelSelector=a=b")).await.ok();
+    assert_eq!(none["items"], json!([]));
+    let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = api.send(http::Method::GET, &format!("{root}/pods"), &accept, "").await.ok();
+    assert_eq!(table["rows"][0]["cells"], json!(["p", "5m", "3Mi", "10s"]));
+    let create = api.create(&format!("{root}/nodes"), &json!({})).await;
+    assert_eq!(create.code, 405);
+    let groups = api.get("/apis/metrics.k8s.io/v1beta1").await.ok();
+    assert_eq!(groups["resources"].as_array().unwrap().len(), 2);
     api.shutdown().await;
 }

@@ -58,7 +58,6 @@ async fn an_object_and_a_list_are_those_of_json() {
         "/apis/rbac.authorization.k8s.io/v1/clusterroles".to_owned(),
         "/api/v1/services".to_owned(),
         "/api/v1/namespaces/none/pods".to_owned(),
-        "/api".to_owned(),
     ];
     for path in paths {
         // Twice: from the tree, and from what the cache kept of it.
@@ -155,6 +154,8 @@ async fn a_watch_that_is_too_old_says_so_in_protobuf() {
         let patch = json!({"data": {"big": format!("{index}{big}")}});
         api.merge(&format!("{CONFIG_MAPS}/a"), &patch).await.ok();
     }
+    // The cache has forgotten it once it has seen everything.
+    api.get(CONFIG_MAPS).await.ok();
     let url = format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}");
     let request = Request::builder().uri(&url).header("accept", PROTOBUF);
     let response = api.response(request.body(Full::default()).unwrap()).await;
@@ -196,5 +197,50 @@ async fn a_watch_without_initial_events_begins_after_what_was_there() {
     let mut watch = api.watch(&url, "application/json").await;
     api.create(CONFIG_MAPS, &config_map("after")).await.ok();
     assert_eq!(watch.step().await, ("ADDED".to_owned(), "after".to_owned()));
+    api.shutdown().await;
+}
+
+/// Every `$ref` in a document.
+fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(map) => {
+            found.extend(map.get("$ref").and_then(Value::as_str));
+            map.values().for_each(|one| references(one, found));
+        }
+        Value::Array(items) => items.iter().for_each(|one| references(one, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openapi_v2_has_paths_whose_references_lead_somewhere() {
+    let api = Api::start().await;
+    let document = api.get("/openapi/v2").await.ok();
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    for reference in found {
+        let name =
+            reference.strip_prefix("#/definitions/").unwrap_or_else(|| panic!("{reference}"));
+        assert!(document["definitions"].get(name).is_some(), "{reference}");
+    }
+    let patch =
+        &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    assert_eq!(patch["operationId"], "patchAppsV1NamespacedDeployment");
+    let names: Vec<_> =
+        patch["parameters"].as_array().unwrap().iter().map(|one| one["name"].as_str()).collect();
+    assert!(names.contains(&Some("fieldValidation")) && names.contains(&Some("body")), "{names:?}");
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for operation in item.as_object().unwrap().values() {
+            let Some(id) = operation["operationId"].as_str() else { continue };
+            assert!(ids.insert(id.to_owned()), "{id} of {path} is there twice");
+        }
+    }
+    assert!(ids.len() > 300, "{}", ids.len());
+    let gnostic = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let (code, _, bytes) = ask(&api, Method::GET, "/openapi/v2", gnostic).await;
+    let text = String::from_utf8_lossy(&bytes);
+    assert_eq!(code, 200);
+    assert!(ids.iter().all(|id| text.contains(id.as_str())), "an operation is missing");
     api.shutdown().await;
 }
