@@ -31,7 +31,8 @@ pub(super) fn judge(crd: &Value, others: &[Arc<Value>]) -> Verdict {
     };
     let resource = |name: &str| taken.iter().any(|names| is_resource(names, name));
     let kind = |name: &str| {
-        taken.iter().any(|names| names.text("kind") == name || names.text("listKind") == name)
+        let is = |names: &&Value| names.text("kind") == name || names.text("listKind") == name;
+        !name.is_empty() && taken.iter().any(is)
     };
     for (field, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
         match wanted.text(field) {
