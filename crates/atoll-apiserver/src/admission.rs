@@ -115,6 +115,8 @@ pub static PLUGINS: &[Plugin] = &[
     mutating("StorageObjectInUseProtection", storage::protect),
     mutating("PersistentVolumePhaseTime", storage::phase_time),
     validating("PersistentVolumeClaimResize", storage::resize),
+    // Part of NodeRestriction.
+    validating("NodeVolumes", storage::hold),
     // Upstream does this in the kind's own strategy, which sees the user there.
     mutating("CertificateRequester", certificates::requester),
     mutating("CertificateConditions", certificates::times),

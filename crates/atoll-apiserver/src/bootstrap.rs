@@ -49,6 +49,7 @@ pub(crate) async fn run(core: &Core) -> Result<(), Status> {
         }
     }
     missing.extend(priorities(core)?);
+    missing.extend(local_class(core)?);
     core.storage.ensure(missing).await?;
     for (row, step) in changed {
         match step {
@@ -155,6 +156,26 @@ fn priorities(core: &Core) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, Status> 
         }
     }
     Ok(missing)
+}
+
+/// The class of claims that name none: folders of nodes, made where the first pod goes.
+fn local_class(core: &Core) -> Result<Option<(bytes::Bytes, bytes::Bytes)>, Status> {
+    let Some(row) = kinds::find("storage.k8s.io", "v1", "storageclasses") else { return Ok(None) };
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": "local",
+            "annotations": {kinds::storage::DEFAULT_CLASS: "true"},
+        },
+        "provisioner": "atoll.dev/local",
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    if cached(core, row, &class)?.is_some() {
+        return Ok(None);
+    }
+    fresh(core, row, class).map(Some)
 }
 
 /// Writes a completed object; somebody else's write in between is completed in turn.

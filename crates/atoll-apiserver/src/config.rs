@@ -10,6 +10,8 @@ use jiff::Timestamp;
 
 use crate::audit::AuditConfig;
 use crate::backup::BackupSource;
+use crate::encryption::Encryption;
+use crate::encryption::sealed::Sealed;
 use crate::servers::ServersConfig;
 use crate::trust::Trust;
 
@@ -40,6 +42,10 @@ pub struct Cidr {
 pub struct Config {
     /// The cluster's keyspace.
     pub store: Arc<dyn KvStore>,
+    /// What is sealed before it reaches the store; `None` seals nothing.
+    pub encryption: Option<Arc<Encryption>>,
+    /// The store below the sealing; set by the start.
+    pub(crate) unsealed: Option<Arc<dyn KvStore>>,
     /// Whether the store is told to forget old revisions: an etcd does not by itself, Atoll's own
     /// does.
     pub compacts: bool,
@@ -73,6 +79,8 @@ impl Config {
     pub fn new(store: Arc<dyn KvStore>) -> Self {
         Self {
             store,
+            encryption: None,
+            unsealed: None,
             compacts: false,
             clock: Arc::new(SystemClock),
             service_cidr: Cidr { address: Ipv4Addr::new(10, 43, 0, 0), prefix: 16 },
@@ -87,6 +95,17 @@ impl Config {
             requests_in_flight_max: 600,
             audit: None,
             shutdown_delay: Duration::ZERO,
+        }
+    }
+}
+
+impl Config {
+    /// From here on the store seals and opens.
+    pub(crate) fn seal(&mut self) {
+        if let Some(encryption) = &self.encryption {
+            let raw = self.store.clone();
+            self.store = Arc::new(Sealed::new(raw.clone(), encryption.clone()));
+            self.unsealed = Some(raw);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::core::Core;
 use crate::servers::{self, check, members};
 use crate::status::Status;
 use crate::user::{Connection, UserInfo};
-use crate::{authn, authz, backup, etcd_import, heartbeat, join, part, tokens};
+use crate::{authn, authz, backup, encryption, etcd_import, heartbeat, join, part, tokens};
 
 /// A create that answers: reviews, `serviceaccounts/token`.
 #[derive(Debug)]
@@ -81,6 +81,8 @@ pub static ROUTES: &[PlainRoute] = &[
     PlainRoute::new(Method::DELETE, "/atoll/v1/members/{}", members::remove),
     PlainRoute::new(Method::GET, "/atoll/v1/check", check::serve),
     PlainRoute::new(Method::POST, "/atoll/v1/backup", backup::create),
+    PlainRoute::new(Method::GET, "/atoll/v1/secrets", encryption::admin::show),
+    PlainRoute::new(Method::POST, "/atoll/v1/secrets/rotate-key", encryption::admin::rotate),
     PlainRoute::new(Method::GET, "/atoll/v1/etcd", etcd_import::stand),
     PlainRoute::new(Method::POST, "/atoll/v1/etcd/import", etcd_import::import),
     PlainRoute::new(Method::POST, "/atoll/v1/etcd/put", etcd_import::put),

@@ -42,6 +42,22 @@ pub fn continue_token(token: &str) {
     crate::list::fuzz_continue(token);
 }
 
+/// A value of the store that claims to be sealed, and the file of the keys for that.
+pub fn sealed(input: &[u8]) {
+    use crate::encryption::envelope::{self, SecretKey};
+    let key = SecretKey::derived(b"fuzz", b"fuzz");
+    let (place, id) = (b"/registry/core/secrets/a/b", "0123456789abcdef");
+    assert!(envelope::key_id(input).is_none_or(|id| id.len() == envelope::ID_LENGTH));
+    assert!(envelope::open(&key, place, input).is_err(), "nobody sealed that");
+    if let Ok(sealed) = envelope::seal(&key, id, place, input) {
+        assert_eq!(envelope::key_id(&sealed), Some(id));
+        assert_eq!(envelope::open(&key, place, &sealed).as_deref(), Ok(input));
+    }
+    if let Ok(text) = std::str::from_utf8(input) {
+        crate::encryption::ring::check_file(text);
+    }
+}
+
 /// The body of a server that wants to join.
 pub fn join_server(body: &[u8]) {
     crate::servers::join::fuzz_request(body);

@@ -26,6 +26,7 @@ mod create;
 mod decode;
 mod delete;
 mod discovery;
+pub mod encryption;
 pub mod etcd_import;
 mod expiry;
 pub mod extension;

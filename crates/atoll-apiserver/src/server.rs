@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::crd::convert::Conversions;
 use crate::discovery::Discovery;
+use crate::encryption::rotation;
 use crate::expiry::Leases;
 use crate::fairness::{self, Fairness};
 use crate::limits::Limits;
@@ -88,10 +89,11 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// Reads the objects, creates the first ones, and is ready to serve when it returns.
-    pub async fn start_with<A>(config: Config, access: A) -> Result<Self, StartError>
+    pub async fn start_with<A>(mut config: Config, access: A) -> Result<Self, StartError>
     where
         A: FnOnce(&Config, &Arc<Registry>) -> Result<Access, Status>,
     {
+        config.seal();
         let loaded = Registry::load(config.store.clone()).await;
         let registry = Arc::new(loaded.map_err(|source| StartError::Load { source })?);
         let access = access(&config, &registry).map_err(|source| StartError::Access { source })?;
@@ -141,6 +143,9 @@ impl ApiServer {
         core.tasks.spawn(aggregate::keep_local(core.clone()));
         core.tasks.spawn(aggregate::keep_available(core.clone()));
         core.tasks.spawn(aggregate::keep_trusted(core.clone()));
+        if let Some(encryption) = core.config.encryption.clone() {
+            core.tasks.spawn(rotation::run(core.clone(), encryption));
+        }
         if let Some(servers) = core.config.servers.clone() {
             core.tasks.spawn(presence::run(core.clone(), servers));
             core.tasks.spawn(presence::follow(core.clone()));

@@ -22,6 +22,7 @@ mod namespace;
 mod node;
 mod pod_control;
 mod pods;
+mod quota;
 mod replicaset;
 mod replication;
 mod selector;
@@ -30,6 +31,7 @@ mod service_cidrs;
 mod shared;
 mod signer;
 mod stateful;
+mod volumes;
 
 pub use shared::ClientFor;
 pub use signer::Signers;
@@ -68,6 +70,8 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     service_cidrs::start(clients, &shared, tasks, stop);
     namespace::start(clients, &shared, &collector, tasks, stop);
     node::start(clients, &shared, tasks, stop);
+    volumes::start(clients, &shared, tasks, stop);
+    quota::start(clients, &shared, &collector, tasks, stop);
     if let Some(signers) = signers {
         signer::start(clients, signers, &shared, tasks, stop);
     }

@@ -31,6 +31,7 @@ use crate::node::{heartbeat, register};
 use crate::objects::Objects;
 use crate::pods::{PodIndex, Pods};
 use crate::rootless::ports::NodePorts;
+use crate::volume::folders::Folders;
 use crate::volume::token::Tokens;
 use crate::{eviction, garbage, teardown};
 
@@ -171,6 +172,7 @@ async fn context(
     Ok(Arc::new(Context {
         objects: Objects::new(client.clone(), tasks.clone()),
         tokens: Tokens::new(client.clone()),
+        folders: Folders::start(client.clone(), &config.root, tasks.clone(), stop.clone()),
         network: pod_network(&config, network),
         services: informers.services.clone(),
         tasks: tasks.clone(),

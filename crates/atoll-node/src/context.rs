@@ -15,6 +15,7 @@ use crate::machine::Machine;
 use crate::network::PodNetwork;
 use crate::objects::Objects;
 use crate::rootless::{self, refuse::Allowed};
+use crate::volume::folders::Folders;
 use crate::volume::token::Tokens;
 
 /// Handles to the engines and the API. Held by every pod task.
@@ -28,6 +29,8 @@ pub struct Context {
     pub services: Arc<Informer<Service>>,
     pub objects: Objects,
     pub tokens: Tokens,
+    /// The volumes that are folders of this node.
+    pub folders: Arc<Folders>,
     pub machine: Machine,
     pub tasks: TaskTracker,
     /// Ends every task; containers stay.

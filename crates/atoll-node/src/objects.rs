@@ -18,6 +18,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::volume::Plan;
+
 /// An object whose watch has not delivered by then is asked for directly.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -48,6 +50,8 @@ impl<K> Drop for Watched<K> {
 /// Keeps a pod's objects watched.
 #[derive(Default)]
 pub struct Held {
+    /// The plans of the pod's claims: found once, they hold for the pod's life.
+    pub(crate) persistent: BTreeMap<String, Plan>,
     config_maps: BTreeMap<String, Arc<Watched<ConfigMap>>>,
     secrets: BTreeMap<String, Arc<Watched<Secret>>>,
 }

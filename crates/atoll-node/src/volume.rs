@@ -5,10 +5,12 @@
 //! fetched before), [`apply`] makes it so; applying twice changes nothing.
 
 pub mod atomic;
+pub mod folders;
 pub mod gather;
 pub mod host_path;
 pub mod ownership;
 pub mod payload;
+pub mod persistent;
 pub mod subpath;
 pub mod token;
 
@@ -45,6 +47,12 @@ pub enum Plan {
     HostPath {
         path: PathBuf,
         kind: String,
+    },
+    /// A folder that outlives the pod.
+    Folder {
+        path: PathBuf,
+        /// `fsGroupChangePolicy: OnRootMismatch`.
+        only_on_mismatch: bool,
     },
 }
 
@@ -97,6 +105,17 @@ fn apply_one(dirs: &Dirs, name: &str, plan: &Plan, owner: &Ownership) -> Result<
         Plan::HostPath { path, kind } => {
             host_path::check(path, kind)?;
             return Ok(path.clone());
+        }
+        Plan::Folder { path: folder, only_on_mismatch } => {
+            // What stands at the volume's own place says that the files were given away once:
+            // a large volume is not walked through at every look.
+            if !path.exists() {
+                owner
+                    .apply_tree(folder, *only_on_mismatch)
+                    .map_err(|error| format!("{}: {error}", folder.display()))?;
+                std::fs::create_dir_all(&path).map_err(text)?;
+            }
+            return Ok(folder.clone());
         }
         Plan::EmptyDir { in_memory, size_bytes } => {
             let fresh = !path.exists();

@@ -36,6 +36,8 @@ pub struct NodeGraph {
     readers: HashMap<Target, HashMap<String, usize>>,
     /// A claim's volume, and what the volume refers to.
     volumes: HashMap<(String, String), Vec<Target>>,
+    /// Volumes that are folders of a node, by name: the node looks after them.
+    folders: HashMap<String, String>,
     rules: Vec<Rule>,
 }
 
@@ -107,6 +109,9 @@ impl NodeGraph {
     pub fn apply_volume(&mut self, volume: &Value) {
         let name = volume["metadata"]["name"].as_str().unwrap_or_default();
         self.remove_volume(name);
+        if let Some(node) = references::folder_of(volume) {
+            self.folders.insert(name.to_owned(), node.to_owned());
+        }
         let claim = &volume["spec"]["claimRef"];
         let (Some(namespace), Some(claim)) = (claim["namespace"].as_str(), claim["name"].as_str())
         else {
@@ -118,6 +123,7 @@ impl NodeGraph {
     }
 
     pub fn remove_volume(&mut self, name: &str) {
+        self.folders.remove(name);
         self.volumes.retain(|_, targets| {
             !targets.iter().any(|(kind, _, own)| *kind == RefKind::PersistentVolume && own == name)
         });
@@ -159,7 +165,7 @@ impl NodeGraph {
                     return self.claim(node, request);
                 }
                 ("", "persistentvolumes") => {
-                    return self.get(node, RefKind::PersistentVolume, request);
+                    return self.volume(node, request);
                 }
                 ("", "serviceaccounts") => return self.token(node, request),
                 ("", "nodes") => return own_node(node, request),
@@ -209,6 +215,17 @@ impl NodeGraph {
             return no("cannot get subresource");
         }
         self.related(node, kind, request)
+    }
+
+    /// A node follows the volumes that are its folders, and holds them by a finalizer, which is
+    /// all of them that admission lets it change.
+    fn volume(&self, node: &str, request: &Request<'_>) -> NodeVerdict {
+        let own = self.folders.get(request.name).is_some_and(|holder| holder == node);
+        let looks_after = matches!(request.verb, "get" | "list" | "watch" | "patch");
+        if own && looks_after && request.subresource.is_empty() {
+            return NodeVerdict::Allowed;
+        }
+        self.get(node, RefKind::PersistentVolume, request)
     }
 
     fn claim(&self, node: &str, request: &Request<'_>) -> NodeVerdict {

@@ -9,6 +9,7 @@ use crate::{
     ranking::Rankings,
     score,
     selector::Labels,
+    volumes::{self, Needs},
 };
 use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::ResourceExt;
@@ -36,6 +37,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) namespace_labels: &'a BTreeMap<String, Labels>,
     pub(crate) owner_labels: Option<&'a Labels>,
+    /// What the pod's claims ask of its node.
+    pub(crate) needs: &'a Needs,
     pub(crate) budgets: &'a dyn Fn() -> Vec<Arc<PodDisruptionBudget>>,
 }
 
@@ -45,6 +48,12 @@ pub(crate) struct Decider {
     rankings: Rankings,
     /// Where the next look at the nodes begins, so that all get their turn.
     start: usize,
+}
+
+/// Whether the pod waits for others to open its gates.
+pub(crate) fn is_gated(pod: &Pod) -> bool {
+    let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
+    gates.is_some_and(|gates| !gates.is_empty())
 }
 
 /// Whether where a pod may go depends on where others stand.
@@ -59,11 +68,13 @@ pub(crate) fn minds_others(pod: &Pod) -> bool {
 
 impl Decider {
     pub(crate) fn decide(&mut self, pod: &Arc<Pod>, around: &Surroundings<'_>) -> Decision {
-        let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
-        if gates.is_some_and(|gates| !gates.is_empty()) {
+        if is_gated(pod) {
             return Decision::Gated;
         }
-        if let Some(node) = self.rankings.best(pod, around.owner_labels, around.cluster) {
+        // Pods with claims are not alike: each has volumes of its own.
+        if !volumes::has_claims(pod)
+            && let Some(node) = self.rankings.best(pod, around.owner_labels, around.cluster)
+        {
             return Decision::Bind(node);
         }
         self.from_scratch(pod, around)
@@ -76,7 +87,9 @@ impl Decider {
             has_repelling: cluster.has_repelling(),
         };
         let nodes: Vec<&NodeState> = cluster.nodes().collect();
-        let request = Request::new(pod, &nodes, &topology);
+        let mut request = Request::new(pod, &nodes, &topology);
+        request.needs = Some(around.needs);
+        request.taken = around.needs.is_taken(pod, &nodes);
         if let Some(node) = nominated(pod, cluster, &request) {
             return Decision::Bind(node);
         }
@@ -188,7 +201,9 @@ fn without(
     let replaced: Vec<&NodeState> =
         nodes.iter().map(|node| if node.node.name_any() == name { state } else { *node }).collect();
     let topology = Topology { namespace_labels: around.namespace_labels, has_repelling: true };
-    filter::refusal(&Request::new(pod, &replaced, &topology), state)
+    let mut again = Request::new(pod, &replaced, &topology);
+    (again.needs, again.taken) = (request.needs, request.taken.clone());
+    filter::refusal(&again, state)
 }
 
 /// Labels of namespaces, which only pods that mind others need.

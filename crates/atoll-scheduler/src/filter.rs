@@ -8,6 +8,7 @@ use crate::{
     cluster::NodeState,
     selector::{Labels, node_term},
     spread,
+    volumes::Needs,
 };
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 use kube::ResourceExt;
@@ -20,6 +21,10 @@ pub(crate) struct Request<'a> {
     ports: Vec<HostPort>,
     affinity: AffinityState,
     spread: spread::State,
+    /// What the pod's claims ask of its node.
+    pub(crate) needs: Option<&'a Needs>,
+    /// A claim of the pod is for one pod alone and another has it.
+    pub(crate) taken: Option<Refusal>,
 }
 
 impl<'a> Request<'a> {
@@ -30,6 +35,8 @@ impl<'a> Request<'a> {
             ports: HostPort::of(pod),
             affinity: AffinityState::new(pod, nodes, topology),
             spread: spread::State::required(pod, nodes),
+            needs: None,
+            taken: None,
         }
     }
 }
@@ -52,6 +59,8 @@ pub(crate) fn refusal(request: &Request<'_>, node: &NodeState) -> Option<Refusal
         node_affinity,
         host_ports,
         fits,
+        |request, _| request.taken.clone(),
+        |request, node| request.needs.and_then(|needs| needs.refusal(node)),
         |request, node| request.spread.refusal(node),
         |request, node| request.affinity.refusal(node),
     ];

@@ -20,6 +20,7 @@ mod run;
 mod score;
 mod selector;
 mod spread;
+mod volumes;
 
 pub use run::{Config, start};
 

@@ -4,9 +4,10 @@ use crate::{
     DEFAULT_SCHEDULER,
     bind::Remark,
     cluster::{Cluster, priority},
-    decide::{Decider, Decision, Surroundings, labels_of, minds_others},
+    decide::{Decider, Decision, Surroundings, is_gated, labels_of, minds_others},
     queue::Queue,
     selector::Labels,
+    volumes::{self, Needs, Volumes},
 };
 use atoll_informer::{Change, Informer, Key, Recorder};
 use k8s_openapi::api::{
@@ -44,6 +45,7 @@ pub(crate) struct Scheduler {
     namespaces: Arc<Informer<Namespace>>,
     replica_sets: Arc<Informer<ReplicaSet>>,
     budgets: Arc<Informer<PodDisruptionBudget>>,
+    volumes: Volumes,
 }
 
 /// Schedules pods on `tasks` until `stop` is cancelled.
@@ -59,6 +61,7 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
         namespaces: Informer::new(),
         replica_sets: Informer::new(),
         budgets: Informer::new(),
+        volumes: Volumes::new(client.clone()),
     });
     let handler = scheduler.clone();
     scheduler.pods.on_change(move |change: &Change<'_, Pod>| handler.on_pod(change));
@@ -70,6 +73,8 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     });
     let handler = scheduler.clone();
     scheduler.nodes.on_change(move |change: &Change<'_, Node>| handler.on_node(change));
+    let handler = scheduler.clone();
+    scheduler.volumes.start(move || handler.retry_parked(volumes::has_claims), tasks, stop);
 
     // Pods that have ended take no room.
     let live = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
@@ -147,6 +152,7 @@ impl Scheduler {
             self.namespaces.synced().await;
             self.replica_sets.synced().await;
             self.budgets.synced().await;
+            self.volumes.synced().await;
         };
         tokio::select! {
             () = stop.cancelled() => return,
@@ -167,7 +173,9 @@ impl Scheduler {
                     let Ok(permit) = binds.clone().acquire_owned().await else { return };
                     let scheduler = self.clone();
                     tasks.spawn(async move {
-                        scheduler.bind(pod, node).await;
+                        if scheduler.prepare_volumes(&pod, &node).await {
+                            scheduler.bind(pod, node).await;
+                        }
                         drop(permit);
                     });
                 }
@@ -232,6 +240,11 @@ impl Scheduler {
     fn decide(&self, decider: &mut Decider, pod: &Arc<Pod>) -> Decision {
         let owner_labels = self.owner_labels(pod);
         let cluster = self.cluster();
+        let needs = match self.volumes.needs(pod) {
+            Ok(needs) => needs,
+            Err(_) if is_gated(pod) => Needs::default(),
+            Err(why) => return Decision::Wait(volumes::sentence(cluster.nodes().count(), &why)),
+        };
         let namespace_labels = if minds_others(pod) || cluster.has_repelling() {
             labels_of(&self.namespaces.list())
         } else {
@@ -243,9 +256,27 @@ impl Scheduler {
                 cluster: &cluster,
                 namespace_labels: &namespace_labels,
                 owner_labels: owner_labels.as_ref(),
+                needs: &needs,
                 budgets: &|| self.budgets.list(),
             },
         )
+    }
+
+    /// Has the pod's claims bound where it goes; false when that failed and it is decided anew.
+    async fn prepare_volumes(&self, pod: &Pod, node: &str) -> bool {
+        if !volumes::has_claims(pod) {
+            return true;
+        }
+        let prepared = match self.nodes.get(&Key::new("", node)) {
+            Some(node) => self.volumes.prepare(pod, &node).await,
+            None => Err(format!("node {node:?} not found")),
+        };
+        let Err(why) = prepared else { return true };
+        self.cluster().unassume(&pod.uid().unwrap_or_default());
+        self.recorder.warning(pod, "FailedScheduling", why);
+        tokio::time::sleep(RETRY).await;
+        self.queue.add(Key::of(pod), priority(pod));
+        false
     }
 
     /// The labels that the pods of the same owner share: its ReplicaSet's selector.

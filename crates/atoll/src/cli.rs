@@ -2,7 +2,8 @@
 //! are generated.
 
 use crate::{
-    agent, backup, check, client, config, dev, dns, etcd, image, member, server, token, why,
+    agent, backup, check, client, config, dev, dns, etcd, image, member, secrets, server, token,
+    why,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub enum Command {
     Etcd(etcd::Etcd),
     /// The servers of the cluster: list them, take one out, let one lead
     Member(member::Members),
+    /// The key that Secrets are sealed with in the store: show how it stands, take a new one
+    Secrets(secrets::Secrets),
     /// Is everything well, and what to do if not
     Check(check::Check),
     /// Print the settings in effect, and where each came from

@@ -88,6 +88,16 @@ impl Keys {
         Ok(files)
     }
 
+    /// Whether a cluster is about to begin with these keys.
+    pub fn is_fresh(&self) -> bool {
+        !Self::certificate_of(&self.folder, AuthorityKind::Client).exists()
+    }
+
+    /// Where the keys stand that Secrets are sealed with in the store.
+    pub fn secrets_file(folder: &Path) -> PathBuf {
+        folder.join("secrets.key")
+    }
+
     /// The key that signs ServiceAccount tokens.
     pub fn account_key(&self) -> Result<AccountKey> {
         let path = self.folder.join("service-account.key");

@@ -24,6 +24,7 @@ mod memory;
 mod pinned;
 mod process;
 mod registries;
+mod secrets;
 mod server;
 mod token;
 mod why;
@@ -198,6 +199,7 @@ async fn with_cluster(command: Command, target: Target) -> Result<ExitCode> {
     let namespace = target.namespace.as_deref();
     match command {
         Command::Member(members) => member::run(&connection, &members).await?,
+        Command::Secrets(secrets) => secrets::run(&connection, &secrets).await?,
         Command::Token(token) => token::run(&connection, &token).await?,
         Command::Backup(backup) => backup::run_backup(&connection, &backup).await?,
         Command::Etcd(etcd) => etcd::run(&connection, etcd).await?,

@@ -11,6 +11,7 @@ mod leader;
 mod peers;
 mod rejoin;
 pub mod remembered;
+mod sealing;
 pub mod space;
 mod store;
 
@@ -102,6 +103,8 @@ pub struct Server {
     /// The URL in that kubeconfig
     #[arg(long, value_name = "URL")]
     pub kubeconfig_server: Option<String>,
+    #[command(flatten)]
+    pub sealing: sealing::Sealing,
     #[command(flatten)]
     pub etcd: etcd::Etcd,
     /// Supports format levels up to this one only, as the release before does
@@ -225,7 +228,7 @@ async fn serve(
     let trust = trust(server, store.cluster_id(), now)?;
     let leadership = Leadership::new(&own.name, store.member_id(), store.cluster());
     let mut following = std::pin::pin!(leadership.clone().follow(stop.clone()));
-    let config = api_config(server, memory, store, peers, &trust, leadership.leads());
+    let config = api_config(server, memory, store, peers, &trust, leadership.leads())?;
     let api = tokio::select! {
         ended = &mut *end => return ended.map(|()| Ended::AsTold),
         why = store::failed(store) => return Err(why),
@@ -284,6 +287,7 @@ fn removed(server: &Server) -> anyhow::Error {
 
 fn trust(server: &Server, cluster: &str, now: Timestamp) -> Result<Arc<Trust>> {
     let keys = Keys::open(&server.keys(), cluster)?;
+    sealing::begin(&keys, &server.keys())?;
     let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), server.advertise];
     ips.extend(server.service_cidr.0.nth(1).map(IpAddr::V4));
     let config = TrustConfig::new(
@@ -301,14 +305,15 @@ fn api_settings(
     server: &Server,
     store: Arc<dyn KvStore>,
     trust: &Arc<Trust>,
-) -> atoll_apiserver::Config {
+) -> Result<atoll_apiserver::Config> {
     let mut config = atoll_apiserver::Config::new(store);
+    config.encryption = Some(sealing::encryption(&server.sealing, &server.keys())?);
     config.service_cidr = server.service_cidr.0;
     config.pod_cidr = server.pod_cidr.0;
     config.node_prefix = server.node_prefix;
     config.advertise = SocketAddr::new(server.advertise, server.listen.port());
     config.trust = Some(trust.clone());
-    config
+    Ok(config)
 }
 
 fn api_config(
@@ -318,8 +323,8 @@ fn api_config(
     peers: &Arc<Peers>,
     trust: &Arc<Trust>,
     leads: watch::Receiver<bool>,
-) -> atoll_apiserver::Config {
-    let mut config = api_settings(server, store.keyspace(Keyspace::Cluster), trust);
+) -> Result<atoll_apiserver::Config> {
+    let mut config = api_settings(server, store.keyspace(Keyspace::Cluster), trust)?;
     config.backup = Some(backup::source(store, server.keys()));
     let cluster_id = store.cluster_id().to_owned();
     let (cluster, keys) = (cluster_id.clone(), server.keys());
@@ -348,7 +353,7 @@ fn api_config(
             document
         }),
     }));
-    config
+    Ok(config)
 }
 
 /// Starts the API once a majority of the servers is there.

@@ -124,7 +124,7 @@ fn volume(volume: &mut Value) {
     });
     within(volume, "ephemeral", |source| {
         within(source, "volumeClaimTemplate", |template| {
-            within(template, "spec", |spec| absent(spec, "volumeMode", "Filesystem"));
+            within(template, "spec", super::storage::claim_spec);
         });
     });
 }

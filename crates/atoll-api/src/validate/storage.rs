@@ -210,8 +210,7 @@ pub(crate) fn volume_update(new: &Value, old: &Value) -> Vec<Error> {
     let mut errors = volume(new);
     let (is, was) = (&new["spec"], &old["spec"]);
     let at = Path::new("spec");
-    let changed = |kind: &&&str| !same(&munged(is, was, kind), &was[**kind]);
-    if SOURCES.iter().find(changed).is_some() {
+    if SOURCES.iter().any(|kind| !same(&munged(is, was, kind), &was[*kind])) {
         errors.push(at.child("persistentvolumesource").forbidden(SOURCE_IMMUTABLE));
     }
     immutable(&Path::new("volumeMode"), &is["volumeMode"], &was["volumeMode"], &mut errors);

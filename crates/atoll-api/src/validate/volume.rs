@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{csr, env, faults, label_selector};
+use super::{csr, env, faults, label_selector, storage};
 use crate::access::Access as _;
 use crate::field::{Error, Path};
 use crate::kinds::amount;
@@ -163,8 +163,13 @@ fn one_source(at: &Path, kind: &str, source: &Value, errors: &mut Vec<Error>) {
             require("iqn", errors);
         }
         "image" => require("reference", errors),
-        "ephemeral" if !source.has("volumeClaimTemplate") => {
-            errors.push(at.child("volumeClaimTemplate").required(""));
+        "ephemeral" => {
+            let (at, template) = (at.child("volumeClaimTemplate"), &source["volumeClaimTemplate"]);
+            if template.is_null() {
+                errors.push(at.required(""));
+            } else {
+                storage::claim_spec(&at.child("spec"), &template["spec"], errors);
+            }
         }
         _ => {}
     }

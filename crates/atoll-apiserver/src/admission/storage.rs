@@ -4,6 +4,7 @@
 use atoll_api::access::Access as _;
 use atoll_api::kinds::storage;
 use atoll_api::kinds::{self, quota::amounts};
+use atoll_policy::node::node_of;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
@@ -91,6 +92,54 @@ fn classes(core: &Core) -> Result<Vec<Value>, Status> {
     };
     let Some(cache) = core.registry.cache(row) else { return Ok(Vec::new()) };
     cache.list("").iter().map(|entry| entry.object(row)).collect()
+}
+
+/// Part of `NodeRestriction`: a node changes nothing of a volume but whether it holds it.
+pub(super) fn hold<'a>(
+    _: &'a Core,
+    request: &'a AdmissionRequest<'a>,
+    volume: &'a Value,
+) -> BoxFuture<'a, Result<(), Status>> {
+    let node = node_of(&request.user.name, &request.user.groups);
+    let done = match (node, request.old) {
+        (Some(node), Some(old)) if is(request, "persistentvolumes") => {
+            check_hold(request, node, volume, old)
+        }
+        _ => Ok(()),
+    };
+    async move { done }.boxed()
+}
+
+/// What its own finalizer is called.
+const FOLDER_FINALIZER: &str = "atoll.dev/local-volume";
+
+fn check_hold(
+    request: &AdmissionRequest<'_>,
+    node: &str,
+    new: &Value,
+    old: &Value,
+) -> Result<(), Status> {
+    let rest = |volume: &Value| {
+        let mut rest = volume.clone();
+        let own = kinds::metadata::of(&mut rest);
+        for field in ["managedFields", "resourceVersion"] {
+            own.remove(field);
+        }
+        let kept: Vec<Value> = volume["metadata"]
+            .items("finalizers")
+            .iter()
+            .filter(|one| *one != FOLDER_FINALIZER)
+            .cloned()
+            .collect();
+        own.insert("finalizers".to_owned(), Value::Array(kept));
+        rest
+    };
+    if request.operation == Operation::Update && rest(new) == rest(old) {
+        return Ok(());
+    }
+    let why =
+        format!("node {node:?} can only change the finalizer {FOLDER_FINALIZER:?} of volumes");
+    Err(Status::forbidden(request.row, request.name, why))
 }
 
 /// The plugin `PersistentVolumeClaimResize`: claims grow only where their class lets them.

@@ -18,7 +18,7 @@ use tower::Service as _;
 pub(crate) struct Api {
     pub(crate) server: ApiServer,
     service: LocalService,
-    pub(crate) store: EmbeddedStore,
+    pub(crate) store: Arc<EmbeddedStore>,
     _dir: tempfile::TempDir,
 }
 
@@ -69,7 +69,7 @@ impl Api {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = StoreConfig { dir: dir.path().to_owned(), ..StoreConfig::default() };
         settle(&mut settings);
-        let store = EmbeddedStore::open(settings).await.unwrap();
+        let store = Arc::new(EmbeddedStore::open(settings).await.unwrap());
         let mut config = Config::new(store.keyspace(Keyspace::Cluster));
         change(&mut config);
         let api = Self::over(config, store, dir).await;
@@ -79,7 +79,7 @@ impl Api {
         api
     }
 
-    async fn over(config: Config, store: EmbeddedStore, dir: tempfile::TempDir) -> Self {
+    async fn over(config: Config, store: Arc<EmbeddedStore>, dir: tempfile::TempDir) -> Self {
         let server = ApiServer::start_with(config, |_, _| {
             let authenticator = Arc::new(AlwaysUser(admin()));
             Ok(Access { authenticator, authorizer: Arc::new(AlwaysAllow) })
@@ -92,9 +92,32 @@ impl Api {
 
     /// Another server over the same store.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    pub(crate) async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
         self.server.shutdown().await;
-        let config = Config::new(self.store.keyspace(Keyspace::Cluster));
+        let mut config = Config::new(self.store.keyspace(Keyspace::Cluster));
+        change(&mut config);
         Self::over(config, self.store, self._dir).await
+    }
+
+    /// One more server over the same store, beside this one.
+    pub(crate) async fn beside(&self, keyspace: Keyspace) -> Self {
+        let config = Config::new(self.store.keyspace(keyspace));
+        Self::over(config, self.store.clone(), tempfile::tempdir().unwrap()).await
+    }
+
+    /// Where the store stands.
+    pub(crate) fn dir(&self) -> &Path {
+        self._dir.path()
+    }
+
+    /// Ends server and store; the folder goes with what is returned.
+    pub(crate) async fn stop(self) -> tempfile::TempDir {
+        self.server.shutdown().await;
+        self.store.shutdown().await;
+        self._dir
     }
 
     pub(crate) async fn shutdown(self) {

@@ -16,6 +16,7 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "certificate", run: certificate, seeds: certificate_seeds },
     Target { name: "join_server", run: atoll_apiserver::fuzz::join_server, seeds: join_seeds },
     Target { name: "pem", run: pem, seeds: pem_seeds },
+    Target { name: "sealed", run: atoll_apiserver::fuzz::sealed, seeds: sealed_seeds },
 ];
 
 fn join_token(input: &[u8]) {
@@ -108,4 +109,11 @@ fn pem_seeds() -> Vec<Vec<u8>> {
         seeds.extend([request.into_bytes(), key.into_bytes()]);
     }
     seeds
+}
+
+fn sealed_seeds() -> Vec<Vec<u8>> {
+    let value = [b"atoll:sealed:1:0123456789abcdef:".as_slice(), &[7; 60]].concat();
+    let file = r#"{"version":1,"primary":"0123456789abcdef","keys":[{"id":"0123456789abcdef",
+"key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}]}"#;
+    vec![value, file.as_bytes().to_vec(), b"{}".to_vec()]
 }

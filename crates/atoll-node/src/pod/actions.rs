@@ -193,6 +193,11 @@ impl PodTask {
     async fn set_up_volumes(&mut self) -> Result<BTreeMap<String, PathBuf>, String> {
         let (maps, secrets) = gather::references(&self.pod);
         let found = self.fetch(&maps, &secrets).await?;
+        let (cx, known) = (&self.cx, &mut self.held.persistent);
+        let node = &cx.config.node_name;
+        volume::persistent::resolve(&self.pod, &cx.client, &cx.folders, node, known)
+            .await
+            .map_err(|error| error.to_string())?;
         let services = Vec::new();
         let host_ip = self.cx.config.node_ip.to_string();
         let around = Surroundings {
@@ -207,7 +212,8 @@ impl PodTask {
             services: &services,
         };
         let (tokens, now) = (&self.cx.tokens, self.cx.now());
-        let plans = gather::plans(&self.pod, &self.id, &found, &around, tokens, now)
+        let persistent = &self.held.persistent;
+        let plans = gather::plans(&self.pod, &self.id, &found, &around, tokens, now, persistent)
             .await
             .map_err(|error| error.to_string())?;
         let mut dirs = Dirs::of(&self.cx.config.pod_dir(&self.id.uid));

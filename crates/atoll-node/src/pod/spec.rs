@@ -277,13 +277,14 @@ fn volume_mount(parts: &Parts<'_>, index: usize, mount: &VolumeMount) -> Result<
         Some("Bidirectional") => Propagation::Bidirectional,
         _ => Propagation::None,
     };
-    let read_only = mount.read_only.unwrap_or(false) || is_written_by_us(parts.pod, &mount.name);
+    let read_only = mount.read_only.unwrap_or(false) || is_read_only(parts.pod, &mount.name);
     let destination = Path::new("/").join(&mount.mount_path);
     Ok(bind(source, destination, read_only, propagation))
 }
 
-/// Volumes whose files the agent writes are read-only for everybody else.
-fn is_written_by_us(pod: &Pod, volume: &str) -> bool {
+/// Volumes whose files the agent writes are read-only for everybody else, and claims where the
+/// pod says so.
+fn is_read_only(pod: &Pod, volume: &str) -> bool {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let found = volumes.into_iter().find(|v| v.name == volume);
     found.is_some_and(|v| {
@@ -291,6 +292,7 @@ fn is_written_by_us(pod: &Pod, volume: &str) -> bool {
             || v.secret.is_some()
             || v.projected.is_some()
             || v.downward_api.is_some()
+            || v.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only == Some(true))
     })
 }
 

@@ -29,7 +29,7 @@ pub fn references(pod: &Pod) -> (Vec<String>, Vec<String>) {
     (maps, secrets)
 }
 
-/// One plan a volume. Tokens are asked for here.
+/// One plan a volume. Tokens are asked for here; the volumes of claims are `persistent`.
 pub async fn plans(
     pod: &Pod,
     id: &PodId,
@@ -37,9 +37,13 @@ pub async fn plans(
     around: &Surroundings<'_>,
     tokens: &Tokens,
     now: Timestamp,
+    persistent: &BTreeMap<String, Plan>,
 ) -> Result<BTreeMap<String, Plan>, VolumeError> {
-    let mut plans = BTreeMap::new();
+    let mut plans = persistent.clone();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        if plans.contains_key(&volume.name) {
+            continue;
+        }
         let plan = plan(volume, pod, id, found, around, tokens, now)
             .await
             .map_err(|reason| VolumeError { volume: volume.name.clone(), reason })?;

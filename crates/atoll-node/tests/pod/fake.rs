@@ -18,6 +18,7 @@ use atoll_node::context::Context;
 use atoll_node::machine::Machine;
 use atoll_node::network::{HostPort, NetworkError, PodNetwork};
 use atoll_node::objects::Objects;
+use atoll_node::volume::folders::Folders;
 use atoll_node::volume::token::Tokens;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
@@ -91,6 +92,7 @@ impl Node {
             services: Informer::new(),
             objects: Objects::new(client.clone(), tasks.clone()),
             tokens: Tokens::new(client.clone()),
+            folders: Folders::start(client.clone(), dir.path(), tasks.clone(), stop.clone()),
             runtime: runtime.clone(),
             network: network.clone(),
             client,

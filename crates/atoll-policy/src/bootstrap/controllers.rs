@@ -128,8 +128,27 @@ pub(super) const ROLES: &[RoleRow] = &[
         ],
     ),
     RoleRow::new(
+        "system:controller:ephemeral-volume-controller",
+        &[
+            Row::On("patch update", "-", "pods/finalizers"),
+            Row::On(READ, "-", "pods"),
+            Row::On("create get list watch", "-", "persistentvolumeclaims"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
         "system:controller:generic-garbage-collector",
         &[Row::On("delete get list patch update watch", "*", "*"), EVENTS],
+    ),
+    // Our own: it makes and removes the volumes that are folders of nodes.
+    RoleRow::new(
+        "system:controller:local-volume-provisioner",
+        &[
+            Row::On("create delete get list patch watch", "-", "persistentvolumes"),
+            Row::On(READ, "-", "nodes persistentvolumeclaims"),
+            Row::On(READ, "storage.k8s.io", "storageclasses"),
+            EVENTS,
+        ],
     ),
     RoleRow::new(
         "system:controller:job-controller",
@@ -162,11 +181,35 @@ pub(super) const ROLES: &[RoleRow] = &[
         ],
     ),
     RoleRow::new(
+        "system:controller:persistent-volume-binder",
+        &[
+            Row::On("create delete get list patch update watch", "-", "persistentvolumes"),
+            Row::On("patch update", "-", "persistentvolumes/status"),
+            Row::On("get list patch update watch", "-", "persistentvolumeclaims"),
+            Row::On("patch update", "-", "persistentvolumeclaims/status"),
+            Row::On(READ, "storage.k8s.io", "storageclasses"),
+            Row::On(READ, "-", "nodes pods"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
         "system:controller:pod-garbage-collector",
         &[
             Row::On("delete list watch", "-", "pods"),
             Row::On(READ, "-", "nodes"),
             Row::On("patch", "-", "pods/status"),
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:pvc-protection-controller",
+        &[
+            Row::On(
+                "get list patch update watch",
+                "-",
+                "persistentvolumeclaims persistentvolumes",
+            ),
+            Row::On(READ, "-", "pods"),
+            EVENTS,
         ],
     ),
     RoleRow::new(
@@ -186,6 +229,15 @@ pub(super) const ROLES: &[RoleRow] = &[
             Row::On("patch update", "-", "replicationcontrollers/status"),
             Row::On("patch update", "-", "replicationcontrollers/finalizers"),
             Row::On("create delete list patch watch", "-", "pods"),
+            EVENTS,
+        ],
+    ),
+    RoleRow::new(
+        "system:controller:resourcequota-controller",
+        &[
+            Row::On("list watch", "*", "*"),
+            Row::On("get patch update", "-", "resourcequotas"),
+            Row::On("patch update", "-", "resourcequotas/status"),
             EVENTS,
         ],
     ),

@@ -30,6 +30,20 @@ pub(super) fn of_pod(pod: &Value, namespace: &str, name: &str) -> HashSet<Target
     found.targets
 }
 
+/// The node whose folder the volume is.
+pub(super) fn folder_of(volume: &Value) -> Option<&str> {
+    let made_by = volume["metadata"]["annotations"]["pv.kubernetes.io/provisioned-by"].as_str();
+    if made_by != Some("atoll.dev/local") {
+        return None;
+    }
+    let terms = list(&volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]);
+    let [term] = terms else { return None };
+    let [one] = list(&term["matchExpressions"]) else { return None };
+    let [node] = list(&one["values"]) else { return None };
+    let hostname = one["key"] == "kubernetes.io/hostname" && one["operator"] == "In";
+    node.as_str().filter(|_| hostname)
+}
+
 /// Secrets that the node needs to mount a PersistentVolume for a claim of `namespace`.
 pub(super) fn of_volume(volume: &Value, namespace: &str) -> Vec<Target> {
     let spec = &volume["spec"];

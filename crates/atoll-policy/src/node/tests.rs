@@ -175,3 +175,33 @@ fn others_are_none_of_its_business() {
     };
     assert_eq!(graph().authorize(&request), None, "not in the group of nodes");
 }
+
+#[test]
+fn a_node_looks_after_the_volumes_that_are_its_folders() {
+    let mut graph = graph();
+    let volume = |made_by: &str| {
+        json!({
+            "metadata": {"name": "v", "annotations": {"pv.kubernetes.io/provisioned-by": made_by}},
+            "spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1"]}]}]}}},
+        })
+    };
+    let may = |graph: &NodeGraph, node: &str, verb: &'static str, part: &'static str| {
+        let change = |r: &mut Request<'_>| {
+            (r.resource, r.name, r.verb, r.subresource) = ("persistentvolumes", "v", verb, part);
+            r.namespace = "";
+        };
+        verdict(graph, node, change) == NodeVerdict::Allowed
+    };
+    graph.apply_volume(&volume("atoll.dev/local"));
+    for verb in ["get", "list", "watch", "patch"] {
+        assert!(may(&graph, "node-1", verb, ""), "{verb}");
+        assert!(!may(&graph, "node-2", verb, ""), "{verb}");
+    }
+    assert!(!may(&graph, "node-1", "delete", "") && !may(&graph, "node-1", "patch", "status"));
+    graph.apply_volume(&volume("somebody.else/x"));
+    assert!(!may(&graph, "node-1", "patch", ""));
+    graph.apply_volume(&volume("atoll.dev/local"));
+    graph.remove_volume("v");
+    assert!(!may(&graph, "node-1", "get", ""));
+}

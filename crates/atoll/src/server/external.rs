@@ -164,7 +164,7 @@ async fn serve(
     let trust = trust(server, store.cluster_id(), now)?;
     // It is alone, so it acts for the cluster.
     let leads = watch::Sender::new(true);
-    let config = api_config(server, name, store, &trust, leads.subscribe());
+    let config = api_config(server, name, store, &trust, leads.subscribe())?;
     let api = tokio::select! {
         ended = &mut *end => return ended,
         started = super::start_api(config) => started?,
@@ -211,8 +211,8 @@ fn api_config(
     store: &ExternalStore,
     trust: &Arc<Trust>,
     leads: watch::Receiver<bool>,
-) -> atoll_apiserver::Config {
-    let mut config = api_settings(server, store.keyspace(Keyspace::Cluster), trust);
+) -> Result<atoll_apiserver::Config> {
+    let mut config = api_settings(server, store.keyspace(Keyspace::Cluster), trust)?;
     config.compacts = true;
     let (cluster, keys) = (store.cluster_id().to_owned(), server.keys());
     let folder = server.data_dir.clone();
@@ -233,7 +233,7 @@ fn api_config(
         }),
         examine: Arc::new(move || examine::document(&folder, None)),
     }));
-    config
+    Ok(config)
 }
 
 impl Known {
