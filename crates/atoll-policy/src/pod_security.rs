@@ -227,7 +227,7 @@ fn name_of(object: &Value) -> &str {
     object.get("name").and_then(Value::as_str).unwrap_or("")
 }
 
-fn sorted<'v>(mut list: Vec<&'v str>) -> Vec<&'v str> {
+fn sorted(mut list: Vec<&str>) -> Vec<&str> {
     list.sort_unstable();
     list.dedup();
     list

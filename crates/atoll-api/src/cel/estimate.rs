@@ -195,6 +195,15 @@ impl<'d> Walk<'d, '_> {
                     known: then.known.either(otherwise.known),
                 }
             }
+            Kind::List(_) | Kind::Map(_) | Kind::Struct(_) => self.made(expr),
+            Kind::Call(call) => self.call(call),
+            Kind::Comprehension(fold) => self.fold(fold),
+        }
+    }
+
+    /// What an expression builds.
+    fn made(&mut self, expr: &Expr) -> Node<'d> {
+        match &expr.kind {
             Kind::List(items) => {
                 let mut cost = Estimate::fixed(cost::LIST);
                 let mut joined: Option<Known<'d>> = None;
@@ -223,8 +232,7 @@ impl<'d> Walk<'d, '_> {
                 }
                 Node { cost, known: Known::sized(Size { min: 1, max: 1 }) }
             }
-            Kind::Call(call) => self.call(call),
-            Kind::Comprehension(fold) => self.fold(fold),
+            _ => Node { cost: Estimate::default(), known: Known::NOTHING },
         }
     }
 
@@ -350,6 +358,14 @@ fn of_call<'d>(name: &str, args: &[Known<'d>]) -> (Estimate, Known<'d>) {
             let max = if is_text { sum.traversal().max.max(1) } else { 1 };
             (Estimate { min: 1, max }, Known { item, ..Known::sized(sum) })
         }
+        _ => of_list_call(name, args, one, two),
+    }
+}
+
+/// Calls over whole lists, and what is left.
+fn of_list_call<'d>(name: &str, args: &[Known<'d>], one: Size, two: Size) -> (Estimate, Known<'d>) {
+    let scalar = Known::sized(Size { min: 1, max: 1 });
+    match name {
         "sets.contains" | "sets.intersects" | "sets.equivalent" => {
             let factor = if name == "sets.equivalent" { 2 } else { 1 };
             let max = one.max.saturating_mul(two.max).saturating_mul(factor).saturating_add(1);

@@ -390,6 +390,6 @@ impl Key {
 }
 
 pub(super) use convert::{
-    base64 as decode_base64, double_text, duration as parse_duration, duration_text, exponent,
-    in_range, index, shown, timestamp as parse_timestamp, timestamp_text,
+    INT_END, base64 as decode_base64, double_text, duration as parse_duration, duration_text,
+    exponent, in_range, index, shown, timestamp as parse_timestamp, timestamp_text,
 };

@@ -146,7 +146,8 @@ fn component(text: &str, name: &str) -> Result<u64, String> {
         let rest = name.get(1..).unwrap_or("");
         return Err(format!("{title}{rest} number must not contain leading zeroes {text:?}"));
     }
-    text.parse().map_err(|_| format!("strconv.ParseUint: parsing {text:?}: value out of range"))
+    let too_large = || format!("strconv.ParseUint: parsing {text:?}: value out of range");
+    text.parse().ok().ok_or_else(too_large)
 }
 
 fn is_plain(one: u8) -> bool {
@@ -163,7 +164,8 @@ fn identifier(text: &str) -> Result<Identifier, String> {
                 format!("Numeric PreRelease version must not contain leading zeroes {text:?}");
             return Err(why);
         }
-        return text.parse().map(Identifier::Number).map_err(|_| format!("{text:?} is too large"));
+        let number = text.parse().ok().map(Identifier::Number);
+        return number.ok_or_else(|| format!("{text:?} is too large"));
     }
     if !text.bytes().all(is_plain) {
         return Err(format!("Invalid character(s) found in prerelease {text:?}"));

@@ -452,8 +452,7 @@ fn to_int<'a>(args: &[Value<'a>], _: &Context) -> Evaluated<'a> {
         [value @ Value::Int(_)] => Ok(value.clone()),
         [Value::Uint(value)] => checked(i64::try_from(*value).ok(), Value::Int, INT),
         [Value::Double(value)] => {
-            let inside =
-                *value > -9.223_372_036_854_775_8e18 && *value < 9.223_372_036_854_775_8e18;
+            let inside = *value > -value::INT_END && *value < value::INT_END;
             #[allow(clippy::cast_possible_truncation, reason = "bounded; cut towards zero")]
             checked(inside.then_some(*value as i64), Value::Int, INT)
         }

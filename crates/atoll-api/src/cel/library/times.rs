@@ -87,14 +87,17 @@ fn time_zone(name: &str) -> Result<tz::TimeZone, EvalError> {
     if let Some((hours, minutes)) = name.split_once(':') {
         let bad = || EvalError::Failed(format!("invalid time zone offset {name:?}"));
         let negative = hours.starts_with('-');
-        let hours: i32 = hours.parse().map_err(|_| bad())?;
-        let minutes: i32 = minutes.parse().map_err(|_| bad())?;
+        let hours: i32 = hours.parse().ok().ok_or_else(bad)?;
+        let minutes: i32 = minutes.parse().ok().ok_or_else(bad)?;
         if hours.abs() > 23 || !(0..60).contains(&minutes) {
             return Err(bad());
         }
         let minutes = if negative { -minutes } else { minutes };
-        let offset = tz::Offset::from_seconds(hours * 3600 + minutes * 60).map_err(|_| bad())?;
+        let offset = tz::Offset::from_seconds(hours * 3600 + minutes * 60).ok().ok_or_else(bad)?;
         return Ok(tz::TimeZone::fixed(offset));
     }
-    tz::TimeZone::get(name).map_err(|_| EvalError::Failed(format!("unknown time zone {name}")))
+    match tz::TimeZone::get(name) {
+        Ok(zone) => Ok(zone),
+        Err(_) => fail(format!("unknown time zone {name}")),
+    }
 }

@@ -96,7 +96,7 @@ impl Url {
         if text == "*" {
             return Ok(Self { path: "*".to_owned(), ..Self::default() });
         }
-        let (scheme, rest) = scheme(text).map_err(|why| bad(why))?;
+        let (scheme, rest) = scheme(text).map_err(bad)?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         if !rest.starts_with('/') {
             // `mailto:a@b`: opaque, which has neither host nor path.

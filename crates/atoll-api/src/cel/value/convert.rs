@@ -8,6 +8,8 @@ use super::Value;
 use crate::cel::error::{EvalError, fail};
 
 const NANOS: i128 = 1_000_000_000;
+/// The first double that is no integer of 64 bits any more.
+pub(in crate::cel) const INT_END: f64 = 9_223_372_036_854_775_808.0;
 
 pub(super) fn to_json(value: &Value<'_>) -> Result<Json, EvalError> {
     Ok(match value {
@@ -68,11 +70,9 @@ pub(in crate::cel) fn shown(value: &Value<'_>) -> String {
 
 /// A double that is an integer of 64 bits.
 pub(in crate::cel) fn whole(value: f64) -> Option<i64> {
-    #[allow(clippy::cast_possible_truncation, reason = "bounded in the same line")]
-    (value.fract() == 0.0
-        && value >= -9.223_372_036_854_775_8e18
-        && value < 9.223_372_036_854_775_8e18)
-        .then_some(value as i64)
+    let inside = (-INT_END..INT_END).contains(&value);
+    #[allow(clippy::cast_possible_truncation, reason = "bounded just above")]
+    (value.fract() == 0.0 && inside).then_some(value as i64)
 }
 
 /// What may stand for an index.
@@ -127,7 +127,7 @@ pub(in crate::cel) fn timestamp(text: &str) -> Result<Timestamp, EvalError> {
     if !is_rfc3339(text.as_bytes()) {
         return Err(bad());
     }
-    let at: Timestamp = text.parse().map_err(|_| bad())?;
+    let at: Timestamp = text.parse().ok().ok_or_else(bad)?;
     in_range(at)
 }
 
@@ -193,7 +193,7 @@ pub(super) fn declared_timestamp<'a>(text: &str) -> Result<Value<'a>, EvalError>
 /// RFC 3339 with as many digits of a second as are not zero.
 pub(in crate::cel) fn timestamp_text(at: Timestamp) -> String {
     let whole = at.strftime("%Y-%m-%dT%H:%M:%S").to_string();
-    let nanos = i128::from(at.as_nanosecond().rem_euclid(NANOS) as i64);
+    let nanos = at.as_nanosecond().rem_euclid(NANOS);
     if nanos == 0 {
         return format!("{whole}Z");
     }
@@ -247,7 +247,7 @@ pub(in crate::cel) fn duration(text: &str) -> Result<i64, EvalError> {
         }
     }
     let total = if negative { -total } else { total };
-    i64::try_from(total).map_err(|_| bad("invalid duration"))
+    i64::try_from(total).ok().ok_or_else(|| bad("invalid duration"))
 }
 
 fn unit_nanos(unit: &str) -> Option<i128> {
