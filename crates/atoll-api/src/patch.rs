@@ -57,7 +57,8 @@ impl PatchError {
     }
 }
 
-/// Applies a JSON patch (RFC 6902). On failure the document is unchanged.
+/// Applies a JSON patch (RFC 6902). On failure the document is unchanged. As upstream, a `test`
+/// for null holds where the field is absent: kube's finalizers are added by it.
 ///
 /// # Errors
 ///
@@ -70,7 +71,12 @@ pub fn json(document: &mut Value, patch: &Value) -> Result<(), PatchError> {
     }
     let operations: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|error| PatchError::Malformed(error.to_string()))?;
-    if !operations.iter().any(|operation| matches!(operation, PatchOperation::Copy(_))) {
+    let plain = |operation: &PatchOperation| match operation {
+        PatchOperation::Copy(_) => false,
+        PatchOperation::Test(test) => !test.value.is_null(),
+        _ => true,
+    };
+    if operations.iter().all(plain) {
         return json_patch::patch(document, &operations)
             .map_err(|source| PatchError::DoesNotApply { source });
     }
@@ -85,11 +91,23 @@ pub fn json(document: &mut Value, patch: &Value) -> Result<(), PatchError> {
                 return Err(PatchError::CopiesTooLarge(copied));
             }
         }
+        if matches!(operation, PatchOperation::Test(test)
+            if test.value.is_null() && lacks(&patched, &test.path))
+        {
+            continue;
+        }
         json_patch::patch(&mut patched, std::slice::from_ref(operation))
             .map_err(|source| PatchError::DoesNotApply { source })?;
     }
     *document = patched;
     Ok(())
+}
+
+/// Whether the object at the parent of `path` is there and has no such field.
+fn lacks(document: &Value, path: &json_patch::jsonptr::Pointer) -> bool {
+    let (Some(parent), Some(field)) = (path.parent(), path.back()) else { return false };
+    let parent = document.resolve(parent);
+    matches!(parent, Ok(Value::Object(fields)) if !fields.contains_key(&*field.decoded()))
 }
 
 /// The length of a value's text, without making it.

@@ -86,3 +86,16 @@ fn copies_that_double_the_object_are_refused_before_they_fill_the_memory() {
     assert!(error.to_string().ends_with("exceeding the limit 3145728"), "{error}");
     assert_eq!(object, before);
 }
+
+#[test]
+fn a_field_that_is_absent_is_null() {
+    let null = |path: &str| tree!({"op": "test", "path": path, "value": null});
+    let add = tree!({"op": "add", "path": "/metadata/finalizers", "value": ["a"]});
+    let mut object = tree!({"metadata": {"name": "x"}});
+    json(&mut object, &Value::Array(vec![null("/metadata/finalizers"), add.clone()])).unwrap();
+    assert_eq!(object["metadata"]["finalizers"], tree!(["a"]));
+    for path in ["/metadata/finalizers", "/spec/x", "/metadata/name"] {
+        let error = json(&mut object, &Value::Array(vec![null(path), add.clone()])).unwrap_err();
+        assert!(!error.is_malformed(), "{path}");
+    }
+}
