@@ -6,6 +6,7 @@ mod files;
 mod identity;
 mod image;
 mod machine;
+mod schemas;
 mod stream;
 
 use crate::Target;
@@ -18,6 +19,7 @@ pub(crate) fn all() -> Vec<Target> {
         identity::TARGETS,
         image::TARGETS,
         machine::TARGETS,
+        schemas::TARGETS,
         stream::TARGETS,
     ]
     .concat()
