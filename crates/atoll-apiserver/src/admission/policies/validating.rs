@@ -73,10 +73,14 @@ async fn ask(
     let matched = match matched {
         Ok(Some(matched)) => matched,
         Ok(None) => return Ok(()),
-        Err(why) => return Ok(verdict.misconfigured(hook, None, &why)),
+        Err(why) => {
+            verdict.misconfigured(hook, None, &why);
+            return Ok(());
+        }
     };
     if let Err(why) = params::check(core, hook) {
-        return Ok(verdict.misconfigured(hook, None, &why));
+        verdict.misconfigured(hook, None, &why);
+        return Ok(());
     }
     for binding in &hook.bindings {
         match binding_matches(core, request, new, binding).await {
