@@ -206,7 +206,7 @@ fn every_row_has_a_schema() {
     let missing: Vec<&str> = kinds::builtin()
         .iter()
         .filter(|row| row.schema().is_none())
-        .map(|row| row.definition)
+        .map(|row| &*row.definition)
         .collect();
     assert_eq!(missing, [""; 0]);
 }
@@ -216,7 +216,7 @@ fn every_row_has_a_schema() {
 fn defaulting_keeps_every_field_that_is_set() {
     let (mut compared, mut different) = (0, Vec::new());
     for row in kinds::builtin().iter().filter(|row| row.served) {
-        let group = if row.group.is_empty() { "core" } else { row.group };
+        let group = if row.group.is_empty() { "core" } else { &row.group };
         let file = format!("api-testdata/{group}.{}.{}.json", row.version, row.kind);
         let Some(recorded) = oracle(&file) else { continue };
         let mut made = recorded.clone();
@@ -275,7 +275,7 @@ fn make(row: &ResourceInfo, request: &Value) -> Value {
         default(&mut object);
     }
     row.prepare_create(&mut object);
-    match row.kind {
+    match &*row.kind {
         "Service" => {
             kinds::service::default_families(&mut object, "IPv4");
             if kinds::service::needs_cluster_ip(&object) {
