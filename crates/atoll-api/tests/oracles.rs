@@ -149,7 +149,7 @@ fn defaults_are_those_of_the_recorded_objects() {
         if !row.served || case["status"] != 201 {
             continue;
         }
-        let made = make(row, request);
+        let made = make(row, request, &case["response"]["metadata"]["uid"]);
         compared += 1;
         let wanted = expected(row, &case["response"]);
         let unknown = schema::prune_and_check(row.schema().unwrap(), &mut made.clone());
@@ -229,7 +229,7 @@ fn defaulting_keeps_every_field_that_is_set() {
     if compared == 0 {
         return;
     }
-    // These follow from another field that is set.
+    // These follow from another field that is set, or are always written.
     let expected = [
         "Namespace .metadata.labels.kubernetes.io/metadata.name: \"nameValue\" instead of null",
         "Pod .spec.containers[0].resources.requests.limitsKey: \"0\" instead of null",
@@ -237,6 +237,7 @@ fn defaulting_keeps_every_field_that_is_set() {
         "Pod .spec.serviceAccount: \"serviceAccountNameValue\" instead of \"serviceAccountValue\"",
         "Secret .data.stringDataKey: \"c3RyaW5nRGF0YVZhbHVl\" instead of null",
         "Secret .stringData: null instead of {\"stringDataKey\":\"stringDataValue\"}",
+        "DaemonSet .metadata.annotations.deprecated.daemonset.template.generation: \"0\" instead of null",
         "StatefulSet .spec.volumeClaimTemplates[0].apiVersion: \"v1\" instead of null",
         "StatefulSet .spec.volumeClaimTemplates[0].kind: \"PersistentVolumeClaim\" instead of null",
     ];
@@ -266,7 +267,7 @@ fn compare(at: &str, made: &Value, recorded: &Value, different: &mut Vec<String>
 }
 
 /// Runs an object down the path of a create, but for what admission and allocation do.
-fn make(row: &ResourceInfo, request: &Value) -> Value {
+fn make(row: &ResourceInfo, request: &Value, uid: &Value) -> Value {
     let mut object = request.clone();
     if row.namespaced() {
         object["metadata"]["namespace"] = json!("default");
@@ -275,6 +276,11 @@ fn make(row: &ResourceInfo, request: &Value) -> Value {
         default(&mut object);
     }
     row.prepare_create(&mut object);
+    object["metadata"]["uid"] = uid.clone();
+    if let Some(identified) = row.hooks.identified {
+        identified(&mut object);
+    }
+    row.default(&mut object);
     match &*row.kind {
         "Service" => {
             kinds::service::default_families(&mut object, "IPv4");
@@ -294,6 +300,7 @@ fn make(row: &ResourceInfo, request: &Value) -> Value {
     }
     let errors = row.validate_create(&admitted);
     assert!(errors.is_empty(), "{errors:?}");
+    object["metadata"].as_object_mut().unwrap().remove("uid");
     without_nulls_of_templates(&mut object);
     object
 }
