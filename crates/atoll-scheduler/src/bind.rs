@@ -118,8 +118,8 @@ impl Scheduler {
     }
 
     /// Takes the victims off their node: each is told why, then deleted with its own grace
-    /// period. What fails is tried again with the pod's next decision.
-    pub(crate) async fn evict(&self, pod: &Pod, candidate: &Candidate) {
+    /// period. False when that failed: the pod is to be decided anew.
+    pub(crate) async fn evict(&self, pod: &Pod, candidate: &Candidate) -> bool {
         let by = pod.uid().unwrap_or_default();
         for victim in &candidate.victims {
             if victim.metadata.deletion_timestamp.is_some() {
@@ -127,12 +127,13 @@ impl Scheduler {
             }
             if let Err(error) = self.evict_one(victim).await {
                 warn!(victim = %victim.name_any(), %error, "preemption failed; deciding again");
-                return;
+                return false;
             }
             info!(victim = %victim.name_any(), node = %candidate.node, "preempted");
             let message = format!("Preempted by pod {by} on node {}", candidate.node);
             self.recorder.normal(victim.as_ref(), "Preempted", message);
         }
+        true
     }
 
     async fn evict_one(&self, victim: &Pod) -> Result<(), kube::Error> {

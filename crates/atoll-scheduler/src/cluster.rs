@@ -71,6 +71,12 @@ struct Placed {
     pod: Arc<Pod>,
 }
 
+struct Nomination {
+    at: Placed,
+    /// Uids of those that were told to leave.
+    victims: HashSet<String>,
+}
+
 #[derive(Default)]
 pub(crate) struct Cluster {
     nodes: BTreeMap<String, NodeState>,
@@ -79,7 +85,7 @@ pub(crate) struct Cluster {
     /// Placed by us and not yet shown by the API.
     assumed: HashSet<String>,
     /// Pods that wait for others to leave a node, by uid.
-    nominated: HashMap<String, Placed>,
+    nominated: HashMap<String, Nomination>,
     /// Pods whose anti-affinity may close nodes to others, by uid.
     repelling: HashSet<String>,
     /// Which nodes have changed, the latest last; it begins with change number `touched_from`.
@@ -180,10 +186,11 @@ impl Cluster {
         self.assumed.contains(uid)
     }
 
-    /// Keeps room on a node for a pod that others are leaving it for.
-    pub(crate) fn nominate(&mut self, pod: Arc<Pod>, node: &str) {
+    /// Keeps room on a node for a pod that others, by uid, are leaving it for.
+    pub(crate) fn nominate(&mut self, pod: Arc<Pod>, node: &str, victims: HashSet<String>) {
         let uid = pod.uid().unwrap_or_default();
-        self.nominated.insert(uid, Placed { node: node.to_owned(), pod });
+        let at = Placed { node: node.to_owned(), pod };
+        self.nominated.insert(uid, Nomination { at, victims });
     }
 
     pub(crate) fn forget_nomination(&mut self, uid: &str) {
@@ -191,18 +198,32 @@ impl Cluster {
     }
 
     pub(crate) fn nomination(&self, uid: &str) -> Option<&str> {
-        self.nominated.get(uid).map(|placed| placed.node.as_str())
+        self.nominated.get(uid).map(|nomination| nomination.at.node.as_str())
+    }
+
+    /// Whether pods are still on their way off the node that they leave for this one.
+    pub(crate) fn is_being_cleared(&self, pod: &Pod) -> bool {
+        let nomination = self.nominated.get(&pod.uid().unwrap_or_default());
+        nomination.is_some_and(|nomination| {
+            let node = self.nodes.get(&nomination.at.node);
+            let mut pods = node.into_iter().flat_map(|node| &node.pods);
+            pods.any(|(uid, other)| {
+                let leaves =
+                    other.metadata.deletion_timestamp.is_some() && priority(other) < priority(pod);
+                leaves || nomination.victims.contains(uid)
+            })
+        })
     }
 
     /// The node as it will be with the pods nominated to it that matter as much as `pod`.
     pub(crate) fn with_nominated(&self, node: &NodeState, pod: &Pod) -> Option<NodeState> {
         let (name, uid) = (node.node.name_any(), pod.uid().unwrap_or_default());
         let mut state: Option<NodeState> = None;
-        for (other, placed) in &self.nominated {
-            let counts = priority(&placed.pod) >= priority(pod) && *other != uid;
-            if counts && placed.node == name {
+        for (other, Nomination { at, .. }) in &self.nominated {
+            let counts = priority(&at.pod) >= priority(pod) && *other != uid;
+            if counts && at.node == name {
                 let state = state.get_or_insert_with(|| node.clone());
-                state.add(other.clone(), placed.pod.clone());
+                state.add(other.clone(), at.pod.clone());
             }
         }
         state
@@ -211,8 +232,8 @@ impl Cluster {
     /// Returns whether it freed anything.
     pub(crate) fn remove_pod(&mut self, uid: &str) -> bool {
         self.assumed.remove(uid);
-        self.nominated.remove(uid);
-        self.take_off(uid)
+        let kept_room = self.nominated.remove(uid).is_some();
+        self.take_off(uid) || kept_room
     }
 
     fn place(&mut self, uid: String, pod: Arc<Pod>, node: &str) {
@@ -339,7 +360,7 @@ mod tests {
         cluster.set_node(node("a"));
         let mut urgent = Arc::unwrap_or_clone(pod("urgent", "1500m"));
         urgent.spec.as_mut().unwrap().priority = Some(10);
-        cluster.nominate(Arc::new(urgent), "a");
+        cluster.nominate(Arc::new(urgent), "a", HashSet::new());
         let state = cluster.node("a").unwrap();
         let seen = cluster.with_nominated(state, &pod("other", "1")).unwrap();
         assert_eq!(seen.requested["cpu"], 1_500);

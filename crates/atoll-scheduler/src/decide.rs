@@ -153,8 +153,7 @@ fn preemption(
     refused: Vec<(&NodeState, Refusal)>,
 ) -> Decision {
     let cluster = around.cluster;
-    let held = cluster.nomination(&pod.uid().unwrap_or_default());
-    let ineligible = preempt::ineligible(pod, held.and_then(|name| cluster.node(name)));
+    let ineligible = preempt::ineligible(pod, cluster);
     let budgets = if ineligible.is_none() { (around.budgets)() } else { Vec::new() };
     let enough = preempt::enough(nodes.len());
     let (mut candidates, mut all) = (Vec::new(), Vec::new());

@@ -4,7 +4,7 @@
 //! the least important victims, then the fewest.
 
 use crate::{
-    cluster::{NodeState, priority},
+    cluster::{Cluster, NodeState, priority},
     explain::Preempting,
     filter::Refusal,
     selector::{Labels, label_selector},
@@ -12,7 +12,7 @@ use crate::{
 use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::ResourceExt;
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::HashSet, sync::Arc};
 
 /// Nodes that are tried at least, and the share of all that is tried, in hundredths.
 const CANDIDATES_MIN: usize = 100;
@@ -28,22 +28,24 @@ pub(crate) struct Candidate {
     violations: usize,
 }
 
+impl Candidate {
+    pub(crate) fn uids(&self) -> HashSet<String> {
+        self.victims.iter().filter_map(|victim| victim.uid()).collect()
+    }
+}
+
 /// How many nodes with victims are enough.
 pub(crate) fn enough(nodes: usize) -> usize {
     (nodes * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN)
 }
 
-/// Why the pod cannot preempt, apart from what nodes say. `nominated` is the node that pods are
-/// leaving for it already.
-pub(crate) fn ineligible(pod: &Pod, nominated: Option<&NodeState>) -> Option<&'static str> {
+/// Why the pod cannot preempt, apart from what nodes say.
+pub(crate) fn ineligible(pod: &Pod, cluster: &Cluster) -> Option<&'static str> {
     if pod.spec.as_ref().and_then(|spec| spec.preemption_policy.as_deref()) == Some("Never") {
         return Some("not eligible due to preemptionPolicy=Never.");
     }
-    let leaving = |other: &Arc<Pod>| {
-        other.metadata.deletion_timestamp.is_some() && priority(other) < priority(pod)
-    };
-    nominated
-        .is_some_and(|node| node.pods.values().any(leaving))
+    cluster
+        .is_being_cleared(pod)
         .then_some("not eligible due to a terminating pod on the nominated node.")
 }
 

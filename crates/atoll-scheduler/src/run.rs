@@ -17,7 +17,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, ResourceExt, runtime::watcher};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -116,7 +116,7 @@ impl Scheduler {
             if let Some(node) = status.and_then(|status| status.nominated_node_name.as_deref())
                 && change.old.is_none()
             {
-                self.cluster().nominate(pod.clone(), node);
+                self.cluster().nominate(pod.clone(), node, HashSet::new());
             }
             self.queue.add(key, priority(pod));
         }
@@ -180,15 +180,18 @@ impl Scheduler {
                     });
                 }
                 Decision::Preempt(candidate, why) => {
-                    self.cluster().nominate(pod.clone(), &candidate.node);
+                    self.cluster().nominate(pod.clone(), &candidate.node, candidate.uids());
                     self.queue.park(key.clone(), priority(&pod), moves);
-                    self.evict(&pod, &candidate).await;
+                    let told = self.evict(&pod, &candidate).await;
+                    if !told {
+                        self.cluster().nominate(pod.clone(), &candidate.node, HashSet::new());
+                    }
                     let remark = Remark {
                         reason: "Unschedulable",
                         message: &why,
                         nominated: Some(&candidate.node),
                     };
-                    let said = self.explain(&pod, &remark).await;
+                    let said = self.explain(&pod, &remark).await && told;
                     self.retry_unless(said, key, &pod, &tasks);
                 }
                 Decision::Wait(why) => {
@@ -217,8 +220,7 @@ impl Scheduler {
         let uid = pod.uid().unwrap_or_default();
         let mut cluster = self.cluster();
         let name = cluster.nomination(&uid)?.to_owned();
-        let leaving = |other: &Arc<Pod>| other.metadata.deletion_timestamp.is_some();
-        if cluster.node(&name).is_some_and(|node| node.pods.values().any(leaving)) {
+        if cluster.is_being_cleared(pod) {
             return Some(name);
         }
         cluster.forget_nomination(&uid);

@@ -66,7 +66,9 @@ pub(super) fn has_succeeded(pod: &Pod) -> bool {
 /// A pod that was told to go counts as failed at once, unless it is replaced only after.
 pub(super) fn has_failed(job: &Job, pod: &Pod) -> bool {
     let leaving = pod.metadata.deletion_timestamp.is_some() && !has_succeeded(pod);
-    pods::phase(pod) == "Failed" || (leaving && !replaces_failed_only(job))
+    // Nobody will write the end of a pod that has no node.
+    let waits = replaces_failed_only(job) && pods::node_name(pod).is_some();
+    pods::phase(pod) == "Failed" || (leaving && !waits)
 }
 
 pub(super) fn is_terminating(pod: &Pod) -> bool {

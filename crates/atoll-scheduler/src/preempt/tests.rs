@@ -3,11 +3,10 @@
 use super::*;
 use crate::{
     affinity::Topology,
-    cluster::Cluster,
     filter::{self, Request},
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 fn pod(name: &str, priority: i32, cpu: &str, started: &str) -> Arc<Pod> {
     let pod = json!({
@@ -124,11 +123,17 @@ fn a_pod_waits_for_those_that_are_leaving_for_it() {
     let mut leaving: Value = serde_json::to_value(pod("low", 1, "2", "00").as_ref()).unwrap();
     leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let leaving = Arc::new(serde_json::from_value(leaving).unwrap());
-    let cluster = cluster(&[("a", vec![leaving])]);
+    let mut cluster = cluster(&[("a", vec![leaving]), ("b", vec![pod("told", 1, "2", "00")])]);
     let urgent = pod("urgent", 100, "2", "59");
-    assert!(ineligible(&urgent, cluster.node("a")).is_some());
-    assert!(ineligible(&urgent, None).is_none());
+    assert!(ineligible(&urgent, &cluster).is_none());
+    cluster.nominate(urgent.clone(), "a", HashSet::new());
+    assert!(ineligible(&urgent, &cluster).is_some());
+    cluster.nominate(urgent.clone(), "b", HashSet::new());
+    assert!(ineligible(&urgent, &cluster).is_none());
+    // It was told, and the cache does not show it yet.
+    cluster.nominate(urgent.clone(), "b", HashSet::from(["told".to_owned()]));
+    assert!(ineligible(&urgent, &cluster).is_some());
     let mut modest = Arc::unwrap_or_clone(urgent);
     modest.spec.as_mut().unwrap().preemption_policy = Some("Never".into());
-    assert_eq!(ineligible(&modest, None), Some("not eligible due to preemptionPolicy=Never."));
+    assert_eq!(ineligible(&modest, &cluster), Some("not eligible due to preemptionPolicy=Never."));
 }

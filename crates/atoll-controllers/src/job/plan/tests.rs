@@ -266,6 +266,7 @@ fn enough_indexes_end_it_by_policy() {
 #[test]
 fn what_is_terminating_is_replaced_when_it_has_ended_where_that_is_asked() {
     let mut leaving = pod("a", "Running", json!({})).as_ref().clone();
+    leaving.spec.get_or_insert_default().node_name = Some("n".into());
     leaving.metadata.deletion_timestamp = Some(Time(at("2026-01-01T00:50:00Z")));
     let pods = [Arc::new(leaving)];
     let at_once = look(&job(json!({ "parallelism": 1 }), json!({})), &pods);
