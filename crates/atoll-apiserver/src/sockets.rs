@@ -120,10 +120,11 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_client_that_takes_nothing_is_left() {
         let (near, _far) = tokio::io::duplex(16);
         let mut stream = Unstuck::new(near);
+        stream.stuck_max = Duration::from_millis(50);
         let error = stream.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

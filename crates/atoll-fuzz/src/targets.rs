@@ -6,6 +6,7 @@ mod files;
 mod identity;
 mod image;
 mod machine;
+mod outside;
 mod schemas;
 mod stream;
 
@@ -19,6 +20,7 @@ pub(crate) fn all() -> Vec<Target> {
         identity::TARGETS,
         image::TARGETS,
         machine::TARGETS,
+        outside::TARGETS,
         schemas::TARGETS,
         stream::TARGETS,
     ]

@@ -69,6 +69,8 @@ pub struct Dev {
     #[command(flatten)]
     pub etcd_space: crate::server::space::Space,
     #[command(flatten)]
+    pub audit: crate::server::audit::Audit,
+    #[command(flatten)]
     pub registries: Registries,
 }
 
@@ -93,6 +95,7 @@ pub fn data_dir(named: Option<&Path>) -> Result<PathBuf> {
 pub async fn run(dev: Dev) -> Result<()> {
     let started = Instant::now();
     dev.etcd_space.limits(StoreConfig::default().applications)?;
+    dev.audit.config()?;
     let mut signals = Signals::watch()?;
     let folder = Folder::take(&dev.data_dir()?).await?;
     let cluster = folder.cluster(dev.nodes, dev.servers)?;
@@ -160,6 +163,7 @@ async fn run_nodes(
     let mut nodes = Nodes::new(folder, cluster, &underlay, &program, dev.port)?;
     nodes.serve_etcd(dev.etcd_listen, dev.etcd_space.arguments());
     nodes.pull_by(&dev.registries);
+    nodes.audit_by(&dev.audit);
     #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
     let accepting = tokio::spawn(nodes.doors().accept(listener));
     #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]

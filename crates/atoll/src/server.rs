@@ -1,5 +1,6 @@
 //! `atoll server`: the store, the API over it, controllers and scheduler, in one process.
 
+pub mod audit;
 mod backup;
 mod connections;
 mod controllers;
@@ -25,6 +26,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use atoll_apiserver::{
+    AuditConfig,
     config::Cidr,
     server::ApiServer,
     servers::ServersConfig,
@@ -107,6 +109,14 @@ pub struct Server {
     pub sealing: sealing::Sealing,
     #[command(flatten)]
     pub etcd: etcd::Etcd,
+    #[command(flatten)]
+    pub audit: audit::Audit,
+    /// What those flags mean.
+    #[arg(skip)]
+    pub audited: Option<AuditConfig>,
+    /// How many seconds it says that it is not ready before it ends, for those who spread load
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub shutdown_delay: u64,
     /// Supports format levels up to this one only, as the release before does
     #[arg(long, hide = true, env = "ATOLL_FORMAT_LEVEL_MAX", value_name = "LEVEL")]
     pub format_level_max: Option<u32>,
@@ -152,6 +162,7 @@ impl Server {
 }
 
 pub async fn run(mut server: Server) -> Result<()> {
+    server.audited = server.audit.config()?;
     crate::backup::check_unfinished(&server.data_dir)?;
     if external::is_chosen(&server)? {
         return external::run(server).await;
@@ -313,6 +324,8 @@ fn api_settings(
     config.node_prefix = server.node_prefix;
     config.advertise = SocketAddr::new(server.advertise, server.listen.port());
     config.trust = Some(trust.clone());
+    config.audit = server.audited.clone();
+    config.shutdown_delay = Duration::from_secs(server.shutdown_delay);
     Ok(config)
 }
 

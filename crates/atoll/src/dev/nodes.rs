@@ -7,7 +7,7 @@ use super::{
     folder::{Cluster, Folder},
     leftovers, recipe, start_under,
 };
-use crate::{process::Process, registries::Registries};
+use crate::{process::Process, registries::Registries, server::audit::Audit};
 use anyhow::{Context as _, Result, bail};
 use atoll_network::underlay::{self, Underlay, UnderlayNode};
 use kube::Client;
@@ -38,6 +38,7 @@ pub struct Nodes {
     /// Flags of the servers for it.
     pub(super) etcd_flags: Vec<(&'static str, String)>,
     registries: Registries,
+    pub(super) audit: Audit,
     /// By the names of their nodes.
     pub(super) servers: BTreeMap<String, Process>,
     pub(super) shut: Shut,
@@ -69,6 +70,7 @@ impl Nodes {
             etcd_listen: None,
             etcd_flags: Vec::new(),
             registries: Registries::default(),
+            audit: Audit::default(),
             servers: BTreeMap::new(),
             shut: Shut::default(),
             agents: BTreeMap::new(),
@@ -90,6 +92,11 @@ impl Nodes {
     /// How all nodes reach registries.
     pub fn pull_by(&mut self, registries: &Registries) {
         self.registries = registries.clone();
+    }
+
+    /// What the servers keep of who asks for what.
+    pub fn audit_by(&mut self, audit: &Audit) {
+        self.audit = audit.clone();
     }
 
     pub fn control(&self) -> PathBuf {

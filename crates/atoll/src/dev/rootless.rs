@@ -123,6 +123,7 @@ impl Processes {
             ("supervised", String::new()),
         ];
         arguments.extend(dev.etcd_space.arguments());
+        arguments.extend(dev.audit.arguments(1)?);
         if let Some(listen) = dev.etcd_listen {
             arguments.push(("etcd-listen", listen.to_string()));
         }

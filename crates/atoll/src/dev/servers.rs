@@ -166,6 +166,7 @@ impl Nodes {
             ("supervised", String::new()),
         ];
         arguments.extend(self.etcd_flags.iter().cloned());
+        arguments.extend(self.audit.arguments(self.number(node))?);
         if let Some(listen) = self.etcd_listen {
             arguments.push(("etcd-handoff", self.door("etcd", node).display().to_string()));
             arguments.push(("etcd-advertise", listen.to_string()));
