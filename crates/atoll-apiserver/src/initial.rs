@@ -14,6 +14,20 @@ use crate::storage::{self, Extra};
 
 /// Namespaces that every cluster has.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// Priorities of the cluster's own pods; upstream's words.
+const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another \
+         node if necessary.",
+    ),
+];
 /// The port of the Service `default/kubernetes`.
 const API_PORT: u16 = 443;
 
@@ -52,6 +66,10 @@ pub(crate) async fn create(core: &Core) -> Result<(), Status> {
     let mut objects: Vec<(&'static ResourceInfo, &str, &str, Value)> = Vec::new();
     for name in NAMESPACES {
         objects.push((row("", "namespaces")?, "", name, json!({})));
+    }
+    for (name, value, description) in PRIORITY_CLASSES {
+        let class = json!({"value": value, "description": description});
+        objects.push((row("scheduling.k8s.io", "priorityclasses")?, "", name, class));
     }
     let mut batch = Vec::new();
     for (row, namespace, name, object) in objects {
