@@ -1,0 +1,344 @@
+//! Work that ends, evictions that wait, pods that make room: by kubectl against `atoll dev`.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
+
+use atoll_e2e::{Cluster, eventually, image, is_root};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(60);
+/// A start every minute, and a debug build.
+const MINUTES: Duration = Duration::from_secs(150);
+const IMAGE: &str = "test.local/busybox:1";
+
+#[test]
+fn work_that_ends() {
+    if !is_root("jobs") {
+        return;
+    }
+    let cluster = Cluster::start(2);
+    image::import_busybox(&cluster, IMAGE, json!({ "Cmd": ["sh"] }));
+    by_the_clock_begins(&cluster);
+    a_job_completes(&cluster);
+    indexes_know_themselves(&cluster);
+    failures_end_it(&cluster);
+    a_policy_ends_it_at_once(&cluster);
+    suspended_and_resumed(&cluster);
+    by_the_clock_ends(&cluster);
+}
+
+#[test]
+fn pods_that_go_for_others() {
+    if !is_root("disruptions") {
+        return;
+    }
+    let cluster = Cluster::start(2);
+    image::import_busybox(&cluster, IMAGE, json!({ "Cmd": ["sh"] }));
+    a_drain_waits_for_its_budget(&cluster);
+    the_urgent_push_others_off(&cluster);
+    custom_endpoints_are_mirrored(&cluster);
+}
+
+fn apply(cluster: &Cluster, object: &Value) {
+    cluster.kubectl_with(&["apply", "-f", "-"], &object.to_string()).ok();
+}
+
+fn job(name: &str, script: &str, more: &Value) -> Value {
+    let mut job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": name },
+        "spec": { "template": { "spec": { "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1, "containers": [
+            { "name": "c", "image": IMAGE, "command": ["sh", "-c", script] }] } } },
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        job["spec"][key] = value.clone();
+    }
+    job
+}
+
+fn wait(cluster: &Cluster, job: &str, condition: &str) {
+    let condition = format!("--for=condition={condition}");
+    cluster.kubectl(&["wait", &condition, &format!("job/{job}"), "--timeout=90s"]).ok();
+}
+
+/// Reasons of the conditions that hold, by type.
+fn reason(cluster: &Cluster, job: &str, condition: &str) -> String {
+    let job = cluster.json(&["job", job]);
+    let all = job["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = all.iter().find(|one| one["type"] == condition && one["status"] == "True");
+    found.map(|one| one["reason"].as_str().unwrap_or_default().to_owned()).unwrap_or_default()
+}
+
+fn events(cluster: &Cluster, name: &str) -> String {
+    let of = format!("--field-selector=involvedObject.name={name}");
+    let shape = "jsonpath={range .items[*]}{.reason}: {.message}{\"\\n\"}{end}";
+    cluster.kubectl(&["get", "events", &of, "-o", shape]).ok()
+}
+
+fn says(cluster: &Cluster, name: &str, wanted: &str) {
+    eventually(SOON, &format!("{name} says {wanted}"), || {
+        let said = events(cluster, name);
+        if said.contains(wanted) { Ok(()) } else { Err(said) }
+    });
+}
+
+fn a_job_completes(cluster: &Cluster) {
+    apply(cluster, &job("three", "true", &json!({ "completions": 3, "parallelism": 2 })));
+    wait(cluster, "three", "complete");
+    let done = cluster.json(&["job", "three"]);
+    assert_eq!(done["status"]["succeeded"], 3, "{}", done["status"]);
+    assert_eq!(done["status"]["uncountedTerminatedPods"], json!({}));
+    assert!(
+        done["status"]["completionTime"].is_string() && done["status"]["startTime"].is_string()
+    );
+    assert_eq!(reason(cluster, "three", "Complete"), "CompletionsReached");
+    let row = cluster.kubectl(&["get", "job", "three", "--no-headers"]).ok();
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(cells[..3], ["three", "Complete", "3/3"], "{row}");
+    let pods = cluster.json(&["pods", "-l", "job-name=three"]);
+    assert_eq!(pods["items"].as_array().unwrap().len(), 3);
+    assert!(!pods.to_string().contains("job-tracking"), "a finalizer was left");
+    says(cluster, "three", "Completed: Job completed");
+    let described = cluster.kubectl(&["describe", "job", "three"]).ok();
+    assert!(described.contains("3 Succeeded"), "{described}");
+    cluster.kubectl(&["delete", "job", "three"]).ok();
+    eventually(SOON, "its pods go with it", || {
+        let pods = cluster.json(&["pods", "-l", "job-name=three"]);
+        if pods["items"].as_array().unwrap().is_empty() { Ok(()) } else { Err("there".to_owned()) }
+    });
+}
+
+fn indexes_know_themselves(cluster: &Cluster) {
+    let spec = json!({ "completions": 3, "parallelism": 3, "completionMode": "Indexed" });
+    apply(cluster, &job("indexed", "echo $JOB_COMPLETION_INDEX-$(hostname)", &spec));
+    wait(cluster, "indexed", "complete");
+    let done = cluster.json(&["job", "indexed"]);
+    assert_eq!(done["status"]["completedIndexes"], "0-2");
+    for index in 0..3 {
+        let label = format!("batch.kubernetes.io/job-completion-index={index}");
+        let said = cluster.kubectl(&["logs", "-l", &label]).ok();
+        assert_eq!(said.trim(), format!("{index}-indexed-{index}"));
+    }
+}
+
+fn failures_end_it(cluster: &Cluster) {
+    apply(cluster, &job("hopeless", "exit 3", &json!({ "backoffLimit": 1 })));
+    wait(cluster, "hopeless", "failed");
+    assert_eq!(reason(cluster, "hopeless", "Failed"), "BackoffLimitExceeded");
+    assert_eq!(cluster.json(&["job", "hopeless"])["status"]["failed"], 2);
+    says(cluster, "hopeless", "Job has reached the specified backoff limit");
+    let slow = json!({ "activeDeadlineSeconds": 2 });
+    apply(cluster, &job("slow", "sleep 600", &slow));
+    wait(cluster, "slow", "failed");
+    assert_eq!(reason(cluster, "slow", "Failed"), "DeadlineExceeded");
+    let limited = json!({ "completions": 2, "parallelism": 2, "completionMode": "Indexed",
+        "backoffLimitPerIndex": 0, "ttlSecondsAfterFinished": 1 });
+    apply(cluster, &job("halves", "exit $JOB_COMPLETION_INDEX", &limited));
+    eventually(SOON, "it fails by its index, and goes after its time", || {
+        let names = cluster.kubectl(&["get", "jobs", "-o", "name"]).ok();
+        if names.contains("halves") { Err(names) } else { Ok(()) }
+    });
+    says(cluster, "halves", "FailedIndexes: Job has failed indexes");
+}
+
+fn a_policy_ends_it_at_once(cluster: &Cluster) {
+    let rules = json!([{ "action": "FailJob",
+        "onExitCodes": { "containerName": "c", "operator": "In", "values": [42] } }]);
+    apply(cluster, &job("policy", "exit 42", &json!({ "podFailurePolicy": { "rules": rules } })));
+    wait(cluster, "policy", "failed");
+    assert_eq!(reason(cluster, "policy", "Failed"), "PodFailurePolicy");
+    assert_eq!(cluster.json(&["job", "policy"])["status"]["failed"], 1);
+    says(cluster, "policy", "failed with exit code 42 matching FailJob rule at index 0");
+}
+
+fn suspended_and_resumed(cluster: &Cluster) {
+    apply(cluster, &job("patient", "true", &json!({ "suspend": true })));
+    wait(cluster, "patient", "suspended");
+    let pods = cluster.json(&["pods", "-l", "job-name=patient"]);
+    assert_eq!(pods["items"], json!([]));
+    let patch = r#"{"spec":{"suspend":false}}"#;
+    cluster.kubectl(&["patch", "job", "patient", "--type=merge", "-p", patch]).ok();
+    wait(cluster, "patient", "complete");
+    says(cluster, "patient", "Resumed: Job resumed");
+    let fixed = r#"{"spec":{"completions":2}}"#;
+    let refused =
+        cluster.kubectl(&["patch", "job", "patient", "--type=merge", "-p", fixed]).fails();
+    assert!(
+        refused.contains("spec.completions: Invalid value: 2: field is immutable"),
+        "{refused}"
+    );
+}
+
+fn by_the_clock_begins(cluster: &Cluster) {
+    let template = job("", "date", &json!({}))["spec"].clone();
+    apply(
+        cluster,
+        &json!({
+            "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": "minutely" },
+            "spec": { "schedule": "*/1 * * * *", "timeZone": "Asia/Tokyo",
+                "jobTemplate": { "spec": template } },
+        }),
+    );
+    let refused = cluster
+        .kubectl(&["create", "cronjob", "wrong", "--image=x", "--schedule=61 * * * *"])
+        .fails();
+    assert!(refused.contains("end of range (61) above maximum (59): 61"), "{refused}");
+}
+
+fn by_the_clock_ends(cluster: &Cluster) {
+    let name = eventually(MINUTES, "a minute begins a job", || {
+        let jobs = cluster.json(&["jobs"]);
+        let all = jobs["items"].as_array().cloned().unwrap_or_default();
+        all.iter()
+            .filter_map(|one| one["metadata"]["name"].as_str())
+            .find(|name| name.starts_with("minutely-"))
+            .map(str::to_owned)
+            .ok_or_else(|| jobs.to_string())
+    });
+    wait(cluster, &name, "complete");
+    let job = cluster.json(&["job", &name]);
+    let at = &job["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"];
+    assert!(at.as_str().unwrap().ends_with(":00+09:00"), "{at}");
+    assert_eq!(job["metadata"]["ownerReferences"][0]["name"], "minutely");
+    says(cluster, "minutely", &format!("SawCompletedJob: Saw completed job: {name}"));
+    let cron_job = cluster.json(&["cronjob", "minutely"]);
+    assert!(cron_job["status"]["lastSuccessfulTime"].is_string(), "{}", cron_job["status"]);
+    let row = cluster.kubectl(&["get", "cronjob", "minutely", "--no-headers"]).ok();
+    assert!(row.contains("Asia/Tokyo") && row.contains("False"), "{row}");
+    cluster.kubectl(&["create", "job", "--from=cronjob/minutely", "by-hand"]).ok();
+    wait(cluster, "by-hand", "complete");
+}
+
+fn deployment(name: &str, replicas: u32, more: &Value) -> Value {
+    let mut spec = json!({ "terminationGracePeriodSeconds": 1,
+        "containers": [{ "name": "c", "image": "atoll.local/hello" }] });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
+        "spec": { "replicas": replicas, "selector": { "matchLabels": { "app": name } },
+            "template": { "metadata": { "labels": { "app": name } }, "spec": spec } },
+    })
+}
+
+fn a_drain_waits_for_its_budget(cluster: &Cluster) {
+    apply(cluster, &deployment("web", 2, &json!({})));
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]).ok();
+    cluster.kubectl(&["create", "pdb", "web", "--selector=app=web", "--min-available=2"]).ok();
+    eventually(SOON, "the budget is counted", || {
+        let budget = cluster.json(&["pdb", "web"]);
+        let counted = budget["status"]["currentHealthy"] == 2;
+        if counted { Ok(()) } else { Err(budget["status"].to_string()) }
+    });
+    // One pod is on the node, and none may go.
+    let drain = ["drain", "node-2", "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
+    let refused = cluster.kubectl(&[&drain[..], &["--timeout=8s"]].concat()).fails();
+    assert!(
+        refused.contains("Cannot evict pod as it would violate the pod's disruption budget."),
+        "{refused}"
+    );
+    assert_eq!(cluster.pods_ready("app=web", 2, SOON).len(), 2);
+    // With a third elsewhere one may, and the drain that waits goes on.
+    cluster.kubectl(&["scale", "deployment/web", "--replicas=3"]).ok();
+    cluster.kubectl(&[&drain[..], &["--timeout=90s"]].concat()).ok();
+    eventually(SOON, "everything is on the other node", || {
+        let pods = cluster.pods_ready("app=web", 3, SOON);
+        let there = pods.iter().all(|pod| pod["spec"]["nodeName"] == "node-1");
+        if there { Ok(()) } else { Err(json!(pods).to_string()) }
+    });
+    let allowed = cluster.kubectl(&["get", "pdb", "web", "--no-headers"]).ok();
+    let cells: Vec<&str> = allowed.split_whitespace().collect();
+    assert_eq!(cells[..4], ["web", "2", "N/A", "1"], "{allowed}");
+    one_of_three_evictions_at_once(cluster);
+    cluster.kubectl(&["uncordon", "node-2"]).ok();
+    cluster.kubectl(&["delete", "deployment,pdb", "web"]).ok();
+}
+
+/// The budget allows one: however close together they ask, one gets through.
+fn one_of_three_evictions_at_once(cluster: &Cluster) {
+    let evict = |name: &str| {
+        let path = format!("/api/v1/namespaces/default/pods/{name}/eviction");
+        let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": { "name": name } });
+        cluster.kubectl_with(&["create", "--raw", &path, "-f", "-"], &eviction.to_string())
+    };
+    let pods = cluster.pods_ready("app=web", 3, SOON);
+    let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+    let codes: Vec<i32> = std::thread::scope(|scope| {
+        let all: Vec<_> = names.iter().map(|name| scope.spawn(|| evict(name).code)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
+}
+
+/// Half of a node's processors and a little more, so that two do not fit.
+fn most_of_a_node(cluster: &Cluster) -> Value {
+    let node = cluster.json(&["node", "node-1"]);
+    let cpu = node["status"]["allocatable"]["cpu"].as_str().unwrap().to_owned();
+    let milli: u64 = match cpu.strip_suffix('m') {
+        Some(milli) => milli.parse().unwrap(),
+        None => cpu.parse::<u64>().unwrap() * 1_000,
+    };
+    json!({ "containers": [{ "name": "c", "image": "atoll.local/hello",
+        "resources": { "requests": { "cpu": format!("{}m", milli * 6 / 10) } } }] })
+}
+
+fn the_urgent_push_others_off(cluster: &Cluster) {
+    for (name, value) in [("low", "1"), ("urgent", "1000")] {
+        cluster.kubectl(&["create", "priorityclass", name, &format!("--value={value}")]).ok();
+    }
+    let mut spec = most_of_a_node(cluster);
+    spec["priorityClassName"] = json!("low");
+    apply(cluster, &deployment("batch", 2, &spec));
+    let before = cluster.pods_ready("app=batch", 2, SOON);
+    spec["priorityClassName"] = json!("urgent");
+    spec["preemptionPolicy"] = json!("Never");
+    apply(cluster, &deployment("modest", 1, &spec));
+    eventually(SOON, "one that preempts nobody waits", || {
+        let pods = cluster.json(&["pods", "-l", "app=modest"]);
+        let said = pods["items"][0]["status"].to_string();
+        if said.contains("not eligible due to preemptionPolicy=Never.") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    cluster.kubectl(&["delete", "deployment", "modest"]).ok();
+    spec.as_object_mut().unwrap().remove("preemptionPolicy");
+    apply(cluster, &deployment("serving", 1, &spec));
+    cluster.pods_ready("app=serving", 1, SOON);
+    let victims: Vec<String> = before
+        .iter()
+        .filter_map(|pod| pod["metadata"]["name"].as_str())
+        .filter(|name| events(cluster, name).contains("Preempted: Preempted by pod "))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(victims.len(), 1, "one pod is enough");
+    eventually(SOON, "who was pushed off waits", || {
+        let pods = cluster.json(&["pods", "-l", "app=batch"]);
+        let said = pods["items"].to_string();
+        let waits = said.contains("No preemption victims found for incoming pod");
+        if waits { Ok(()) } else { Err(said) }
+    });
+    cluster.kubectl(&["delete", "deployment", "batch", "serving"]).ok();
+}
+
+fn custom_endpoints_are_mirrored(cluster: &Cluster) {
+    apply(
+        cluster,
+        &json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "outside" },
+            "spec": { "ports": [{ "port": 80 }] } }),
+    );
+    apply(
+        cluster,
+        &json!({ "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": "outside" },
+            "subsets": [{ "addresses": [{ "ip": "192.0.2.7" }], "ports": [{ "port": 8080 }] }] }),
+    );
+    eventually(SOON, "a slice says the same", || {
+        let slices = cluster.json(&["endpointslices", "-l", "kubernetes.io/service-name=outside"]);
+        let said = slices["items"].to_string();
+        let mirrored =
+            said.contains("192.0.2.7") && said.contains("endpointslicemirroring-controller.k8s.io");
+        if mirrored { Ok(()) } else { Err(said) }
+    });
+}
