@@ -99,9 +99,9 @@ fn interval(text: &str, completions: i32) -> Result<(i32, i32), String> {
     let parts: Vec<&str> = text.split('-').collect();
     let index = |text: &str| {
         let quoted = crate::field::quote(text);
-        let number: i64 = text.parse().map_err(|_: std::num::ParseIntError| {
-            format!("cannot convert string to integer for index: {quoted}")
-        })?;
+        let number = text.parse::<i64>().ok();
+        let number = number
+            .ok_or_else(|| format!("cannot convert string to integer for index: {quoted}"))?;
         let fits = i32::try_from(number).ok().filter(|number| *number < completions);
         fits.ok_or_else(|| format!("too large index: {quoted}"))
     };
