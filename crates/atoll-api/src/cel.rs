@@ -24,6 +24,7 @@ pub mod authorizer;
 mod check;
 mod cost;
 pub mod decl;
+mod declared;
 mod error;
 pub mod escape;
 pub mod estimate;
@@ -32,7 +33,6 @@ mod lexer;
 mod library;
 mod macros;
 mod parser;
-mod types;
 mod unify;
 mod value;
 
@@ -44,9 +44,9 @@ use std::collections::BTreeMap;
 use ast::Expr;
 
 pub use decl::{Decl, Shape};
+pub use declared::{Fields, ObjectType, Type};
 pub use error::{CompileError, EvalError, Issue};
 pub use estimate::Estimate;
-pub use types::{Fields, ObjectType, Type};
 pub use value::{Lazy, List, Map, OwnMap, Struct, Text, Value};
 
 /// What one evaluation may cost: about a tenth of a second upstream, less here.

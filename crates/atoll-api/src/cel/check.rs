@@ -2,10 +2,10 @@
 
 use super::Env;
 use super::ast::{Call, Comprehension, Entry, Expr, Index, Item, Kind, Literal, Select, Struct};
+use super::declared::{self, Fields, ObjectType, Type};
 use super::error::Issue;
 use super::library::{self, FunctionId};
 use super::parser::qualified_name;
-use super::types::{self, Fields, ObjectType, Type};
 use super::unify::{Unifier, most_general};
 
 /// Checks the tree and notes in it what names mean.
@@ -373,7 +373,7 @@ fn type_named(name: &str, patches: bool) -> Option<Type> {
             Type::Object(object.into())
         }
         _ if name.len() == 1 => return None,
-        _ => types::simple(name)?,
+        _ => declared::simple(name)?,
     };
     Some(Type::Type(ty.into()))
 }

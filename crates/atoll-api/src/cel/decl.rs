@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use super::declared::{Fields, ObjectType, Type};
 use super::escape;
-use super::types::{Fields, ObjectType, Type};
 use crate::access::Access as _;
 
 /// Bytes of a request: what bounds everything that has no bound of its own. Upstream's number.

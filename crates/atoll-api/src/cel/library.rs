@@ -26,8 +26,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::authorizer::{Asking, Decision};
+use super::declared::{self, Overload};
 use super::error::EvalError;
-use super::types::{self, Overload};
 use super::value::Value;
 use crate::quantity::Quantity;
 
@@ -54,7 +54,7 @@ pub(super) type Eval = for<'a> fn(&[Value<'a>], &Context) -> Result<Value<'a>, E
 /// One name.
 pub(super) struct Function {
     pub name: &'static str,
-    /// As [`types::overload`] reads them.
+    /// As [`declared::overload`] reads them.
     pub overloads: &'static [&'static str],
     pub eval: Eval,
 }
@@ -104,7 +104,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     for one in libraries.into_iter().flatten() {
         let id = FunctionId::try_from(table.functions.len()).unwrap_or(FunctionId::MAX);
         table.functions.push(one);
-        table.overloads.push(one.overloads.iter().map(|text| types::overload(text)).collect());
+        table.overloads.push(one.overloads.iter().map(|text| declared::overload(text)).collect());
         table.by_name.insert(one.name, id);
     }
     table
@@ -261,7 +261,7 @@ mod tests {
                 let words = text.split(|one: char| !one.is_ascii_alphanumeric() && one != '.');
                 for word in words.map(|word| word.trim_matches('.')).filter(|word| !word.is_empty())
                 {
-                    let known = types::simple(word).is_some()
+                    let known = declared::simple(word).is_some()
                         || ["list", "map", "optional", "type"].contains(&word);
                     assert!(known, "{}: {word} in {text}", function.name);
                 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::types::Type;
+use super::declared::Type;
 
 /// What stands for free types.
 #[derive(Debug, Clone, Default)]

@@ -1,3 +1,5 @@
+//! Values sealed and opened, and keys that change.
+
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Who waits, who is served, and who is refused.
+
 use super::*;
 
 /// Short enough for a test, long enough for whoever is to be called before.

@@ -1,3 +1,5 @@
+//! What a namespace uses of its quota.
+
 use super::{is_counted, kind_of};
 use serde_json::json;
 

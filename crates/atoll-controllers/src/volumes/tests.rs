@@ -1,3 +1,5 @@
+//! Which volume a claim gets, and what becomes of both.
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};

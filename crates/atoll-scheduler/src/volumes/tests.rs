@@ -1,3 +1,5 @@
+//! Where volumes let a pod run.
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};

@@ -1,3 +1,5 @@
+//! What objects count for in a quota.
+
 use serde_json::{Value, json};
 
 use super::amounts::{self, Amounts};

@@ -1,3 +1,5 @@
+//! What is refused of flow schemas and priority levels.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What is refused of StatefulSets and DaemonSets.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What is refused of configurations of webhooks.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Which rule of a policy an event falls under.
+
 use super::*;
 use crate::user::UserInfo;
 

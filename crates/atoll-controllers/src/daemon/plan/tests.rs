@@ -1,3 +1,5 @@
+//! Which pods a DaemonSet has on which nodes.
+
 use super::*;
 use serde_json::{Value, json};
 

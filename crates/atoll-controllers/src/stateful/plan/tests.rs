@@ -1,3 +1,5 @@
+//! Which step a StatefulSet takes next.
+
 use super::*;
 use serde_json::json;
 
