@@ -38,6 +38,8 @@ fn a_server_whose_store_goes_bad_comes_back_by_itself() {
             load.goes_bad("node-3", "a flipped bit in the state", &flip_in_state, "is damaged at");
             load.goes_bad("node-2", "a log that was cut", &cut_log, "");
             load.old_copy("node-3");
+            let said = "another than that of the majority";
+            load.goes_bad("node-3", "another history", &another_history, said);
             load.only_when_a_majority_is_there("node-1", "node-3");
         }));
         stop.store(true, Ordering::Relaxed);
@@ -257,6 +259,13 @@ fn flip_in_state(store: &Path) {
     let at = content.windows(wanted.len()).position(|window| window == wanted).unwrap();
     content[at + wanted.len() + 8] ^= 0x10;
     fs::write(file, content).unwrap();
+}
+
+/// As if an entry of the log had been another one there: nothing about the folder is wrong by itself.
+fn another_history(store: &Path) {
+    let key = b"/registry/core/namespaces/kube-system";
+    let value = br#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"kube-other"}}"#;
+    atoll_store::testing::diverge(store, atoll_store::Keyspace::Cluster, key, value).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -158,3 +158,39 @@ fn history_goes_by_itself_as_in_3_5() {
     assert!(expected.contains("required revision has been compacted"), "{expected}");
     assert_eq!(forgets(&ours, &programs.etcdctl), expected);
 }
+
+fn db_size(t: &mut Transcript<'_>) -> u64 {
+    let status = t.run(&["endpoint", "status", "--write-out=json"]).ok();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    status[0]["Status"]["dbSize"].as_u64().unwrap()
+}
+
+/// What the file takes when it is full, and when nearly all was deleted and it was written anew.
+fn grows_and_shrinks(t: &mut Transcript<'_>) -> (u64, u64) {
+    let value = "x".repeat(100_000);
+    for number in 0..200 {
+        t.run(&["put", &format!("key/{number}"), &value]).ok();
+    }
+    t.run(&["put", "other", "stays"]).ok();
+    t.run(&["--command-timeout=60s", "defrag"]).ok();
+    let full = db_size(t);
+    t.run(&["del", "--prefix", "key/"]).ok();
+    let present = t.run(&["get", "none", "--write-out=json"]).ok();
+    let present: serde_json::Value = serde_json::from_str(&present).unwrap();
+    let revision = present["header"]["revision"].to_string();
+    t.run(&["compact", "--physical", &revision]).ok();
+    t.run(&["--command-timeout=60s", "defrag"]).ok();
+    assert_eq!(t.run(&["get", "other", "--print-value-only"]).ok().trim(), "stays");
+    (full, db_size(t))
+}
+
+#[test]
+fn defrag_gives_the_disk_back_as_in_3_5() {
+    let Some(programs) = Release::Distro35.programs() else { return };
+    for served in [start_etcd_with(&programs, folder(), &[]), start_ours_with(folder(), &[])] {
+        let mut t = Transcript::new(&programs.etcdctl, &served);
+        let (full, empty) = grows_and_shrinks(&mut t);
+        println!("{}: {full} bytes, then {empty}", served.endpoint);
+        assert!(full > 20_000_000 && empty < 2_000_000, "{full}, then {empty}");
+    }
+}
