@@ -45,7 +45,7 @@ use crate::servers::{Servers, presence};
 use crate::status::Status;
 use crate::storage::Storage;
 use crate::user::{Connection, UserInfo};
-use crate::{allocate, hook, initial, maintenance, pipeline, sockets};
+use crate::{allocate, crd, hook, initial, maintenance, pipeline, sockets};
 
 /// Connections open at once; further ones wait in the listener.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -135,7 +135,7 @@ impl ApiServer {
         if core.config.compacts {
             core.tasks.spawn(maintenance::compact(core.clone()));
         }
-        core.tasks.spawn(crate::crd::status::run(core.clone()));
+        core.tasks.spawn(crd::status::run(core.clone()));
         core.tasks.spawn(initial::keep(core.clone()));
         core.tasks.spawn(policies::keep_status(core.clone()));
         core.tasks.spawn(allocate::repair::run(core.clone()));

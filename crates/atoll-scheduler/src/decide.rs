@@ -77,10 +77,10 @@ impl Decider {
         {
             return Decision::Bind(node);
         }
-        self.from_scratch(pod, around)
+        self.decide_anew(pod, around)
     }
 
-    fn from_scratch(&mut self, pod: &Arc<Pod>, around: &Surroundings<'_>) -> Decision {
+    fn decide_anew(&mut self, pod: &Arc<Pod>, around: &Surroundings<'_>) -> Decision {
         let cluster = around.cluster;
         let topology = Topology {
             namespace_labels: around.namespace_labels,

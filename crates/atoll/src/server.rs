@@ -7,6 +7,8 @@ mod controllers;
 mod etcd;
 mod examine;
 mod external;
+#[cfg(test)]
+mod golden;
 mod join;
 mod leader;
 mod peers;

@@ -85,6 +85,6 @@ mod tests {
         let second = crd("bs.x.io", json!({"plural": "bs", "kind": "A", "shortNames": ["z"]}));
         let verdict = judge(&second, &[first.clone(), second.clone()]);
         assert_eq!(verdict.conflict, Some(("KindConflict", "\"A\" is already in use".to_owned())));
-        assert!(judge(&first, &[first.clone()]).conflict.is_none());
+        assert!(judge(&first, std::slice::from_ref(&first)).conflict.is_none());
     }
 }

@@ -122,6 +122,7 @@ async fn outcome(api: &Api, manifest: &Value) -> (&'static str, Value) {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "a switch of this test alone")]
 #[tokio::test(flavor = "multi_thread")]
 async fn manifests_become_what_upstream_makes_of_them() {
     let write = std::env::var("ATOLL_CORPUS_WRITE").is_ok_and(|value| value == "1");

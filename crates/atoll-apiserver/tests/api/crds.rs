@@ -326,7 +326,7 @@ async fn a_definition_goes_with_its_objects() {
 
 /// Takes the finalizer from the object in the store.
 async fn release(api: &Api) {
-    use atoll_store::kv::{KeyRange, KvStore as _, Op, Txn};
+    use atoll_store::kv::{KeyRange, Op, Txn};
     let store = api.store.keyspace(atoll_store::Keyspace::Cluster);
     let key = "/registry/shop.example.com/widgets/default/held";
     let gone = Op::Delete { range: KeyRange::single(key), prev_kv: false };

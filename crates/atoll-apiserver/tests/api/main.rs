@@ -8,6 +8,7 @@
 
 mod addresses;
 mod classes;
+#[allow(dead_code, reason = "the suite of what is stored uses the rest")]
 mod client;
 mod corpus;
 mod crds;

@@ -103,4 +103,3 @@ pub(super) fn reference(claim: &PersistentVolumeClaim) -> serde_json::Value {
         "resourceVersion": claim.metadata.resource_version,
     })
 }
-

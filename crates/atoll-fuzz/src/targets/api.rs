@@ -176,13 +176,13 @@ fn body_seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for (number, row) in atoll_api::kinds::builtin().iter().enumerate() {
         let Ok(number) = u8::try_from(number) else { break };
-        let mut object = match row.kind {
+        let mut object = match &*row.kind {
             "Pod" => serde_json::from_str(POD).unwrap_or_default(),
             "Deployment" | "ReplicaSet" => deployment(),
             _ => json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {}, "status": {}}),
         };
         object["apiVersion"] = Value::from(row.api_version());
-        object["kind"] = Value::from(row.kind);
+        object["kind"] = Value::from(&*row.kind);
         seeds.push([&[number, 0], object.to_string().as_bytes()].concat());
         if let Ok(encoded) = proto::encode(&object) {
             seeds.push([&[number, 2], encoded.as_slice()].concat());

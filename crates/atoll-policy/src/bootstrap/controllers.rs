@@ -203,11 +203,7 @@ pub(super) const ROLES: &[RoleRow] = &[
     RoleRow::new(
         "system:controller:pvc-protection-controller",
         &[
-            Row::On(
-                "get list patch update watch",
-                "-",
-                "persistentvolumeclaims persistentvolumes",
-            ),
+            Row::On("get list patch update watch", "-", "persistentvolumeclaims persistentvolumes"),
             Row::On(READ, "-", "pods"),
             EVENTS,
         ],

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_api::access::Access as _;
-use atoll_api::cel::{Decl, Type};
 use atoll_api::cel::admission::type_check::{self, Known};
+use atoll_api::cel::{Decl, Type};
 use atoll_api::kinds::{ResourceInfo, Row};
 use serde_json::{Value, json};
 

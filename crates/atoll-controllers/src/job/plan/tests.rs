@@ -92,18 +92,18 @@ fn runs_as_many_at_once_as_wanted_and_no_more_than_are_left() {
 fn a_pod_is_counted_once_over_every_step() {
     let job = job(json!({}), json!({}));
     let done = pod("a", "Succeeded", json!({}));
-    let first = look(&job, &[done.clone()]);
+    let first = look(&job, std::slice::from_ref(&done));
     assert_eq!(first.status.succeeded, None);
     let uncounted = first.status.uncounted_terminated_pods.clone().unwrap();
     assert_eq!(uncounted.succeeded.unwrap(), ["a"]);
     assert_eq!(names(&first.release), ["a"]);
     let job = after(&job, &first);
     // Whether the finalizer was not removed or the cache does not show it yet.
-    let again = look(&job, &[done.clone()]);
+    let again = look(&job, std::slice::from_ref(&done));
     assert_eq!(again.status.uncounted_terminated_pods, first.status.uncounted_terminated_pods);
     assert_eq!(names(&again.release), ["a"]);
     let released = without_finalizer(&done);
-    let counted = look(&job, &[released.clone()]);
+    let counted = look(&job, std::slice::from_ref(&released));
     assert_eq!(counted.status.succeeded, Some(1));
     assert_eq!(counted.status.uncounted_terminated_pods.clone().unwrap().succeeded, None);
     let job = after(&job, &counted);
@@ -115,7 +115,7 @@ fn a_pod_is_counted_once_over_every_step() {
 fn completes_when_the_last_pod_is_counted() {
     let job = job(json!({ "completions": 1, "parallelism": 1 }), json!({}));
     let done = pod("a", "Succeeded", json!({}));
-    let met = look(&job, &[done.clone()]);
+    let met = look(&job, std::slice::from_ref(&done));
     assert_eq!(conditions(&met), [condition("SuccessCriteriaMet", "CompletionsReached")]);
     assert_eq!(met.status.completion_time, None);
     let job = after(&job, &met);

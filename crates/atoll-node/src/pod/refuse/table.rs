@@ -281,11 +281,7 @@ pub(super) const KINDS: &[Kind] = &[
         honoured: &[("medium", ""), ("sizeLimit", "")],
         refused: &[],
     },
-    Kind {
-        name: "EphemeralVolumeSource",
-        honoured: &[("volumeClaimTemplate", "")],
-        refused: &[],
-    },
+    Kind { name: "EphemeralVolumeSource", honoured: &[("volumeClaimTemplate", "")], refused: &[] },
     Kind {
         name: "PersistentVolumeClaimVolumeSource",
         honoured: &[("claimName", ""), ("readOnly", "")],
