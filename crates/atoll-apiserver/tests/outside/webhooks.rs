@@ -18,6 +18,13 @@ pub(crate) async fn configure(api: &Api, kind: &str, name: &str, webhooks: Vec<V
     watch.step().await;
 }
 
+/// Replaces the webhooks of a configuration, and waits until the caches know.
+async fn reconfigure(api: &Api, path: &str, webhook: &Value) {
+    api.merge(path, &json!({ "webhooks": [webhook] })).await.ok();
+    // A consistent list waits for them.
+    api.get(path.rsplit_once('/').unwrap().0).await.ok();
+}
+
 fn add(path: &str, value: Value) -> Value {
     patched(&json!([{"op": "add", "path": path, "value": value}]))
 }
@@ -108,11 +115,11 @@ async fn one_that_cannot_be_asked_fails_or_is_passed_over() {
     );
     let path = format!("{GROUP}/mutatingwebhookconfigurations/m");
     slow["failurePolicy"] = json!("Ignore");
-    api.merge(&path, &json!({"webhooks": [slow]})).await.ok();
+    reconfigure(&api, &path, &slow).await;
     api.create(CONFIG_MAPS, &config_map("x")).await.ok();
     let mut nowhere = hook.webhook("n.example.com", &["CREATE"], "configmaps");
     nowhere["clientConfig"] = json!({"service": {"namespace": "default", "name": "gone"}});
-    api.merge(&path, &json!({"webhooks": [nowhere]})).await.ok();
+    reconfigure(&api, &path, &nowhere).await;
     api.create(CONFIG_MAPS, &config_map("y")).await.fails(
         500,
         "Internal error occurred: failed calling webhook \"n.example.com\": failed to call \
