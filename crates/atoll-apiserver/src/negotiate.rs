@@ -139,25 +139,35 @@ pub(crate) fn media_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
 
 /// The first form that the client takes and the server has.
 pub(crate) fn accept(headers: &HeaderMap, query: &Query) -> Result<Accept, Status> {
-    accept_of(headers, query, true)
+    accept_of(headers, query, true, true)
 }
 
-/// The same for what a row serves: custom resources have no protobuf.
+/// The same for what a row serves: custom resources have no protobuf, and what is answered and
+/// not stored has no Table.
 pub(crate) fn accept_for(
     row: &ResourceInfo,
     headers: &HeaderMap,
     query: &Query,
 ) -> Result<Accept, Status> {
-    accept_of(headers, query, proto::carried(&row.api_version(), &row.kind).is_some())
+    let protobuf = proto::carried(&row.api_version(), &row.kind).is_some();
+    accept_of(headers, query, protobuf, row.allows("get"))
 }
 
-fn accept_of(headers: &HeaderMap, query: &Query, protobuf: bool) -> Result<Accept, Status> {
+fn accept_of(
+    headers: &HeaderMap,
+    query: &Query,
+    protobuf: bool,
+    table: bool,
+) -> Result<Accept, Status> {
     let pretty = pretty(headers, query);
     for range in media_ranges(headers) {
         let (Some(format), Some(shape)) = (range.format(), range.shape()) else { continue };
-        // As upstream, a Table is JSON or YAML.
-        let fits = protobuf && !matches!(shape, Shape::Table { .. });
-        if format != Format::Protobuf || fits {
+        let fits = match shape {
+            // As upstream, a Table is JSON or YAML.
+            Shape::Table { .. } => table && format != Format::Protobuf,
+            _ => protobuf || format != Format::Protobuf,
+        };
+        if fits {
             return Ok(Accept { format, shape, pretty });
         }
     }

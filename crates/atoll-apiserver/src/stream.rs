@@ -5,6 +5,7 @@
 
 mod copy;
 mod dial;
+mod frames;
 mod target;
 
 use std::time::Duration;
@@ -60,16 +61,27 @@ pub(crate) async fn serve(
         admission::validate(&call.core, &request, &options).await?;
     }
     let target = Target::find(&call).await?;
-    if stream { tunnel(&call, head, upgrade, &target).await } else { log(&call, &target).await }
+    if stream {
+        tunnel(&call, head, upgrade, &target).await
+    } else {
+        log(&call, upgrade, &target).await
+    }
 }
 
-async fn log(call: &Call, target: &Target) -> Result<Response<Body>, Status> {
+async fn log(
+    call: &Call,
+    upgrade: Option<OnUpgrade>,
+    target: &Target,
+) -> Result<Response<Body>, Status> {
     let request = request(Method::GET, target, &HeaderMap::new())?;
     let answer = send(call, target, request).await.map_err(|why| {
         Status::server_error(format!("Get \"https://{}{}\": {why}", target.authority, target.path))
     })?;
     if !answer.status().is_success() {
         return Err(refusal(answer).await);
+    }
+    if let Some(client) = upgrade.filter(|_| frames::is_asked(&call.headers)) {
+        return frames::answer(call, client, answer.into_body());
     }
     let mut response = Response::new(Body::empty());
     let text = HeaderValue::from_static("text/plain");

@@ -5,6 +5,10 @@ use std::fmt;
 /// Errors of one expression that are reported.
 const ISSUES_MAX: usize = 100;
 
+/// Bytes of a line that is shown below its fault; of a longer one only the place is told. The
+/// number is cel-go's.
+const SNIPPET_BYTES_MAX: usize = 16_384;
+
 /// One fault of an expression; `at` is a position in characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issue {
@@ -40,11 +44,13 @@ impl std::error::Error for CompileError {}
 
 fn show(source: &str, issue: &Issue) -> String {
     let at = issue.at as usize;
-    let before: String = source.chars().take(at).collect();
-    let line = before.matches('\n').count();
-    let column = before.chars().rev().take_while(|one| *one != '\n').count();
+    let (mut line, mut column) = (0, 0);
+    for one in source.chars().take(at) {
+        (line, column) = if one == '\n' { (line + 1, 0) } else { (line, column + 1) };
+    }
     let mut text = format!("ERROR: <input>:{}:{}: {}", line + 1, column + 1, issue.message);
-    let Some(snippet) = source.split('\n').nth(line) else { return text };
+    let line = source.split('\n').nth(line);
+    let Some(snippet) = line.filter(|line| line.len() <= SNIPPET_BYTES_MAX) else { return text };
     text.push_str("\n | ");
     text.push_str(&snippet.replace('\t', " "));
     text.push_str("\n | ");
@@ -92,6 +98,13 @@ pub(super) fn fail<T>(text: impl Into<String>) -> Result<T, EvalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_fills_the_screen_is_not_shown() {
+        let source = " ".repeat(SNIPPET_BYTES_MAX + 1);
+        let error = CompileError::new(&source, vec![Issue { at: 3, message: "far".to_owned() }]);
+        assert_eq!(error.to_string(), "ERROR: <input>:1:4: far");
+    }
 
     #[test]
     fn places_are_shown() {

@@ -227,6 +227,12 @@ async fn forms_that_are_not_written() {
     let both = get("application/cbor,application/json").await;
     assert_eq!(both.headers["content-type"], "application/json");
     assert_eq!(both.ok()["kind"], "ConfigMapList");
+    // What stands nowhere has no Table.
+    let review = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
+    let table = ("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let answer = api.send(Method::POST, path, &[JSON, table], review.to_string()).await;
+    assert_eq!(answer.code, 406, "{}", answer.body);
     api.shutdown().await;
 }
 
