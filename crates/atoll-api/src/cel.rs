@@ -33,6 +33,7 @@ mod lexer;
 mod library;
 mod macros;
 mod parser;
+mod stack;
 mod unify;
 mod value;
 

@@ -6,6 +6,7 @@ use super::declared::{self, Fields, ObjectType, Type};
 use super::error::Issue;
 use super::library::{self, FunctionId};
 use super::parser::qualified_name;
+use super::stack::with_room;
 use super::unify::{Unifier, most_general};
 
 /// Checks the tree and notes in it what names mean.
@@ -32,6 +33,10 @@ impl Checker<'_> {
     }
 
     fn check(&mut self, expr: &mut Expr) -> Type {
+        with_room(|| self.type_of(expr))
+    }
+
+    fn type_of(&mut self, expr: &mut Expr) -> Type {
         let at = expr.at;
         match &mut expr.kind {
             Kind::Literal(literal) => of_literal(literal),

@@ -11,6 +11,7 @@ use super::ast::{Call, Comprehension, Expr, Kind, Literal};
 use super::cost;
 use super::decl::{Decl, REQUEST_BYTES_MAX, Shape};
 use super::library;
+use super::stack::with_room;
 
 /// What one rule may cost, times how often its schema's place may occur. Upstream's number.
 pub const RULE_COST_MAX: u64 = 10_000_000;
@@ -146,6 +147,10 @@ impl<'d> Known<'d> {
 
 impl<'d> Walk<'d, '_> {
     fn node(&mut self, expr: &Expr) -> Node<'d> {
+        with_room(|| self.node_of(expr))
+    }
+
+    fn node_of(&mut self, expr: &Expr) -> Node<'d> {
         match &expr.kind {
             Kind::Literal(literal) => {
                 let known = match literal {

@@ -6,6 +6,7 @@ use super::ast::{Call, Comprehension, Expr, Index, Kind, Literal, Select};
 use super::cost;
 use super::error::{EvalError, fail};
 use super::library::{self, Context};
+use super::stack::with_room;
 use super::value::{self, List, Map, OwnMap, Struct, Text, Value};
 use super::{Bindings, Evaluation};
 
@@ -34,6 +35,10 @@ impl<'a> Machine<'_, 'a> {
     }
 
     fn eval(&mut self, expr: &'a Expr) -> Evaluated<'a> {
+        with_room(|| self.value_of(expr))
+    }
+
+    fn value_of(&mut self, expr: &'a Expr) -> Evaluated<'a> {
         match &expr.kind {
             Kind::Literal(literal) => Ok(constant(literal)),
             Kind::TypeName(name) => Ok(Value::Type(type_name(name).into())),

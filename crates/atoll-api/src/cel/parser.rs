@@ -7,6 +7,7 @@ use super::ast::{Call, Entry, Expr, Index, Item, Kind, Literal, Select, Struct, 
 use super::error::{CompileError, Issue};
 use super::lexer::{self, Token, TokenKind};
 use super::macros;
+use super::stack::with_room;
 
 /// Characters of an expression. Upstream's number.
 const SOURCE_CHARS_MAX: usize = 100_000;
@@ -171,6 +172,10 @@ impl<'t> Parser<'t> {
     }
 
     fn expr(&mut self) -> Parsed<Tree> {
+        with_room(|| self.nested())
+    }
+
+    fn nested(&mut self) -> Parsed<Tree> {
         self.nesting += 1;
         if self.nesting > NESTING_MAX {
             return Err(self.too_deep());

@@ -9,6 +9,9 @@ use super::declared::Type;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unifier {
     known: HashMap<u32, Type>,
+    /// What was learned, and what stood there before: an attempt that fails takes it back.
+    /// Copying all that is known for each attempt would make long expressions quadratic.
+    learned: Vec<(u32, Option<Type>)>,
     next: u32,
 }
 
@@ -49,13 +52,23 @@ impl Unifier {
 
     /// Whether all fit; nothing is learned when one does not.
     pub(super) fn fit_all(&mut self, given: &[Type], wanted: &[Type]) -> bool {
-        let before = self.known.clone();
+        self.learned.clear();
         let fits = given.len() == wanted.len()
             && given.iter().zip(wanted).all(|(given, wanted)| self.assign(given, wanted));
         if !fits {
-            self.known = before;
+            while let Some((var, before)) = self.learned.pop() {
+                match before {
+                    Some(ty) => self.known.insert(var, ty),
+                    None => self.known.remove(&var),
+                };
+            }
         }
         fits
+    }
+
+    fn learn(&mut self, var: u32, ty: Type) {
+        let before = self.known.insert(var, ty);
+        self.learned.push((var, before));
     }
 
     pub(super) fn fits(&mut self, given: &Type, wanted: &Type) -> bool {
@@ -104,14 +117,14 @@ impl Unifier {
             }
             let general = most_general(ty, &known);
             if !self.contains(&general, var) {
-                self.known.insert(var, general);
+                self.learn(var, general);
             }
             return Some(true);
         }
         if self.contains(ty, var) {
             return None;
         }
-        self.known.insert(var, ty.clone());
+        self.learn(var, ty.clone());
         Some(true)
     }
 
