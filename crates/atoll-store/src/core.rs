@@ -276,9 +276,10 @@ impl Core {
     }
 
     fn fail_with(&mut self, detail: String) {
-        self.shared.fail(detail);
+        self.shared.fail(detail.clone());
         self.give_up_waiting(&Error::Timeout { maybe_applied: true });
         self.answer_withdrawals();
+        self.refuse_rewrites(&Error::Unavailable { detail });
     }
 
     /// This folder must not be used any more: a new member has to take its place.
@@ -286,7 +287,9 @@ impl Core {
         self.shared.condemn(detail.clone());
         self.give_up_waiting(&Error::Timeout { maybe_applied: true });
         self.answer_withdrawals();
-        self.refuse_reads(&Error::Unavailable { detail });
+        let error = Error::Unavailable { detail };
+        self.refuse_reads(&error);
+        self.refuse_rewrites(&error);
     }
 
     /// How far it has come, and the chain there.

@@ -161,6 +161,15 @@ impl Core {
         self.shrink.best_bytes = 0;
     }
 
+    /// There will be no more flushes: whoever waits for a round hears why.
+    pub(super) fn refuse_rewrites(&mut self, error: &Error) {
+        self.shrink.phase = Phase::No;
+        for (_, sender) in std::mem::take(&mut self.shrink.waiting) {
+            // The caller may have gone.
+            drop(sender.send(Err(error.clone())));
+        }
+    }
+
     /// Nobody waits for it any more.
     pub(crate) fn stop_rewriting(&mut self) {
         self.shrink.waiting.clear();
