@@ -50,7 +50,7 @@ pub fn create<'a>(
 
 async fn on_create(core: &Core, request: PlainRequest<'_>) -> Result<Response<Body>, Status> {
     let source = core.config.backup.as_ref();
-    let source = source.ok_or_else(|| Status::unavailable(NO_STORE))?;
+    let source = source.ok_or_else(|| Status::lacking(NO_STORE))?;
     let stream = source().await.map_err(|error| match &error {
         BackupError::Busy => Status::too_many_requests(error.to_string(), RETRY_AFTER_SECONDS),
         BackupError::Store(cause) => Status::store(cause),

@@ -105,7 +105,7 @@ impl Core {
         self.config
             .servers
             .as_ref()
-            .ok_or_else(|| Status::unavailable("this API server stands by itself"))
+            .ok_or_else(|| Status::lacking("this API server stands by itself"))
     }
 
     pub(crate) fn cluster(&self) -> Result<&Arc<dyn ClusterControl>, Status> {

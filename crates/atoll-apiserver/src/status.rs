@@ -506,6 +506,11 @@ impl Status {
         Self::new(code, reason, text).with_empty_details()
     }
 
+    /// This server has no way to do it, now or later: whoever asks is not told to ask again.
+    pub fn lacking(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
+    }
+
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message).retry_after(1)
     }

@@ -223,7 +223,7 @@ impl Core {
         self.config
             .trust
             .as_ref()
-            .ok_or_else(|| Status::unavailable("this API server was started without any keys"))
+            .ok_or_else(|| Status::lacking("this API server was started without any keys"))
     }
 }
 
