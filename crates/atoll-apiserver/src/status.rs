@@ -506,9 +506,10 @@ impl Status {
         Self::new(code, reason, text).with_empty_details()
     }
 
-    /// This server has no way to do it, now or later: whoever asks is not told to ask again.
+    /// This server has no way to do it, now or later: whoever asks is not told to ask again,
+    /// as clients do after a 503.
     pub fn lacking(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
+        Self::new(StatusCode::NOT_IMPLEMENTED, "NotImplemented", message)
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {
