@@ -1,7 +1,7 @@
 //! Names of properties as CEL can write them: `a-b` is `a__dash__b`.
 
 /// Words that are no identifiers in CEL, and those that upstream treats like them.
-const RESERVED: &[&str] = &[
+pub(crate) const RESERVED: &[&str] = &[
     "true",
     "false",
     "null",

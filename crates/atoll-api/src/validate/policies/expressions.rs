@@ -6,36 +6,12 @@ use super::super::faults;
 use crate::access::Access as _;
 use crate::cel::admission::mutating::{json_patches, object};
 use crate::cel::admission::{Composed, Declared, compile, env};
+use crate::cel::escape::RESERVED;
 use crate::cel::{Env, Type};
 use crate::field::{Error, Path};
 use crate::names;
 
 const CONDITIONS_MAX: usize = 64;
-
-/// Words that no variable can be called.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// What expressions of one policy see: the variables grow as they are checked.
 pub(super) struct Checker {
