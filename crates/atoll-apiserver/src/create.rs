@@ -20,6 +20,8 @@ use crate::storage::{self, Written};
 
 /// Attempts to find a free generated name or allocation.
 const ATTEMPTS_MAX: usize = 8;
+/// Seconds until a create that met others each time is worth sending again.
+const RETRY_AFTER_S: u32 = 1;
 /// Letters and digits of generated names, upstream's: no vowels, so no words.
 const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX_LENGTH: usize = 5;
@@ -98,10 +100,10 @@ pub(crate) async fn insert(
     managing: Managing,
 ) -> Result<Answer, Status> {
     check_place(call, &mut object)?;
-    let mut name = String::new();
+    let (mut name, mut generated) = (String::new(), false);
     for attempt in 0..ATTEMPTS_MAX {
         let mut candidate = object.clone();
-        let generated = generate_name(&mut candidate);
+        generated = generate_name(&mut candidate);
         candidate["metadata"].text("name").clone_into(&mut name);
         let warnings = complete(call, &mut candidate, options, managing).await?;
         let mut extra = namespace::guard(call, attempt > 0).await?;
@@ -124,7 +126,14 @@ pub(crate) async fn insert(
             Written::Changed(_) | Written::Contended => {}
         }
     }
-    Err(Status::generated_name_taken(&call.row, &name))
+    if generated {
+        return Err(Status::generated_name_taken(&call.row, &name));
+    }
+    let others = "what it needs was given to others each time that it was tried; try again";
+    Err(Status::too_many_requests(
+        format!("{} {name:?}: {others}", call.row.qualified_resource()),
+        RETRY_AFTER_S,
+    ))
 }
 
 /// Everything between decoding and the store; returns warnings.

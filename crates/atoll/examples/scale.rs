@@ -18,6 +18,7 @@
 
 use atoll_apiserver::{
     Access, ApiServer, Config, LocalService, UserInfo, authn::AlwaysUser, authz::AlwaysAllow,
+    config::Cidr,
 };
 use atoll_store::{EmbeddedStore, Keyspace, StoreConfig};
 use futures::{StreamExt as _, stream};
@@ -27,9 +28,10 @@ use hyper::body::Bytes;
 use kube::Client;
 use serde_json::{Value, json};
 use std::{
+    net::Ipv4Addr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -44,6 +46,8 @@ const AT_ONCE: usize = 64;
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 /// Owners that the pods are spread over.
 const OWNERS: usize = 100;
+/// Room for 32,768 nodes with a /24 each.
+const POD_CIDR: Cidr = Cidr { address: Ipv4Addr::new(10, 128, 0, 0), prefix: 9 };
 const PAGE: usize = 500;
 const LIST_ROUNDS: usize = 5;
 /// Bound pods that wait to be reported; the watch waits when there are more.
@@ -76,7 +80,8 @@ fn arguments() -> Arguments {
 async fn main() {
     let Arguments { dir, nodes, pods, busy } = arguments();
     let store = EmbeddedStore::open(StoreConfig { dir, ..StoreConfig::default() }).await.unwrap();
-    let config = Config::new(store.keyspace(Keyspace::Cluster));
+    let mut config = Config::new(store.keyspace(Keyspace::Cluster));
+    config.pod_cidr = POD_CIDR;
     let server = ApiServer::start_with(config, |_, _| {
         let authenticator = Arc::new(AlwaysUser(admin()));
         Ok(Access { authenticator, authorizer: Arc::new(AlwaysAllow) })
@@ -211,7 +216,19 @@ impl Api {
         self.send(Method::PATCH, &path, merge, json!({ "spec": status["spec"] }).to_string()).await;
         let part = json!({ "status": status["status"] }).to_string();
         self.send(Method::PATCH, &format!("{path}/status"), merge, part).await;
-        self.post(LEASES, &lease(index)).await;
+        self.post(LEASES, &lease(index, None)).await;
+    }
+
+    /// Renews a Lease; gives its new version. The first time the node has to ask for it.
+    async fn renew(&self, index: usize, version: Option<String>) -> String {
+        let path = format!("{LEASES}/{}", name(index));
+        let json = "application/json";
+        let version = match version {
+            Some(version) => version,
+            None => version_of(&self.send(Method::GET, &path, json, String::new()).await),
+        };
+        let renewed = lease(index, Some(&version)).to_string();
+        version_of(&self.send(Method::PUT, &path, json, renewed).await)
     }
 
     async fn pod(&self, index: usize) {
@@ -229,16 +246,23 @@ impl Api {
     }
 }
 
+fn version_of(object: &[u8]) -> String {
+    let object: Value = serde_json::from_slice(object).unwrap();
+    object["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
+}
+
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 
 fn name(index: usize) -> String {
     format!("node-{index:05}")
 }
 
-fn lease(index: usize) -> Value {
+/// A Lease is only replaced by who knows which one.
+fn lease(index: usize, version: Option<&str>) -> Value {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
     json!({
-        "metadata": { "name": name(index), "namespace": "kube-node-lease" },
+        "metadata": { "name": name(index), "namespace": "kube-node-lease",
+            "resourceVersion": version },
         "spec": { "holderIdentity": name(index), "leaseDurationSeconds": 40, "renewTime": now },
     })
 }
@@ -247,14 +271,15 @@ fn lease(index: usize) -> Value {
 async fn renew(api: Api, nodes: usize, late: Arc<AtomicUsize>, stop: CancellationToken) {
     let begun = Instant::now();
     let step = LEASE_PERIOD / u32::try_from(nodes).unwrap();
+    let versions = Arc::new(Mutex::new(vec![None::<String>; nodes]));
     let renewals = (0_u32..).map(|turn| {
-        let (api, late) = (api.clone(), late.clone());
+        let (api, late, versions) = (api.clone(), late.clone(), versions.clone());
         async move {
             let due = begun + step * turn;
             tokio::time::sleep_until(due.into()).await;
             let index = turn as usize % nodes;
-            let path = format!("{LEASES}/{}", name(index));
-            api.send(Method::PUT, &path, "application/json", lease(index).to_string()).await;
+            let version = versions.lock().unwrap()[index].take();
+            versions.lock().unwrap()[index] = Some(api.renew(index, version).await);
             if due.elapsed() > Duration::from_secs(1) {
                 late.fetch_add(1, Ordering::Relaxed);
             }

@@ -1,9 +1,12 @@
 //! Nodes: each gets its share of the pod network.
 
+use std::collections::HashSet;
+
 use atoll_api::access::Access as _;
 use atoll_store::kv::{KeyRange, RangeRequest};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use rand::Rng as _;
 use serde_json::{Value, json};
 
 use super::{Allocator, PREFIX, difference};
@@ -15,14 +18,17 @@ use crate::storage::Extra;
 pub(super) const ALLOCATOR: Allocator =
     Allocator { group: "", resource: "nodes", create, update, held };
 
+/// Each attempt chooses among this many times as many networks as the one before.
+const SPREAD: usize = 16;
+
 fn create<'a>(
     call: &'a Call,
     node: &'a mut Value,
-    _: usize,
+    attempt: usize,
 ) -> BoxFuture<'a, Result<Extra, Status>> {
     async move {
         if node["spec"].text("podCIDR").is_empty() {
-            let cidr = free(call).await?;
+            let cidr = free(call, attempt).await?;
             node["spec"]["podCIDR"] = json!(cidr);
             node["spec"]["podCIDRs"] = json!([cidr]);
         }
@@ -48,23 +54,30 @@ fn prefix() -> String {
     format!("{PREFIX}/podcidrs/")
 }
 
-/// The lowest network that nobody holds.
-async fn free(call: &Call) -> Result<String, Status> {
+/// The lowest network that nobody holds. After an attempt that met somebody else's claim one
+/// by chance among some of the lowest, more of them with each attempt: many nodes that come at
+/// once would meet again and again.
+async fn free(call: &Call, attempt: usize) -> Result<String, Status> {
     let mut request = RangeRequest::new(KeyRange::prefix(prefix()));
     request.keys_only = true;
-    let taken = call.core.storage.range(request).await?;
-    let taken: Vec<&[u8]> =
-        taken.kvs.iter().filter_map(|kv| kv.key.strip_prefix(prefix().as_bytes())).collect();
+    let held = call.core.storage.range(request).await?;
+    let prefix = prefix();
+    let taken: HashSet<&[u8]> =
+        held.kvs.iter().filter_map(|kv| kv.key.strip_prefix(prefix.as_bytes())).collect();
     let config = &call.core.config;
-    networks(config.pod_cidr, config.node_prefix)
-        .find(|cidr| !taken.contains(&cidr.as_bytes()))
-        .ok_or_else(|| {
-            Status::internal(format!(
-                "every /{} of the pod network is taken; a larger network or a longer node prefix \
-                 makes room for more nodes",
-                config.node_prefix
-            ))
-        })
+    let among = SPREAD.saturating_pow(u32::try_from(attempt).unwrap_or(u32::MAX));
+    let lowest: Vec<String> = networks(config.pod_cidr, config.node_prefix)
+        .filter(|cidr| !taken.contains(cidr.as_bytes()))
+        .take(among)
+        .collect();
+    let chosen = rand::rng().random_range(0..lowest.len().max(1));
+    lowest.into_iter().nth(chosen).ok_or_else(|| {
+        Status::internal(format!(
+            "every /{} of the pod network is taken; a larger network or a longer node prefix \
+             makes room for more nodes",
+            config.node_prefix
+        ))
+    })
 }
 
 fn networks(all: Cidr, prefix: u8) -> impl Iterator<Item = String> {

@@ -90,6 +90,21 @@ async fn nodes_get_networks_that_do_not_overlap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_come_all_at_once_get_networks_too() {
+    let api = Api::start().await;
+    let made = (0..200).map(|number| {
+        let node = json!({"metadata": {"name": format!("node-{number}")}});
+        let api = &api;
+        async move { api.create("/api/v1/nodes", &node).await.ok() }
+    });
+    let made = futures::future::join_all(made).await;
+    let networks: HashSet<&str> =
+        made.iter().map(|one| one["spec"]["podCIDR"].as_str().unwrap()).collect();
+    assert_eq!(networks.len(), 200);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_api_has_a_service() {
     let api = Api::start().await;
     let own = api.get(&format!("{SERVICES}/kubernetes")).await.ok();

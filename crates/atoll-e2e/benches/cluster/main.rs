@@ -12,6 +12,7 @@
     reason = "a measuring tool, not part of the product"
 )]
 
+mod api;
 mod density;
 mod figure;
 mod idle;
@@ -34,6 +35,8 @@ const BENCHES: &[Bench] = &[
     Bench { name: "node-kill", run: load::node_kill },
     Bench { name: "rolling", run: load::rolling },
     Bench { name: "density", run: density::run },
+    Bench { name: "api", run: api::run },
+    Bench { name: "watches", run: api::watches::run },
 ];
 
 const RUNS: usize = 5;

@@ -18,6 +18,8 @@ pub struct Process {
 #[derive(Debug, Clone, Copy)]
 pub enum Memory {
     Proportional,
+    /// All pages that stand in memory, those shared with others too: what `ps` calls RSS.
+    Resident,
     /// Its own: heap, stacks, changed data. The program's pages are not in it, which are shared
     /// by all processes that run it.
     Anonymous,
@@ -43,6 +45,7 @@ impl Process {
         let rollup = self.read("smaps_rollup");
         let names: &[&str] = match kind {
             Memory::Proportional => &["Pss:"],
+            Memory::Resident => &["Rss:"],
             Memory::Anonymous => &["Anonymous:"],
         };
         rollup
@@ -56,6 +59,11 @@ impl Process {
         let io = self.read("io");
         let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
         line.and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
+    /// Of one program that the caller started.
+    pub fn of_pid(pid: u32) -> Self {
+        Self { folder: format!("/proc/{pid}").into(), words: String::new() }
     }
 
     /// Whether it plays this part: server, agent, dns, shim or dev.
