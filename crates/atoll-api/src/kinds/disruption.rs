@@ -15,6 +15,7 @@ pub(super) const DISRUPTION_BUDGET_HOOKS: Hooks = Hooks {
     validate_status_update: Some(validate::disruption::status_update),
     columns: columns::disruption::BUDGET,
     row: columns::disruption::budget,
+    unconditional_update: false,
     ..Hooks::NONE
 };
 

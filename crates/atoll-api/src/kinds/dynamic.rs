@@ -23,7 +23,7 @@ pub(super) const RESOURCE_CLAIM_HOOKS: Hooks = Hooks {
     default: Some(defaults::dynamic::resource_claim),
     prepare_create: Some(create_claim),
     prepare_update: Some(prepare::keep_status),
-    prepare_status_update: Some(prepare::keep_spec),
+    prepare_status_update: Some(prepare::keep_spec_and_metadata),
     validate_create: Some(validate::dynamic::resource_claim),
     validate_update: Some(validate::dynamic::resource_claim_update),
     validate_status_update: Some(validate::dynamic::resource_claim_status_update),

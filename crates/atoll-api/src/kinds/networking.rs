@@ -45,7 +45,7 @@ pub(super) const NETWORK_POLICY_HOOKS: Hooks = Hooks {
 pub(super) const SERVICE_CIDR_HOOKS: Hooks = Hooks {
     prepare_create: Some(prepare::drop_status),
     prepare_update: Some(prepare::keep_status),
-    prepare_status_update: Some(prepare::keep_spec),
+    prepare_status_update: Some(prepare::keep_spec_and_metadata),
     validate_create: Some(validate::addresses::service_cidr),
     validate_update: Some(validate::addresses::service_cidr_update),
     columns: columns::networking::SERVICE_CIDR,

@@ -9,11 +9,12 @@ pub(super) const VALIDATING_POLICY_HOOKS: Hooks = Hooks {
     default: Some(defaults::policies::validating),
     prepare_create: Some(create_with_status),
     prepare_update: Some(prepare::update_with_generation),
-    prepare_status_update: Some(prepare::keep_spec),
+    prepare_status_update: Some(prepare::keep_spec_and_metadata),
     validate_create: Some(validate::policies::validating),
     validate_update: Some(validate::policies::validating_update),
     columns: columns::policies::VALIDATING,
     row: columns::policies::validating,
+    unconditional_update: false,
     ..Hooks::NONE
 };
 
@@ -25,6 +26,7 @@ pub(super) const VALIDATING_BINDING_HOOKS: Hooks = Hooks {
     validate_update: Some(validate::policies::validating_binding_update),
     columns: columns::policies::BINDING,
     row: columns::policies::binding,
+    unconditional_update: false,
     ..Hooks::NONE
 };
 
@@ -36,6 +38,7 @@ pub(super) const MUTATING_POLICY_HOOKS: Hooks = Hooks {
     validate_update: Some(validate::policies::mutating_update),
     columns: columns::policies::MUTATING,
     row: columns::policies::mutating,
+    unconditional_update: false,
     ..Hooks::NONE
 };
 

@@ -19,6 +19,15 @@ pub(super) fn keep_spec(new: &mut Value, old: &Value) {
     keep(new, old, "spec");
 }
 
+/// The same for kinds whose status says nothing of their metadata: what clients write there
+/// stays as it is, too.
+pub(super) fn keep_spec_and_metadata(new: &mut Value, old: &Value) {
+    keep_spec(new, old);
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        keep_metadata(new, old, field);
+    }
+}
+
 /// An update of the status leaves everything else as it is, but for the bookkeeping that
 /// every write changes.
 pub(super) fn keep_all_but_status(new: &mut Value, old: &Value) {

@@ -56,6 +56,7 @@ pub(super) const CSI_DRIVER_HOOKS: Hooks = Hooks {
     validate_update: Some(validate::csi::driver_update),
     columns: columns::storage::CSI_DRIVER,
     row: columns::storage::csi_driver,
+    unconditional_update: false,
     ..Hooks::NONE
 };
 
@@ -65,6 +66,7 @@ pub(super) const CSI_NODE_HOOKS: Hooks = Hooks {
     validate_update: Some(validate::csi::node_update),
     columns: columns::storage::CSI_NODE,
     row: columns::storage::csi_node,
+    unconditional_update: false,
     ..Hooks::NONE
 };
 
@@ -74,6 +76,7 @@ pub(super) const CSI_CAPACITY_HOOKS: Hooks = Hooks {
     validate_update: Some(validate::csi::capacity_update),
     columns: columns::CREATED_AT,
     row: columns::created_at_row,
+    unconditional_update: false,
     ..Hooks::NONE
 };
 
@@ -81,11 +84,12 @@ pub(super) const ATTACHMENT_HOOKS: Hooks = Hooks {
     default: Some(defaults::storage::attachment),
     prepare_create: Some(start_attachment),
     prepare_update: Some(prepare::keep_status),
-    prepare_status_update: Some(prepare::keep_spec),
+    prepare_status_update: Some(prepare::keep_spec_and_metadata),
     validate_create: Some(validate::csi::attachment),
     validate_update: Some(validate::csi::attachment_update),
     columns: columns::storage::ATTACHMENT,
     row: columns::storage::attachment,
+    unconditional_update: false,
     ..Hooks::NONE
 };
 

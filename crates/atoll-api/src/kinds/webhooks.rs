@@ -22,6 +22,7 @@ pub(super) const VALIDATING_WEBHOOK_HOOKS: Hooks = Hooks {
     warnings: Some(warnings),
     columns: columns::webhooks::COLUMNS,
     row: columns::webhooks::row,
+    unconditional_update: false,
     ..Hooks::NONE
 };
 

@@ -1,6 +1,10 @@
 //! A small object of every kind that the kind's rules allow.
 
 use atoll_api::kinds::ResourceInfo;
+use atoll_identity::{Leaf, new_request};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 /// An object to create; its name differs from kind to kind only where rules ask for that.
@@ -181,6 +185,12 @@ fn others(row: &ResourceInfo) -> Value {
             "action": "A", "reportingController": "c", "reportingInstance": "i",
         }),
         "PriorityClass" => json!({"value": 5}),
+        "CertificateSigningRequest" => {
+            let leaf = Leaf::client("matrix", &[], SignedDuration::from_hours(1));
+            let request = STANDARD.encode(new_request(&leaf).unwrap().0);
+            json!({"spec": {"request": request, "signerName": "example.com/matrix",
+                "usages": ["digital signature", "client auth"]}})
+        }
         "Role" | "ClusterRole" => json!({"rules": []}),
         "RoleBinding" | "ClusterRoleBinding" => json!({
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "x"},
