@@ -216,11 +216,13 @@ impl Registry {
         if !definitions.is_empty() {
             self.follow_definitions(&table, &definitions, batch.revision).await?;
         }
-        if batch.revision > self.revision() {
-            self.revision.send_replace(batch.revision);
-        }
+        // Before the revision as well: what is made of the caches, such as who may do what, is
+        // made again for whoever waits for it.
         for (cache, revision, _) in touched {
             cache.announce(revision);
+        }
+        if batch.revision > self.revision() {
+            self.revision.send_replace(batch.revision);
         }
         Ok(())
     }

@@ -86,6 +86,7 @@ async fn a_position_behind_the_ring_is_too_old() {
         let patch = json!({"data": {"big": format!("{index}{big}")}});
         api.merge(&format!("{CONFIG_MAPS}/a"), &patch).await.ok();
     }
+    api.server.core().registry.catch_up().await.unwrap();
     let url = format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}");
     let mut watch = api.watch(&url, JSON).await;
     let event = watch.next().await.unwrap();
