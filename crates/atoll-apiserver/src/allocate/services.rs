@@ -258,15 +258,24 @@ async fn free_in(call: &Call, network: Cidr) -> Result<Option<Ipv4Addr>, Status>
 
 async fn free_port(call: &Call, chosen: &[i64]) -> Result<i64, Status> {
     let range = call.core.config.node_ports.clone();
-    let guess = i64::from(rand::rng().random_range(range.clone()));
+    let (start, end) = (i64::from(*range.start()), i64::from(*range.end()));
+    let band = start + static_ports(end - start + 1);
+    let guess = rand::rng().random_range(band..=end);
     if !chosen.contains(&guess) && !taken(call, &port_key(guess)).await? {
         return Ok(guess);
     }
     let used = used(call, &format!("{PREFIX}/nodeports/")).await?;
-    range
-        .map(i64::from)
+    (band..=end)
+        .chain(start..band)
         .find(|port| !chosen.contains(port) && !used.contains(&port.to_string()))
         .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
+}
+
+/// The first ports of a range are for those who choose one, as upstream has it: they are given
+/// to others only when the rest is taken.
+fn static_ports(size: i64) -> i64 {
+    const LEAST: i64 = 16;
+    if size <= LEAST { 0 } else { (size / 32).clamp(LEAST, 128) }
 }
 
 /// The last parts of the keys below a prefix.

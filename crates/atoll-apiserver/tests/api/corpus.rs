@@ -70,7 +70,7 @@ fn settle(value: &mut Value) {
                     {
                         *value = json!(["(an address)"]);
                     }
-                    "nodePort" | "healthCheckNodePort" if value.as_i64() >= Some(30_100) => {
+                    "nodePort" | "healthCheckNodePort" if value.as_i64() >= Some(30_086) => {
                         *value = json!("(a port)");
                     }
                     _ => settle(value),

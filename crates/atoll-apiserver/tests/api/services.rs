@@ -22,7 +22,7 @@ async fn addresses_and_ports_are_given_once_and_given_back() {
     let address = first["spec"]["clusterIP"].as_str().unwrap().to_owned();
     let port = first["spec"]["ports"][0]["nodePort"].clone();
     assert!(address.starts_with("10.43."), "{address}");
-    assert!((30_000..=32_767).contains(&port.as_u64().unwrap()), "{port}");
+    assert!((30_086..=32_767).contains(&port.as_u64().unwrap()), "{port}");
     let mut second = service("b", "NodePort");
     second["spec"]["clusterIP"] = json!(address);
     let taken = api.create(SERVICES, &second).await;
