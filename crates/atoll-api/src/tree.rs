@@ -10,7 +10,7 @@ mod yaml_write;
 use serde_json::Value;
 
 pub use json::from_json;
-pub use yaml::{Document, from_yaml, from_yaml_all};
+pub use yaml::{Document, from_yaml, from_yaml_all, repeated_keys};
 pub use yaml_write::to_yaml;
 
 /// Nesting of lists and objects. Deeper input is refused, as it could only be an attack on

@@ -10,7 +10,7 @@ use crate::create::{self, Managing};
 use crate::decode::{self, Blamed, Expected};
 use crate::managed;
 use crate::negotiate;
-use crate::query::WriteOptions;
+use crate::query::{FieldValidation, WriteOptions};
 use crate::render::Answer;
 use crate::status::Status;
 use crate::storage::Stored;
@@ -31,6 +31,8 @@ pub(crate) struct Patch {
     pub format: Format,
     pub body: Value,
     duplicates: Vec<String>,
+    /// What upstream says of a configuration with keys that stand twice; empty without.
+    repeated: String,
 }
 
 impl Patch {
@@ -53,7 +55,23 @@ impl Patch {
             tree::from_json(&call.body)
                 .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?
         };
-        Ok(Self { format, body: decoded.object, duplicates: decoded.duplicates })
+        let repeated = match format {
+            Format::Apply if !decoded.duplicates.is_empty() => repeated(&call.body),
+            _ => String::new(),
+        };
+        Ok(Self { format, body: decoded.object, duplicates: decoded.duplicates, repeated })
+    }
+
+    /// Refuses a configuration whose keys stand twice, or warns of them, as the client asked.
+    fn check_repeated(&self, options: &WriteOptions) -> Result<Vec<String>, Status> {
+        match options.field_validation {
+            _ if self.repeated.is_empty() => Ok(Vec::new()),
+            FieldValidation::Ignore => Ok(Vec::new()),
+            FieldValidation::Warn => Ok(vec![self.repeated.replace("\n ", "")]),
+            FieldValidation::Strict => {
+                Err(Status::bad_request(format!("error strict decoding YAML: {}", self.repeated)))
+            }
+        }
     }
 
     /// The object with the patch applied, and its warnings.
@@ -124,10 +142,11 @@ async fn apply(
             }
             call.may_create()?;
             let new = managed::apply(call, None, &config, options)?;
+            let warnings = patch.check_repeated(options)?;
             match create::insert(call, new, options, Managing::Done).await {
                 // Somebody created it in between: it is a change now.
                 Err(status) if status.is_already_exists() => continue,
-                other => return other,
+                other => return other.map(|answer| answer.with_warnings(warnings)),
             }
         };
         let stated = config["metadata"].text("resourceVersion");
@@ -135,13 +154,24 @@ async fn apply(
             return Err(Status::modified(&call.row, call.name()));
         }
         let new = managed::apply(call, Some(&old), &config, options)?;
+        let warnings = patch.check_repeated(options)?;
         let attempt =
             update::write_back(call, &stored, &old, new, part, options, Managing::Done).await?;
         if let Attempt::Done(answer) = attempt {
-            return Ok(answer);
+            return Ok(answer.with_warnings(warnings));
         }
     }
     Err(Status::modified(&call.row, call.name()))
+}
+
+/// The lines of the keys that stand twice, in the words of Go's YAML.
+fn repeated(body: &[u8]) -> String {
+    let Ok(keys) = tree::repeated_keys(body) else { return String::new() };
+    let lines = keys.iter().map(|(line, key)| {
+        format!("\n  line {line}: key {} already set in map", atoll_api::field::quote(key))
+    });
+    let lines: String = lines.collect();
+    format!("error converting YAML to JSON: yaml: unmarshal errors:{lines}")
 }
 
 /// The configuration must name what the URL names.

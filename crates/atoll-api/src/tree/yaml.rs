@@ -40,6 +40,21 @@ pub fn from_yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     }
 }
 
+/// Keys that stand twice in one map, and the lines of the later ones, counted from 1.
+///
+/// # Errors
+///
+/// As [`from_yaml`].
+pub fn repeated_keys(bytes: &[u8]) -> Result<Vec<(usize, String)>, DecodeError> {
+    let mut reader = Reader::new(text(bytes)?);
+    while let Some((event, _)) = reader.next()? {
+        if matches!(event, Event::DocumentStart(_)) {
+            reader.document()?;
+        }
+    }
+    Ok(reader.repeated)
+}
+
 /// Decodes all documents of a file; empty ones are left out. As kubectl has it, what begins as
 /// JSON is JSON, with none of YAML's liberties.
 ///
@@ -55,13 +70,7 @@ pub fn from_yaml_all(bytes: &[u8]) -> Result<Vec<Document>, DecodeError> {
 }
 
 fn documents(bytes: &[u8]) -> Result<Vec<Document>, DecodeError> {
-    check_size(bytes)?;
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-        let message = format!("the input is not UTF-8: {error}");
-        DecodeError::Yaml { message, line, path: String::new() }
-    })?;
-    let mut reader = Reader::new(text);
+    let mut reader = Reader::new(text(bytes)?);
     let mut documents = Vec::new();
     while let Some((event, span)) = reader.next()? {
         if !matches!(event, Event::DocumentStart(_)) {
@@ -77,6 +86,15 @@ fn documents(bytes: &[u8]) -> Result<Vec<Document>, DecodeError> {
     Ok(documents)
 }
 
+fn text(bytes: &[u8]) -> Result<&str, DecodeError> {
+    check_size(bytes)?;
+    std::str::from_utf8(bytes).map_err(|error| {
+        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let message = format!("the input is not UTF-8: {error}");
+        DecodeError::Yaml { message, line, path: String::new() }
+    })
+}
+
 /// A value and the number of nodes in it.
 type Counted = (Value, usize);
 
@@ -86,6 +104,8 @@ struct Reader<'a> {
     depth: usize,
     line: usize,
     duplicates: Vec<String>,
+    /// Lines and keys of the duplicates.
+    repeated: Vec<(usize, String)>,
     anchors: HashMap<usize, Counted>,
     aliased_nodes: usize,
 }
@@ -98,6 +118,7 @@ impl<'a> Reader<'a> {
             depth: 0,
             line: 1,
             duplicates: Vec::new(),
+            repeated: Vec::new(),
             anchors: HashMap::new(),
             aliased_nodes: 0,
         }
@@ -216,6 +237,7 @@ impl<'a> Reader<'a> {
             let duplicate = map.contains_key(&key) && !self.duplicates.contains(&self.path);
             if duplicate && self.duplicates.len() < DUPLICATES_MAX {
                 self.duplicates.push(self.path.clone());
+                self.repeated.push((self.line, key.clone()));
             }
             let event = self.expect()?;
             let (value, more) = self.node(event)?;

@@ -1,6 +1,8 @@
 //! Custom resources: from a definition to objects in every version, and back to nothing.
 
+pub(crate) mod fields;
 mod kubectl;
+mod several;
 
 use std::time::{Duration, Instant};
 
@@ -235,9 +237,24 @@ async fn lists_select_watch_and_print() {
     api.create(WIDGETS, &widget("b", json!({"size": 2, "color": "blue"}))).await.ok();
     assert_eq!(watch.step().await, ("ADDED".to_owned(), "a".to_owned()));
     assert_eq!(watch.step().await, ("ADDED".to_owned(), "b".to_owned()));
+    let label = json!({"metadata": {"labels": {"seen": "yes"}}});
+    api.merge(&format!("{WIDGETS}/a"), &label).await.ok();
+    assert_eq!(watch.step().await, ("MODIFIED".to_owned(), "a".to_owned()));
     let blue = api.get(&format!("{WIDGETS}?fieldSelector=spec.color%3Dblue")).await.ok();
     assert_eq!(blue["items"].as_array().unwrap().len(), 1);
     assert_eq!(blue["kind"], "WidgetList");
+    let selected = format!("{WIDGETS}?watch=1&fieldSelector=spec.color%3Dblue");
+    let mut blue = api.watch(&selected, "application/json").await;
+    assert_eq!(blue.step().await, ("ADDED".to_owned(), "b".to_owned()));
+    api.create(WIDGETS, &widget("c", json!({"size": 1}))).await.ok();
+    api.create(WIDGETS, &widget("d", json!({"size": 1, "color": "blue"}))).await.ok();
+    assert_eq!(blue.step().await, ("ADDED".to_owned(), "d".to_owned()));
+    api.delete(&format!("{WIDGETS}/c")).await.ok();
+    api.delete(&format!("{WIDGETS}/d")).await.ok();
+    assert_eq!(blue.step().await, ("DELETED".to_owned(), "d".to_owned()));
+    for (event, name) in [("ADDED", "c"), ("ADDED", "d"), ("DELETED", "c"), ("DELETED", "d")] {
+        assert_eq!(watch.step().await, (event.to_owned(), name.to_owned()));
+    }
     let unknown = api.get(&format!("{WIDGETS}?fieldSelector=spec.size%3D1")).await;
     unknown.fails(400, "field label not supported: spec.size");
     let accept = ("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");

@@ -195,3 +195,61 @@ async fn at_every_revision_the_list_is_what_the_watch_told() {
     assert!(compared > WRITES / 4, "only {compared} lists were there to compare");
     api.shutdown().await;
 }
+
+/// Any JSON, smaller the deeper it is.
+fn any_json(random: &mut StdRng, depth: u32) -> Value {
+    match random.random_range(0..if depth > 3 { 5 } else { 7 }) {
+        0 => json!(random.random::<bool>()),
+        1 => json!(random.random::<i32>()),
+        2 => json!(f64::from(random.random::<i16>()) / 8.0 + 0.0625),
+        3 => json!(["", "a", "1", "null", "\u{1F3DD}", "2026-01-01"][random.random_range(0..6)]),
+        4 => json!(i64::MIN),
+        5 => (0..random.random_range(0..4)).map(|_| any_json(random, depth + 1)).collect(),
+        _ => Value::Object(fields(random, depth)),
+    }
+}
+
+fn fields(random: &mut StdRng, depth: u32) -> serde_json::Map<String, Value> {
+    let count = random.random_range(0..5);
+    let names = ["a", "b/c", "d.e", "~f", "metadata", "kind"];
+    (0..count)
+        .map(|_| (names[random.random_range(0..6)].to_owned(), any_json(random, depth + 1)))
+        .collect()
+}
+
+/// Versions that differ by name alone: what is written in one is what is read in the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_resources_are_the_same_in_every_version() {
+    let seed: u64 = rand::rng().random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let api = Api::start().await;
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    api.create(definitions, &crate::crds::fields::jars()).await.ok();
+    let place =
+        |version: &str| format!("/apis/fields.example.com/{version}/namespaces/default/jars");
+    let (first, second) = (place("v1"), place("v2"));
+    while api.get(&first).await.code != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    for number in 0..60 {
+        let spec = Value::Object(fields(&mut random, 0));
+        let name = format!("r-{number}");
+        let mut object = json!({"metadata": {"name": name}, "spec": spec});
+        object["apiVersion"] = json!("fields.example.com/v1");
+        object["kind"] = json!("Jar");
+        let made = api.create(&first, &object).await.ok();
+        assert_eq!(made["spec"], spec);
+        let mut other = api.get(&format!("{second}/{name}")).await.ok();
+        assert_eq!(other["apiVersion"], "fields.example.com/v2");
+        assert_eq!(other["spec"], spec);
+        let same = api.put(&format!("{second}/{name}"), &other).await.ok();
+        assert_eq!(same, other, "what is put back as it was is no change");
+        other["metadata"]["labels"] = json!({"seen": "yes"});
+        api.put(&format!("{second}/{name}"), &other).await.ok();
+        let back = api.get(&format!("{first}/{name}")).await.ok();
+        assert_eq!(back["spec"], spec);
+        assert_eq!(back["metadata"]["generation"], 1);
+    }
+    api.shutdown().await;
+}

@@ -25,6 +25,13 @@ async fn unknown_fields_are_refused_warned_of_or_ignored() {
     let ignored = api.create(&format!("{CONFIG_MAPS}?fieldValidation=Ignore"), &object).await;
     assert!(ignored.warnings().is_empty());
     ignored.ok();
+    let mut metadata = deployment();
+    metadata["metadata"]["unknownMeta"] = json!("foo");
+    api.create(&format!("{DEPLOYMENTS}?fieldValidation=Strict"), &metadata).await.fails(
+        400,
+        "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: \
+         unknown field \"metadata.unknownMeta\"",
+    );
     api.shutdown().await;
 }
 

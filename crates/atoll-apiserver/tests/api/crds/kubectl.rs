@@ -68,7 +68,37 @@ async fn kubectl_works_with_custom_resources() {
     let (success, text) = kubectl.run(&["get", "widgets"], "").await;
     // It remembers what it discovered.
     assert!(!success && text.contains("could not find the requested resource"), "{text}");
+    keeping(&kubectl).await;
     stop.cancel();
     api.shutdown().await;
     while tasks.join_next().await.is_some() {}
+}
+
+/// Definitions that keep unknown fields: in a part, in an embedded object, and everywhere.
+async fn keeping(kubectl: &Kubectl) {
+    let mut definition = super::fields::jars();
+    definition["apiVersion"] = json!("apiextensions.k8s.io/v1");
+    definition["kind"] = json!("CustomResourceDefinition");
+    kubectl.ok(&["create", "-f", "-"], &definition.to_string(), "created").await;
+    let wait = ["wait", "--for=condition=Established", "crd/jars.fields.example.com"];
+    kubectl.ok(&wait, "", "condition met").await;
+    let jar = |version: &str, rest: &str| {
+        format!(
+            "apiVersion: fields.example.com/{version}\nkind: Jar\nmetadata: {{name: {version}}}\n{rest}"
+        )
+    };
+    let embedded =
+        "spec: {any: 1, kept: {apiVersion: v1, kind: X, metadata: {name: x}, more: {a: 1}}}";
+    for (version, rest) in [("v1", embedded), ("v2", "spec: {any: [1]}\nmore: {b: 2}")] {
+        let manifest = jar(version, rest);
+        kubectl.ok(&["create", "-f", "-"], &manifest, "created").await;
+        kubectl.ok(&["apply", "-f", "-"], &manifest, "configured").await;
+        kubectl.ok(&["delete", "-f", "-"], &manifest, "deleted").await;
+    }
+    let (success, text) = kubectl.run(&["create", "-f", "-"], &jar("v1", "more: 1")).await;
+    assert!(!success && text.contains("unknown field \"more\""), "{text}");
+    let first = "--api-version=fields.example.com/v1";
+    kubectl.ok(&["explain", "jars.spec", first], "", "Keeps what nobody knows.").await;
+    kubectl.ok(&["explain", "jars.spec.kept", first], "", "Another object.").await;
+    kubectl.ok(&["explain", "jars", "--api-version=fields.example.com/v2"], "", "KIND:").await;
 }
