@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::admission::{self, Operation};
@@ -55,7 +55,7 @@ pub(crate) async fn serve(
     }
     let stream = is_stream(call.subresource());
     if stream {
-        let mut options = json!({"command": call.query.all("command").collect::<Vec<_>>()});
+        let mut options = options(&call);
         let request = call.admission(Operation::Connect, call.name(), None, false);
         admission::admit(&call.core, &request, &mut options).await?;
         admission::validate(&call.core, &request, &options).await?;
@@ -66,6 +66,34 @@ pub(crate) async fn serve(
     } else {
         log(&call, upgrade, &target).await
     }
+}
+
+/// What the client wants of the stream, as the object that admission sees: `PodAttachOptions`
+/// and its like.
+fn options(call: &Call) -> Value {
+    let kind = call.part.as_ref().map_or("", |part| &*part.kind);
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    if call.subresource() == "portforward" {
+        let ports: Vec<u16> =
+            call.query.all("ports").filter_map(|port| port.parse().ok()).collect();
+        if !ports.is_empty() {
+            options["ports"] = json!(ports);
+        }
+        return options;
+    }
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.flag(flag) {
+            options[flag] = json!(true);
+        }
+    }
+    let container = call.query.text("container");
+    if !container.is_empty() {
+        options["container"] = json!(container);
+    }
+    if call.subresource() == "exec" {
+        options["command"] = json!(call.query.all("command").collect::<Vec<_>>());
+    }
+    options
 }
 
 async fn log(

@@ -34,8 +34,10 @@ fn definition(hook: &Hook) -> Value {
     let version = |name: &str, storage: bool, fields: &[&str]| {
         let fields: serde_json::Map<_, _> =
             fields.iter().map(|field| ((*field).to_owned(), json!({"type": "string"}))).collect();
+        let selectable = json!([{"jsonPath": format!(".spec.{}", fields.keys().last().unwrap())}]);
         json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {
-            "type": "object", "properties": {"spec": {"type": "object", "properties": fields}}}}})
+            "type": "object", "properties": {"spec": {"type": "object", "properties": fields}}}},
+            "selectableFields": selectable})
     };
     json!({
         "metadata": {"name": "doors.x.example.com"},
@@ -99,6 +101,44 @@ async fn objects_are_seen_and_written_in_every_version() {
     }
     api.delete(&format!("{NEW}/a")).await.ok();
     assert_eq!(api.get(&format!("{OLD}/a")).await.code, 404);
+    api.shutdown().await;
+}
+
+/// Each version has a field of its own to select by: `spec.size`, and `spec.width`.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_two_stored_versions_are_listed_and_selected() {
+    let hook = Hook::start(convert).await;
+    let api = started(&hook).await;
+    api.create(OLD, &door("v1", "a", json!({"size": "2x3"}))).await.ok();
+    let place = format!("{DEFINITIONS}/doors.x.example.com");
+    let mut other = api.get(&place).await.ok();
+    other["spec"]["versions"][0]["storage"] = json!(false);
+    other["spec"]["versions"][1]["storage"] = json!(true);
+    let stored = api.put(&place, &other).await.ok();
+    assert_eq!(stored["status"]["storedVersions"], json!(["v1", "v2"]));
+    api.server.core().registry.catch_up().await.unwrap();
+    let made = door("v2", "b", json!({"width": "4", "height": "5"}));
+    api.create(NEW, &made).await.ok();
+    let specs = async |path: &str| {
+        let list = api.get(path).await.ok();
+        list["items"].as_array().unwrap().iter().map(|one| one["spec"].clone()).collect::<Vec<_>>()
+    };
+    let (a, b) = (json!({"width": "2", "height": "3"}), json!({"width": "4", "height": "5"}));
+    assert_eq!(specs(NEW).await, [a.clone(), b.clone()]);
+    assert_eq!(specs(OLD).await, [json!({"size": "2x3"}), json!({"size": "4x5"})]);
+    assert_eq!(specs(&format!("{NEW}?fieldSelector=spec.width=4")).await, [b]);
+    assert_eq!(specs(&format!("{NEW}?fieldSelector=spec.width!=4")).await, [a]);
+    let size = format!("{OLD}?fieldSelector=spec.size=2x3");
+    assert_eq!(specs(&size).await, [json!({"size": "2x3"})]);
+    let mut watch = api.watch(&format!("{size}&watch=1"), "application/json").await;
+    assert_eq!(watch.step().await, ("ADDED".to_owned(), "a".to_owned()));
+    api.merge(&format!("{NEW}/b"), &json!({"spec": {"width": "2", "height": "3"}})).await.ok();
+    assert_eq!(watch.step().await, ("ADDED".to_owned(), "b".to_owned()));
+    api.merge(&format!("{NEW}/a"), &json!({"spec": {"height": "9"}})).await.ok();
+    assert_eq!(watch.step().await, ("DELETED".to_owned(), "a".to_owned()));
+    api.get(&format!("{OLD}?fieldSelector=spec.width=4"))
+        .await
+        .fails(400, "field label not supported: spec.width");
     api.shutdown().await;
 }
 

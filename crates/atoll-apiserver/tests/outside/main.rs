@@ -18,3 +18,4 @@ mod fairness;
 mod hooked;
 mod kubectl;
 mod webhooks;
+mod webhooks_everywhere;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::client::{Api, CONFIG_MAPS, config_map};
 use crate::hooked::{Hook, patched};
 
-const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
+pub(crate) const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
 pub(crate) async fn configure(api: &Api, kind: &str, name: &str, webhooks: Vec<Value>) {
     let path = format!("{GROUP}/{kind}webhookconfigurations");
@@ -19,13 +19,13 @@ pub(crate) async fn configure(api: &Api, kind: &str, name: &str, webhooks: Vec<V
 }
 
 /// Replaces the webhooks of a configuration, and waits until the caches know.
-async fn reconfigure(api: &Api, path: &str, webhook: &Value) {
+pub(crate) async fn reconfigure(api: &Api, path: &str, webhook: &Value) {
     api.merge(path, &json!({ "webhooks": [webhook] })).await.ok();
     // A consistent list waits for them.
     api.get(path.rsplit_once('/').unwrap().0).await.ok();
 }
 
-fn add(path: &str, value: Value) -> Value {
+pub(crate) fn add(path: &str, value: Value) -> Value {
     patched(&json!([{"op": "add", "path": path, "value": value}]))
 }
 
