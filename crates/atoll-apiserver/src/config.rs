@@ -37,6 +37,22 @@ pub struct Cidr {
     pub prefix: u8,
 }
 
+/// How long clients may take to say what they want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For the TLS handshake, and for the headers of a request; a connection that is silent for
+    /// as long between two requests is closed.
+    pub headers: Duration,
+    /// For the whole body of a request.
+    pub body: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { headers: Duration::from_secs(30), body: Duration::from_secs(30) }
+    }
+}
+
 /// Where and how this server reaches the outside, and what it hands out.
 #[derive(Clone)]
 pub struct Config {
@@ -68,6 +84,7 @@ pub struct Config {
     pub backup: Option<BackupSource>,
     /// Seats: requests in flight, watches aside. Those that find none wait, or are answered 429.
     pub requests_in_flight_max: usize,
+    pub patience: Patience,
     /// What is kept of who asked for what; `None` for nothing.
     pub audit: Option<AuditConfig>,
     /// How long `readyz` fails before a server that ends takes no more connections.
@@ -93,6 +110,7 @@ impl Config {
             kubelet_tls: None,
             backup: None,
             requests_in_flight_max: 600,
+            patience: Patience::default(),
             audit: None,
             shutdown_delay: Duration::ZERO,
         }

@@ -38,8 +38,15 @@ struct BodyLimit {
     timeout: Duration,
 }
 
+impl BodyLimit {
+    /// For whoever has said who they are.
+    fn of(core: &Core) -> Self {
+        Self { bytes_max: BODY_BYTES_MAX, timeout: core.config.patience.body }
+    }
+}
+
 /// Upstream's limit for a request's body.
-const BODY: BodyLimit = BodyLimit { bytes_max: 3 * 1024 * 1024, timeout: Duration::from_secs(30) };
+const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Bytes beyond the limit that are still read, and dropped.
 const DROPPED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// For those who have not said who they are yet: a signing request or two.
@@ -121,8 +128,9 @@ async fn permitted(
     match target {
         Target::Plain => {
             let _stranger = if public { Some(core.limits.admit_stranger()?) } else { None };
+            let limit = BodyLimit::of(&core);
             let body =
-                if public { read(body, &STRANGER).await? } else { read(body, &BODY).await? };
+                if public { read(body, &STRANGER).await? } else { read(body, &limit).await? };
             let answer = plain::serve(&core, &user, &connection, &head, &query, body, routed);
             let answer = answer.await?;
             Ok(aggregate::merge(&core, &head, answer))
@@ -334,7 +342,7 @@ async fn resource(
     }
     let body = match head.method {
         Method::GET | Method::HEAD => Bytes::new(),
-        _ => read(body, &BODY).await?,
+        _ => read(body, &BodyLimit::of(&core)).await?,
     };
     if let Some(course) = Course::of(&head)
         && let Some(trail) = course.trail()

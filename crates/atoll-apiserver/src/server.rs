@@ -49,8 +49,6 @@ use crate::{allocate, crd, hook, initial, maintenance, pipeline, sockets};
 
 /// Connections open at once; further ones wait in the listener.
 const CONNECTIONS_MAX: usize = 10_000;
-/// A client that takes longer to send its headers, or to finish its TLS handshake.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 250;
 /// How often a silent HTTP/2 client is asked whether it is there, and how long it may think.
@@ -214,7 +212,8 @@ impl ApiServer {
         tls: TlsAcceptor,
     ) {
         sockets::watch_over(&stream);
-        let accepted = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await;
+        let patience = self.core.config.patience.headers;
+        let accepted = tokio::time::timeout(patience, tls.accept(stream)).await;
         let Ok(Ok(stream)) = accepted else {
             tracing::debug!(?remote, "TLS handshake failed");
             return;
@@ -241,8 +240,9 @@ impl ApiServer {
             let core = core.clone();
             async move { Ok::<_, Infallible>(pipeline::serve(core, request).await) }
         });
+        let patience = self.core.config.patience.headers;
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -255,7 +255,7 @@ impl ApiServer {
         let stop = self.core.stop.clone();
         // Before the first request nothing else has a clock: not the choice of the protocol.
         let silent = async {
-            if tokio::time::timeout(HEADER_TIMEOUT, begun.cancelled()).await.is_ok() {
+            if tokio::time::timeout(patience, begun.cancelled()).await.is_ok() {
                 std::future::pending::<()>().await;
             }
         };

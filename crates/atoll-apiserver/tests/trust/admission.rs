@@ -122,6 +122,31 @@ async fn a_pod_may_do_without_a_token_and_ask_for_a_priority() {
         answer["message"],
         r#"pods "q" is forbidden: no PriorityClass with name none was found"#
     );
+    // What the account says counts for pods that say nothing.
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "quiet"}, "automountServiceAccountToken": false});
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(create(&cluster, &admin, accounts, &account).await.0, 201);
+    for (account, said, mounted) in [
+        ("quiet", Value::Null, false),
+        ("quiet", json!(false), false),
+        ("quiet", json!(true), true),
+        ("default", Value::Null, true),
+        ("default", json!(false), false),
+        ("default", json!(true), true),
+    ] {
+        let mut spec = json!({"serviceAccountName": account});
+        if !said.is_null() {
+            spec["automountServiceAccountToken"] = said.clone();
+        }
+        let mut body = pod(spec);
+        body["metadata"] = json!({"generateName": "mounts-"});
+        let (code, answer) = create(&cluster, &admin, PODS, &body).await;
+        assert_eq!(code, 201, "{answer}");
+        let mounts = &answer["spec"]["containers"][0]["volumeMounts"];
+        let there = mounts.to_string().contains("/var/run/secrets/kubernetes.io/serviceaccount");
+        assert_eq!(there, mounted, "{account} {said}: {mounts}");
+    }
     cluster.shutdown().await;
 }
 

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Cluster {
@@ -75,14 +76,22 @@ impl Keys {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
-        let mut cluster = Self::start_in(&path, Keys::create()).await;
+        let mut cluster = Self::start_on(&path, Keys::create(), change).await;
         cluster._dir = Some(dir);
         cluster
     }
 
     pub(crate) async fn start_in(dir: &std::path::Path, keys: Keys) -> Self {
+        Self::start_on(dir, keys, |_| {}).await
+    }
+
+    async fn start_on(dir: &std::path::Path, keys: Keys, change: impl FnOnce(&mut Config)) -> Self {
         let config = StoreConfig { dir: dir.to_owned(), ..StoreConfig::default() };
         let store = EmbeddedStore::open(config).await.unwrap();
         let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -91,6 +100,7 @@ impl Cluster {
         let trust = Trust::new(trust, now()).unwrap();
         let mut config = Config::new(store.keyspace(Keyspace::Cluster));
         config.trust = Some(trust.clone());
+        change(&mut config);
         let server = ApiServer::start(config).await.unwrap();
         let listener = TcpListener::bind((localhost, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -138,10 +148,7 @@ impl Cluster {
         path: &str,
         body: &Value,
     ) -> Result<(u16, Value), String> {
-        let tls = TlsConnector::from(Arc::new(self.client_config(caller)));
-        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
-        let name = ServerName::IpAddress(self.address.ip().into());
-        let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
+        let stream = self.connect(caller, &[]).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;
@@ -168,6 +175,20 @@ impl Cluster {
             answer = exchange => answer,
             ended = connection => Err(format!("the connection ended: {ended:?}")),
         }
+    }
+
+    /// A connection on which nothing was said yet but the protocols that the client speaks.
+    pub(crate) async fn connect(
+        &self,
+        caller: &Caller,
+        protocols: &[&str],
+    ) -> Result<TlsStream<TcpStream>, String> {
+        let mut config = self.client_config(caller);
+        config.alpn_protocols = protocols.iter().map(|one| one.as_bytes().to_vec()).collect();
+        let tls = TlsConnector::from(Arc::new(config));
+        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+        let name = ServerName::IpAddress(self.address.ip().into());
+        tls.connect(name, stream).await.map_err(|error| error.to_string())
     }
 
     fn client_config(&self, caller: &Caller) -> ClientConfig {

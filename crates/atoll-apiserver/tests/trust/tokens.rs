@@ -1,6 +1,11 @@
 //! ServiceAccount tokens: requested, used, reviewed, and what ends them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use atoll_apiserver::config::Clock;
 use http::Method;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::client::{Caller, Cluster};
@@ -56,6 +61,49 @@ async fn a_bad_token_is_refused_and_not_taken_for_anonymous() {
         let caller = Caller::bearer(token);
         let (code, answer) = cluster.call(&caller, Method::GET, "/version", &Value::Null).await;
         assert_eq!((code, &answer["message"]), (401, &json!("Unauthorized")), "{token:?}");
+    }
+    cluster.shutdown().await;
+}
+
+/// The machine's clock, some seconds ahead.
+struct Ahead(AtomicI64);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + SignedDuration::from_secs(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_time() {
+    let ahead = Arc::new(Ahead(AtomicI64::new(0)));
+    let clock = ahead.clone();
+    let cluster = Cluster::start_with(|config| config.clock = clock).await;
+    account(&cluster).await;
+    let spec = json!({"expirationSeconds": 600});
+    let (_, answer) = request(&cluster, &cluster.admin(), spec).await;
+    let token = answer["status"]["token"].as_str().unwrap().to_owned();
+    for (seconds, expected) in [(0, 201), (590, 201), (700, 401), (1_000_000, 401)] {
+        ahead.0.store(seconds, Ordering::Relaxed);
+        let (code, answer) = whoami(&cluster, &token).await;
+        assert_eq!(code, expected, "{seconds}: {answer}");
+    }
+    // Nor is one good long before it was given; clocks are set back a little now and then.
+    ahead.0.store(-1_000_000, Ordering::Relaxed);
+    assert_eq!(whoami(&cluster, &token).await.0, 401);
+    // Another signature, another header, and none at all.
+    ahead.0.store(0, Ordering::Relaxed);
+    let parts: Vec<&str> = token.split('.').collect();
+    let unsigned = "eyJhbGciOiJub25lIn0";
+    for forged in [
+        format!("{}.{}.", unsigned, parts[1]),
+        format!("{}.{}.{}", unsigned, parts[1], parts[2]),
+        format!("{}.{}.{}x", parts[0], parts[1], parts[2]),
+        format!("{}.{}.{}", parts[0], parts[0], parts[2]),
+        format!("{token}.{token}"),
+        "x".repeat(8_000),
+    ] {
+        assert_eq!(whoami(&cluster, &forged).await.0, 401, "{forged}");
     }
     cluster.shutdown().await;
 }
