@@ -22,6 +22,7 @@ mod matrix;
 mod policies;
 mod property;
 mod refusals;
+mod rules;
 mod samples;
 mod services;
 mod streams;

@@ -315,7 +315,8 @@ async fn configurations_are_merged_as_an_apply_would() {
     let sidecar = "Object{spec: Object.spec{template: Object.spec.template{spec: \
                    Object.spec.template.spec{containers: [Object.spec.template.spec.containers{\
                    name: 'sidecar', image: 'proxy:1'}]}}}, metadata: Object.metadata{labels: \
-                   {'injected': object.metadata.name}}}";
+                   {'injected': object.metadata.name}, annotations: {'a.io/by': \
+                   'policy'}}}";
     mutate(&api, "m", apply(sidecar)).await;
     let made = api.create(DEPLOYMENTS, &deployment("a", 1)).await.ok();
     let containers = made["spec"]["template"]["spec"]["containers"].as_array().unwrap();
@@ -323,6 +324,7 @@ async fn configurations_are_merged_as_an_apply_would() {
     assert_eq!(names, ["c", "sidecar"]);
     assert_eq!(containers[1]["imagePullPolicy"], "IfNotPresent");
     assert_eq!(made["metadata"]["labels"], json!({"app": "a", "injected": "a"}));
+    assert_eq!(made["metadata"]["annotations"], json!({"a.io/by": "policy"}));
     api.shutdown().await;
 }
 

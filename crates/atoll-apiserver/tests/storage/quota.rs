@@ -183,6 +183,24 @@ async fn limit_ranges_give_and_bound() {
         "persistentvolumeclaims \"c\" is forbidden: maximum storage usage per \
          PersistentVolumeClaim is 2Gi, but request is 3Gi",
     );
+    // Another range counts for what is created from then on, and none for nobody.
+    let other = json!({"spec": {"limits": [{"type": "Container", "max": {"memory": "3Gi"},
+        "min": {"memory": "100Mi"}, "default": {"memory": "1Gi"}}]}});
+    api.merge("/api/v1/namespaces/default/limitranges/r", &other).await.ok();
+    api.server.core().registry.catch_up().await.unwrap();
+    api.create(PODS, &pod("b", json!({"limits": {"memory": "2Gi"}}))).await.ok();
+    let made = api.create(PODS, &pod("d", json!({}))).await.ok();
+    let resources = &made["spec"]["containers"][0]["resources"];
+    assert_eq!(resources, &json!({"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi"}}));
+    api.create(PODS, &pod("e", json!({"limits": {"memory": "50Mi"}}))).await.fails(
+        403,
+        "pods \"e\" is forbidden: [minimum memory usage per Container is 100Mi, but request is \
+         50Mi, minimum memory usage per Container is 100Mi, but limit is 50Mi]",
+    );
+    api.delete("/api/v1/namespaces/default/limitranges/r").await.ok();
+    api.server.core().registry.catch_up().await.unwrap();
+    let made = api.create(PODS, &pod("e", json!({}))).await.ok();
+    assert_eq!(made["spec"]["containers"][0]["resources"], json!({}));
     api.shutdown().await;
 }
 
