@@ -89,6 +89,15 @@ async fn life(api: &Api, row: &ResourceInfo) {
     let stale = api.put(&one, &changed(&read)).await;
     assert_eq!(stale.code, 409, "{kind}: a stale put passed: {}", stale.body);
 
+    goes(api, row, &all, name, &revision).await;
+    if row.allows("deletecollection") {
+        collection_goes(api, row, &all).await;
+    }
+}
+
+/// The end of an object, and what a watch tells of it since a revision.
+async fn goes(api: &Api, row: &ResourceInfo, all: &str, name: &str, revision: &str) {
+    let (kind, one) = (&row.kind, format!("{all}/{name}"));
     let from = format!("{all}?watch=1&resourceVersion={revision}&labelSelector=l=1");
     let mut watch = api.watch(&from, "application/json").await;
     assert_eq!(watch.step().await, ("ADDED".to_owned(), name.to_owned()), "{kind}");
@@ -109,9 +118,6 @@ async fn life(api: &Api, row: &ResourceInfo) {
             (event, own) if event == "DELETED" => break assert_eq!(own, name),
             (event, _) => assert_eq!(event, "MODIFIED", "{kind}"),
         }
-    }
-    if row.allows("deletecollection") {
-        collection_goes(api, row, &all).await;
     }
 }
 

@@ -86,17 +86,17 @@ async fn deep_documents_are_refused() {
 }
 
 /// A field of a message, in protobuf's way.
-fn field(number: u32, content: &[u8]) -> Vec<u8> {
+fn field(number: usize, content: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(content.len() + 10);
-    let mut put = |mut number: u64| {
+    let mut put = |mut number: usize| {
         while number >= 0x80 {
-            bytes.push((number as u8 & 0x7f) | 0x80);
+            bytes.push((number & 0x7f).to_le_bytes()[0] | 0x80);
             number >>= 7;
         }
-        bytes.push(number as u8);
+        bytes.push(number.to_le_bytes()[0]);
     };
-    put(u64::from(number) << 3 | 2);
-    put(content.len() as u64);
+    put(number << 3 | 2);
+    put(content.len());
     bytes.extend_from_slice(content);
     bytes
 }
@@ -106,7 +106,7 @@ fn deep_protobuf() -> Vec<u8> {
     let tag = |definition: &str, name: &str| {
         let package = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1";
         let id = schema::by_name(&format!("{package}.{definition}")).unwrap();
-        id.definition().field(name).unwrap().tags[0]
+        usize::try_from(id.definition().field(name).unwrap().tags[0]).unwrap()
     };
     let mut message = Vec::new();
     for _ in 0..LEVELS {
