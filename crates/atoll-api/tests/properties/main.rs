@@ -51,11 +51,12 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..600)
 }
 
-/// What a merge patch, a JSON patch and a strategic merge patch have in common.
+/// Whether a field has its value already.
 fn is_same(before: Option<&Value>, after: &Value) -> bool {
     before == Some(after)
 }
 
+/// The changes from one object to another, as RFC 7386 has them.
 fn merge_patch(old: &Value, new: &Value) -> Value {
     let (Value::Object(old), Value::Object(new)) = (old, new) else { return new.clone() };
     let mut patch = Map::new();
@@ -64,7 +65,6 @@ fn merge_patch(old: &Value, new: &Value) -> Value {
     }
     for (key, value) in new.iter().filter(|(key, value)| !is_same(old.get(*key), value)) {
         let change = old.get(key).map_or_else(|| value.clone(), |old| merge_patch(old, value));
-        // A patch that is an object cannot make an object of what is none without its fields.
         patch.insert(key.clone(), change);
     }
     Value::Object(patch)
