@@ -1,6 +1,7 @@
 //! The node's rule table: its fixed frame, and the elements that come and go in it.
 //!
 //! ```text
+//! guard: nothing from a sandbox is for the node's loopback
 //! prerouting ─ source is a sandbox → inside ┐ (address, protocol, port) → pick-… chain
 //!            └ else                → outside ┤ (protocol, port) on the node → pick-… chain
 //! output     ─                     → inside ┘ host ports
@@ -25,7 +26,7 @@ use crate::ipam::{HostPort, Lease};
 use crate::netlink::{NetlinkError, Socket, unless};
 use crate::nft::{self, Batch, Data, Holds, Hook, Part, Point, Reg, Rule, SetSpec};
 use crate::service::{Difference, Front, ListId, Protocol, Set, Side, Value, port_part};
-use crate::settings::Config;
+use crate::settings::{Config, Ipv4Net};
 use picks::Picks;
 
 /// Stands in the table's comment. A table of another layout is replaced by an empty one,
@@ -38,11 +39,13 @@ const MASQUERADE_MARK: u32 = 0x4000;
 const HAIRPINS: &str = "hairpins";
 const TARGET: &[Part] = &[Part::Address, Part::Port];
 
+const BEFORE_CONNECTION_TRACKING: i32 = -300;
 const NAT_BEFORE_ROUTING: i32 = -100;
 const AFTER_DESTINATION_NAT: i32 = -90;
 const NAT_AFTER_ROUTING: i32 = 100;
 
-const BASE_CHAINS: [(&str, Hook); 6] = [
+const BASE_CHAINS: [(&str, Hook); 7] = [
+    ("guard", hook("filter", Point::Prerouting, BEFORE_CONNECTION_TRACKING)),
     ("prerouting", hook("nat", Point::Prerouting, NAT_BEFORE_ROUTING)),
     ("output", hook("nat", Point::Output, NAT_BEFORE_ROUTING)),
     ("postrouting", hook("nat", Point::Postrouting, NAT_AFTER_ROUTING)),
@@ -304,9 +307,16 @@ fn frame_rules(batch: &mut Batch, config: &Config) {
             rule.jump("host-port");
         });
     }
+    // The links of sandboxes with such ports route to loopback addresses, for the answers.
+    batch.add_rule("guard", |rule| {
+        rule.source_in(config.cluster_pod_cidr, true).destination_in(loopback(), true).drop();
+    });
     for front in FRONTS {
         batch.add_rule("host-port", |rule| {
-            addressed_to(rule, front)
+            if front == Front::NodePort {
+                rule.destination_is_local();
+            }
+            front_key(rule, front)
                 .lookup(host_ports(front), Reg(0), Reg(8))
                 .translate_to(Reg(8), Reg(9));
         });
@@ -366,7 +376,7 @@ fn refusals(batch: &mut Batch, config: &Config) {
     for chain in ["refuse-forward", "refuse-output"] {
         if let Some(dns) = config.dns_address {
             batch.add_rule(chain, |rule| {
-                rule.destination_in(crate::Ipv4Net::new(dns, 32), true).accept();
+                rule.destination_in(Ipv4Net::new(dns, 32), true).accept();
             });
         }
         refuse(batch, chain, |rule| {
@@ -400,6 +410,10 @@ fn way_out(batch: &mut Batch, config: &Config) {
         rule.source_address(Reg(0)).destination_address(Reg(1));
         rule.in_set(HAIRPINS, Reg(0)).masquerade();
     });
+    // To a host port, from the node's loopback: a sandbox would answer its own.
+    batch.add_rule("postrouting", |rule| {
+        rule.source_in(loopback(), true).destination_in(config.pod_cidr, true).masquerade();
+    });
     batch.add_rule("postrouting", |rule| {
         rule.source_in(config.pod_cidr, true)
             .destination_in(config.cluster_pod_cidr, false)
@@ -411,10 +425,14 @@ fn way_out(batch: &mut Batch, config: &Config) {
 /// of that kind.
 fn addressed_to<'r, 'm>(rule: &'r mut Rule<'m>, front: Front) -> &'r mut Rule<'m> {
     if front == Front::NodePort {
-        let loopback = crate::Ipv4Net::new(Ipv4Addr::LOCALHOST, 8);
-        rule.destination_is_local().destination_in(loopback, false);
+        rule.destination_is_local().destination_in(loopback(), false);
     }
     front_key(rule, front)
+}
+
+/// What the node has for itself alone.
+fn loopback() -> Ipv4Net {
+    Ipv4Net::new(Ipv4Addr::LOCALHOST, 8)
 }
 
 fn front_key<'r, 'm>(rule: &'r mut Rule<'m>, front: Front) -> &'r mut Rule<'m> {

@@ -29,6 +29,8 @@ pub(crate) struct Wiring<'a> {
     /// The node's own address on every such link, and the sandbox's gateway.
     pub(crate) gateway: Ipv4Addr,
     pub(crate) mtu: Option<u32>,
+    /// Answers to the node's own loopback are let in: ports of the node lead here.
+    pub(crate) to_loopback: bool,
 }
 
 /// Makes or completes the link. The host's end comes up last.
@@ -42,6 +44,8 @@ pub(crate) fn connect(host: &mut Routing, wiring: &Wiring<'_>) -> Result<(), Err
     })?;
     // Only the sandbox's own address may come out of its link.
     sysctl::set_if_there(&format!("ipv4/conf/{}/rp_filter", outer.name), "1")?;
+    let to_loopback = if wiring.to_loopback { "1" } else { "0" };
+    sysctl::set_if_there(&format!("ipv4/conf/{}/route_localnet", outer.name), to_loopback)?;
     sysctl::set_if_there(&format!("ipv4/conf/{}/send_redirects", outer.name), "0")?;
     sysctl::set_if_there(&format!("ipv6/conf/{}/disable_ipv6", outer.name), "1")?;
     host.add_address(outer.index, wiring.gateway, 32, Scope::Universe).when(what)?;

@@ -92,6 +92,7 @@ impl State {
             link: self.config.node_id.link(uid),
             address: lease.address,
             gateway: self.gateway,
+            to_loopback: !lease.host_ports.is_empty(),
             mtu: Some(self.config.mtu.unwrap_or(self.uplink.mtu)).filter(|mtu| *mtu > 0),
         };
         sandbox::connect(&mut self.routing, &wiring)?;

@@ -63,7 +63,9 @@ async fn host_ports_lead_into_the_sandbox() {
         protocol: Protocol::Tcp,
     };
     let node = world.cluster.nodes[0].address;
-    let ports = [port(None, 81), port(Some(node), 82), port(Some(Ipv4Addr::new(10, 9, 9, 9)), 83)];
+    let (elsewhere, local) = (Ipv4Addr::new(10, 9, 9, 9), Ipv4Addr::LOCALHOST);
+    let ports =
+        [port(None, 81), port(Some(node), 82), port(Some(elsewhere), 83), port(Some(local), 84)];
     let pod = world.sandbox_with_ports(0, "pod", &ports).await;
     world.serve(&pod.netns, 8080, "pod");
     for port in [81, 82] {
@@ -72,7 +74,12 @@ async fn host_ports_lead_into_the_sandbox() {
         assert_eq!(call(&world.node_netns(0), node, port).unwrap().from, "pod");
         assert_eq!(call(&pod.netns, node, port).unwrap().from, "pod", "hairpin");
     }
-    assert!(call_here(node, 83).is_err());
+    for port in [81, 84] {
+        assert_eq!(call(&world.node_netns(0), local, port).unwrap().from, "pod", "{port}");
+    }
+    for (address, port) in [(node, 83), (node, 84), (local, 82)] {
+        assert!(call(&world.node_netns(0), address, port).is_err(), "{address}:{port}");
+    }
     world.nodes[0].detach("pod").await.unwrap();
     assert!(call_here(node, 81).is_err());
 }
