@@ -88,6 +88,9 @@ pub(crate) struct Cluster {
     nominated: HashMap<String, Nomination>,
     /// Pods whose anti-affinity may close nodes to others, by uid.
     repelling: HashSet<String>,
+    /// How many pods of each controller, by its uid, stand on which nodes, those not counted that
+    /// are leaving.
+    siblings: HashMap<String, HashMap<String, i64>>,
     /// Which nodes have changed, the latest last; it begins with change number `touched_from`.
     touched: VecDeque<String>,
     touched_from: u64,
@@ -109,6 +112,27 @@ impl Cluster {
 
     pub(crate) fn has_nominations(&self) -> bool {
         !self.nominated.is_empty()
+    }
+
+    /// The nodes on which pods of the same controller stand, and how many.
+    pub(crate) fn siblings(&self, pod: &Pod) -> Option<&HashMap<String, i64>> {
+        self.siblings.get(controller(pod)?)
+    }
+
+    fn count_sibling(&mut self, pod: &Pod, node: &str, more: i64) {
+        let Some(owner) = controller(pod).filter(|_| pod.metadata.deletion_timestamp.is_none())
+        else {
+            return;
+        };
+        let nodes = self.siblings.entry(owner.to_owned()).or_default();
+        let count = nodes.entry(node.to_owned()).or_default();
+        *count += more;
+        if *count == 0 {
+            nodes.remove(node);
+        }
+        if nodes.is_empty() {
+            self.siblings.remove(owner);
+        }
     }
 
     /// The number of the next change of a node.
@@ -243,7 +267,9 @@ impl Cluster {
             && same_size(&placed.pod, &pod)
         {
             let seen = seen_by_others(&placed.pod) != seen_by_others(&pod);
-            placed.pod = pod.clone();
+            let before = std::mem::replace(&mut placed.pod, pod.clone());
+            self.count_sibling(&before, node, -1);
+            self.count_sibling(&pod, node, 1);
             if let Some(state) = self.nodes.get_mut(node) {
                 state.pods.insert(uid, pod);
             }
@@ -260,6 +286,7 @@ impl Cluster {
             self.repelling.insert(uid.clone());
         }
         self.touch(node);
+        self.count_sibling(&pod, node, 1);
         self.placed.insert(uid, Placed { node: node.to_owned(), pod });
     }
 
@@ -270,12 +297,19 @@ impl Cluster {
             state.remove(uid);
         }
         self.touch(&placed.node);
+        self.count_sibling(&placed.pod, &placed.node, -1);
         true
     }
 }
 
 pub(crate) fn priority(pod: &Pod) -> i32 {
     pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+}
+
+/// The uid of what made the pod and looks after it.
+fn controller(pod: &Pod) -> Option<&str> {
+    let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
+    Some(&owner.uid)
 }
 
 /// Generation moves with the spec, from which a pod's requests and ports follow.
@@ -381,6 +415,34 @@ mod tests {
             cluster.touch("b");
         }
         assert!(cluster.touched_since(from).is_none());
+    }
+
+    #[test]
+    fn siblings_count_until_they_leave() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(node("a"));
+        let of = |uid: &str| {
+            let mut pod = Arc::unwrap_or_clone(pod(uid, "1"));
+            let owner = json!([{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "s",
+                "uid": "s", "controller": true }]);
+            pod.metadata.owner_references = serde_json::from_value(owner).unwrap();
+            pod.metadata.generation = Some(1);
+            pod
+        };
+        let counted = |cluster: &Cluster| cluster.siblings(&of("p"))?.get("a").copied();
+        cluster.assume(Arc::new(of("p")), "a");
+        cluster.set_pod(Arc::new(of("p")), "a");
+        cluster.set_pod(Arc::new(of("q")), "a");
+        assert_eq!(counted(&cluster), Some(2));
+        let mut leaving = of("q");
+        leaving.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        cluster.set_pod(Arc::new(leaving), "a");
+        assert_eq!(counted(&cluster), Some(1));
+        cluster.remove_pod("q");
+        assert_eq!(counted(&cluster), Some(1));
+        cluster.remove_pod("p");
+        assert!(cluster.siblings(&of("p")).is_none());
     }
 
     #[test]

@@ -71,9 +71,10 @@ impl Decider {
         if is_gated(pod) {
             return Decision::Gated;
         }
+        let spreads = around.owner_labels.is_some_and(|labels| !labels.is_empty());
         // Pods with claims are not alike: each has volumes of its own.
         if !volumes::has_claims(pod)
-            && let Some(node) = self.rankings.best(pod, around.owner_labels, around.cluster)
+            && let Some(node) = self.rankings.best(pod, spreads, around.cluster)
         {
             return Decision::Bind(node);
         }

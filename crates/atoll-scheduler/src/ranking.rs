@@ -1,20 +1,19 @@
 //! Nodes in the order of their scores for one kind of pod, kept while pods of that kind keep
 //! coming.
 //!
-//! A decision from scratch looks at every node. The pods of one owner ask for the same, and
-//! between two of them only the nodes have changed that something was placed on or taken
-//! from: those are looked at again, the others stay where they are. Scores that compare nodes
-//! with each other are compared on the scale of the first decision.
+//! A decision from scratch looks at every node. Many pods ask for the same, those of one owner
+//! and often those of many, and between two of them only the nodes have changed that something
+//! was placed on or taken from: those are looked at again, the others stay where they are. Scores
+//! that compare nodes with each other are compared on the scale of the first decision. How many
+//! siblings stand on a node is the owner's own matter and is taken off when one is chosen.
 
 use crate::{
     affinity::Topology,
     cluster::{Cluster, NodeState, priority},
     filter::{self, Request},
     score::{self, Scale},
-    selector::Labels,
-    spread,
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;
 use std::{
     cmp::Reverse,
@@ -28,86 +27,80 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// More is better: score, then the fewest pods, then the first name.
 type Rank = (i64, Reverse<usize>, Reverse<Arc<str>>);
+/// How many siblings stand on which nodes.
+type Crowd = HashMap<String, i64>;
 
 /// What is known of a node.
 struct Seat {
     /// `None` when it cannot run the pod.
     rank: Option<Rank>,
     zone: Arc<str>,
-    /// Siblings there.
-    crowd: i64,
 }
 
 struct Ranking {
     /// A pod of the kind, by which others are known to be of it.
     like: Arc<Pod>,
-    owner_labels: Option<Labels>,
     scale: Scale,
     /// Every change of a node before this one is taken in.
     seen: u64,
     seats: HashMap<Arc<str>, Seat>,
-    zones: BTreeMap<Arc<str>, Zone>,
+    zones: BTreeMap<Arc<str>, BTreeSet<Rank>>,
     used_at: u64,
 }
 
 #[derive(Default)]
-struct Zone {
-    ranks: BTreeSet<Rank>,
-    crowd: i64,
-}
-
-#[derive(Default)]
 pub(crate) struct Rankings {
-    by_owner: HashMap<String, Ranking>,
+    all: Vec<Ranking>,
     uses: u64,
 }
 
 impl Rankings {
-    /// The best node for the pod; `None` when it takes a decision from scratch.
+    /// The best node for the pod; `None` when it takes a decision from scratch. With `spreads`
+    /// its siblings keep apart.
     pub(crate) fn best(
         &mut self,
         pod: &Arc<Pod>,
-        owner_labels: Option<&Labels>,
+        spreads: bool,
         cluster: &Cluster,
     ) -> Option<String> {
         if !is_plain(pod) || cluster.has_repelling() || cluster.has_nominations() {
             return None;
         }
         self.uses += 1;
-        let owner = owner(pod);
-        let known = self.by_owner.get_mut(&owner);
-        let fits = known
-            .filter(|known| alike(&known.like, pod) && known.owner_labels.as_ref() == owner_labels);
-        let current = fits.is_some_and(|known| {
-            known.used_at = self.uses;
-            known.catch_up(cluster)
-        });
-        if !current {
-            let ranking = Ranking::new(pod, owner_labels, cluster, self.uses);
-            self.by_owner.insert(owner.clone(), ranking);
+        let uses = self.uses;
+        let known = self.all.iter_mut().position(|known| alike(&known.like, pod));
+        let at = known.unwrap_or_else(|| {
             self.shrink();
+            self.all.push(Ranking::new(pod, cluster, uses));
+            self.all.len() - 1
+        });
+        let ranking = self.all.get_mut(at)?;
+        if !ranking.catch_up(cluster) {
+            *ranking = Ranking::new(pod, cluster, uses);
         }
-        self.by_owner.get(&owner)?.first()
+        ranking.used_at = uses;
+        let none = Crowd::new();
+        ranking.first(cluster.siblings(pod).filter(|_| spreads).unwrap_or(&none))
     }
 
+    /// Makes room for one more.
     fn shrink(&mut self) {
-        if self.by_owner.len() <= RANKINGS_MAX {
+        if self.all.len() < RANKINGS_MAX {
             return;
         }
-        let oldest = self.by_owner.iter().min_by_key(|(_, ranking)| ranking.used_at);
-        if let Some(oldest) = oldest.map(|(owner, _)| owner.clone()) {
-            self.by_owner.remove(&oldest);
+        let ages = self.all.iter().enumerate();
+        if let Some((oldest, _)) = ages.min_by_key(|(_, ranking)| ranking.used_at) {
+            self.all.swap_remove(oldest);
         }
     }
 }
 
 impl Ranking {
-    fn new(pod: &Arc<Pod>, owner_labels: Option<&Labels>, cluster: &Cluster, used_at: u64) -> Self {
+    fn new(pod: &Arc<Pod>, cluster: &Cluster, used_at: u64) -> Self {
         let nodes: Vec<&NodeState> = cluster.nodes().collect();
         let mut ranking = Self {
             like: pod.clone(),
-            owner_labels: owner_labels.cloned(),
-            scale: Scale::of(pod, &nodes, owner_labels),
+            scale: Scale::of(pod, &nodes),
             seen: cluster.changes(),
             seats: HashMap::new(),
             zones: BTreeMap::new(),
@@ -130,7 +123,7 @@ impl Ranking {
         true
     }
 
-    /// Gives a place to each node that can run the pod, and counts the siblings on all.
+    /// Gives a place to each node that can run the pod.
     fn seat(&mut self, nodes: &[&NodeState]) {
         let none = BTreeMap::new();
         let topology = Topology { namespace_labels: &none, has_repelling: false };
@@ -138,45 +131,70 @@ impl Ranking {
         let request = Request::new(&pod, &[], &topology);
         let wanted = score::wanted(&pod);
         for node in nodes {
-            let crowd = spread::siblings(&pod, node, self.owner_labels.as_ref());
             let name: Arc<str> = node.node.name_any().into();
-            let zone: Arc<str> = node.node.labels().get(ZONE).cloned().unwrap_or_default().into();
-            let place = self.zones.entry(zone.clone()).or_default();
-            place.crowd += crowd;
+            let zone = node.node.labels().get(ZONE).map_or("", String::as_str);
+            let zone = self.zone(zone);
             let rank = filter::refusal(&request, node).is_none().then(|| {
-                let score = self.scale.score(&pod, node, &wanted, crowd);
+                let score = self.scale.score(&pod, node, &wanted);
                 (score, Reverse(node.pods.len()), Reverse(name.clone()))
             });
-            place.ranks.extend(rank.clone());
-            self.seats.insert(name, Seat { rank, zone, crowd });
+            self.zones.entry(zone.clone()).or_default().extend(rank.clone());
+            self.seats.insert(name, Seat { rank, zone });
         }
+    }
+
+    /// A zone's name, one for all its nodes.
+    fn zone(&self, name: &str) -> Arc<str> {
+        self.zones.get_key_value(name).map_or_else(|| name.into(), |(known, _)| known.clone())
     }
 
     fn leave(&mut self, name: &str) {
         let Some(seat) = self.seats.remove(name) else { return };
-        if let Some(zone) = self.zones.get_mut(&seat.zone) {
-            if let Some(rank) = &seat.rank {
-                zone.ranks.remove(rank);
-            }
-            zone.crowd -= seat.crowd;
+        if let (Some(ranks), Some(rank)) = (self.zones.get_mut(&seat.zone), &seat.rank) {
+            ranks.remove(rank);
         }
     }
 
     /// The best of all zones; a zone with many siblings counts for less.
-    fn first(&self) -> Option<String> {
-        let bests = self.zones.iter().filter_map(|(name, zone)| {
-            let (score, pods, node) = zone.ranks.last()?;
-            let crowd = if name.is_empty() { 0 } else { zone.crowd };
-            Some((self.scale.crowded(*score, crowd), *pods, node.clone()))
+    fn first(&self, crowd: &Crowd) -> Option<String> {
+        let by_zone = self.crowd_by_zone(crowd);
+        let bests = self.zones.iter().filter_map(|(name, ranks)| {
+            let (score, pods, node) = Self::first_of(ranks, crowd)?;
+            let crowd = by_zone.get(name).copied().unwrap_or(0);
+            Some((score::crowded(score, crowd), pods, node))
         });
         bests.max().map(|(_, _, Reverse(node))| node.to_string())
     }
-}
 
-/// Pods without a controller are known by their namespace.
-fn owner(pod: &Pod) -> String {
-    let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
-    controller.map_or_else(|| pod.namespace().unwrap_or_default(), |owner| owner.uid.clone())
+    /// The best with its siblings taken off. Those take off and never add: who comes after a
+    /// score that is no better than the best found cannot win any more.
+    fn first_of(ranks: &BTreeSet<Rank>, crowd: &Crowd) -> Option<Rank> {
+        let mut best: Option<Rank> = None;
+        for (score, pods, node) in ranks.iter().rev() {
+            if best.as_ref().is_some_and(|(found, _, _)| score <= found) {
+                break;
+            }
+            let siblings = crowd.get(&*node.0).copied().unwrap_or(0);
+            let rank = (score::crowded(*score, siblings), *pods, node.clone());
+            best = best.max(Some(rank));
+        }
+        best
+    }
+
+    /// Nodes without a zone are in none.
+    fn crowd_by_zone(&self, crowd: &Crowd) -> HashMap<Arc<str>, i64> {
+        let mut found = HashMap::new();
+        if self.zones.len() < 2 {
+            return found;
+        }
+        for (node, siblings) in crowd {
+            let Some(seat) = self.seats.get(node.as_str()) else { continue };
+            if !seat.zone.is_empty() {
+                *found.entry(seat.zone.clone()).or_default() += siblings;
+            }
+        }
+        found
+    }
 }
 
 /// Whether where the pod may go depends on nothing but what each node has.
@@ -195,24 +213,23 @@ fn is_plain(pod: &Pod) -> bool {
     !minds_pods && !spreads && !claims && !has_volumes
 }
 
-/// Whether two pods are the same to every filter and score.
+/// Whether two pods are the same to every filter and score, siblings apart. Labels and namespace
+/// count only for what minds other pods, which neither does.
 fn alike(one: &Pod, other: &Pod) -> bool {
     let (Some(left), Some(right)) = (one.spec.as_ref(), other.spec.as_ref()) else { return false };
-    let sizes = |pod: &k8s_openapi::api::core::v1::PodSpec| {
+    fn sizes(pod: &PodSpec) -> impl Iterator<Item = impl PartialEq + '_> {
         let all = pod.containers.iter().chain(pod.init_containers.iter().flatten());
-        all.map(|one| (one.resources.clone(), one.ports.clone(), one.restart_policy.clone()))
-            .collect::<Vec<_>>()
-    };
+        all.map(|one| (&one.resources, &one.ports, &one.restart_policy))
+    }
     priority(one) == priority(other)
-        && one.namespace() == other.namespace()
-        && one.labels() == other.labels()
         && left.node_selector == right.node_selector
         && left.affinity == right.affinity
         && left.tolerations == right.tolerations
         && left.node_name == right.node_name
         && left.overhead == right.overhead
         && left.resources == right.resources
-        && sizes(left) == sizes(right)
+        && left.containers.len() == right.containers.len()
+        && sizes(left).eq(sizes(right))
 }
 
 #[cfg(test)]
@@ -248,7 +265,7 @@ mod tests {
 
     fn place(rankings: &mut Rankings, cluster: &mut Cluster, uid: usize) -> Option<String> {
         let pod = pod(uid);
-        let node = rankings.best(&pod, Some(pod.labels()), cluster)?;
+        let node = rankings.best(&pod, true, cluster)?;
         cluster.assume(pod, &node);
         Some(node)
     }
@@ -291,6 +308,28 @@ mod tests {
     }
 
     #[test]
+    fn owners_whose_pods_ask_for_the_same_share_a_ranking_and_spread_each_for_itself() {
+        let (mut rankings, mut cluster) = (Rankings::default(), cluster(4, false));
+        for index in 0..4 {
+            for owner in ["s", "t"] {
+                let mut pod = Arc::unwrap_or_clone(pod(0));
+                let uid = format!("{owner}{index}");
+                (pod.metadata.name, pod.metadata.uid) = (Some(uid.clone()), Some(uid));
+                pod.metadata.owner_references.as_mut().unwrap()[0].uid = owner.to_owned();
+                let pod = Arc::new(pod);
+                let node = rankings.best(&pod, true, &cluster).unwrap();
+                cluster.assume(pod, &node);
+            }
+        }
+        assert_eq!(rankings.all.len(), 1);
+        for owner in ["s", "t"] {
+            let mut pod = Arc::unwrap_or_clone(pod(0));
+            pod.metadata.owner_references.as_mut().unwrap()[0].uid = owner.to_owned();
+            assert_eq!(cluster.siblings(&pod).unwrap().len(), 4, "{owner} is on every node");
+        }
+    }
+
+    #[test]
     fn pods_that_ask_for_something_else_are_decided_anew() {
         let (mut rankings, mut cluster) = (Rankings::default(), cluster(2, false));
         place(&mut rankings, &mut cluster, 0).unwrap();
@@ -298,7 +337,7 @@ mod tests {
         let selector = BTreeMap::from([("kubernetes.io/hostname".to_owned(), "n1".to_owned())]);
         picky.spec.as_mut().unwrap().node_selector = Some(selector);
         let picky = Arc::new(picky);
-        let node = rankings.best(&picky, Some(picky.labels()), &cluster);
+        let node = rankings.best(&picky, true, &cluster);
         assert_eq!(node.as_deref(), Some("n1"));
     }
 }

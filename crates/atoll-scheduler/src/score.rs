@@ -10,7 +10,7 @@ use crate::{
     cluster::NodeState,
     filter::tolerated,
     selector::{Labels, node_term},
-    spread::{crowding, siblings},
+    spread::crowding,
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -76,38 +76,37 @@ pub(crate) fn wanted(pod: &Pod) -> Amounts {
 pub(crate) struct Scale {
     taints: (i64, i64),
     affinity: (i64, i64),
-    /// What one sibling costs.
-    crowd_unit: i64,
 }
 
+/// What one sibling costs: more than all else that a node can be better by.
+const SIBLING: i64 = SPREAD * 100;
+
 impl Scale {
-    pub(crate) fn of(pod: &Pod, nodes: &[&NodeState], owner_labels: Option<&Labels>) -> Self {
+    pub(crate) fn of(pod: &Pod, nodes: &[&NodeState]) -> Self {
         let span = |values: Vec<i64>| {
             let low = values.iter().min().copied().unwrap_or(0);
             (low, values.iter().max().copied().unwrap_or(0))
         };
-        let (low, high) = span(each(nodes, |node| siblings(pod, node, owner_labels)));
         Self {
             taints: span(each(nodes, |node| disliked_taints(pod, node))),
             affinity: span(each(nodes, |node| preferred_weight(pod, node))),
-            crowd_unit: (SPREAD * 100 / (high - low).max(1)).max(1),
         }
     }
 
-    pub(crate) fn score(&self, pod: &Pod, node: &NodeState, wanted: &Amounts, crowd: i64) -> i64 {
+    /// As if it had no siblings.
+    pub(crate) fn score(&self, pod: &Pod, node: &NodeState, wanted: &Amounts) -> i64 {
         let taints = 100 - stretched(disliked_taints(pod, node), self.taints, 0);
         let affinity = stretched(preferred_weight(pod, node), self.affinity, 100);
-        let own = TAINTS * taints
+        TAINTS * taints
             + NODE_AFFINITY * affinity
             + LEAST_USED * least_used(wanted, node)
-            + BALANCED * balanced(wanted, node);
-        self.crowded(own, crowd)
+            + BALANCED * balanced(wanted, node)
     }
+}
 
-    /// A score among so many siblings.
-    pub(crate) fn crowded(&self, score: i64, siblings: i64) -> i64 {
-        score.saturating_sub(self.crowd_unit.saturating_mul(siblings))
-    }
+/// A score among so many siblings.
+pub(crate) fn crowded(score: i64, siblings: i64) -> i64 {
+    score.saturating_sub(SIBLING.saturating_mul(siblings))
 }
 
 fn stretched(value: i64, (low, high): (i64, i64), when_equal: i64) -> i64 {

@@ -134,18 +134,6 @@ pub(crate) fn crowding(pod: &Pod, nodes: &[&NodeState], owner_labels: Option<&La
     crowding
 }
 
-/// Pods of the same owner on a node.
-pub(crate) fn siblings(pod: &Pod, node: &NodeState, owner_labels: Option<&Labels>) -> i64 {
-    let Some(wanted) = owner_labels.filter(|labels| !labels.is_empty()) else { return 0 };
-    let is_sibling = |other: &&std::sync::Arc<Pod>| {
-        let labels = other.labels();
-        other.metadata.deletion_timestamp.is_none()
-            && other.metadata.namespace == pod.metadata.namespace
-            && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
-    };
-    i64::try_from(node.pods.values().filter(is_sibling).count()).unwrap_or(i64::MAX)
-}
-
 fn default_constraint(key: &str, labels: &Labels) -> TopologySpreadConstraint {
     TopologySpreadConstraint {
         topology_key: key.into(),
