@@ -27,6 +27,7 @@ pub(crate) mod networking;
 pub(crate) mod node;
 pub(crate) mod plain;
 pub(crate) mod pod;
+pub(crate) mod pod_resize;
 pub(crate) mod pod_update;
 pub(crate) mod policies;
 pub(crate) mod probe;

@@ -9,6 +9,7 @@ mod limit_range;
 pub(crate) mod matching;
 mod nodes;
 pub(crate) mod notes;
+mod pod_resize;
 mod pod_security;
 mod pods;
 pub(crate) mod policies;
@@ -115,6 +116,7 @@ pub static PLUGINS: &[Plugin] = &[
     mutating("StorageObjectInUseProtection", storage::protect),
     mutating("PersistentVolumePhaseTime", storage::phase_time),
     validating("PersistentVolumeClaimResize", storage::resize),
+    validating("PodResizeValidator", pod_resize::check),
     // Part of NodeRestriction.
     validating("NodeVolumes", storage::hold),
     // Upstream does this in the kind's own strategy, which sees the user there.

@@ -166,10 +166,12 @@ impl Status {
         self.about(&row.group, &row.resource, name)
     }
 
-    fn cause(mut self, reason: &str, message: &str, field: &str) -> Self {
-        let mut cause = json!({"reason": reason, "message": message});
-        if !field.is_empty() {
-            cause["field"] = json!(field);
+    pub(crate) fn cause(mut self, reason: &str, message: &str, field: &str) -> Self {
+        let mut cause = json!({ "reason": reason });
+        for (name, text) in [("message", message), ("field", field)] {
+            if !text.is_empty() {
+                cause[name] = json!(text);
+            }
         }
         self.details().causes.push(cause);
         self

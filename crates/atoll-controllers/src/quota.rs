@@ -122,15 +122,22 @@ impl Trigger {
         }
     }
 
-    /// A pod that ends gives back what it used; one that overstays its end does so later.
+    /// A pod that ends or was resized gives back what it used; one that overstays its end does so
+    /// later.
     fn on_pod(&self, change: &Change<'_, Pod>) {
         let Some(pod) = change.object() else { return };
         let namespace = pod.namespace().unwrap_or_default();
         let counts = |pod: &Arc<Pod>| {
             let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
             let over = matches!(phase.as_deref(), Some("Succeeded" | "Failed"));
-            let resources = pod.spec.iter().flat_map(|spec| &spec.containers);
-            (over, resources.map(|one| one.resources.clone()).collect::<Vec<_>>())
+            let wanted = pod.spec.iter().flat_map(|spec| &spec.containers);
+            let status = pod.status.iter();
+            let held = status.flat_map(|status| status.container_statuses.iter().flatten());
+            (
+                over,
+                wanted.map(|one| one.resources.clone()).collect::<Vec<_>>(),
+                held.map(|one| one.resources.clone()).collect::<Vec<_>>(),
+            )
         };
         if change.old.is_some() && change.old.map(counts) != change.new.map(counts) {
             self.recount(&namespace);

@@ -3,7 +3,7 @@
 //! CPU is in thousandths of a core, everything else in its own unit.
 
 use k8s_openapi::{
-    api::core::v1::{Container, Pod},
+    api::core::v1::{Container, ContainerStatus, Pod},
     apimachinery::pkg::api::resource::Quantity,
 };
 use std::collections::BTreeMap;
@@ -46,17 +46,52 @@ pub(crate) fn subtract(total: &mut Amounts, less: &Amounts) {
 /// container that asks for most on top of the sidecars started before it, whichever is
 /// more; plus the overhead of its RuntimeClass (KEP-753).
 pub(crate) fn requested(pod: &Pod) -> Amounts {
-    effective(pod, &|container| {
-        let requests = container.resources.as_ref().and_then(|one| one.requests.as_ref());
-        requests.map(parse).unwrap_or_default()
+    effective(pod, &|container| held(pod, container))
+}
+
+/// What a container asks for, or more while it still holds more: until its node has resized it.
+/// What the node will never give does not count (KEP-1287).
+fn held(pod: &Pod, container: &Container) -> Amounts {
+    let requests = container.resources.as_ref().and_then(|one| one.requests.as_ref());
+    let own = requests.map(parse).unwrap_or_default();
+    let known = statuses(pod).find(|status| status.name == container.name);
+    let Some(actual) = known.and_then(|known| known.resources.as_ref()) else { return own };
+    let mut held = actual.requests.as_ref().map(parse).unwrap_or_default();
+    let allocated = known.and_then(|known| known.allocated_resources.as_ref());
+    raise(&mut held, &allocated.map(parse).unwrap_or_default());
+    if !is_infeasible(pod) {
+        raise(&mut held, &own);
+    }
+    held
+}
+
+fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.iter();
+    status.flat_map(|one| {
+        let sidecars = one.init_container_statuses.iter().flatten();
+        one.container_statuses.iter().flatten().chain(sidecars)
     })
+}
+
+fn is_infeasible(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|one| one.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| {
+        condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
+    })
+}
+
+/// Whether two states of a pod of one generation hold the same.
+pub(crate) fn same_held(one: &Pod, other: &Pod) -> bool {
+    fn of(pod: &Pod) -> impl Iterator<Item = impl PartialEq + '_> {
+        statuses(pod).map(|status| (&status.name, &status.resources, &status.allocated_resources))
+    }
+    of(one).eq(of(other)) && is_infeasible(one) == is_infeasible(other)
 }
 
 /// As [`requested`], with amounts assumed for containers that state none.
 pub(crate) fn requested_or_assumed(pod: &Pod) -> Amounts {
     effective(pod, &|container| {
-        let requests = container.resources.as_ref().and_then(|one| one.requests.as_ref());
-        let mut amounts = requests.map(parse).unwrap_or_default();
+        let mut amounts = held(pod, container);
         amounts.entry("cpu".into()).or_insert(CPU_UNSTATED_MILLI);
         amounts.entry("memory".into()).or_insert(MEMORY_UNSTATED_BYTES);
         amounts
@@ -121,6 +156,20 @@ mod tests {
     fn a_large_init_container_decides() {
         let spec = json!({ "containers": [container("100m")], "initContainers": [container("2")] });
         assert_eq!(cpu(spec), 2_000);
+    }
+
+    #[test]
+    fn a_container_counts_for_the_more_of_what_it_asks_and_what_it_holds() {
+        let held = |pending: Value| {
+            let status = json!({ "name": "c", "allocatedResources": { "cpu": "300m" },
+                "resources": { "requests": { "cpu": "200m" } } });
+            let pod = json!({ "spec": { "containers": [container("1")] },
+                "status": { "containerStatuses": [status], "conditions": [pending] } });
+            requested(&serde_json::from_value(pod).unwrap())["cpu"]
+        };
+        let pending = |reason: &str| json!({ "type": "PodResizePending", "status": "True", "reason": reason });
+        assert_eq!(held(pending("Deferred")), 1_000);
+        assert_eq!(held(pending("Infeasible")), 300);
     }
 
     #[test]

@@ -184,12 +184,16 @@ impl Cluster {
         self.touch(name);
     }
 
-    /// Takes in what the API shows of a pod that is bound and has not ended.
-    pub(crate) fn set_pod(&mut self, pod: Arc<Pod>, node: &str) {
+    /// Takes in what the API shows of a pod that is bound and has not ended. Returns whether it
+    /// was there before in another size.
+    pub(crate) fn set_pod(&mut self, pod: Arc<Pod>, node: &str) -> bool {
         let uid = pod.uid().unwrap_or_default();
         self.assumed.remove(&uid);
         self.nominated.remove(&uid);
+        let before = self.placed.get(&uid);
+        let resized = before.is_some_and(|placed| !same_size(&placed.pod, &pod));
         self.place(uid, pod, node);
+        resized
     }
 
     pub(crate) fn assume(&mut self, pod: Arc<Pod>, node: &str) {
@@ -312,9 +316,12 @@ fn controller(pod: &Pod) -> Option<&str> {
     Some(&owner.uid)
 }
 
-/// Generation moves with the spec, from which a pod's requests and ports follow.
+/// Generation moves with the spec, from which a pod's requests and ports follow; what it holds
+/// while it is resized stands in its status.
 fn same_size(one: &Pod, other: &Pod) -> bool {
-    one.metadata.generation.is_some() && one.metadata.generation == other.metadata.generation
+    one.metadata.generation.is_some()
+        && one.metadata.generation == other.metadata.generation
+        && (amounts::same_held(one, other) || amounts::requested(one) == amounts::requested(other))
 }
 
 /// What affinity and spreading of others go by.
@@ -443,6 +450,26 @@ mod tests {
         assert_eq!(counted(&cluster), Some(1));
         cluster.remove_pod("p");
         assert!(cluster.siblings(&of("p")).is_none());
+    }
+
+    #[test]
+    fn a_pod_that_was_resized_makes_room_when_its_node_has_done_it() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(node("a"));
+        let resized = |generation: i64, cpu: &str, holds: &str| {
+            let mut pod = Arc::unwrap_or_clone(pod("p", cpu));
+            pod.metadata.generation = Some(generation);
+            let status = json!({ "containerStatuses": [{ "name": "c", "ready": true, "image": "",
+                "imageID": "", "restartCount": 0, "resources": { "requests": { "cpu": holds } } }] });
+            pod.status = serde_json::from_value(status).unwrap();
+            Arc::new(pod)
+        };
+        cluster.set_pod(resized(1, "1", "1"), "a");
+        assert!(!cluster.set_pod(resized(1, "1", "1"), "a"));
+        assert!(cluster.set_pod(resized(2, "500m", "1"), "a"));
+        assert_eq!(used(&cluster), 1_000);
+        assert!(cluster.set_pod(resized(2, "500m", "500m"), "a"));
+        assert_eq!(used(&cluster), 500);
     }
 
     #[test]

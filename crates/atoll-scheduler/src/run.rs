@@ -105,9 +105,11 @@ impl Scheduler {
             }
         } else if !node.is_empty() {
             self.queue.remove(&key);
-            self.cluster().set_pod(pod.clone(), &node);
+            let resized = self.cluster().set_pod(pod.clone(), &node);
             // It may be what another pod's affinity waits for.
-            if change.old.is_none_or(|old| stands(old) != stands(pod)) {
+            if resized {
+                self.retry_parked(|_| true);
+            } else if change.old.is_none_or(|old| stands(old) != stands(pod)) {
                 self.retry_parked(minds_others);
             }
         } else if is_ours(pod) && !self.cluster().is_assumed(&uid) && is_news(change) {

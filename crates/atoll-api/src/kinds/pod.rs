@@ -45,6 +45,10 @@ pub(super) const EPHEMERAL_CONTAINERS: UpdateHooks = UpdateHooks {
     validate: Some(validate::pod_update::ephemeral_containers),
 };
 
+/// The `resize` subresource: it changes what running containers may use.
+pub(super) const RESIZE: UpdateHooks =
+    UpdateHooks { prepare: resize_update, validate: Some(validate::pod_resize::resize) };
+
 /// Whether a condition of the status is `True`.
 #[must_use]
 pub fn condition_is_true(status: &Value, kind: &str) -> bool {
@@ -152,15 +156,47 @@ fn status_update(new: &mut Value, old: &Value) {
 }
 
 fn ephemeral_update(new: &mut Value, old: &Value) {
-    let containers = new["spec"].get("ephemeralContainers").cloned();
+    let mut spec = old["spec"].clone();
+    prepare::keep(&mut spec, &new["spec"], "ephemeralContainers");
+    replace_spec(new, old, spec);
+}
+
+/// Takes over what a resize may change. Containers that came, went or moved are left as they
+/// are, for the validation to name them.
+fn resize_update(new: &mut Value, old: &Value) {
+    let lists = ["containers", "initContainers"];
+    let count = |pod: &Value, list: &str| pod["spec"].items(list).len();
+    if lists.iter().any(|list| count(new, list) != count(old, list)) {
+        return;
+    }
+    let mut spec = old["spec"].clone();
+    prepare::keep(&mut spec, &new["spec"], "resources");
+    for list in lists {
+        resize_containers(&mut spec, list, &new["spec"]);
+    }
+    replace_spec(new, old, spec);
+}
+
+fn resize_containers(spec: &mut Value, list: &str, new: &Value) {
+    let moved = |(was, is): (&Value, &Value)| was.text("name") != is.text("name");
+    if spec.items(list).iter().zip(new.items(list)).any(moved) {
+        prepare::keep(spec, new, list);
+        return;
+    }
+    let Some(Value::Array(containers)) = spec.get_mut(list) else { return };
+    for (container, new) in containers.iter_mut().zip(new.items(list)) {
+        for field in ["resources", "resizePolicy"] {
+            prepare::keep(container, new, field);
+        }
+    }
+}
+
+/// The old object with another spec, and the bookkeeping that every write changes.
+fn replace_spec(new: &mut Value, old: &Value, spec: Value) {
     let version = new["metadata"].get("resourceVersion").cloned();
     let managed = new["metadata"].get("managedFields").cloned();
     new.clone_from(old);
-    let spec = metadata::child(new, "spec");
-    match containers {
-        Some(containers) => spec.insert("ephemeralContainers".to_owned(), containers),
-        None => spec.remove("ephemeralContainers"),
-    };
+    prepare::put(new, "spec", Some(spec));
     for (field, value) in [("resourceVersion", version), ("managedFields", managed)] {
         if let Some(value) = value {
             metadata::of(new).insert(field.to_owned(), value);

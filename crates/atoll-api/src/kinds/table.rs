@@ -60,7 +60,7 @@ pub(super) static BUILTIN: &[ResourceInfo] = &[
     row!(Namespaced, "io.k8s.api.core", "", "v1", "pods", "Pod", "pod")
         .short(&["po"])
         .categories(ALL)
-        .parts(const { &[part("attach", "PodAttachOptions", CREATE_GET).served(), part("binding", "Binding", CREATE).served(), part("ephemeralcontainers", "Pod", GET_PATCH_UPDATE).updates(pod::EPHEMERAL_CONTAINERS).served(), foreign("eviction", "Eviction", "policy", "v1", CREATE).served(), part("exec", "PodExecOptions", CREATE_GET).served(), part("log", "Pod", GET).served(), part("portforward", "PodPortForwardOptions", CREATE_GET).served(), part("proxy", "PodProxyOptions", PROXY).served(), part("resize", "Pod", GET_PATCH_UPDATE), status("Pod").served()] })
+        .parts(const { &[part("attach", "PodAttachOptions", CREATE_GET).served(), part("binding", "Binding", CREATE).served(), part("ephemeralcontainers", "Pod", GET_PATCH_UPDATE).updates(pod::EPHEMERAL_CONTAINERS).served(), foreign("eviction", "Eviction", "policy", "v1", CREATE).served(), part("exec", "PodExecOptions", CREATE_GET).served(), part("log", "Pod", GET).served(), part("portforward", "PodPortForwardOptions", CREATE_GET).served(), part("proxy", "PodProxyOptions", PROXY).served(), part("resize", "Pod", GET_PATCH_UPDATE).updates(pod::RESIZE).served(), status("Pod").served()] })
         .hooks(pod::HOOKS)
         .served(),
     row!(Namespaced, "io.k8s.api.core", "", "v1", "podtemplates", "PodTemplate", "podtemplate")

@@ -8,7 +8,7 @@ use crate::field::{Error, Path, quote};
 use crate::names;
 
 const DEADLINE_SECONDS_MAX: i64 = i32::MAX as i64;
-const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+pub(crate) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const CHANGEABLE: &str = "pod updates may not change fields other than \
      `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
      `spec.tolerations` (only additions to existing tolerations),\

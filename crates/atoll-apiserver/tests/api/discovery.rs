@@ -57,6 +57,25 @@ fn resources(document: &Value) -> Vec<(String, String, &Value)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_core_group_has_every_resource_and_subresource_of_upstream() {
+    let Some(dir) = oracle("discovery") else { return };
+    let text = std::fs::read_to_string(dir.join("api__v1.json")).unwrap();
+    let theirs: Value = serde_json::from_str(&text).unwrap();
+    let api = Api::start().await;
+    let ours = api.get("/api/v1").await.ok();
+    let known = ours["resources"].as_array().unwrap();
+    for wanted in theirs["resources"].as_array().unwrap() {
+        let found = known.iter().find(|one| one["name"] == wanted["name"]);
+        let found = found.unwrap_or_else(|| panic!("{} is not served", wanted["name"]));
+        for field in ["kind", "group", "version", "namespaced", "verbs", "shortNames", "categories"]
+        {
+            assert_eq!(found.get(field), wanted.get(field), "{field} of {}", wanted["name"]);
+        }
+    }
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_known_document_is_not_sent_again() {
     let api = Api::start().await;
     let accept = ("accept", AGGREGATED);

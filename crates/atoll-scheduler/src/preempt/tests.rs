@@ -24,7 +24,9 @@ fn cluster(nodes: &[(&str, Vec<Arc<Pod>>)]) -> Cluster {
         let node = json!({ "metadata": { "name": name },
             "status": { "allocatable": { "cpu": "2", "pods": "10" } } });
         cluster.set_node(Arc::new(serde_json::from_value(node).unwrap()));
-        pods.iter().for_each(|pod| cluster.set_pod(pod.clone(), name));
+        for pod in pods {
+            cluster.set_pod(pod.clone(), name);
+        }
     }
     cluster
 }

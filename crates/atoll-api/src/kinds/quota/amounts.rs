@@ -73,19 +73,55 @@ fn greatest(total: &mut Amounts, other: &Amounts) {
     }
 }
 
+/// What a pod counts for: as [`of_spec`], with what a container holds where that is more than it
+/// asks for, until its node has resized it (KEP-1287).
+#[must_use]
+pub fn of_pod(pod: &Value, list: &str) -> Amounts {
+    effective(&pod["spec"], list, &|container| held(&pod["status"], container, list))
+}
+
 /// What a pod asks for (`requests`) or is bounded by (`limits`): its containers together, or
 /// more where an init container needs more; its overhead on top (KEP-753, KEP-688). Resources
 /// of the pod as a whole overrule (KEP-2837).
 #[must_use]
-pub fn of_pod(pod: &Value, list: &str) -> Amounts {
-    let spec = &pod["spec"];
+pub fn of_spec(spec: &Value, list: &str) -> Amounts {
+    effective(spec, list, &|container| read(&container["resources"][list]))
+}
+
+fn held(status: &Value, container: &Value, list: &str) -> Amounts {
+    let mut own = read(&container["resources"][list]);
+    let mut statuses = ["containerStatuses", "initContainerStatuses"]
+        .into_iter()
+        .flat_map(|statuses| status.items(statuses));
+    let known = statuses.find(|one| one.text("name") == container.text("name"));
+    let Some(known) = known.filter(|known| known.has("resources")) else { return own };
+    let mut held = read(&known["resources"][list]);
+    if list == "requests" {
+        greatest(&mut held, &read(&known["allocatedResources"]));
+    }
+    if is_infeasible(status) {
+        return held;
+    }
+    greatest(&mut own, &held);
+    own
+}
+
+/// Whether the node has said that it will never do the resize that is asked for.
+fn is_infeasible(status: &Value) -> bool {
+    status.items("conditions").iter().any(|condition| {
+        condition.text("type") == "PodResizePending" && condition.text("reason") == "Infeasible"
+    })
+}
+
+fn effective(spec: &Value, list: &str, of: &dyn Fn(&Value) -> Amounts) -> Amounts {
     let mut total = Amounts::new();
     for container in spec.items("containers") {
-        add(&mut total, &read(&container["resources"][list]));
+        add(&mut total, &of(container));
     }
     let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
     for container in spec.items("initContainers") {
-        let own = read(&container["resources"][list]);
+        let own =
+            if is_sidecar(container) { of(container) } else { read(&container["resources"][list]) };
         if is_sidecar(container) {
             add(&mut total, &own);
             add(&mut sidecars, &own);

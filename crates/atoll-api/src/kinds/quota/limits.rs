@@ -75,8 +75,8 @@ pub fn check_pod(pod: &Value, range: &Value) -> Vec<String> {
                 }
             }
             "Pod" => {
-                let requests = amounts::of_pod(pod, "requests");
-                let limits = amounts::of_pod(pod, "limits");
+                let requests = amounts::of_spec(&pod["spec"], "requests");
+                let limits = amounts::of_spec(&pod["spec"], "limits");
                 bounds.check("Pod", &requests, &limits, &mut wrong);
             }
             _ => {}
