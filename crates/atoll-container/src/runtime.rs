@@ -34,6 +34,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Makes the sandbox's namespaces, or finds them.
     async fn ensure_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, Error>;
 
+    /// Changes limits of a sandbox as a whole; what is `None` stays.
+    async fn update_sandbox(&self, spec: &SandboxSpec) -> Result<(), Error>;
+
     /// Kills what is left in it, removes its containers' records, its namespaces and its
     /// cgroup. Does nothing when it is gone.
     async fn remove_sandbox(&self, uid: &str) -> Result<(), Error>;

@@ -61,6 +61,11 @@ impl<B: Backend> Runtime for Shimmed<B> {
         self.backend.ensure_sandbox(&self.supervisor.0, spec).await
     }
 
+    async fn update_sandbox(&self, spec: &SandboxSpec) -> Result<(), Error> {
+        let shims = &self.supervisor.0;
+        self.backend.update(shims, &shims.cgroup(&spec.cgroup), &spec.resources)
+    }
+
     async fn remove_sandbox(&self, uid: &str) -> Result<(), Error> {
         self.supervisor.0.remove_all(uid).await?;
         self.backend.remove_sandbox(&self.supervisor.0, uid).await

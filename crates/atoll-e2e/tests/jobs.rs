@@ -1,7 +1,7 @@
 //! Work that ends, evictions that wait, pods that make room: by kubectl against `atoll dev`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
 
-use atoll_e2e::{Cluster, eventually, image, is_root};
+use atoll_e2e::{Cluster, cluster::is_ready, eventually, image, is_root};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ fn pods_that_go_for_others() {
     image::import_busybox(&cluster, IMAGE, json!({ "Cmd": ["sh"] }));
     a_drain_waits_for_its_budget(&cluster);
     the_urgent_push_others_off(&cluster);
+    what_others_announce_is_shared_out(&cluster);
     custom_endpoints_are_mirrored(&cluster);
 }
 
@@ -321,6 +322,75 @@ fn the_urgent_push_others_off(cluster: &Cluster) {
         if waits { Ok(()) } else { Err(said) }
     });
     cluster.kubectl(&["delete", "deployment", "batch", "serving"]).ok();
+}
+
+/// A resource that nobody but the one who announces it knows, as upstream's own tests fill nodes.
+const FOO: &str = "scheduling.k8s.io/foo";
+
+fn announce(cluster: &Cluster, node: &str, amount: &Value) {
+    let patch = json!({ "status": { "capacity": { FOO: amount } } }).to_string();
+    let arguments = ["patch", "node", node, "--subresource", "status", "--type", "merge", "-p"];
+    cluster.kubectl(&[&arguments[..], &[&patch]].concat()).ok();
+    eventually(SOON, "the node offers what was announced", || {
+        let node = cluster.json(&["node", node]);
+        let offered = node["status"]["allocatable"][FOO].clone();
+        if offered == *amount { Ok(()) } else { Err(node["status"].to_string()) }
+    });
+}
+
+fn with_foo(name: &str, class: &str, more: &Value) -> Value {
+    let foo = json!({ FOO: "2" });
+    let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+        "spec": { "priorityClassName": class, "terminationGracePeriodSeconds": 1,
+            "containers": [{ "name": "c", "image": "atoll.local/hello",
+                "resources": { "requests": foo, "limits": foo } }] } });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        pod["spec"][key] = value.clone();
+    }
+    pod
+}
+
+fn what_others_announce_is_shared_out(cluster: &Cluster) {
+    cluster.kubectl(&["create", "priorityclass", "medium", "--value=100"]).ok();
+    for (name, class, node) in [("first", "low", "node-1"), ("second", "medium", "node-2")] {
+        announce(cluster, node, &json!("3"));
+        let place = json!({ "nodeSelector": { "kubernetes.io/hostname": node } });
+        let mut pod = with_foo(name, class, &place);
+        pod["metadata"]["finalizers"] = json!(["example.com/looks"]);
+        apply(cluster, &pod);
+        cluster.pod_becomes(name, SOON, |pod| is_ready(pod).then_some(()));
+    }
+    // Past the scheduler, the node itself says no.
+    apply(cluster, &with_foo("barges", "low", &json!({ "nodeName": "node-2" })));
+    let refused = cluster.pod_becomes("barges", SOON, |pod| {
+        (pod["status"]["phase"] == "Failed").then(|| pod["status"].clone())
+    });
+    assert_eq!(refused["reason"], format!("OutOf{FOO}"));
+    assert_eq!(
+        refused["message"],
+        format!(
+            "Pod was rejected: Node didn't have enough resource: {FOO}, requested: 2, used: 2, \
+             capacity: 3"
+        )
+    );
+    apply(cluster, &with_foo("third", "urgent", &json!({})));
+    let third = cluster.pod_becomes("third", SOON, |pod| is_ready(pod).then(|| pod.clone()));
+    assert_eq!(third["spec"]["nodeName"], "node-1", "where the least important is");
+    let first = cluster.json(&["pod", "first"]);
+    let target =
+        first["status"]["conditions"].as_array().unwrap().iter().find(|one| {
+            one["type"] == "DisruptionTarget" && one["reason"] == "PreemptionByScheduler"
+        });
+    assert!(target.is_some() && first["metadata"]["deletionTimestamp"].is_string(), "{first:#}");
+    assert!(cluster.json(&["pod", "second"])["metadata"]["deletionTimestamp"].is_null());
+    for name in ["first", "second"] {
+        let none = json!({ "metadata": { "finalizers": null } }).to_string();
+        cluster.kubectl(&["patch", "pod", name, "--type", "merge", "-p", &none]).ok();
+    }
+    cluster.kubectl(&["delete", "pod", "second", "third", "barges", "--wait=false"]).ok();
+    for node in ["node-1", "node-2"] {
+        announce(cluster, node, &Value::Null);
+    }
 }
 
 fn custom_endpoints_are_mirrored(cluster: &Cluster) {

@@ -175,6 +175,7 @@ async fn context(
         folders: Folders::start(client.clone(), &config.root, tasks.clone(), stop.clone()),
         network: pod_network(&config, network),
         services: informers.services.clone(),
+        nodes: informers.nodes.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),
         machine,

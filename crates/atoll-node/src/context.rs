@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use atoll_container::Runtime;
 use atoll_image::ImageStore;
-use atoll_informer::{EventType, Informer, Recorder};
+use atoll_informer::{EventType, Informer, Key, Recorder};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::machine::Machine;
 use crate::network::PodNetwork;
+use crate::node::extended;
 use crate::objects::Objects;
+use crate::pod::admit::Room;
 use crate::rootless::{self, refuse::Allowed};
 use crate::volume::folders::Folders;
 use crate::volume::token::Tokens;
@@ -27,6 +29,7 @@ pub struct Context {
     pub network: Arc<dyn PodNetwork>,
     pub recorder: Recorder,
     pub services: Arc<Informer<Service>>,
+    pub nodes: Arc<Informer<Node>>,
     pub objects: Objects,
     pub tokens: Tokens,
     /// The volumes that are folders of this node.
@@ -42,6 +45,14 @@ impl Context {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    /// What the node offers pods: its own, and what others have announced for it.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        let node = self.nodes.get(&Key::new("", &self.config.node_name));
+        let extended = node.and_then(|node| node.status.as_ref().map(extended::room));
+        Room { extended: extended.unwrap_or_default(), ..self.machine.room() }
     }
 
     pub fn normal(&self, pod: &Pod, reason: &str, message: String) {

@@ -63,6 +63,7 @@ impl Machine {
             cpu_milli: self.cpus * 1000,
             memory_bytes: self.allocatable_memory(),
             pods: self.max_pods,
+            ..Room::default()
         }
     }
 }

@@ -1,9 +1,10 @@
 //! One pod on this node: what it asks for, what is seen of it, and what to do about it.
 //!
-//! The submodules without I/O decide (`decide`, `status`, `refuse`, `env`, …); `task`,
+//! The submodules without I/O decide (`decide`, `status`, `refuse`, `resize`, …); `task`,
 //! `start`, `stop` and `sandbox` act.
 
 pub mod actions;
+pub mod actuate;
 pub mod admit;
 pub mod backoff;
 pub mod decide;
@@ -18,6 +19,7 @@ pub mod messages;
 pub mod probing;
 pub mod qos;
 pub mod refuse;
+pub mod resize;
 pub mod sandbox;
 pub mod security;
 pub mod spec;

@@ -23,6 +23,10 @@ use crate::pod::refuse;
 use crate::pod::task::{self, Desired, PodHandle, Start};
 use crate::rootless;
 
+mod resizes;
+
+use resizes::Wish;
+
 /// How long pods get to end when the agent takes them along.
 const REMOVE_ALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -58,6 +62,8 @@ pub struct Pods {
     listed: watch::Sender<bool>,
     dirty: bool,
     pace: checkpoint::Pace,
+    /// By UID, what pods ask for that was not allocated to them.
+    wishes: BTreeMap<String, Wish>,
 }
 
 impl Pods {
@@ -72,6 +78,7 @@ impl Pods {
             listed: watch::Sender::new(false),
             dirty: false,
             pace: checkpoint::Pace::default(),
+            wishes: BTreeMap::new(),
         };
         (pods, PodIndex(receiver))
     }
@@ -111,8 +118,10 @@ impl Pods {
                 },
                 event = runtime.recv() => self.on_runtime(event),
                 () = tokio::time::sleep_until(due), if dirty => self.save(),
+                () = tokio::time::sleep(resizes::RETRY), if !self.wishes.is_empty() => {}
             }
             self.prune();
+            self.retry_resizes();
         }
     }
 
@@ -183,8 +192,7 @@ impl Pods {
         let Some(id) = PodId::of(&pod) else { return };
         let known = self.index.borrow().get(&id.uid).cloned();
         if let Some(handle) = known {
-            let refused = handle.desired.borrow().refused.clone();
-            handle.desired.send_replace(Desired { pod, gone: false, refused });
+            self.update(&handle, pod);
             return;
         }
         let observed = self.unclaimed.remove(&id.uid).unwrap_or_default();
@@ -192,7 +200,7 @@ impl Pods {
         let begun = from_disk || !observed.is_empty() || is_terminal(&pod);
         let refused = if begun { None } else { self.refusal(&pod) };
         tracing::info!(pod = %id, "pod added");
-        let desired = Desired { pod, gone: false, refused };
+        let desired = Desired { pod, gone: false, refused, pending: None };
         let handle = task::spawn(&self.cx, Start { desired, id: id.clone(), observed });
         self.change_index(|index| {
             index.insert(id.uid, handle);
@@ -213,15 +221,9 @@ impl Pods {
             self.cx.warning(pod, &reason, message.clone());
             return Some(Refusal { reason, message }.rejected());
         }
-        let index = self.index.borrow().clone();
-        let others: Vec<Arc<Pod>> = index
-            .values()
-            .map(|handle| handle.shown.borrow().clone())
-            .filter(|shown| !shown.has_ended())
-            .map(|shown| shown.pod.clone())
-            .collect();
+        let others = self.holders(&pod.uid().unwrap_or_default());
         let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
-        let Some(refusal) = admit::admit(pod, &others, &self.cx.machine.room()) else {
+        let Some(refusal) = admit::admit(pod, &others, &self.cx.room()) else {
             self.tell_shortcomings(pod);
             return None;
         };

@@ -1,8 +1,10 @@
 //! Pods by kubectl: what they start from, how they end, and what is seen of them.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
 
+mod generation;
 mod lifecycle;
 mod logs;
+mod resize;
 mod streams;
 mod surroundings;
 mod survival;
@@ -27,10 +29,14 @@ fn pods_are_what_kubectl_expects_of_them() {
     import_busybox(&cluster, "test.local/user:1", user);
     lifecycle::apply(&cluster, host.path());
     surroundings::apply(&cluster);
+    resize::apply(&cluster);
     cluster.apply(include_str!("streams.yaml"));
     lifecycle::check(&cluster, host.path());
     surroundings::check(&cluster);
     streams::check(&cluster, host.path());
     logs::check(&cluster);
+    resize::check(&cluster);
+    generation::check(&cluster);
     survival::check(&cluster);
+    resize::stays(&cluster);
 }

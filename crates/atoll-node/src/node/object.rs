@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::config::Config;
 use crate::machine::Machine;
+use crate::node::extended;
 
 /// The version of Kubernetes whose kubelet this agent stands in for.
 const KUBELET_VERSION: &str = "v1.36.0";
@@ -72,17 +73,17 @@ pub fn status(
     now: Timestamp,
 ) -> NodeStatus {
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
+    let mut allocatable =
+        resources(machine, machine.allocatable_memory(), machine.allocatable_disk());
+    // Only allocatable: their capacity is the word of those who announced them.
+    allocatable.extend(old.map(extended::announced).unwrap_or_default());
     NodeStatus {
         addresses: Some(vec![
             address("InternalIP", config.node_ip.to_string()),
             address("Hostname", config.node_name.clone()),
         ]),
         capacity: Some(resources(machine, machine.memory_bytes, machine.disk_bytes)),
-        allocatable: Some(resources(
-            machine,
-            machine.allocatable_memory(),
-            machine.allocatable_disk(),
-        )),
+        allocatable: Some(allocatable),
         conditions: Some(conditions(health, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: config.kubelet_listen.port().into() }),

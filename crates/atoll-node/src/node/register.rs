@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::node::extended;
 use crate::node::heartbeat::until_next_period;
 use crate::node::object::{self, Health};
 
@@ -93,9 +94,11 @@ pub async fn keep_status(
         let due = written.as_ref().is_none_or(|(last, at)| {
             let age = cx.now().duration_since(*at).unsigned_abs();
             age >= STATUS_AGE_MAX || !object::same(last, &wanted)
-        }) || known.as_ref().is_some_and(|known| !is_ready_as_wanted(known, &wanted));
+        }) || known.as_ref().is_some_and(|known| {
+            !is_ready_as_wanted(known, &wanted) || !extended::is_offered(known)
+        });
         let wait = if due {
-            match write(&cx, &wanted).await {
+            match write(&cx, &wanted, known.as_ref()).await {
                 Ok(()) => {
                     written = Some((wanted, cx.now()));
                     delay = RETRY_FIRST;
@@ -123,14 +126,16 @@ pub async fn keep_status(
     }
 }
 
-/// A server that lost sight of this node calls it Unknown; it hears better at once.
+/// A server that lost sight of this node calls it Unknown; it hears better at once. Who
+/// announces a resource of the node hears at once that it is offered.
 fn watch_own(cx: &Context, nodes: &Arc<Informer<Node>>, nudge: &Arc<Notify>) {
     let (name, nudge) = (cx.config.node_name.clone(), nudge.clone());
     nodes.on_change(move |change| {
         let Some(node) = change.new else { return };
         let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let unknown = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "Unknown");
-        if unknown && node.metadata.name.as_deref() == Some(&name) {
+        let offered = node.status.as_ref().is_none_or(extended::is_offered);
+        if (unknown || !offered) && node.metadata.name.as_deref() == Some(&name) {
             nudge.notify_one();
         }
     });
@@ -144,9 +149,17 @@ fn is_ready_as_wanted(known: &NodeStatus, wanted: &NodeStatus) -> bool {
     ready(known) == ready(wanted)
 }
 
-async fn write(cx: &Context, status: &NodeStatus) -> Result<(), kube::Error> {
+async fn write(
+    cx: &Context,
+    status: &NodeStatus,
+    known: Option<&NodeStatus>,
+) -> Result<(), kube::Error> {
     let api: Api<Node> = Api::all(cx.client.clone());
-    let patch = Patch::Strategic(json!({ "status": status }));
+    let mut patch = json!({ "status": status });
+    for name in known.into_iter().flat_map(extended::withdrawn) {
+        patch["status"]["allocatable"][name] = Value::Null;
+    }
+    let patch = Patch::Strategic(patch);
     match api.patch_status(&cx.config.node_name, &PatchParams::default(), &patch).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(answer)) if answer.code == 404 => try_register(cx).await,

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_container::Exit;
+use atoll_container::{Exit, Resources};
 use atoll_informer::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use tokio::time::Instant;
 
+use crate::amount;
 use crate::objects::Found;
 use crate::pod::admit::Refusal;
 use crate::pod::decide::{self, Kill};
@@ -118,6 +119,7 @@ impl PodTask {
             }
         }
         let Some(pod_spec) = self.pod.spec.clone() else { return };
+        self.resize();
         let plan = decide::plan(&pod_spec, &self.tracks);
         for kill in plan.kill {
             self.begin_stop(&pod_spec, kill);
@@ -126,7 +128,7 @@ impl PodTask {
             self.begin_clearing_finished();
             return;
         }
-        let busy = self.tracks.values().any(|track| track.starting);
+        let busy = self.resizing.busy || self.tracks.values().any(|track| track.starting);
         for name in plan.start {
             if !busy && self.try_start(&pod_spec, &name).await {
                 break;
@@ -137,11 +139,16 @@ impl PodTask {
     /// Sandbox and volumes. A failure has been told by an event.
     async fn set_up(&mut self) -> Result<(), ()> {
         if self.sandbox.is_none() {
-            match sandbox::ensure(&self.cx, &self.pod, &self.id).await {
+            // Limits of a pod that runs are changed with those of its containers.
+            let runs = self.any_running();
+            let limits =
+                if runs { Resources::default() } else { amount::pod_cgroup_values(&self.pod) };
+            match sandbox::ensure(&self.cx, &self.pod, &self.id, &limits).await {
                 Ok(ensured) => {
                     if ensured.created {
                         self.on_new_sandbox();
                     }
+                    self.resizing.whole = (!runs).then_some(limits);
                     self.sandbox = Some(ensured.sandbox);
                 }
                 Err(reason) => {
@@ -265,10 +272,11 @@ impl PodTask {
         };
         let track = self.tracks.entry(name.to_owned()).or_default();
         let attempt = track.next_attempt();
-        if let Some(exit) = track.exit() {
+        if let Some(exit) = track.exit().filter(|_| !track.resized) {
             let finished_at = exit.finished_at;
             track.crash.advance(finished_at);
         }
+        track.resized = false;
         track.starting = true;
         track.waiting = None;
         track.condemned = None;
@@ -364,6 +372,7 @@ impl PodTask {
                     track.killing = false;
                 }
             }
+            Ok(JobEnd::Resize(end)) => self.on_resized(end),
             Ok(JobEnd::AllStopped) => self.on_all_stopped(),
             Ok(JobEnd::TornDown) => self.on_torn_down(),
             Err(error) => tracing::error!(pod = %self.id, %error, "a job of the pod failed"),
@@ -537,9 +546,8 @@ impl PodTask {
         let mut next = Instant::now() + RESYNC;
         let mut sooner = |at: Instant| next = next.min(at);
         if self.stage == Stage::Running {
-            if let Some((at, _)) = self.setup_retry {
-                sooner(at);
-            }
+            let retries = [self.setup_retry.map(|(at, _)| at), self.resize_retry()];
+            retries.into_iter().flatten().for_each(&mut sooner);
             for track in self.tracks.values() {
                 if let Some((_, until)) = decide::held_until(track, now) {
                     sooner(Instant::now() + until.duration_since(now).unsigned_abs());

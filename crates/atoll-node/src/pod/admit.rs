@@ -1,7 +1,9 @@
 //! Whether this node has room for a pod, decided once before its first container. Pure.
 
-use k8s_openapi::api::core::v1::Pod;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::amount;
 use crate::network::HostPort;
@@ -9,11 +11,13 @@ use crate::pod::refuse;
 use crate::pod::sandbox::host_ports;
 
 /// What the node offers pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Room {
     pub cpu_milli: i64,
     pub memory_bytes: i64,
     pub pods: i64,
+    /// Resources that others have announced; one that is not among them is nobody's here.
+    pub extended: BTreeMap<String, i64>,
 }
 
 /// Why a pod is refused; becomes its status' reason and message.
@@ -44,13 +48,11 @@ pub fn admit(pod: &Pod, others: &[&Pod], room: &Room) -> Option<Refusal> {
     }
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     let used = |name| others.iter().map(|pod| amount::pod_request(pod, name)).sum::<i64>();
-    let checks = [
-        ("pods", 1, count, room.pods),
-        ("cpu", amount::pod_request(pod, "cpu"), used("cpu"), room.cpu_milli),
-        ("memory", amount::pod_request(pod, "memory"), used("memory"), room.memory_bytes),
-    ];
-    let lacking = checks
-        .into_iter()
+    let own = [("cpu", room.cpu_milli), ("memory", room.memory_bytes)];
+    let announced = room.extended.iter().map(|(name, amount)| (name.as_str(), *amount));
+    let by_name = own.into_iter().chain(announced);
+    let lacking = std::iter::once(("pods", 1, count, room.pods))
+        .chain(by_name.map(|(name, all)| (name, amount::pod_request(pod, name), used(name), all)))
         .find(|(_, requested, used, capacity)| *requested > 0 && used + requested > *capacity);
     if let Some((name, requested, used, capacity)) = lacking {
         return Some(Refusal {
@@ -89,7 +91,7 @@ mod tests {
 
     #[test]
     fn refuses_with_the_kubelets_words() {
-        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2 };
+        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2, ..Room::default() };
         let (small, large) = (pod("600m"), pod("500m"));
         assert_eq!(admit(&small, &[], &room), None);
         let refusal = admit(&large, &[&small], &room).unwrap();
@@ -103,8 +105,29 @@ mod tests {
     }
 
     #[test]
+    fn announced_resources_run_out_too_and_unknown_ones_are_not_asked_for() {
+        let pod = |name: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({"spec": {"containers": [
+                {"name": "c", "resources": {"limits": {name: "2"}}}]}}))
+            .unwrap()
+        };
+        let extended = BTreeMap::from([("example.com/foo".to_owned(), 3)]);
+        let room = Room { pods: 9, extended, ..Room::default() };
+        let foo = pod("example.com/foo");
+        assert_eq!(admit(&foo, &[], &room), None);
+        let refusal = admit(&foo, &[&foo], &room).unwrap();
+        assert_eq!(refusal.reason, "OutOfexample.com/foo");
+        assert_eq!(
+            refusal.message,
+            "Node didn't have enough resource: example.com/foo, requested: 2, used: 2, capacity: 3"
+        );
+        let bar = pod("example.com/bar");
+        assert_eq!(admit(&bar, &[&bar, &bar], &room), None);
+    }
+
+    #[test]
     fn a_port_of_the_node_belongs_to_one_pod() {
-        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 9 };
+        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 9, ..Room::default() };
         let pod = |ip: &str, protocol: &str, number: u16| -> Pod {
             serde_json::from_value(
                 serde_json::json!({"spec": {"containers": [{"name": "c", "ports": [

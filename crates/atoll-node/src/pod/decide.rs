@@ -126,7 +126,9 @@ fn condemn(container: &Container, track: &Track, plan: &mut Plan) {
 }
 
 fn ended_for_good(track: &Track, policy: RestartPolicy) -> bool {
-    !track.starting && track.exit().is_some_and(|exit| !policy.restarts(exit.code))
+    !track.starting
+        && !track.resized
+        && track.exit().is_some_and(|exit| !policy.restarts(exit.code))
 }
 
 fn init_failed(spec: &PodSpec, tracks: &Tracks, policy: RestartPolicy) -> bool {

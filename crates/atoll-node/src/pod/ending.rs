@@ -152,6 +152,7 @@ impl PodTask {
     }
 
     pub(crate) fn derive_status(&self) -> PodStatus {
+        let progress = self.progress();
         let view = View {
             pod: &self.pod,
             tracks: &self.tracks,
@@ -161,6 +162,8 @@ impl PodTask {
             started_at: self.started_at,
             failed: self.fate.failed.as_ref(),
             ended: matches!(self.stage, Stage::Clearing | Stage::Cleared),
+            pending: self.pending.as_ref(),
+            progress: progress.as_ref(),
             now: self.cx.now(),
         };
         status::derive(&view, self.status.as_deref())

@@ -104,6 +104,11 @@ pub fn definition_changed(container: &str) -> String {
 }
 
 #[must_use]
+pub fn resize_restart(container: &str) -> String {
+    format!("Container {container} resize requires restart")
+}
+
+#[must_use]
 pub fn stopping(container: &str) -> String {
     format!("Stopping container {container}")
 }

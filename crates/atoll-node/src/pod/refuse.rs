@@ -6,12 +6,15 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
+use crate::node::extended::is_extended;
+
 #[path = "refuse/table.rs"]
 mod table;
 
 use table::{KINDS, Kind};
 
-/// What containers can be given; a request of ephemeral-storage is the scheduler's.
+/// What containers can be given besides what others announce; a request of ephemeral-storage
+/// is the scheduler's.
 const LIMITS: &[&str] = &["cpu", "memory"];
 const REQUESTS: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 
@@ -96,7 +99,7 @@ fn items(list: &Value) -> impl Iterator<Item = (usize, &Value)> {
 
 fn keys(object: &Value, path: &str, known: &[&str], found: &mut Vec<String>) {
     for key in object.as_object().into_iter().flat_map(serde_json::Map::keys) {
-        if !known.contains(&key.as_str()) {
+        if !known.contains(&key.as_str()) && !is_extended(key) {
             found.push(format!("{path}.{key}"));
         }
     }
@@ -155,7 +158,7 @@ mod tests {
         let spec = json!({"runtimeClassName": "kata", "shareProcessNamespace": true,
             "hostUsers": false,
             "containers": [{"name": "c", "volumeDevices": [{"name": "d", "devicePath": "/d"}],
-                "resources": {"limits": {"nvidia.com/gpu": "1"}},
+                "resources": {"limits": {"nvidia.com/gpu": "1", "ephemeral-storage": "1Gi"}},
                 "securityContext": {"seLinuxOptions": {"level": "s0"}}}],
             "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]});
         let mut found = fields(spec);
@@ -163,7 +166,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "spec.containers[0].resources.limits.nvidia.com/gpu",
+                "spec.containers[0].resources.limits.ephemeral-storage",
                 "spec.containers[0].securityContext.seLinuxOptions",
                 "spec.containers[0].volumeDevices",
                 "spec.hostUsers",

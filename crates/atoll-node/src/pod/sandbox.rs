@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use atoll_container::{NamespaceMode, SandboxSpec};
+use atoll_container::{NamespaceMode, Resources, SandboxSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::amount;
@@ -22,14 +22,21 @@ pub struct Ensured {
     pub created: bool,
 }
 
-/// Makes what is missing. The error is the message of FailedCreatePodSandBox.
-pub async fn ensure(cx: &Context, pod: &Pod, id: &PodId) -> Result<Ensured, String> {
+/// Makes what is missing, with these limits of the whole pod. The error is the message of
+/// FailedCreatePodSandBox.
+pub async fn ensure(
+    cx: &Context,
+    pod: &Pod,
+    id: &PodId,
+    limits: &Resources,
+) -> Result<Ensured, String> {
     let dir = cx.config.pod_dir(&id.uid);
     tokio::fs::create_dir_all(&dir)
         .await
         .map_err(|error| format!("creating {}: {error}", dir.display()))?;
     let names = files::names(pod, &cx.config.node_name, &cx.config.cluster_domain);
-    let spec = sandbox_spec(pod, id, names.hostname.clone());
+    let own = sandbox_spec(pod, id, names.hostname.clone());
+    let spec = SandboxSpec { resources: limits.clone(), ..own };
     let made = cx.runtime.ensure_sandbox(&spec).await.map_err(|error| with_sources(&error))?;
     let (ip, ports) = match &made.net {
         Some(netns) => {
@@ -47,7 +54,8 @@ pub async fn ensure(cx: &Context, pod: &Pod, id: &PodId) -> Result<Ensured, Stri
     Ok(Ensured { sandbox, created: made.created })
 }
 
-fn sandbox_spec(pod: &Pod, id: &PodId, hostname: String) -> SandboxSpec {
+/// The specification with the limits that follow from the pod.
+pub(super) fn sandbox_spec(pod: &Pod, id: &PodId, hostname: String) -> SandboxSpec {
     let spec = pod.spec.as_ref();
     let mode = |host: bool| if host { NamespaceMode::Host } else { NamespaceMode::New };
     let context = spec.and_then(|spec| spec.security_context.as_ref());

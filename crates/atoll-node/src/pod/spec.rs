@@ -18,6 +18,7 @@ use crate::pod::env;
 use crate::pod::files::{Names, PodFiles};
 use crate::pod::identity::PodId;
 use crate::pod::qos::{Qos, oom_score_adj};
+use crate::pod::resize;
 use crate::pod::security;
 use crate::pod::track::label;
 use crate::volume::{Dirs, subpath};
@@ -148,10 +149,12 @@ fn labels(parts: &Parts<'_>) -> BTreeMap<String, String> {
         .find(|digest| !own.is_empty() && digest.starts_with(&own))
         .or(digests.first())
         .unwrap_or(&parts.image.digest);
+    let resources = serde_json::to_string(&resize::own(container)).unwrap_or_default();
     let mut labels = BTreeMap::from([
         (label::IMAGE.to_owned(), container.image.clone().unwrap_or_default()),
         (label::IMAGE_ID.to_owned(), image_id.clone()),
         (label::IMAGE_DIGEST.to_owned(), parts.image.digest.clone()),
+        (label::RESOURCES.to_owned(), resources),
         (label::POD_NAME.to_owned(), parts.id.name.clone()),
         (label::POD_NAMESPACE.to_owned(), parts.id.namespace.clone()),
     ]);

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -15,7 +16,11 @@ use crate::pod::ephemeral;
 use crate::pod::identity::{RestartPolicy, is_sidecar};
 use crate::pod::messages;
 use crate::pod::qos::Qos;
+use crate::pod::resize::{self, Pending, Progress};
 use crate::pod::track::{Run, RunState, Track, Tracks, Waiting};
+
+pub const RESIZE_PENDING: &str = "PodResizePending";
+pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// Everything that a status depends on.
 #[derive(Debug)]
@@ -32,6 +37,9 @@ pub struct View<'a> {
     pub failed: Option<&'a Refusal>,
     /// No container will run again: what was never seen to end is of unknown end.
     pub ended: bool,
+    /// A resize that cannot be done now, and one that is being done.
+    pub pending: Option<&'a Pending>,
+    pub progress: Option<&'a Progress>,
     pub now: Timestamp,
 }
 
@@ -79,7 +87,13 @@ fn ephemeral_statuses(spec: &PodSpec, view: &View<'_>) -> Option<Vec<ContainerSt
             return ephemeral::known_status(view.pod, &container.name);
         }
         let status = container_status(&container, &look, view);
-        Some(ContainerStatus { ready: false, restart_count: 0, started: None, ..status })
+        Some(ContainerStatus {
+            ready: false,
+            restart_count: 0,
+            started: None,
+            resources: None,
+            ..status
+        })
     };
     let statuses: Vec<_> = ephemeral::containers(spec).filter_map(status).collect();
     (!statuses.is_empty()).then_some(statuses)
@@ -166,6 +180,9 @@ fn phase_of_apps(
             None | Some(Run { state: RunState::Created, .. }) if !view.ended => waiting += 1,
             None | Some(Run { state: RunState::Created, .. }) => stopped += 1,
             Some(Run { state: RunState::Running { .. }, .. }) => running += 1,
+            Some(_) if view.tracks.get(&container.name).is_some_and(|track| track.resized) => {
+                running += 1;
+            }
             Some(Run { state: RunState::Exited(exit), .. }) => {
                 stopped += 1;
                 succeeded += usize::from(exit.code == 0);
@@ -227,6 +244,7 @@ fn container_status(container: &Container, look: &Look, view: &View<'_>) -> Cont
     let ready = if init && !sidecar { completed } else { running && track.started && track.ready };
     let shown = track.current.as_ref();
     let image = shown.map(|run| run.image.clone()).filter(|image| !image.is_empty());
+    let held = (!init || sidecar).then(|| held(container, track));
     ContainerStatus {
         name: container.name.clone(),
         image: image.or_else(|| container.image.clone()).unwrap_or_default(),
@@ -237,8 +255,16 @@ fn container_status(container: &Container, look: &Look, view: &View<'_>) -> Cont
         started: Some(if init && !sidecar { running } else { track.is_up() }),
         state: Some(state),
         last_state: Some(last_state),
+        allocated_resources: held.as_ref().and_then(|_| resize::own(container).requests),
+        resources: held,
         ..ContainerStatus::default()
     }
+}
+
+/// What a running container has; another will have what was allocated to it.
+fn held(container: &Container, track: &Track) -> ResourceRequirements {
+    let actual = track.resources().filter(|_| track.is_running());
+    actual.cloned().unwrap_or_else(|| resize::own(container))
 }
 
 /// The form in which the API names containers.
@@ -342,10 +368,31 @@ fn conditions(
     let containers = containers_ready(status, phase, initialized);
     let ready = ready(view.pod, &containers);
     let scheduled = Verdict { kind: "PodScheduled", holds: true, reason: None, message: None };
-    [sandbox, init, ready, containers, scheduled]
+    let mut all: Vec<PodCondition> = [sandbox, init, ready, containers, scheduled]
         .into_iter()
         .map(|verdict| condition(verdict, view, old))
-        .collect()
+        .collect();
+    all.extend(resize_conditions(view, old));
+    all
+}
+
+/// Both are there only while there is something to say.
+fn resize_conditions(view: &View<'_>, old: Option<&PodStatus>) -> Vec<PodCondition> {
+    if view.ended || view.failed.is_some() {
+        return Vec::new();
+    }
+    let pending = view.pending.map(|pending| {
+        let (reason, message) = (Some(pending.reason), Some(pending.message.clone()));
+        let verdict = Verdict { kind: RESIZE_PENDING, holds: true, reason, message };
+        PodCondition { observed_generation: pending.generation, ..condition(verdict, view, old) }
+    });
+    let progress = view.progress.map(|progress| {
+        let message = progress.error.clone();
+        let reason = message.as_ref().map(|_| "Error");
+        let verdict = Verdict { kind: RESIZE_IN_PROGRESS, holds: true, reason, message };
+        PodCondition { observed_generation: progress.generation, ..condition(verdict, view, old) }
+    });
+    pending.into_iter().chain(progress).collect()
 }
 
 fn initialized_verdict(

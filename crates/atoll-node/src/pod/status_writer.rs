@@ -13,8 +13,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::pod::identity::PodId;
+use crate::pod::status::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// Conditions of this node's that go again.
+const PASSING: [&str; 2] = [RESIZE_PENDING, RESIZE_IN_PROGRESS];
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// What the API is to say.
@@ -220,7 +223,7 @@ fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Option<Value> {
             .conditions
             .iter()
             .flatten()
-            .filter(|c| known.contains(&c.type_))
+            .filter(|c| known.contains(&c.type_) || PASSING.contains(&c.type_.as_str()))
             .cloned()
             .collect();
         kept.sort_by(|a, b| a.type_.cmp(&b.type_));
@@ -241,6 +244,11 @@ fn patch(id: &PodId, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     }
     if let Some(Value::Array(conditions)) = new_fields.get_mut("conditions") {
         conditions.iter_mut().for_each(whole_condition);
+        let has = |status: &PodStatus, kind: &str| {
+            status.conditions.iter().flatten().any(|condition| condition.type_ == kind)
+        };
+        let over = PASSING.into_iter().filter(|kind| has(old, kind) && !has(new, kind));
+        conditions.extend(over.map(|kind| json!({ "$patch": "delete", "type": kind })));
     }
     let same_fields = new_fields
         .iter()
@@ -332,6 +340,18 @@ mod tests {
         let condition = &patch(&id(), &old, &new).unwrap()["status"]["conditions"][0];
         let null = Some(&Value::Null);
         assert_eq!((condition.get("reason"), condition.get("message")), (null, null));
+    }
+
+    #[test]
+    fn a_resize_that_is_done_is_taken_back() {
+        let ready = json!({"type": "Ready", "status": "True"});
+        let resize = json!({"type": "PodResizeInProgress", "status": "True"});
+        let old = status(json!({"conditions": [ready.clone(), resize]}));
+        let patch = patch(&id(), &old, &status(json!({"conditions": [ready]}))).unwrap();
+        assert_eq!(
+            patch["status"]["conditions"][1],
+            json!({"$patch": "delete", "type": "PodResizeInProgress"})
+        );
     }
 
     #[test]

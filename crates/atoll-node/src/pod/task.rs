@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::network::PodSandbox;
 use crate::objects::Held;
+use crate::pod::actuate::{ResizeEnd, Resizing};
 use crate::pod::admit::Refusal;
 use crate::pod::identity::{PodId, find_container, is_terminal};
+use crate::pod::resize::{self, Pending};
 use crate::pod::start::StartEnd;
 use crate::pod::status_writer::StatusWriter;
 use crate::pod::track::{Run, Track, Tracks};
@@ -42,6 +44,8 @@ pub struct Desired {
     pub gone: bool,
     /// Refused before it began.
     pub refused: Option<Refusal>,
+    /// It asks for other resources than it has, and cannot have them now.
+    pub pending: Option<Pending>,
 }
 
 /// What others on the node may see of a pod: the kubelet API, statistics, eviction.
@@ -105,6 +109,7 @@ pub(crate) enum Stage {
 pub(crate) enum JobEnd {
     Start { container: String, end: StartEnd },
     Stop { container: String },
+    Resize(ResizeEnd),
     AllStopped,
     TornDown,
 }
@@ -148,6 +153,8 @@ pub(crate) struct PodTask {
     pub notify: Arc<Notify>,
     /// Sandbox or volumes failed: not tried again before this, with the last message.
     pub setup_retry: Option<(Instant, u32)>,
+    pub pending: Option<Pending>,
+    pub resizing: Resizing,
 }
 
 /// What a task starts from.
@@ -179,13 +186,15 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
     let writer =
         StatusWriter::start(&cx.client, id.clone(), status.clone(), &cx.tasks, cx.stop.clone());
     let started = status.as_ref().and_then(|s| s.start_time.as_ref()).map(|time| time.0);
+    let tracks = adopt(&pod, observed, &cx.config.pods_dir());
+    let unsettled = tracks.values().any(Track::is_running);
     let task = PodTask {
         cx: cx.clone(),
         id: id.clone(),
         gone: desired.gone,
         stage: Stage::Running,
         fate: Fate { failed: desired.refused, ending_since: None, frozen: is_terminal(&pod) },
-        tracks: adopt(&pod, observed, &cx.config.pods_dir()),
+        tracks,
         started_at: started.unwrap_or_else(|| cx.now()),
         spawned_at: cx.now(),
         sandbox: None,
@@ -202,6 +211,8 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
         shown: shown_sender,
         notify: notify.clone(),
         setup_retry: None,
+        pending: desired.pending,
+        resizing: Resizing { unsettled, ..Resizing::default() },
         pod,
     };
     let stop = cx.stop.clone();
@@ -230,6 +241,7 @@ fn adopt(pod: &Pod, mut observed: Vec<Observed>, pods_dir: &Path) -> Tracks {
             let finished_at = exit.finished_at;
             track.crash.advance(finished_at);
         }
+        let run_resources = run.resources.clone();
         track.previous = track.current.take();
         track.current = Some(run);
         track.hooked = true;
@@ -237,7 +249,10 @@ fn adopt(pod: &Pod, mut observed: Vec<Observed>, pods_dir: &Path) -> Tracks {
             pod.spec.as_ref().and_then(|spec| find_container(spec, &found.container.key.name));
         // Unless the API knows better: nobody may have heard yet that it runs.
         track.started = container.as_ref().is_none_or(|(_, c)| c.startup_probe.is_none());
-        track.ready = container.is_some_and(|(_, c)| c.readiness_probe.is_none());
+        track.ready = container.as_ref().is_some_and(|(_, c)| c.readiness_probe.is_none());
+        track.applied = container.map(|(_, c)| {
+            (found.container.key.attempt, resize::adopted(&c, run_resources.as_ref()))
+        });
     }
     let statuses = pod.status.iter().flat_map(|status| {
         let apps = status.container_statuses.iter().flatten();
@@ -320,7 +335,11 @@ impl PodTask {
     }
 
     fn on_desired(&mut self, desired: Desired) {
+        if resize::is_asked_for(&desired.pod, &self.pod) {
+            self.on_allocation();
+        }
         self.pod = desired.pod;
+        self.pending = desired.pending;
         self.gone |= desired.gone;
         if self.fate.failed.is_none() {
             self.fate.failed = desired.refused;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use atoll_container::{ContainerKey, ContainerRef, ContainerSpec, Exit, Observed, State};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use crate::pod::backoff::Backoff;
 
@@ -17,6 +18,7 @@ pub mod label {
     pub const POD_NAMESPACE: &str = "pod-namespace";
     pub const MESSAGE_POLICY: &str = "message-policy";
     pub const STOP_SIGNAL: &str = "stop-signal";
+    pub const RESOURCES: &str = "resources";
 }
 
 /// The exit code of what could not be run, as upstream's runtimes have it.
@@ -39,6 +41,8 @@ pub struct Run {
     pub log: PathBuf,
     /// The end of its log stands in for last words that it did not leave.
     pub log_is_message: bool,
+    /// What it was given when it was made; containers of older releases do not say.
+    pub resources: Option<ResourceRequirements>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +74,7 @@ impl Run {
             stop_signal: note(label::STOP_SIGNAL),
             log: observed.log.clone(),
             log_is_message: note(label::MESSAGE_POLICY).as_deref() == Some(LOGS_ON_ERROR),
+            resources: note(label::RESOURCES).and_then(|text| serde_json::from_str(&text).ok()),
         }
     }
 
@@ -86,6 +91,7 @@ impl Run {
             stop_signal: None,
             log: PathBuf::new(),
             log_is_message: false,
+            resources: None,
         }
     }
 
@@ -114,6 +120,7 @@ impl Run {
             stop_signal: None,
             log: spec.log.path.clone(),
             log_is_message: false,
+            resources: None,
         }
     }
 
@@ -179,6 +186,10 @@ pub struct Track {
     pub failed_at: Option<Timestamp>,
     /// The next try is not before this time (start failures other than a crash).
     pub retry_at: Option<Timestamp>,
+    /// It ends, or has ended, because it gets other resources: it starts again, however it ended.
+    pub resized: bool,
+    /// What a run was given while it ran.
+    pub applied: Option<(u32, ResourceRequirements)>,
     /// The number that the API knew, from which restarts are never counted back.
     pub restart_floor: u32,
 }
@@ -206,6 +217,14 @@ impl Track {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.is_running() && self.started && self.hooked
+    }
+
+    /// What the current run has, as far as it is known.
+    #[must_use]
+    pub fn resources(&self) -> Option<&ResourceRequirements> {
+        let run = self.current.as_ref()?;
+        let applied = self.applied.as_ref().filter(|(attempt, _)| *attempt == run.attempt());
+        applied.map(|(_, resources)| resources).or(run.resources.as_ref())
     }
 
     /// The newest run, whether or not it is still the current one.
@@ -242,6 +261,7 @@ pub(crate) fn test_run(attempt: u32, state: RunState) -> Run {
         stop_signal: None,
         log: PathBuf::new(),
         log_is_message: false,
+        resources: None,
     }
 }
 

@@ -90,6 +90,7 @@ impl Node {
             machine: Machine::read(dir.path(), 110).unwrap(),
             recorder: Recorder::start(client.clone(), "kubelet", None, &tasks, stop.clone()),
             services: Informer::new(),
+            nodes: Informer::new(),
             objects: Objects::new(client.clone(), tasks.clone()),
             tokens: Tokens::new(client.clone()),
             folders: Folders::start(client.clone(), dir.path(), tasks.clone(), stop.clone()),
@@ -136,12 +137,16 @@ fn config(root: &Path, client: kube::Client) -> Config {
     }
 }
 
+/// What every container uses.
+pub(crate) const MEMORY_USED_BYTES: u64 = 8 << 20;
+
 /// Keeps containers in memory; they run until a test ends them.
 pub(crate) struct FakeRuntime {
     capabilities: Capabilities,
     containers: Mutex<BTreeMap<(String, u32), (ContainerSpec, State)>>,
     signals: Mutex<Vec<Signal>>,
     removed: Mutex<usize>,
+    updates: Mutex<Vec<(String, Resources)>>,
     events: broadcast::Sender<Event>,
 }
 
@@ -159,6 +164,7 @@ impl FakeRuntime {
             containers: Mutex::default(),
             signals: Mutex::default(),
             removed: Mutex::default(),
+            updates: Mutex::default(),
             events: broadcast::Sender::new(64),
         }
     }
@@ -190,6 +196,11 @@ impl FakeRuntime {
 
     pub(crate) fn signals(&self) -> Vec<Signal> {
         self.signals.lock().unwrap().clone()
+    }
+
+    /// Limits that were changed since the last call, in order: of a container, or of the `pod`.
+    pub(crate) fn take_updates(&self) -> Vec<(String, Resources)> {
+        std::mem::take(&mut self.updates.lock().unwrap())
     }
 
     pub(crate) fn sandboxes_removed(&self) -> usize {
@@ -239,6 +250,11 @@ impl Runtime for FakeRuntime {
         Ok(Sandbox { uid: spec.uid.clone(), net, ipc: None, uts: None, created: true })
     }
 
+    async fn update_sandbox(&self, spec: &SandboxSpec) -> Result<(), Error> {
+        self.updates.lock().unwrap().push(("pod".to_owned(), spec.resources.clone()));
+        Ok(())
+    }
+
     async fn remove_sandbox(&self, _uid: &str) -> Result<(), Error> {
         *self.removed.lock().unwrap() += 1;
         self.containers.lock().unwrap().clear();
@@ -271,12 +287,13 @@ impl Runtime for FakeRuntime {
         Err(unsupported(container))
     }
 
-    async fn update(&self, _: &ContainerRef, _: &Resources) -> Result<(), Error> {
+    async fn update(&self, container: &ContainerRef, limits: &Resources) -> Result<(), Error> {
+        self.updates.lock().unwrap().push((container.key.name.clone(), limits.clone()));
         Ok(())
     }
 
     async fn stats(&self, _: &ContainerRef) -> Result<Stats, Error> {
-        Ok(Stats::default())
+        Ok(Stats { memory_usage_bytes: MEMORY_USED_BYTES, ..Stats::default() })
     }
 
     async fn remove(&self, _: &ContainerRef) -> Result<(), Error> {

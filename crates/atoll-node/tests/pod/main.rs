@@ -13,7 +13,7 @@ use serde_json::json;
 
 fn start(node: &Node, pod: k8s_openapi::api::core::v1::Pod) -> PodHandle {
     let id = PodId::of(&pod).unwrap();
-    let desired = Desired { pod: pod.into(), gone: false, refused: None };
+    let desired = Desired { pod: pod.into(), gone: false, refused: None, pending: None };
     task::spawn(&node.cx, Start { desired, id, observed: Vec::new() })
 }
 
@@ -159,4 +159,48 @@ async fn a_missing_configmap_is_waited_for() {
         })
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_resize_widens_the_pod_then_its_containers_then_narrows_the_pod() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let spec = |cpu: &str, memory: &str| {
+        json!({"containers": [{"name": "c", "image": "test.local/x",
+            "resizePolicy": [{"resourceName": "memory", "restartPolicy": "NotRequired"}],
+            "resources": {"limits": {"cpu": cpu, "memory": memory}}}]})
+    };
+    let handle = start(&node, pod(spec("1", "64Mi")));
+    eventually("running", || phase(&handle) == "Running").await;
+    node.runtime.take_updates();
+    let resize = |cpu: &str, memory: &str| {
+        handle.desired.send_modify(|desired| desired.pod = pod(spec(cpu, memory)).into());
+    };
+    let shows = |memory: &str| {
+        let status = serde_json::to_value(&*handle.shown.borrow().status).unwrap();
+        let has = &status["containerStatuses"][0]["resources"]["limits"]["memory"];
+        let quiet = !status["conditions"].to_string().contains("PodResize");
+        *has == memory && quiet
+    };
+    resize("500m", "128Mi");
+    eventually("resized", || shows("128Mi")).await;
+    let of = |(whose, limits): &(String, atoll_container::Resources)| {
+        (whose.clone(), limits.cpu_quota_us.unwrap(), limits.memory_limit_bytes.unwrap() >> 20)
+    };
+    let steps: Vec<_> = node.runtime.take_updates().iter().map(of).collect();
+    assert_eq!(
+        steps,
+        [("pod".into(), 100_000, 128), ("c".into(), 50_000, 128), ("pod".into(), 50_000, 128),]
+    );
+    resize("500m", "4Mi");
+    eventually("refused", || {
+        let status = serde_json::to_value(&*handle.shown.borrow().status).unwrap();
+        status["conditions"].to_string().contains("below current usage (8388608)")
+    })
+    .await;
+    assert!(node.runtime.take_updates().is_empty(), "nothing was changed");
+    resize("500m", "128Mi");
+    eventually("as it was", || shows("128Mi")).await;
 }

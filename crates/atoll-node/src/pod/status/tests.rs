@@ -37,6 +37,8 @@ fn show(pod: &Pod, tracks: &[(&str, Track)], ended: bool) -> PodStatus {
         started_at: at(1),
         failed: None,
         ended,
+        pending: None,
+        progress: None,
         now: at(100),
     };
     derive(&view, None)
