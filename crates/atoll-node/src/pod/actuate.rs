@@ -33,7 +33,7 @@ pub(crate) struct Resizing {
     /// A resize was begun, and its end has not been told.
     pub begun: bool,
     pub error: Option<String>,
-    retry_at: Option<Instant>,
+    pub retry_at: Option<Instant>,
 }
 
 /// A container whose limits change while it runs.
