@@ -248,9 +248,13 @@ fn own_mount(wish: &Mount) -> Value {
                 Propagation::HostToContainer => "rslave",
                 Propagation::Bidirectional => "rshared",
             };
+            let mut options = vec!["rbind", propagation, mode];
+            if wish.no_exec {
+                options.push("noexec");
+            }
             json!({
                 "destination": wish.destination, "type": "bind", "source": path,
-                "options": ["rbind", propagation, mode],
+                "options": options,
             })
         }
         MountSource::Tmpfs { size_bytes, mode: bits } => {
@@ -260,6 +264,9 @@ fn own_mount(wish: &Mount) -> Value {
                 "nodev".to_owned(),
                 format!("mode={bits:o}"),
             ];
+            if wish.no_exec {
+                options.push("noexec".to_owned());
+            }
             if *size_bytes > 0 {
                 options.push(format!("size={size_bytes}"));
             }

@@ -106,6 +106,9 @@ pub struct Mount {
     /// Absolute path inside the container; created when missing.
     pub destination: PathBuf,
     pub read_only: bool,
+    /// No file in it can be run as a program.
+    #[serde(default)]
+    pub no_exec: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,8 @@ mod hostile;
 mod pods;
 #[path = "images/registry.rs"]
 mod registry;
+#[path = "images/volumes.rs"]
+mod volumes;
 
 use std::{
     collections::BTreeMap,
@@ -56,11 +58,13 @@ fn pods_pull_from_registries_on_the_hosts_loopback() {
     let cluster = Cluster::start(3);
     let broken = format!("127.0.0.1:{}/long:1", line.port);
     create(&cluster, Wish { name: "broken", node: 3, image: broken.clone(), ..Wish::default() });
+    volumes::create(&cluster, &registry, folder.path());
     refused_names_and_policies(&cluster, registry.port);
     passwords(&cluster, private.port, registry.port);
     names_and_digests(&cluster, &registry, folder.path());
     commands_that_are_not_there(&cluster, registry.port);
     refusals_are_told(&cluster, registry.port);
+    volumes::check(&cluster, &registry, folder.path());
 
     // The line broke in the middle, and stayed dead for as long as all this took.
     eventually(SOON, "the line breaks", || line.is_dead().then_some(()).ok_or("not yet".into()));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use atoll_image::GcPolicy;
 
 use crate::context::Context;
-use crate::pod::spec;
 use crate::pod::track::Run;
+use crate::pod::{image_volume, spec};
 use crate::pods::PodIndex;
 
 /// Use of the disk at which images go, and down to which.
@@ -75,7 +75,8 @@ pub fn images_in_use(index: &PodIndex) -> Vec<String> {
 }
 
 /// Lets unused images go when the disk is full.
-pub async fn collect_images(cx: &Context, in_use: Vec<String>) {
+pub async fn collect_images(cx: &Context, mut in_use: Vec<String>) {
+    in_use.extend(image_volume::digests(&cx.config));
     let policy = GcPolicy {
         high_percent: HIGH_PERCENT,
         low_percent: LOW_PERCENT,

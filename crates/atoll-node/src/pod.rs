@@ -14,6 +14,7 @@ pub mod ephemeral;
 pub mod files;
 pub mod identity;
 pub mod image;
+pub mod image_volume;
 pub mod lifecycle;
 pub mod messages;
 pub mod probing;

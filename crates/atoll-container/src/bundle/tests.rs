@@ -78,6 +78,7 @@ fn mounts_are_made_parents_first() {
             source: MountSource::Tmpfs { size_bytes: 0, mode: 0o777 },
             destination: path.into(),
             read_only: false,
+            no_exec: false,
         });
     }
     let built = built(&spec);
@@ -112,6 +113,7 @@ fn refuses_what_cannot_run() {
         source: MountSource::Tmpfs { size_bytes: 0, mode: 0o777 },
         destination: "/".into(),
         read_only: false,
+        no_exec: false,
     });
     for bad in [without_command, relative, over_root] {
         assert!(check(&bad).unwrap_err().is_invalid());

@@ -165,6 +165,9 @@ fn source(mount: &Mount) -> Step<OwnedFd> {
     if mount.read_only {
         attributes |= MOUNT_ATTR_RDONLY;
     }
+    if mount.no_exec {
+        attributes |= MOUNT_ATTR_NOEXEC;
+    }
     restrict(tree.as_fd(), attributes, true)
         .map_err(failed(format!("restricting {}", mount.destination.display())))?;
     // What the node mounts later shows only where it was asked for.
@@ -438,6 +441,7 @@ fn pivot(root: &OwnedFd) -> Step<()> {
 const MOUNT_ATTR_RDONLY: u64 = 0x1;
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
+const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 
 /// The kernel's `mount_attr`.
 #[derive(Default)]

@@ -108,11 +108,13 @@ async fn containers_of_a_sandbox_share_its_namespaces_and_mounts_appear() {
             source: MountSource::Bind { path: shared.clone(), propagation: Propagation::None },
             destination: "/mnt/v".into(),
             read_only: true,
+            no_exec: false,
         },
         Mount {
             source: MountSource::Tmpfs { size_bytes: 1 << 20, mode: 0o1777 },
             destination: "/mnt/t".into(),
             read_only: false,
+            no_exec: false,
         },
     ];
     let one = world.run(&spec).await;

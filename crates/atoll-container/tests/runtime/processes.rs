@@ -85,6 +85,7 @@ async fn an_image_is_the_root_of_a_command_with_mounts_and_a_user_of_its_own() {
         source: MountSource::Bind { path: volume.clone(), propagation: Propagation::None },
         destination: "/made/here".into(),
         read_only: true,
+        no_exec: false,
     });
     (spec.process.user.uid, spec.process.user.gid) = (1234, 99);
     spec.process.cwd = "/work/dir".into();

@@ -21,7 +21,7 @@ use crate::pod::identity::{RestartPolicy, find_container};
 use crate::pod::start::{StartEnd, StartJob, Target, start};
 use crate::pod::task::{JobEnd, PodTask, RESYNC, Stage};
 use crate::pod::track::{Condemned, Run, RunState, Waiting};
-use crate::pod::{ephemeral, image, messages, refuse, sandbox, spec};
+use crate::pod::{ephemeral, image, image_volume, messages, refuse, sandbox, spec};
 use crate::rootless;
 use crate::volume::{self, Dirs, Ownership, gather};
 
@@ -350,7 +350,8 @@ impl PodTask {
             .failed_at
             .is_some_and(|at| now.duration_since(at).unsigned_abs() >= PULL_ERROR_SHOWN);
         if pull_failed && shown_long_enough {
-            let image = container.image.as_deref().unwrap_or_default();
+            let own = container.image.as_deref().unwrap_or_default();
+            let image = track.unpulled.as_deref().unwrap_or(own);
             let cause = track.waiting.take().and_then(|wait| wait.message).unwrap_or_default();
             let text = messages::pull_back_off(image);
             let message = format!("{text}: {}: {cause}", messages::ERR_IMAGE_PULL);
@@ -358,7 +359,11 @@ impl PodTask {
             let event = |kind, reason: &str, text| {
                 self.cx.container_event(&self.pod, name, kind, reason, text);
             };
-            event(EventType::Normal, "BackOff", text);
+            if image == own {
+                event(EventType::Normal, "BackOff", text);
+            } else {
+                self.cx.normal(&self.pod, "BackOff", text);
+            }
             event(EventType::Warning, "Failed", "Error: ImagePullBackOff".to_owned());
         }
         true
@@ -400,13 +405,11 @@ impl PodTask {
                 track.started = hooked && !has_startup;
                 track.ready = hooked && !has_readiness;
                 track.failed_at = None;
-                let image = self.container(name).and_then(|c| c.image.clone());
-                if let Some(backoff) = image.and_then(|image| self.pulls.get_mut(&image)) {
-                    backoff.reset();
-                }
+                self.on_pulled(name);
                 self.adopt_new_run(&uid, name);
             }
-            StartEnd::Failed { reason, message } => {
+            StartEnd::Failed { reason, message, image } => {
+                track.unpulled = image;
                 if reason == messages::RUN_CONTAINER_ERROR {
                     self.adopt_new_run(&uid, name);
                 }
@@ -417,6 +420,18 @@ impl PodTask {
                 self.on_start_failed(name, messages::RUN_CONTAINER_ERROR, message);
             }
             StartEnd::Cancelled => {}
+        }
+    }
+
+    /// What the container is made of is here: the next failure waits the shortest time again.
+    fn on_pulled(&mut self, name: &str) {
+        let Some(container) = self.container(name).map(Cow::into_owned) else { return };
+        let volumes = image_volume::of(&self.pod, &container);
+        let volumes = volumes.filter_map(|(_, source)| source.reference.as_ref());
+        for image in volumes.chain(&container.image) {
+            if let Some(backoff) = self.pulls.get_mut(image) {
+                backoff.reset();
+            }
         }
     }
 
@@ -459,8 +474,9 @@ impl PodTask {
 
     fn on_start_failed(&mut self, name: &str, reason: &str, message: String) {
         let now = self.cx.now();
-        let image = self.container(name).and_then(|c| c.image.clone()).unwrap_or_default();
+        let own = self.container(name).and_then(|c| c.image.clone()).unwrap_or_default();
         let track = self.tracks.entry(name.to_owned()).or_default();
+        let image = track.unpulled.clone().unwrap_or(own);
         track.failed_at = Some(now);
         track.waiting = Some(Waiting::new(reason, message));
         let pull = matches!(

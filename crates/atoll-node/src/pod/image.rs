@@ -18,24 +18,48 @@ use crate::pod::messages;
 pub struct PullFailure {
     pub reason: &'static str,
     pub message: String,
+    /// As the pod names it.
+    pub image: String,
+}
+
+/// An image that a pod asks for.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    pub image: &'a str,
+    pub policy: PullPolicy,
+    /// Whom the events are about; the pod, where it is for a volume.
+    pub container: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    #[must_use]
+    pub fn of(container: &'a Container) -> Wanted<'a> {
+        let image = container.image.as_deref().unwrap_or_default();
+        let policy = policy(container.image_pull_policy.as_deref(), image);
+        Wanted { image, policy, container: Some(&container.name) }
+    }
+
+    fn event(&self, cx: &Context, pod: &Pod, kind: EventType, reason: &str, message: String) {
+        match self.container {
+            Some(name) => cx.container_event(pod, name, kind, reason, message),
+            None => cx.recorder.record(pod, kind, reason, message, None),
+        }
+    }
 }
 
 /// `Always` for the tag `latest`, as upstream defaults it.
 #[must_use]
-pub fn policy(container: &Container) -> PullPolicy {
-    match container.image_pull_policy.as_deref() {
+pub fn policy(asked: Option<&str>, image: &str) -> PullPolicy {
+    match asked {
         Some("Always") => PullPolicy::Always,
         Some("Never") => PullPolicy::Never,
         Some("IfNotPresent") => PullPolicy::IfNotPresent,
-        _ => {
-            let image = container.image.as_deref().unwrap_or_default();
-            match image.parse::<Reference>() {
-                Ok(name) if name.digest.is_none() && name.tag.as_deref() == Some("latest") => {
-                    PullPolicy::Always
-                }
-                _ => PullPolicy::IfNotPresent,
+        _ => match image.parse::<Reference>() {
+            Ok(name) if name.digest.is_none() && name.tag.as_deref() == Some("latest") => {
+                PullPolicy::Always
             }
-        }
+            _ => PullPolicy::IfNotPresent,
+        },
     }
 }
 
@@ -43,24 +67,22 @@ pub fn policy(container: &Container) -> PullPolicy {
 pub async fn ensure(
     cx: &Context,
     pod: &Pod,
-    container: &Container,
+    wanted: &Wanted<'_>,
     secrets: &BTreeMap<String, Secret>,
 ) -> Result<ImageInfo, PullFailure> {
-    let image = container.image.clone().unwrap_or_default();
-    let event = |kind, reason: &str, message| {
-        cx.container_event(pod, &container.name, kind, reason, message);
+    let event = |reason: &str, message| {
+        wanted.event(cx, pod, EventType::Normal, reason, message);
     };
-    tell_of_secrets(cx, pod, secrets);
-    let policy = policy(container);
-    let credentials = credentials(&image, secrets);
+    let Wanted { image, policy, .. } = *wanted;
+    let credentials = credentials(image, secrets);
     // What another pod's secret has brought is not there for this one.
-    let found = cx.images.resolve(&image).and_then(|found| match found {
+    let found = cx.images.resolve(image).and_then(|found| match found {
         Some(found) => Ok(cx.images.is_open_to(&found, &credentials)?.then_some(found)),
         None => Ok(None),
     });
     let here = match found {
         Ok(found) => found,
-        Err(error) => return Err(fail(cx, pod, container, &image, &error)),
+        Err(error) => return Err(fail(cx, pod, wanted, &error)),
     };
     let asks_registry = match policy {
         PullPolicy::Always => here.as_ref().is_none_or(|found| !found.builtin),
@@ -68,34 +90,29 @@ pub async fn ensure(
         PullPolicy::Never => false,
     };
     if asks_registry {
-        event(EventType::Normal, "Pulling", messages::pulling(&image));
+        event("Pulling", messages::pulling(image));
     }
-    let request = PullRequest { image: image.clone(), policy, credentials, by_hand: false };
+    let request = PullRequest { image: image.to_owned(), policy, credentials, by_hand: false };
     match cx.images.ensure(&request, None).await {
         Ok(outcome) => {
             let text = if asks_registry {
                 let elapsed = outcome.elapsed.as_millis();
-                messages::pulled(&image, elapsed, outcome.image.size_bytes)
+                messages::pulled(image, elapsed, outcome.image.size_bytes)
             } else {
-                messages::present(&image)
+                messages::present(image)
             };
-            event(EventType::Normal, "Pulled", text);
+            event("Pulled", text);
             Ok(outcome.image)
         }
-        Err(error) => Err(fail(cx, pod, container, &image, &error)),
+        Err(error) => Err(fail(cx, pod, wanted, &error)),
     }
 }
 
-fn fail(
-    cx: &Context,
-    pod: &Pod,
-    container: &Container,
-    image: &str,
-    error: &ImageError,
-) -> PullFailure {
+fn fail(cx: &Context, pod: &Pod, wanted: &Wanted<'_>, error: &ImageError) -> PullFailure {
     let event = |reason: &str, message| {
-        cx.container_event(pod, &container.name, EventType::Warning, reason, message);
+        wanted.event(cx, pod, EventType::Warning, reason, message);
     };
+    let image = wanted.image.to_owned();
     let text = match error {
         // These two are upstream's, word for word.
         ImageError::InvalidName(_) | ImageError::NeverPull { .. } => error.to_string(),
@@ -103,7 +120,7 @@ fn fail(
     };
     let (reason, message) = match error {
         ImageError::InvalidName(_) => {
-            let message = messages::invalid_image_name(image, &text);
+            let message = messages::invalid_image_name(&image, &text);
             event("InspectFailed", message.clone());
             (messages::INVALID_IMAGE_NAME, message)
         }
@@ -112,12 +129,11 @@ fn fail(
             (messages::ERR_IMAGE_NEVER_PULL, text)
         }
         _ => {
-            event("Failed", messages::pull_failed(image, &text));
+            event("Failed", messages::pull_failed(&image, &text));
             (messages::ERR_IMAGE_PULL, text)
         }
     };
-    event("Failed", format!("Error: {reason}"));
-    PullFailure { reason, message }
+    PullFailure { reason, message, image }
 }
 
 /// An error and its causes in one line.
@@ -137,7 +153,7 @@ pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
 
 /// A pull secret that is not there, or holds nothing that can be read, is told of: the
 /// pull goes on without it.
-fn tell_of_secrets(cx: &Context, pod: &Pod, secrets: &BTreeMap<String, Secret>) {
+pub(crate) fn tell_of_secrets(cx: &Context, pod: &Pod, secrets: &BTreeMap<String, Secret>) {
     let unusable: Vec<String> = pull_secrets(pod)
         .into_iter()
         .filter(|name| secrets.get(name).is_none_or(|secret| auths(secret).is_none()))
@@ -249,9 +265,7 @@ mod tests {
 
     #[test]
     fn the_default_policy_follows_the_tag() {
-        let policy_of = |image: &str| {
-            policy(&serde_json::from_value(json!({"name": "c", "image": image})).unwrap())
-        };
+        let policy_of = |image| policy(None, image);
         assert_eq!(policy_of("node"), PullPolicy::Always);
         assert_eq!(policy_of("node:latest"), PullPolicy::Always);
         assert_eq!(policy_of("node:18"), PullPolicy::IfNotPresent);

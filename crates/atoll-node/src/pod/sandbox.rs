@@ -11,6 +11,7 @@ use crate::network::{HostPort, PodSandbox};
 use crate::pod::files::{self, PodFiles};
 use crate::pod::identity::{PodId, all_containers, uses_host_network};
 use crate::pod::image::with_sources;
+use crate::pod::image_volume;
 use crate::pod::qos::Qos;
 use crate::rootless::ports::PodPorts;
 use crate::volume;
@@ -121,7 +122,7 @@ pub async fn tear_down(cx: &Context, id: &PodId, logs: bool) -> Result<(), Strin
     cx.runtime.remove_sandbox(&id.uid).await.map_err(|error| with_sources(&error))?;
     cx.network.detach(&id.uid).await.map_err(|error| with_sources(&error))?;
     let dir = cx.config.pod_dir(&id.uid);
-    for rootfs in rootfs_dirs(&dir) {
+    for rootfs in rootfs_dirs(&dir).into_iter().chain(image_volume::roots(&dir)) {
         cx.images.unmount(&rootfs).await.map_err(|error| with_sources(&error))?;
     }
     cx.tokens.forget(&id.uid);

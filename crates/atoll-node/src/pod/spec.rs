@@ -8,7 +8,7 @@ use atoll_container::{
     Propagation, Resources, Root, Stdio, User,
 };
 use atoll_image::{ImageInfo, Reference};
-use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use rand::RngCore;
 
 use crate::amount;
@@ -240,7 +240,8 @@ fn mounts(parts: &Parts<'_>) -> Result<Vec<Mount>, String> {
 }
 
 fn bind(path: PathBuf, destination: PathBuf, read_only: bool, propagation: Propagation) -> Mount {
-    Mount { source: MountSource::Bind { path, propagation }, destination, read_only }
+    let source = MountSource::Bind { path, propagation };
+    Mount { source, destination, read_only, no_exec: false }
 }
 
 fn volume_mount(parts: &Parts<'_>, index: usize, mount: &VolumeMount) -> Result<Mount, String> {
@@ -248,24 +249,18 @@ fn volume_mount(parts: &Parts<'_>, index: usize, mount: &VolumeMount) -> Result<
         .volumes
         .get(&mount.name)
         .ok_or_else(|| format!("volume \"{}\" is not mounted", mount.name))?;
-    let sub = match (&mount.sub_path, &mount.sub_path_expr) {
-        (Some(path), _) if !path.is_empty() => Some(path.clone()),
-        (_, Some(template)) if !template.is_empty() => {
-            let env = &parts.env;
-            let find = |name: &str| env.iter().rfind(|(n, _)| n == name).map(|(_, v)| v.clone());
-            Some(env::expand(template, find))
-        }
-        _ => None,
-    };
-    let source = match sub {
+    let is_image = is_image(parts.pod, &mount.name);
+    let source = match sub_path(mount, &parts.env)? {
         None => volume.clone(),
         Some(sub) => {
             let dirs = Dirs::of(&parts.config.pod_dir(&parts.id.uid));
             let at = dirs.subpaths().join(format!("{}.{index}", parts.container.name));
-            let found = if parts.config.containers {
-                subpath::pin(volume, &sub, &at)
-            } else {
+            let found = if !parts.config.containers {
                 subpath::find(volume, &sub)
+            } else if is_image {
+                subpath::pin_existing(volume, &sub, &at)
+            } else {
+                subpath::pin(volume, &sub, &at)
             };
             found.map_err(|error| {
                 format!(
@@ -282,15 +277,50 @@ fn volume_mount(parts: &Parts<'_>, index: usize, mount: &VolumeMount) -> Result<
     };
     let read_only = mount.read_only.unwrap_or(false) || is_read_only(parts.pod, &mount.name);
     let destination = Path::new("/").join(&mount.mount_path);
-    Ok(bind(source, destination, read_only, propagation))
+    let bind = bind(source, destination, read_only || is_image, propagation);
+    Ok(Mount { no_exec: is_image, ..bind })
+}
+
+/// The path inside the volume, in the words in which upstream refuses one.
+fn sub_path(mount: &VolumeMount, env: &[(String, String)]) -> Result<Option<String>, String> {
+    let expression = mount.sub_path_expr.as_deref().filter(|template| !template.is_empty());
+    let Some(template) = expression else {
+        return Ok(mount.sub_path.clone().filter(|path| !path.is_empty()));
+    };
+    let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let path = env::expand(template, |name| {
+        let value = env.iter().rfind(|(n, _)| n == name).map(|(_, value)| value.clone());
+        if value.as_ref().is_none_or(String::is_empty) {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    let missing = missing.into_inner();
+    if !missing.is_empty() {
+        let names: Vec<String> = missing.into_iter().collect();
+        return Err(format!("missing value for {}", names.join(", ")));
+    }
+    if path.starts_with('/') {
+        return Err(format!("error SubPath `{path}` must not be an absolute path"));
+    }
+    if path.split('/').any(|part| part == "..") {
+        return Err(format!("unable to provision SubPath `{path}`: must not contain '..'"));
+    }
+    Ok(Some(path).filter(|path| !path.is_empty()))
+}
+
+fn volume<'a>(pod: &'a Pod, name: &str) -> Option<&'a Volume> {
+    pod.spec.as_ref()?.volumes.as_ref()?.iter().find(|volume| volume.name == name)
+}
+
+fn is_image(pod: &Pod, name: &str) -> bool {
+    volume(pod, name).is_some_and(|volume| volume.image.is_some())
 }
 
 /// Volumes whose files the agent writes are read-only for everybody else, and claims where the
 /// pod says so.
-fn is_read_only(pod: &Pod, volume: &str) -> bool {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let found = volumes.into_iter().find(|v| v.name == volume);
-    found.is_some_and(|v| {
+fn is_read_only(pod: &Pod, name: &str) -> bool {
+    volume(pod, name).is_some_and(|v| {
         v.config_map.is_some()
             || v.secret.is_some()
             || v.projected.is_some()
@@ -326,6 +356,22 @@ mod tests {
         assert_eq!(args(json!({"args": ["x"]})), ["/entry", "x"]);
         assert_eq!(args(json!({"command": ["/own"]})), ["/own"]);
         assert_eq!(args(json!({"command": ["/own"], "args": ["$(A)"]})), ["/own", "1"]);
+    }
+
+    #[test]
+    fn sub_paths_are_refused_in_upstreams_words() {
+        let path = |expression: &str| {
+            let mount = json!({"name": "v", "mountPath": "/v", "subPathExpr": expression});
+            let env = [("UP", ".."), ("ABS", "/tmp"), ("EMPTY", ""), ("A", "a")];
+            let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            sub_path(&serde_json::from_value(mount).unwrap(), &env)
+        };
+        assert_eq!(path("$(A)/x"), Ok(Some("a/x".to_owned())));
+        assert_eq!(path("$(NONE)/$(EMPTY)/$(A)"), Err("missing value for EMPTY, NONE".to_owned()));
+        let words = "error SubPath `/tmp` must not be an absolute path";
+        assert_eq!(path("$(ABS)"), Err(words.to_owned()));
+        let words = "unable to provision SubPath `a/..`: must not contain '..'";
+        assert_eq!(path("$(A)/$(UP)"), Err(words.to_owned()));
     }
 
     #[test]

@@ -20,7 +20,8 @@ use crate::objects::Found;
 use crate::pod::env::{self, Surroundings};
 use crate::pod::files;
 use crate::pod::identity::PodId;
-use crate::pod::image::{self, with_sources};
+use crate::pod::image::{self, PullFailure, Wanted, with_sources};
+use crate::pod::image_volume;
 use crate::pod::lifecycle::run_hook;
 use crate::pod::messages;
 use crate::pod::security::{RunAs, run_as, verify_non_root};
@@ -66,6 +67,8 @@ pub enum StartEnd {
     Failed {
         reason: &'static str,
         message: String,
+        /// What could not be pulled, where that was it.
+        image: Option<String>,
     },
     /// Its command could not be run: a run that ended as it began.
     NeverStarted {
@@ -76,24 +79,24 @@ pub enum StartEnd {
 }
 
 pub async fn start(cx: &Context, job: &StartJob) -> StartEnd {
-    let image = tokio::select! {
+    let images = tokio::select! {
         () = job.cancel.cancelled() => return StartEnd::Cancelled,
-        image = image::ensure(cx, &job.pod, &job.container, &job.found.secrets) => image,
+        images = images(cx, job) => images,
     };
-    let image = match image {
-        Ok(image) => image,
-        Err(failure) => {
-            return StartEnd::Failed { reason: failure.reason, message: failure.message };
-        }
+    let images = match images {
+        Ok(images) => images,
+        Err(failure) => return not_pulled(cx, job, failure),
     };
-    let reference = match create(cx, job, &image).await {
+    let reference = match create(cx, job, &images).await {
         Ok(reference) => reference,
         Err(failure) => {
             let (Failure::Waits(_, message) | Failure::NeverStarted(_, message)) = &failure;
             let text = format!("Error: {message}");
             cx.container_event(&job.pod, &job.container.name, EventType::Warning, "Failed", text);
             return match failure {
-                Failure::Waits(reason, message) => StartEnd::Failed { reason, message },
+                Failure::Waits(reason, message) => {
+                    StartEnd::Failed { reason, message, image: None }
+                }
                 Failure::NeverStarted(run, message) => StartEnd::NeverStarted { run, message },
             };
         }
@@ -106,6 +109,28 @@ pub async fn start(cx: &Context, job: &StartJob) -> StartEnd {
         "Container started".to_owned(),
     );
     post_start(cx, job, &reference).await
+}
+
+/// What a container is made of.
+struct Images {
+    own: ImageInfo,
+    /// By the names of the volumes that show them.
+    volumes: BTreeMap<String, ImageInfo>,
+}
+
+async fn images(cx: &Context, job: &StartJob) -> Result<Images, PullFailure> {
+    let (pod, container, secrets) = (&job.pod, &job.container, &job.found.secrets);
+    image::tell_of_secrets(cx, pod, secrets);
+    let volumes = image_volume::pull(cx, pod, container, secrets).await?;
+    let own = image::ensure(cx, pod, &Wanted::of(container), secrets).await?;
+    Ok(Images { own, volumes })
+}
+
+fn not_pulled(cx: &Context, job: &StartJob, failure: PullFailure) -> StartEnd {
+    let PullFailure { reason, message, image } = failure;
+    let text = format!("Error: {reason}");
+    cx.container_event(&job.pod, &job.container.name, EventType::Warning, "Failed", text);
+    StartEnd::Failed { reason, message, image: Some(image) }
 }
 
 /// Why there is no running container.
@@ -130,7 +155,8 @@ fn not_created(error: &atoll_container::Error, spec: &ContainerSpec, now: Timest
     }
 }
 
-async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<ContainerRef, Failure> {
+async fn create(cx: &Context, job: &StartJob, images: &Images) -> Result<ContainerRef, Failure> {
+    let image = &images.own;
     let config_error =
         |message: String| Failure::Waits(messages::CREATE_CONTAINER_CONFIG_ERROR, message);
     let create_error = |message: String| Failure::Waits(messages::CREATE_CONTAINER_ERROR, message);
@@ -144,6 +170,9 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
         attempt: job.attempt,
     };
     prepare_files(cx, &key).await.map_err(create_error)?;
+    let mut volumes = job.volumes.clone();
+    let shown = image_volume::mount(cx, &job.id.uid, &images.volumes).await;
+    volumes.extend(shown.map_err(create_error)?);
     let dir = spec::rootfs_dir(&cx.config, &key);
     let dirs =
         MountDirs { rootfs: dir.join("rootfs"), upper: dir.join("upper"), work: dir.join("work") };
@@ -164,7 +193,7 @@ async fn create(cx: &Context, job: &StartJob, image: &ImageInfo) -> Result<Conta
         root,
         user,
         env,
-        volumes: &job.volumes,
+        volumes: &volumes,
         processes,
         memory_capacity: cx.machine.memory_bytes,
         isolation: cx.config.containers || cx.runtime.capabilities().isolation,

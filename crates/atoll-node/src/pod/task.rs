@@ -338,8 +338,14 @@ impl PodTask {
         if resize::is_asked_for(&desired.pod, &self.pod) {
             self.on_allocation();
         }
+        let (old, new) = (&self.pod.metadata, &desired.pod.metadata);
+        // Variables may come from them.
+        let changed = old.annotations != new.annotations || old.labels != new.labels;
         self.pod = desired.pod;
         self.pending = desired.pending;
+        if changed {
+            self.on_notified();
+        }
         self.gone |= desired.gone;
         if self.fate.failed.is_none() {
             self.fate.failed = desired.refused;

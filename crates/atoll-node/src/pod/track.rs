@@ -190,6 +190,8 @@ pub struct Track {
     pub resized: bool,
     /// What a run was given while it ran.
     pub applied: Option<(u32, ResourceRequirements)>,
+    /// The image that could not be pulled: the container's own, or that of a volume.
+    pub unpulled: Option<String>,
     /// The number that the API knew, from which restarts are never counted back.
     pub restart_floor: u32,
 }

@@ -69,6 +69,8 @@ fn of_pod(spec: &PodSpec, found: &mut Vec<String>) {
         let medium = volume.empty_dir.as_ref().and_then(|dir| dir.medium.as_deref());
         let is_memory = medium == Some("Memory");
         note(found, format!("spec.volumes[{index}].emptyDir.medium"), is_memory);
+        // Only containers can mount images there, each its own.
+        note(found, format!("spec.volumes[{index}].image"), volume.image.is_some());
     }
 }
 

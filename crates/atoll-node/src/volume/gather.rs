@@ -41,7 +41,8 @@ pub async fn plans(
 ) -> Result<BTreeMap<String, Plan>, VolumeError> {
     let mut plans = persistent.clone();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        if plans.contains_key(&volume.name) {
+        // Images are mounted when a container starts that is to see them.
+        if plans.contains_key(&volume.name) || volume.image.is_some() {
             continue;
         }
         let plan = plan(volume, pod, id, found, around, tokens, now)
@@ -65,6 +66,9 @@ async fn plan(
     if let Some(source) = &volume.host_path {
         let kind = source.type_.clone().unwrap_or_default();
         return Ok(Plan::HostPath { path: source.path.clone().into(), kind });
+    }
+    if let Some(source) = &volume.csi {
+        return Err(no_driver(&source.driver));
     }
     if let Some(source) = &volume.config_map {
         let selection = Selection {
@@ -102,6 +106,14 @@ async fn plan(
         in_memory: source.medium.as_deref() == Some("Memory"),
         size_bytes: u64::try_from(size).unwrap_or(0),
     })
+}
+
+/// No driver registers with this node, so the pod waits, as it would for one that is late.
+fn no_driver(name: &str) -> String {
+    format!(
+        "kubernetes.io/csi: mounter.SetUpAt failed to get CSI client: driver name {name} not found \
+         in the list of registered CSI drivers"
+    )
 }
 
 async fn projected(

@@ -50,8 +50,22 @@ fn resolve(root: &OwnedFd, relative: &Path) -> Result<OwnedFd, rustix::io::Errno
 /// The place at which `volume/relative` is shown. What is mounted there is kept as long as
 /// it is what the path leads to: a ConfigMap's file is another one after an update.
 pub fn pin(volume: &Path, relative: &str, at: &Path) -> io::Result<PathBuf> {
-    let found = open_beneath(volume, relative)?;
-    let stat = rustix::fs::statat(&found, "", AtFlags::EMPTY_PATH)?;
+    pin_found(&open_beneath(volume, relative)?, at)
+}
+
+/// As `pin`, of a volume that nothing is added to. Links lead as they would in a container whose
+/// root the volume is.
+pub fn pin_existing(volume: &Path, relative: &str, at: &Path) -> io::Result<PathBuf> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(volume, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let rules = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = rustix::fs::openat2(root, relative, flags, Mode::empty(), rules)
+        .map_err(|error| io::Error::other(format!("\"{relative}\": {}", io::Error::from(error))))?;
+    pin_found(&found, at)
+}
+
+fn pin_found(found: &OwnedFd, at: &Path) -> io::Result<PathBuf> {
+    let stat = rustix::fs::statat(found, "", AtFlags::EMPTY_PATH)?;
     if at.exists() && super::is_mount_point(at)? {
         let shown = rustix::fs::stat(at)?;
         if (shown.st_dev, shown.st_ino) == (stat.st_dev, stat.st_ino) {

@@ -18,32 +18,78 @@ pub fn cause(
     message: &str,
     events: &[Event],
 ) -> Cause {
-    let name = &status.name;
-    let image = image_of(pod, status);
-    let place = container_path(pod, name);
+    let wanted = Wanted::of(pod, status, message);
+    let Wanted { image, whose, policy, .. } = &wanted;
     match reason {
         "InvalidImageName" => {
             let what = image.parse::<Reference>().err().map_or(message, |error| error.reason);
-            let sentence = format!("{image:?} is no image for container {name}: {what}.");
+            let sentence = format!("{image:?} is no image for {whose}: {what}.");
             Cause::new(reason, sentence).remedy(format!(
-                "Correct {place}.image; an image is called node:22 or registry.example/team/app:1."
+                "Correct {}; an image is called node:22 or registry.example/team/app:1.",
+                wanted.field
             ))
         }
         "ErrImageNeverPull" => {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
             let sentence = format!(
-                "image {image} of container {name} is not on {}, and imagePullPolicy Never forbids to pull it.",
+                "image {image} of {whose} is not on {}, and {policy} Never forbids to pull it.",
                 node.unwrap_or("the node")
             );
+            let place = wanted.field.rsplit_once('.').map_or("", |(place, _)| place);
             Cause::new(reason, sentence).remedy(format!(
-                "Bring it with `atoll image import FILE`, which takes what `docker save {image}` writes; or set imagePullPolicy: IfNotPresent in {place}."
+                "Bring it with `atoll image import FILE`, which takes what `docker save {image}` writes; or set {policy}: IfNotPresent in {place}."
             ))
         }
-        _ => not_pulled(name, &image, reason, message, events),
+        _ => not_pulled(&status.name, &wanted, reason, message, events),
     }
 }
 
-fn not_pulled(name: &str, image: &str, reason: &str, message: &str, events: &[Event]) -> Cause {
+/// The image that is not there: the container's own, or that of a volume which it mounts.
+struct Wanted {
+    image: String,
+    whose: String,
+    /// Which of the container's images it is.
+    which: String,
+    /// Where the manifest names it.
+    field: String,
+    policy: &'static str,
+}
+
+impl Wanted {
+    fn of(pod: &Pod, status: &ContainerStatus, message: &str) -> Wanted {
+        let name = &status.name;
+        let image = image_of(pod, status);
+        let place = container_path(pod, name);
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).enumerate();
+        let mut named = volumes.filter_map(|(index, volume)| {
+            let reference = volume.image.as_ref()?.reference.clone()?;
+            let is_it = message.contains(&reference) && !message.contains(&image);
+            is_it.then(|| (index, volume.name.clone(), reference))
+        });
+        match named.next() {
+            Some((index, volume, image)) => {
+                let spec = place.rsplit_once('.').map_or("spec", |(spec, _)| spec);
+                Wanted {
+                    image,
+                    whose: format!("volume {volume} of container {name}"),
+                    which: format!("the image of its volume {volume}"),
+                    field: format!("{spec}.volumes[{index}].image.reference"),
+                    policy: "pullPolicy",
+                }
+            }
+            None => Wanted {
+                image,
+                whose: format!("container {name}"),
+                which: "its image".to_owned(),
+                field: format!("{place}.image"),
+                policy: "imagePullPolicy",
+            },
+        }
+    }
+}
+
+fn not_pulled(name: &str, wanted: &Wanted, reason: &str, message: &str, events: &[Event]) -> Cause {
+    let image = &wanted.image;
     let failed = format!("Failed to pull image \"{image}\": ");
     // While backing off the status may repeat only that; the event has the cause.
     let told =
@@ -55,7 +101,7 @@ fn not_pulled(name: &str, image: &str, reason: &str, message: &str, events: &[Ev
         None => message,
     };
     let (what, remedy) = text.rsplit_once("; ").unwrap_or((text, "check the name"));
-    let mut sentence = format!("container {name} waits for its image: {what}.");
+    let mut sentence = format!("container {name} waits for {}: {what}.", wanted.which);
     let secret = events
         .iter()
         .rev()
@@ -156,6 +202,31 @@ mod tests {
             why(json!({ "name": "c", "image": "Node:18" }), waiting("InvalidImageName", "x"));
         assert!(sentence.ends_with("its name has capital letters."), "{sentence}");
         assert!(remedy.contains("spec.containers[0].image"), "{remedy}");
+    }
+
+    #[test]
+    fn the_image_of_a_volume_is_told_from_the_containers() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "web"},
+            "spec": {"containers": [{"name": "c", "image": "a:1"}],
+                "volumes": [{"name": "v", "image": {"reference": "r.example/v:1"}}]},
+        }))
+        .unwrap();
+        let status: ContainerStatus = serde_json::from_value(json!({"name": "c", "image": "a:1",
+            "imageID": "", "ready": false, "restartCount": 0}))
+        .unwrap();
+        let said = "Back-off pulling image \"r.example/v:1\": ErrImagePull: image r.example/v:1 was not found; check its name";
+        let found = cause(&pod, &status, "ImagePullBackOff", said, &[]);
+        assert_eq!(
+            found.sentence,
+            "container c waits for the image of its volume v: image r.example/v:1 was not found."
+        );
+        let never = "Container image \"r.example/v:1\" is not present with pull policy of Never";
+        let remedy = cause(&pod, &status, "ErrImageNeverPull", never, &[]).remedy.unwrap();
+        assert!(
+            remedy.ends_with("set pullPolicy: IfNotPresent in spec.volumes[0].image."),
+            "{remedy}"
+        );
     }
 
     #[test]

@@ -138,10 +138,13 @@ pub(super) const KINDS: &[Kind] = &[
         name: "Volume",
         honoured: &[
             ("configMap", "ConfigMapVolumeSource"),
+            // Waited for: a node may get its driver later.
+            ("csi", "CSIVolumeSource"),
             ("downwardAPI", "DownwardAPIVolumeSource"),
             ("emptyDir", "EmptyDirVolumeSource"),
             ("ephemeral", "EphemeralVolumeSource"),
             ("hostPath", "HostPathVolumeSource"),
+            ("image", "ImageVolumeSource"),
             ("name", ""),
             ("persistentVolumeClaim", "PersistentVolumeClaimVolumeSource"),
             ("projected", "ProjectedVolumeSource"),
@@ -153,14 +156,12 @@ pub(super) const KINDS: &[Kind] = &[
             "azureFile",
             "cephfs",
             "cinder",
-            "csi",
             "fc",
             "flexVolume",
             "flocker",
             "gcePersistentDisk",
             "gitRepo",
             "glusterfs",
-            "image",
             "iscsi",
             "nfs",
             "photonPersistentDisk",
@@ -272,6 +273,17 @@ pub(super) const KINDS: &[Kind] = &[
         refused: &[],
     },
     Kind {
+        name: "CSIVolumeSource",
+        honoured: &[
+            ("driver", ""),
+            ("fsType", ""),
+            ("nodePublishSecretRef", "LocalObjectReference"),
+            ("readOnly", ""),
+            ("volumeAttributes", ""),
+        ],
+        refused: &[],
+    },
+    Kind {
         name: "DownwardAPIVolumeSource",
         honoured: &[("defaultMode", ""), ("items", "DownwardAPIVolumeFile")],
         refused: &[],
@@ -285,6 +297,11 @@ pub(super) const KINDS: &[Kind] = &[
     Kind {
         name: "PersistentVolumeClaimVolumeSource",
         honoured: &[("claimName", ""), ("readOnly", "")],
+        refused: &[],
+    },
+    Kind {
+        name: "ImageVolumeSource",
+        honoured: &[("pullPolicy", ""), ("reference", "")],
         refused: &[],
     },
     Kind { name: "HostPathVolumeSource", honoured: &[("path", ""), ("type", "")], refused: &[] },
