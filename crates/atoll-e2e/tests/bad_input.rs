@@ -165,12 +165,17 @@ fn fields_that_do_not_change(cluster: &Cluster) {
         ),
         &["spec.selector: Invalid value: ", "field is immutable"],
     );
-    cluster.kubectl(&["create", "configmap", "fixed", "--from-literal=a=b"]).ok();
-    patch(&["configmap", "fixed"], "{\"immutable\":true}").ok();
-    says(
-        patch(&["configmap", "fixed"], "{\"data\":{\"a\":\"c\"}}"),
-        &["data: Forbidden: field is immutable when `immutable` is set"],
-    );
+    for kind in [&["configmap"][..], &["secret", "generic"]] {
+        cluster.kubectl(&[&["create"], kind, &["fixed", "--from-literal=a=b"]].concat()).ok();
+        patch(&[kind[0], "fixed"], "{\"immutable\":true}").ok();
+        says(
+            patch(&[kind[0], "fixed"], "{\"data\":{\"a\":\"Yw==\"}}"),
+            &["data: Forbidden: field is immutable when `immutable` is set"],
+        );
+        let words = "immutable: Forbidden: field is immutable when `immutable` is set";
+        says(patch(&[kind[0], "fixed"], "{\"immutable\":false}"), &[words]);
+        cluster.kubectl(&["delete", kind[0], "fixed"]).ok();
+    }
     says(
         patch(
             &["service", "kubernetes"],

@@ -3,7 +3,10 @@
 
 use atoll_e2e::{Cluster, eventually, is_root};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -449,13 +452,20 @@ fn nodes(cluster: &Cluster) {
     let node = cluster.kubectl(&["get", "node", "node-2", "--no-headers"]).ok();
     assert!(node.contains("Ready,SchedulingDisabled"), "{node}");
     cluster.kubectl(&["uncordon", "node-2"]).ok();
+    for (name, seconds) in TOLERANT {
+        tolerant(cluster, name, seconds);
+    }
+    cluster.pods_ready("app=tolerant", TOLERANT.len(), SOON);
+    let tainted = Instant::now();
     cluster.kubectl(&["taint", "node", "node-1", "gone=yes:NoExecute"]).ok();
+    tolerated(cluster, tainted);
     eventually(SOON, "the taint clears node-1", || {
         let nodes = nodes_of();
         if nodes.contains(&"node-1".to_owned()) { Err(format!("{nodes:?}")) } else { Ok(()) }
     });
     cluster.kubectl(&["taint", "node", "node-1", "gone-"]).ok();
     vanished_together(cluster);
+    spared(cluster, tainted);
     // A dead node that is deleted takes its pods with it.
     cluster.chaos("kill", "node-3");
     cluster.kubectl(&["delete", "node", "node-3"]).ok();
@@ -466,6 +476,47 @@ fn nodes(cluster: &Cluster) {
         if pods.is_empty() { Ok(()) } else { Err(pods) }
     });
     cluster.pods_ready("app=moved", 3, SOON);
+}
+
+/// Pods of node-1, and how many seconds each bears its taint. The last is to see it go first.
+const TOLERANT: [(&str, u64); 3] = [("briefly", 1), ("longer", 4), ("spared", 20)];
+
+fn tolerant(cluster: &Cluster, name: &str, seconds: u64) {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "tolerant"}},
+        "spec": {
+            "nodeName": "node-1", "terminationGracePeriodSeconds": 1,
+            "tolerations": [{"key": "gone", "operator": "Exists", "effect": "NoExecute",
+                "tolerationSeconds": seconds}],
+            "containers": [{"name": "c", "image": "atoll.local/hello"}],
+        },
+    });
+    apply(cluster, &pod);
+}
+
+/// Each goes when its own time is over.
+fn tolerated(cluster: &Cluster, tainted: Instant) {
+    for (name, seconds) in &TOLERANT[..2] {
+        eventually(SOON, &format!("{name} goes"), || {
+            let found = cluster.kubectl(&["get", "pod", name]);
+            if found.stderr.contains("NotFound") { Ok(()) } else { Err(found.stdout) }
+        });
+        assert!(tainted.elapsed() >= Duration::from_secs(*seconds), "{:?}", tainted.elapsed());
+        // Whoever bears it longer is there still.
+        assert!(cluster.json(&["pod", "spared"])["metadata"]["deletionTimestamp"].is_null());
+    }
+}
+
+/// The taint was taken away in time.
+fn spared(cluster: &Cluster, tainted: Instant) {
+    let (name, seconds) = TOLERANT[2];
+    eventually(SOON, "its time is over", || {
+        let left = Duration::from_secs(seconds + 1).saturating_sub(tainted.elapsed());
+        if left.is_zero() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    let pod = cluster.json(&["pod", name]);
+    assert!(pod["metadata"]["deletionTimestamp"].is_null(), "{pod:#}");
+    cluster.kubectl(&["delete", "pod", name]).ok();
 }
 
 /// When most nodes fall silent at once nothing is moved, and all go on when they are back.

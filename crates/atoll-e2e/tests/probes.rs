@@ -27,6 +27,7 @@ fn probes_decide_over_containers() {
     unready(&cluster);
     endpoints(&cluster);
     terminating(&cluster);
+    healthy(&cluster);
 }
 
 /// Health as the gRPC project's own server for Python tells it, on the node's network.
@@ -137,4 +138,20 @@ fn terminating(cluster: &Cluster) {
     });
     let pod = cluster.json(&["pod", "gate"]);
     assert_eq!(status(&pod)["restartCount"], 0);
+}
+
+/// Looked at last: every second since it began each of its containers was asked how it is.
+fn healthy(cluster: &Cluster) {
+    let pod = cluster.json(&["pod", "stays"]);
+    let containers = pod["status"]["containerStatuses"].as_array().unwrap();
+    assert_eq!(containers.len(), 3);
+    let now = jiff::Timestamp::now();
+    for container in containers {
+        assert_eq!(container["restartCount"], 0, "{container:#}");
+        let started = container["state"]["running"]["startedAt"].as_str().unwrap();
+        let ran = now.duration_since(started.parse().unwrap());
+        assert!(ran.as_secs() >= 5, "{ran}");
+    }
+    let events = cluster.events("stays");
+    assert!(!events.iter().any(|event| event.starts_with("Unhealthy")), "{events:#?}");
 }

@@ -1,6 +1,9 @@
 //! Volumes by kubectl: what containers find in them, who may write, how changes arrive.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
 
+#[path = "volumes/wide.rs"]
+mod wide;
+
 use atoll_e2e::{
     Cluster,
     cluster::{Output, is_ready},
@@ -28,6 +31,7 @@ fn volumes_hold_what_pods_ask_for() {
     symlink("/etc", host.path().join("hostile/out")).unwrap();
     let manifest = include_str!("volumes/pods.yaml");
     cluster.apply(&manifest.replace("HOST", host.path().to_str().unwrap()));
+    wide::apply(&cluster);
     for pod in ["owner", "plain", "optional"] {
         cluster.pod_becomes(pod, WITHIN, |pod| is_ready(pod).then_some(()));
     }
@@ -39,6 +43,7 @@ fn volumes_hold_what_pods_ask_for() {
     updates(&cluster);
     tokens(&cluster);
     missing(&cluster);
+    wide::check(&cluster);
     kept_over_restarts(&cluster);
 }
 

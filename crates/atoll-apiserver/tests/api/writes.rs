@@ -167,6 +167,79 @@ async fn parts_change_only_what_is_theirs() {
     api.shutdown().await;
 }
 
+/// Each with what its status may be.
+fn with_a_status() -> [(&'static str, Value, Value); 5] {
+    let core = "/api/v1/namespaces/default";
+    let condition = json!({"type": "Tested", "status": "True", "reason": "Test", "message": "m",
+        "lastTransitionTime": "2026-01-02T03:04:05Z"});
+    let claim = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "",
+        "resources": {"requests": {"storage": "1Gi"}}});
+    let volume = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
+        "hostPath": {"path": "/x"}});
+    let result = json!({"request": "r", "driver": "d.example", "pool": "p", "device": "x"});
+    [
+        (
+            core,
+            json!({"kind": "Pod", "spec": {"containers": [{"name": "c", "image": "i:1"}]}}),
+            json!({"phase": "Pending", "conditions": [condition]}),
+        ),
+        (
+            core,
+            json!({"kind": "PersistentVolumeClaim", "spec": claim}),
+            json!({"phase": "Pending", "conditions": [condition]}),
+        ),
+        (
+            "/api/v1",
+            json!({"kind": "PersistentVolume", "spec": volume}),
+            json!({"phase": "Available", "reason": "Test", "message": "m"}),
+        ),
+        (
+            "/apis/storage.k8s.io/v1",
+            json!({"kind": "VolumeAttachment", "spec": {"attacher": "a.example",
+                "nodeName": "n", "source": {"persistentVolumeName": "x"}}}),
+            json!({"attached": true, "attachmentMetadata": {"a": "b"}}),
+        ),
+        (
+            "/apis/resource.k8s.io/v1/namespaces/default",
+            json!({"kind": "ResourceClaim", "spec": {"devices": {"requests": [
+                {"name": "r", "exactly": {"deviceClassName": "c"}}]}}}),
+            json!({"allocation": {"devices": {"results": [result]}}}),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_is_replaced_and_patched() {
+    let api = Api::start().await;
+    for (root, mut object, status) in with_a_status() {
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        let all = format!("{root}/{}s", kind.to_lowercase());
+        object["metadata"] = json!({"name": "x"});
+        object.as_object_mut().unwrap().remove("kind");
+        let mut object = api.create(&all, &object).await.ok();
+        let part = format!("{all}/x/status");
+        object["status"] = status.clone();
+        let written = api.put(&part, &object).await.ok();
+        for (field, value) in status.as_object().unwrap() {
+            assert_eq!(written["status"][field], *value, "{kind}: {}", written["status"]);
+        }
+        let patch = json!({"metadata": {"annotations": {"patched": "true"}}, "status": status});
+        let patched = api.merge(&part, &patch).await.ok();
+        assert_eq!(patched["status"], written["status"], "{kind}");
+        assert_eq!(patched["metadata"]["annotations"]["patched"], "true", "{kind}");
+        let read = api.get(&part).await.ok();
+        assert_eq!(read["metadata"]["resourceVersion"], patched["metadata"]["resourceVersion"]);
+        // The main way leaves the status alone.
+        object = read.clone();
+        object["metadata"]["labels"] = json!({"a": "b"});
+        object["status"] = json!({});
+        let main = api.put(&format!("{all}/x"), &object).await.ok();
+        assert_eq!(main["status"], read["status"], "{kind}");
+        assert_eq!(main["metadata"]["labels"]["a"], "b", "{kind}");
+    }
+    api.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strategic_patch_merges_containers_by_name() {
     let api = Api::start().await;

@@ -4,7 +4,8 @@ use super::HOUR_GLASS;
 use atoll_e2e::{Cluster, cluster::is_ready, eventually};
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
@@ -19,6 +20,7 @@ pub(crate) fn check(cluster: &Cluster) {
         (restarted && is_ready(pod)).then_some(())
     });
     words(cluster);
+    over_websocket(cluster);
     refusals(cluster);
     rotation(cluster);
     flood(cluster);
@@ -53,6 +55,41 @@ fn words(cluster: &Cluster) {
     let mut parts = line.trim_end().split(' ');
     assert!(parts.next().unwrap().parse::<jiff::Timestamp>().is_ok(), "{line}");
     assert_eq!(parts.collect::<Vec<_>>(), ["stdout", "F", "b"]);
+}
+
+/// By `kubectl proxy`, which passes the upgrade on and brings the certificates.
+fn over_websocket(cluster: &Cluster) {
+    let mut proxy = Command::new("kubectl");
+    proxy.arg("--kubeconfig").arg(cluster.kubeconfig()).args(["proxy", "--port=0"]);
+    let mut proxy = proxy.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(proxy.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let address = said.trim().rsplit(' ').next().unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(HOUR_GLASS)).unwrap();
+    let request = format!(
+        "GET /api/v1/namespaces/default/pods/talk/log?container=a HTTP/1.1\r\nHost: {address}\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: binary.k8s.io\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    proxy.kill().unwrap();
+    proxy.wait().unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let (head, mut frames) = (String::from_utf8_lossy(&answer[..end]), &answer[end + 4..]);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let mut log = Vec::new();
+    // So short a log needs no long lengths.
+    while let [0x82, length, rest @ ..] = frames {
+        let (piece, left) = rest.split_at((*length).into());
+        log.extend_from_slice(piece);
+        frames = left;
+    }
+    assert_eq!(String::from_utf8_lossy(&log), "a0\na1\na2\na3\na4\n");
+    assert_eq!(frames, [0x88, 0x02, 0x03, 0xe8], "it says that it ends");
 }
 
 fn refusals(cluster: &Cluster) {

@@ -1,7 +1,9 @@
 //! Pods by kubectl: what they start from, how they end, and what is seen of them.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
 
+mod features;
 mod generation;
+mod features;
 mod lifecycle;
 mod logs;
 mod resize;
@@ -27,12 +29,16 @@ fn pods_are_what_kubectl_expects_of_them() {
     import_busybox(&cluster, "test.local/busybox:1", json!({"Cmd": ["sh"]}));
     let user = json!({"Cmd": ["sleep", "1000"], "User": "app", "StopSignal": "SIGUSR1"});
     import_busybox(&cluster, "test.local/user:1", user);
+    let entry = json!({"Entrypoint": ["/bin/echo", "entry"], "Cmd": ["cmd"]});
+    import_busybox(&cluster, "test.local/entry:1", entry);
     lifecycle::apply(&cluster, host.path());
+    features::apply(&cluster, host.path());
     surroundings::apply(&cluster);
     resize::apply(&cluster);
     cluster.apply(include_str!("streams.yaml"));
     lifecycle::check(&cluster, host.path());
     surroundings::check(&cluster);
+    features::check(&cluster, host.path());
     streams::check(&cluster, host.path());
     logs::check(&cluster);
     resize::check(&cluster);

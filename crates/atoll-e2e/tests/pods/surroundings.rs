@@ -56,7 +56,9 @@ fn variables(cluster: &Cluster) {
         "K_UP=1",
         "K_k=v",
         "LBL=env",
+        "CPU_ASKED=100",
         "MEM=10",
+        "MEM_MAX=20971520",
         "POD=env",
         "SA=default",
         "SEC=hidden",
@@ -97,8 +99,8 @@ fn names(cluster: &Cluster) {
         inside(cluster, "env", "hostname; hostname -f; nslookup hh.sub.default.svc.cluster.local");
     assert!(found.starts_with("hh\nhh.sub.default.svc.cluster.local\n"), "{found}");
     assert!(found.contains(&format!("Address: {ip}\n")), "{found}");
-    let start = inside(cluster, "env", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
-    assert_eq!(start, "100\n");
+    let read = "cd /proc/sys; cat net/ipv4/ip_unprivileged_port_start kernel/shm_rmid_forced";
+    assert_eq!(inside(cluster, "env", read), "100\n1\n");
 }
 
 fn host_namespaces(cluster: &Cluster) {
