@@ -3,7 +3,6 @@
 
 mod features;
 mod generation;
-mod features;
 mod lifecycle;
 mod logs;
 mod resize;
