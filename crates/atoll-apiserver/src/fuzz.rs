@@ -109,6 +109,11 @@ pub fn admission_answer(bytes: &[u8]) {
     }
 }
 
+/// A page that comes through a proxy.
+pub fn proxied_page(page: &[u8]) {
+    crate::proxy::fuzz_page(page);
+}
+
 /// An audit policy; one that holds may be asked.
 pub fn audit_policy(text: &str) {
     if let Ok(policy) = Policy::parse(text) {

@@ -1,13 +1,15 @@
 //! pods/proxy, services/proxy and nodes/proxy: a request for what listens there, passed on.
 //!
 //! The server finds the address and carries bytes; what proved who the client is stays here.
-//! Pages are passed on as they are: links in HTML are not rewritten.
+//! Links in pages and redirects are changed on their way back, so that they lead through here.
 
 mod headers;
+mod html;
 mod location;
+mod page;
 mod path;
 
-use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, UPGRADE};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue, LOCATION, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -21,6 +23,7 @@ use crate::pipeline::RequestBody;
 use crate::status::Status;
 use crate::stream;
 use location::Location;
+use path::Way;
 
 /// Parts of an object that lead to what it serves itself.
 pub(crate) fn is_proxy(subresource: &str) -> bool {
@@ -48,10 +51,25 @@ pub(crate) async fn serve(
     if upgrades {
         return tunnel(&call, &head, &location, &rest, upgrade).await;
     }
-    let prefix = path::prefix(head.uri.path(), &rest);
     let request = request(&call, &head, &location, &rest, body)?;
     let answer = send(&call, &location, request).await?;
-    Ok(passed_on(answer, &location, &prefix))
+    Ok(passed_on(answer, &way(&call, &head, &location, &rest)))
+}
+
+fn way(call: &Call, head: &Parts, location: &Location, rest: &str) -> Way {
+    let asked = call.headers.get(HOST).and_then(|value| value.to_str().ok());
+    // HTTP/2 has the name in the URL.
+    let asked = asked.or_else(|| head.uri.authority().map(|own| own.as_str()));
+    Way {
+        authority: location.authority.clone(),
+        asked: asked.unwrap_or_default().to_owned(),
+        prefix: path::prefix(head.uri.path(), rest),
+    }
+}
+
+/// For the fuzzer: a page that comes by.
+pub(crate) fn fuzz_page(page: &[u8]) {
+    html::fuzz(page);
 }
 
 async fn admit(call: &Call, rest: &str) -> Result<(), Status> {
@@ -103,22 +121,24 @@ where
 }
 
 /// An answer as the client gets it.
-fn passed_on(answer: Response<Incoming>, location: &Location, prefix: &str) -> Response<Body> {
+fn passed_on(answer: Response<Incoming>, way: &Way) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
     headers::strip_connection(&mut head.headers);
-    if let Some(target) = head.headers.get(LOCATION).and_then(|value| value.to_str().ok())
-        && let Ok(value) =
-            HeaderValue::from_str(&path::relocate(target, &location.authority, prefix))
-    {
-        head.headers.insert(LOCATION, value);
-    }
     if head.status == StatusCode::NO_CONTENT {
         head.headers.remove(CONTENT_TYPE);
     }
-    let mut response = Response::new(Body::wrap(body));
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    response
+    let target = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let target = target.map(|target| way.relocate(target).map(|own| HeaderValue::from_str(&own)));
+    let body = match target {
+        Some(own) => {
+            if let Some(Ok(value)) = own {
+                head.headers.insert(LOCATION, value);
+            }
+            Body::wrap(body)
+        }
+        None => page::passed_on(&mut head, body, way),
+    };
+    Response::from_parts(head, body)
 }
 
 /// A connection that both sides want to speak something else on.
@@ -137,8 +157,7 @@ async fn tunnel(
     headers::keep_upgrade(&call.headers, request.headers_mut());
     let mut answer = send(call, location, request).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let prefix = path::prefix(head.uri.path(), rest);
-        return Ok(passed_on(answer, location, &prefix));
+        return Ok(passed_on(answer, &way(call, head, location, rest)));
     }
     let server = hyper::upgrade::on(&mut answer);
     let mut response = Response::new(Body::empty());

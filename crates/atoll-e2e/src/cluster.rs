@@ -175,6 +175,20 @@ impl Cluster {
         Path::new("/run/atoll").join(self.id()).join("netns").join(node)
     }
 
+    /// The network namespace of a pod that runs, by way of one of its processes.
+    pub fn pod_netns(&self, pod: &str) -> PathBuf {
+        let pod = self.json(&["pod", pod]);
+        let uid = pod["metadata"]["uid"].as_str().unwrap();
+        let own = std::fs::read_link("/proc/self/ns/pid").unwrap();
+        let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let mut inside = processes.filter(|process| {
+            let groups = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+            let shut = std::fs::read_link(process.join("ns/pid")).is_ok_and(|pids| pids != own);
+            shut && groups.contains(&format!("pod{uid}"))
+        });
+        inside.next().unwrap_or_else(|| panic!("no process of {uid}")).join("ns/net")
+    }
+
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
     }

@@ -50,26 +50,53 @@ pub(super) fn encode(path: &str) -> String {
     encoded
 }
 
-/// A redirect of the server behind, as the client must follow it: one to the server's own
-/// address leads through the proxy, others stay.
-pub(super) fn relocate(target: &str, authority: &str, prefix: &str) -> String {
-    let path = match target.split_once("://") {
-        Some((_, after)) => {
-            let (host, path) = after.find('/').map_or((after, ""), |at| after.split_at(at));
-            if host != authority {
-                return target.to_owned();
-            }
-            path
+/// Where an answer comes from, and how it came to be asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    /// The server behind, as this one reached it.
+    pub(super) authority: String,
+    /// The server that the client asked, by its name for it.
+    pub(super) asked: String,
+    /// The path up to and with `proxy`.
+    pub(super) prefix: String,
+}
+
+impl Way {
+    /// Where a link or a redirect of the server behind leads instead: one to that server goes
+    /// through the proxy. None: it stays as it is, being relative or to somebody else.
+    pub(super) fn relocate(&self, target: &str) -> Option<String> {
+        let (host, path) = split(target);
+        // By the client's own name for the server the link may be followed as it is.
+        let kept = match host {
+            Some((_, host)) if host == self.authority => "",
+            Some((before, host)) if host == self.asked => &target[..before.len() + host.len()],
+            Some(_) => return None,
+            None => "",
+        };
+        if !path.starts_with('/') && !(host.is_some() && path.is_empty()) {
+            return None;
         }
-        None => target,
-    };
-    if target.starts_with("//") || !path.starts_with('/') && !path.is_empty() {
-        return target.to_owned();
+        let within = path.strip_prefix(self.prefix.as_str());
+        if within.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#'])) {
+            return Some(format!("{kept}{path}"));
+        }
+        Some(format!("{kept}{}{path}", self.prefix))
     }
-    if path.starts_with(prefix) {
-        return path.to_owned();
+}
+
+/// The host of a URL, with what stands before it, and what follows.
+fn split(target: &str) -> (Option<(&str, &str)>, &str) {
+    let scheme = target.find("//").map_or("", |at| &target[..at]);
+    let named = scheme.strip_suffix(':').is_some_and(|name| {
+        name.starts_with(|first: char| first.is_ascii_alphabetic())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    });
+    if !(named || target.starts_with("//")) {
+        return (None, target);
     }
-    format!("{prefix}{path}")
+    let (before, after) = target.split_at(scheme.len() + 2);
+    let (host, path) = after.split_at(after.find(['/', '?', '#']).unwrap_or(after.len()));
+    (Some((before, host)), path)
 }
 
 #[cfg(test)]
@@ -88,13 +115,36 @@ mod tests {
     }
 
     #[test]
-    fn redirects_of_the_server_lead_through_the_proxy() {
-        let to = |target| relocate(target, "10.0.0.1:80", PREFIX);
-        assert_eq!(to("/login?x=1"), format!("{PREFIX}/login?x=1"));
-        assert_eq!(to("http://10.0.0.1:80/login"), format!("{PREFIX}/login"));
-        assert_eq!(to("https://example.com/login"), "https://example.com/login");
-        assert_eq!(to("next"), "next");
-        assert_eq!(to("//example.com/x"), "//example.com/x");
+    fn what_leads_to_the_server_leads_through_the_proxy() {
+        let way = Way {
+            authority: "10.0.0.1:80".to_owned(),
+            asked: "localhost:8001".to_owned(),
+            prefix: PREFIX.to_owned(),
+        };
+        let to = |target| way.relocate(target);
+        for path in ["/login?x=1", "/", "/a?next=http://other/x", &format!("{PREFIX}2/x")] {
+            assert_eq!(to(path), Some(format!("{PREFIX}{path}")));
+        }
+        assert_eq!(to("http://10.0.0.1:80/login"), Some(format!("{PREFIX}/login")));
+        assert_eq!(to("//10.0.0.1:80"), Some(PREFIX.to_owned()));
+        assert_eq!(
+            to("http://localhost:8001/login"),
+            Some(format!("http://localhost:8001{PREFIX}/login"))
+        );
+        let within = format!("{PREFIX}/login");
+        assert_eq!(to(&within), Some(within.clone()));
+        for other in [
+            "https://example.com/login",
+            "//example.com/x",
+            "next",
+            "",
+            "?a",
+            "#a",
+            "mailto:/x",
+            "a//b",
+        ] {
+            assert_eq!(to(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(super) const TARGETS: &[Target] = &[
         run: atoll_apiserver::fuzz::admission_answer,
         seeds: admission_answers,
     },
+    Target { name: "proxied_page", run: atoll_apiserver::fuzz::proxied_page, seeds: proxied_pages },
     Target { name: "audit_policy", run: audit_policy, seeds: audit_policies },
 ];
 
@@ -18,6 +19,14 @@ fn admission_answers() -> Vec<Vec<u8>> {
         r#"{"response":{"allowed":false,"status":{"code":403,"message":"no","details":{"causes":[{}]}}}}"#,
         r#"{"response":{"uid":"u","patch":"!"}}"#,
         "null",
+    ])
+}
+
+fn proxied_pages() -> Vec<Vec<u8>> {
+    texts(&[
+        "<!DOCTYPE html><!-- c --><a id=1 href='/x' title=\"<b>\">t</a><img src=/y longdesc = /z/>",
+        "<script src=/s>'</b><a href=/x>'</script ><textarea></textarea><body background=\"/b\">",
+        "<a href",
     ])
 }
 
