@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{
@@ -56,6 +56,17 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// Does something there, in a thread of its own.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                self.enter();
+                work()
+            });
+            there.join().unwrap()
+        })
+    }
+
     /// Moves the calling thread there: the sockets that it opens from now on are of that place.
     pub(crate) fn enter(&self) {
         if let Self::Namespace(path) = self {
@@ -64,6 +75,26 @@ impl Origin {
             rustix::thread::move_into_link_name_space(file.as_fd(), kind).unwrap();
         }
     }
+}
+
+/// Sends a datagram from there; the answer, or what went wrong.
+pub fn datagram(from: &Origin, address: SocketAddr) -> Result<String, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let answer = from.run(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.connect(address)?;
+        socket.send(b"?")?;
+        let mut answer = [0; 512];
+        let length = socket.recv(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    });
+    answer.map_err(text)
+}
+
+/// The same as [`get`], from there.
+pub fn get_from(from: &Origin, address: SocketAddr, path: &str) -> Result<String, String> {
+    from.run(|| get(address, path))
 }
 
 /// Requests at a steady rate until it is stopped, or for ten minutes at the most.

@@ -3,7 +3,8 @@
 //!
 //! `/` answers in a line, `/json` as JSON; `/slow?ms=N` waits, `/fail` is an error,
 //! `/healthz` and `/readyz` are for probes, `/exit?code=N` ends the process. SIGTERM stops
-//! accepting, finishes what is under way, and ends with 0.
+//! accepting, finishes what is under way, and ends with 0. A datagram to the same port is
+//! answered with the line, too.
 
 use anyhow::{Context as _, Result};
 use http::{Request, Response, StatusCode};
@@ -23,7 +24,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UdpSocket},
     signal::unix::{SignalKind, signal},
 };
 
@@ -83,7 +84,10 @@ async fn serve(environment: &Environment) -> Result<()> {
         TcpListener::bind(address).await.with_context(|| format!("listening on port {port}"))?;
     say(&format!("hello from {} version {} on port {port}", hello.pod, hello.version));
     let graceful = GracefulShutdown::new();
-    accept_until_signal(&listener, &hello, &graceful).await?;
+    tokio::select! {
+        ended = accept_until_signal(&listener, &hello, &graceful) => ended?,
+        () = answer_datagrams(address, &hello) => {}
+    }
     drop(listener);
     say("stopping: finishing the requests under way");
     tokio::select! {
@@ -91,6 +95,25 @@ async fn serve(environment: &Environment) -> Result<()> {
         () = tokio::time::sleep(DRAIN) => say("stopped with requests under way"),
     }
     Ok(())
+}
+
+/// Never ends. Where the port is somebody else's for datagrams, there is HTTP alone.
+async fn answer_datagrams(address: SocketAddr, hello: &Hello) {
+    let socket = match UdpSocket::bind(address).await {
+        Ok(socket) => socket,
+        Err(error) => {
+            say(&format!("no datagrams on port {}: {error}", address.port()));
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        // What is in the datagram does not matter, nor whether its sender is still there.
+        let Ok((_, sender)) = socket.recv_from(&mut [0]).await else { continue };
+        let number = hello.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        if socket.send_to(hello.line(number).as_bytes(), sender).await.is_ok() {
+            say(&format!("datagram from {}", sender.ip()));
+        }
+    }
 }
 
 async fn accept_until_signal(

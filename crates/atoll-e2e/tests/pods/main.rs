@@ -1,10 +1,16 @@
 //! Pods by kubectl: what they start from, how they end, and what is seen of them.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test, which may block, and prints what it measured"
+)]
 
 mod features;
 mod generation;
 mod lifecycle;
 mod logs;
+mod network;
 mod resize;
 mod streams;
 mod surroundings;
@@ -41,7 +47,19 @@ fn pods_are_what_kubectl_expects_of_them() {
     streams::check(&cluster, host.path());
     logs::check(&cluster);
     resize::check(&cluster);
-    generation::check(&cluster);
     survival::check(&cluster);
     resize::stays(&cluster);
+}
+
+/// What pods hear of each other, and what becomes of one that is changed again and again.
+#[test]
+fn pods_reach_each_other_as_kubectl_says() {
+    if !is_root("network") {
+        return;
+    }
+    let cluster = Cluster::start(2);
+    import_busybox(&cluster, "test.local/busybox:1", json!({"Cmd": ["sh"]}));
+    network::apply(&cluster);
+    network::check(&cluster);
+    generation::check(&cluster);
 }
