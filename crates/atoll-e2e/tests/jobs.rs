@@ -1,7 +1,14 @@
 //! Work that ends, evictions that wait, pods that make room: by kubectl against `atoll dev`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, which may block")]
 
-use atoll_e2e::{Cluster, cluster::is_ready, eventually, image, is_root};
+#[path = "jobs/clock.rs"]
+mod clock;
+#[path = "jobs/guestbook.rs"]
+mod guestbook;
+#[path = "jobs/rules.rs"]
+mod rules;
+
+use atoll_e2e::{Cluster, Output, cluster::is_ready, eventually, image, is_root};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -17,13 +24,16 @@ fn work_that_ends() {
     }
     let cluster = Cluster::start(2);
     image::import_busybox(&cluster, IMAGE, json!({ "Cmd": ["sh"] }));
-    by_the_clock_begins(&cluster);
+    clock::begins(&cluster);
+    let folder = tempfile::tempdir().unwrap();
+    rules::apply_all(&cluster, folder.path());
     a_job_completes(&cluster);
     indexes_know_themselves(&cluster);
     failures_end_it(&cluster);
     a_policy_ends_it_at_once(&cluster);
     suspended_and_resumed(&cluster);
-    by_the_clock_ends(&cluster);
+    rules::check(&cluster, folder.path());
+    clock::ends(&cluster);
 }
 
 #[test]
@@ -37,6 +47,8 @@ fn pods_that_go_for_others() {
     the_urgent_push_others_off(&cluster);
     what_others_announce_is_shared_out(&cluster);
     custom_endpoints_are_mirrored(&cluster);
+    guestbook::guestbook(&cluster);
+    guestbook::a_pod_of_kubectl(&cluster);
 }
 
 fn apply(cluster: &Cluster, object: &Value) {
@@ -169,46 +181,6 @@ fn suspended_and_resumed(cluster: &Cluster) {
     );
 }
 
-fn by_the_clock_begins(cluster: &Cluster) {
-    let template = job("", "date", &json!({}))["spec"].clone();
-    apply(
-        cluster,
-        &json!({
-            "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": "minutely" },
-            "spec": { "schedule": "*/1 * * * *", "timeZone": "Asia/Tokyo",
-                "jobTemplate": { "spec": template } },
-        }),
-    );
-    let refused = cluster
-        .kubectl(&["create", "cronjob", "wrong", "--image=x", "--schedule=61 * * * *"])
-        .fails();
-    assert!(refused.contains("end of range (61) above maximum (59): 61"), "{refused}");
-}
-
-fn by_the_clock_ends(cluster: &Cluster) {
-    let name = eventually(MINUTES, "a minute begins a job", || {
-        let jobs = cluster.json(&["jobs"]);
-        let all = jobs["items"].as_array().cloned().unwrap_or_default();
-        all.iter()
-            .filter_map(|one| one["metadata"]["name"].as_str())
-            .find(|name| name.starts_with("minutely-"))
-            .map(str::to_owned)
-            .ok_or_else(|| jobs.to_string())
-    });
-    wait(cluster, &name, "complete");
-    let job = cluster.json(&["job", &name]);
-    let at = &job["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"];
-    assert!(at.as_str().unwrap().ends_with(":00+09:00"), "{at}");
-    assert_eq!(job["metadata"]["ownerReferences"][0]["name"], "minutely");
-    says(cluster, "minutely", &format!("SawCompletedJob: Saw completed job: {name}"));
-    let cron_job = cluster.json(&["cronjob", "minutely"]);
-    assert!(cron_job["status"]["lastSuccessfulTime"].is_string(), "{}", cron_job["status"]);
-    let row = cluster.kubectl(&["get", "cronjob", "minutely", "--no-headers"]).ok();
-    assert!(row.contains("Asia/Tokyo") && row.contains("False"), "{row}");
-    cluster.kubectl(&["create", "job", "--from=cronjob/minutely", "by-hand"]).ok();
-    wait(cluster, "by-hand", "complete");
-}
-
 fn deployment(name: &str, replicas: u32, more: &Value) -> Value {
     let mut spec = json!({ "terminationGracePeriodSeconds": 1,
         "containers": [{ "name": "c", "image": "atoll.local/hello" }] });
@@ -250,23 +222,49 @@ fn a_drain_waits_for_its_budget(cluster: &Cluster) {
     let allowed = cluster.kubectl(&["get", "pdb", "web", "--no-headers"]).ok();
     let cells: Vec<&str> = allowed.split_whitespace().collect();
     assert_eq!(cells[..4], ["web", "2", "N/A", "1"], "{allowed}");
+    a_budget_that_changes(cluster);
     one_of_three_evictions_at_once(cluster);
     cluster.kubectl(&["uncordon", "node-2"]).ok();
     cluster.kubectl(&["delete", "deployment,pdb", "web"]).ok();
 }
 
+fn evict(cluster: &Cluster, pod: &str) -> Output {
+    let path = format!("/api/v1/namespaces/default/pods/{pod}/eviction");
+    let eviction =
+        json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": pod } });
+    cluster.kubectl_with(&["create", "--raw", &path, "-f", "-"], &eviction.to_string())
+}
+
+/// Refused as long as all are wanted, and let through once the budget is another.
+fn a_budget_that_changes(cluster: &Cluster) {
+    let pods = cluster.pods_ready("app=web", 3, SOON);
+    let pod = pods[0]["metadata"]["name"].as_str().unwrap();
+    let wants = |count: u32| {
+        let patch = json!({ "spec": { "minAvailable": count } }).to_string();
+        cluster.kubectl(&["patch", "pdb", "web", "--type=merge", "-p", &patch]).ok();
+        eventually(SOON, &format!("{count} are wanted"), || {
+            let budget = cluster.json(&["pdb", "web"]);
+            let status = &budget["status"];
+            let seen = status["desiredHealthy"] == count && status["currentHealthy"] == 3;
+            if seen { Ok(()) } else { Err(status.to_string()) }
+        });
+    };
+    wants(3);
+    let refused = evict(cluster, pod).fails();
+    let words = "Cannot evict pod as it would violate the pod's disruption budget.";
+    assert!(refused.contains(words), "{refused}");
+    wants(2);
+    evict(cluster, pod).ok();
+    cluster.pods_ready("app=web", 3, SOON);
+}
+
 /// The budget allows one: however close together they ask, one gets through.
 fn one_of_three_evictions_at_once(cluster: &Cluster) {
-    let evict = |name: &str| {
-        let path = format!("/api/v1/namespaces/default/pods/{name}/eviction");
-        let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction",
-            "metadata": { "name": name } });
-        cluster.kubectl_with(&["create", "--raw", &path, "-f", "-"], &eviction.to_string())
-    };
     let pods = cluster.pods_ready("app=web", 3, SOON);
     let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
     let codes: Vec<i32> = std::thread::scope(|scope| {
-        let all: Vec<_> = names.iter().map(|name| scope.spawn(|| evict(name).code)).collect();
+        let all: Vec<_> =
+            names.iter().map(|name| scope.spawn(|| evict(cluster, name).code)).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
     assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
@@ -288,6 +286,9 @@ fn the_urgent_push_others_off(cluster: &Cluster) {
     for (name, value) in [("low", "1"), ("urgent", "1000")] {
         cluster.kubectl(&["create", "priorityclass", name, &format!("--value={value}")]).ok();
     }
+    let other = ["patch", "priorityclass", "low", "-p", "{\"value\":2}"];
+    let refused = cluster.kubectl(&other).fails();
+    assert!(refused.contains("value: Forbidden: may not be changed in an update."), "{refused}");
     let mut spec = most_of_a_node(cluster);
     spec["priorityClassName"] = json!("low");
     apply(cluster, &deployment("batch", 2, &spec));
@@ -399,16 +400,26 @@ fn custom_endpoints_are_mirrored(cluster: &Cluster) {
         &json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "outside" },
             "spec": { "ports": [{ "port": 80 }] } }),
     );
-    apply(
-        cluster,
-        &json!({ "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": "outside" },
-            "subsets": [{ "addresses": [{ "ip": "192.0.2.7" }], "ports": [{ "port": 8080 }] }] }),
-    );
-    eventually(SOON, "a slice says the same", || {
+    let endpoints = |address: &str| {
+        json!({ "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": "outside" },
+            "subsets": [{ "addresses": [{ "ip": address }], "ports": [{ "port": 8080 }] }] })
+    };
+    let slices = || {
         let slices = cluster.json(&["endpointslices", "-l", "kubernetes.io/service-name=outside"]);
-        let said = slices["items"].to_string();
-        let mirrored =
-            said.contains("192.0.2.7") && said.contains("endpointslicemirroring-controller.k8s.io");
-        if mirrored { Ok(()) } else { Err(said) }
+        slices["items"].clone()
+    };
+    for address in ["192.0.2.7", "192.0.2.8"] {
+        apply(cluster, &endpoints(address));
+        eventually(SOON, "a slice says the same", || {
+            let found = slices();
+            let endpoint = &found[0]["endpoints"][0]["addresses"][0];
+            let by = &found[0]["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"];
+            let mirrored = endpoint == address && by == "endpointslicemirroring-controller.k8s.io";
+            if mirrored && found[1].is_null() { Ok(()) } else { Err(found.to_string()) }
+        });
+    }
+    cluster.kubectl(&["delete", "endpoints", "outside"]).ok();
+    eventually(SOON, "the slice goes with them", || {
+        if slices() == json!([]) { Ok(()) } else { Err(slices().to_string()) }
     });
 }
