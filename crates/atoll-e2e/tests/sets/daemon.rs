@@ -47,6 +47,60 @@ pub(super) fn daemon_set_on_every_node(cluster: &Cluster) {
     assert!(described.contains("SuccessfulCreate"), "{described}");
 }
 
+fn uids(cluster: &Cluster, app: &str) -> BTreeSet<String> {
+    pods(cluster, app).values().map(|pod| pod["metadata"]["uid"].to_string()).collect()
+}
+
+/// One that is deleted, and one that has failed: both are made anew, the others stay.
+pub(super) fn lost_pods_come_back(cluster: &Cluster) {
+    for failed in [false, true] {
+        let before = uids(cluster, "ds");
+        let pods = pods(cluster, "ds");
+        let name = names(&pods)[0];
+        if failed {
+            let patch = r#"{"status":{"phase":"Failed"}}"#;
+            let status = ["--subresource=status", "--type=merge", "-p", patch];
+            cluster.kubectl(&[&["patch", "pod", name][..], &status].concat()).ok();
+        } else {
+            cluster.kubectl(&["delete", "pod", name]).ok();
+        }
+        eventually(SOON, &format!("another for {name}"), || {
+            let now = uids(cluster, "ds");
+            let kept = now.intersection(&before).count();
+            if kept == 2 && now.len() == 3 { Ok(()) } else { Err(format!("{kept} were kept")) }
+        });
+        runs_on(cluster, "ds", &ALL_NODES);
+    }
+}
+
+/// An update that does not come up is taken back: pods that it did not reach stay as they are.
+pub(super) fn rolled_back_on_the_way(cluster: &Cluster) {
+    let before = uids(cluster, "ds");
+    let bad = r#"{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"test.local/none:1","imagePullPolicy":"Never"}]}}}}"#;
+    cluster.kubectl(&["patch", "daemonset/ds", "-p", bad]).ok();
+    let image = |pod: &Value| pod["spec"]["containers"][0]["image"].clone();
+    let left = eventually(SOON, "a pod of the update", || {
+        let pods = pods(cluster, "ds");
+        if !pods.values().any(|pod| image(pod) == "test.local/none:1") {
+            return Err(format!("{:?}", names(&pods)));
+        }
+        let old = pods.values().filter(|pod| image(pod) != "test.local/none:1");
+        Ok(old.map(|pod| pod["metadata"]["uid"].to_string()).collect::<BTreeSet<_>>())
+    });
+    assert_eq!((left.len(), left.is_subset(&before)), (2, true), "{left:?} of {before:?}");
+    cluster.kubectl(&["rollout", "undo", "daemonset/ds"]).ok();
+    rolled_out(cluster, "daemonset/ds");
+    runs_on(cluster, "ds", &ALL_NODES);
+    assert!(left.is_subset(&uids(cluster, "ds")), "{left:?} were to stay");
+    let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].clone();
+    assert!(pods(cluster, "ds").values().all(|pod| restarts(pod) == 0));
+    cluster.kubectl(&["delete", "daemonset/ds", "--timeout=60s"]).ok();
+    cluster.pods_ready("app=ds", 0, SOON);
+    // The next step begins with a history of its own.
+    apply(cluster, &set("DaemonSet", "ds", "1", &json!({})));
+    rolled_out(cluster, "daemonset/ds");
+}
+
 pub(super) fn daemon_set_is_updated(cluster: &Cluster) {
     apply(cluster, &set("DaemonSet", "ds", "2", &json!({})));
     eventually(Duration::from_secs(60), "one node after the other is updated", || {

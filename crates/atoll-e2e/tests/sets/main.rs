@@ -7,10 +7,11 @@
 )]
 
 mod daemon;
+mod frail;
 mod replication;
 mod stateful;
 
-use atoll_e2e::{Cluster, eventually, is_root};
+use atoll_e2e::{Cluster, eventually, image::import_busybox, is_root};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,6 +23,7 @@ fn sets_keep_what_manifests_promise() {
         return;
     }
     let cluster = Cluster::start(3);
+    import_busybox(&cluster, frail::IMAGE, json!({ "Cmd": ["sh"] }));
     stateful::stateful_set_comes_up_in_order(&cluster);
     stateful::names_resolve(&cluster);
     stateful::partition(&cluster);
@@ -30,13 +32,18 @@ fn sets_keep_what_manifests_promise() {
     stateful::a_node_dies(&cluster);
     stateful::scale_down_in_order(&cluster);
     stateful::in_parallel(&cluster);
+    frail::the_unhealthy_hold_up(&cluster);
+    frail::a_port_that_is_taken(&cluster);
     stateful::a_name_that_is_taken(&cluster);
     stateful::claims(&cluster);
     daemon::daemon_set_on_every_node(&cluster);
+    daemon::lost_pods_come_back(&cluster);
+    daemon::rolled_back_on_the_way(&cluster);
     daemon::daemon_set_is_updated(&cluster);
     daemon::daemon_set_follows_nodes(&cluster);
     daemon::templates_are_shown_as_kubectl_does(&cluster);
     replication::replication_controller(&cluster);
+    replication::adopts_and_lets_go(&cluster);
     nothing_is_written_at_rest(&cluster);
 }
 
@@ -77,6 +84,18 @@ fn rolled_out(cluster: &Cluster, target: &str) -> String {
     let pods = cluster.kubectl(&["get", "pods", "-o", "wide"]).stdout;
     assert_eq!(output.code, 0, "{output:?}\n{pods}\n{}", cluster.logs());
     output.stdout
+}
+
+/// Reads the scale of an object, at its path, and writes it back with another size.
+fn scale_by_hand(cluster: &Cluster, path: &str, replicas: u32) {
+    let path = format!("{path}/scale");
+    let scale = cluster.kubectl(&["get", "--raw", &path]).ok();
+    let mut scale: Value = serde_json::from_str(&scale).unwrap();
+    assert_eq!(scale["kind"], "Scale", "{scale}");
+    scale["spec"]["replicas"] = json!(replicas);
+    let written = cluster.kubectl_with(&["replace", "--raw", &path, "-f", "-"], &scale.to_string());
+    let written: Value = serde_json::from_str(&written.ok()).unwrap();
+    assert_eq!(written["spec"]["replicas"], replicas, "{written}");
 }
 
 fn pods(cluster: &Cluster, app: &str) -> BTreeMap<String, Value> {

@@ -180,7 +180,7 @@ pub(super) fn a_node_dies(cluster: &Cluster) {
 }
 
 pub(super) fn scale_down_in_order(cluster: &Cluster) {
-    cluster.kubectl(&["scale", "statefulset/db", "--replicas=1"]).ok();
+    scale_by_hand(cluster, "/apis/apps/v1/namespaces/default/statefulsets/db", 1);
     eventually(SOON, "one replica, and db-2 gone before db-1 went", || {
         let pods = pods(cluster, "db");
         let going = |name: &str| {
@@ -227,6 +227,9 @@ pub(super) fn in_parallel(cluster: &Cluster) {
         if pods.values().all(owned) { Ok(()) } else { Err(format!("{:?}", names(&pods))) }
     });
     assert_eq!(uids(), before);
+    // Nor does one wait on the way down.
+    cluster.kubectl(&["scale", "statefulset/many", "--replicas=0"]).ok();
+    cluster.pods_ready("app=many", 0, SOON);
     cluster.kubectl(&["delete", "statefulset/many", "--timeout=60s"]).ok();
 }
 
