@@ -18,6 +18,7 @@ fn controllers_keep_what_manifests_promise() {
     let cluster = Cluster::start(4);
     revisions(&cluster);
     a_stuck_rollout(&cluster);
+    one_rollout_over_another(&cluster);
     recreate(&cluster);
     orphans_are_adopted(&cluster);
     refused_pods(&cluster);
@@ -180,6 +181,37 @@ fn a_stuck_rollout(cluster: &Cluster) {
         if sets == [("1".into(), 7), ("2".into(), 3)] { Ok(()) } else { Err(format!("{sets:?}")) }
     });
     delete(cluster, "deployment/stuck");
+}
+
+/// A third version while the second is not up: it takes over, and both others go. Its scale is
+/// replaced, and everything goes with it.
+fn one_rollout_over_another(cluster: &Cluster) {
+    let bounds = json!({ "minReadySeconds": 1 });
+    apply(cluster, &deployment("over", 2, "1", &bounds));
+    rolled_out(cluster, "over");
+    let mut broken = deployment("over", 2, "2", &bounds);
+    let container = &mut broken["spec"]["template"]["spec"]["containers"][0];
+    container["readinessProbe"] = json!({ "tcpSocket": { "port": 1 }, "periodSeconds": 1 });
+    apply(cluster, &broken);
+    eventually(SOON, "the second version has a pod", || {
+        let sets = sets(cluster, "over");
+        if sets.contains(&("2".into(), 1)) { Ok(()) } else { Err(format!("{sets:?}")) }
+    });
+    apply(cluster, &deployment("over", 2, "3", &bounds));
+    rolled_out(cluster, "over");
+    assert_eq!(sets(cluster, "over"), [("1".into(), 0), ("2".into(), 0), ("3".into(), 2)]);
+
+    let path = "/apis/apps/v1/namespaces/default/deployments/over/scale";
+    let scale = cluster.kubectl(&["get", "--raw", path]).ok();
+    let mut scale: Value = serde_json::from_str(&scale).unwrap();
+    scale["spec"]["replicas"] = json!(1);
+    cluster.kubectl_with(&["replace", "--raw", path, "-f", "-"], &scale.to_string()).ok();
+    cluster.pods_ready("app=over", 1, SOON);
+    delete(cluster, "deployment/over");
+    eventually(SOON, "its sets and pods go with it", || {
+        let left = cluster.kubectl(&["get", "replicasets,pods", "-l", "app=over", "-o", "name"]);
+        if left.stdout.is_empty() { Ok(()) } else { Err(left.stdout) }
+    });
 }
 
 fn recreate(cluster: &Cluster) {

@@ -51,6 +51,23 @@ fn bounds(cluster: &Cluster) {
         refused.contains("maximum memory usage per Container is 128Mi, but limit is 1Gi"),
         "{refused}"
     );
+    // Another range counts for what comes after it.
+    let patch = json!([{"op": "replace", "path": "/spec/limits/0/max/memory", "value": "1Gi"},
+        {"op": "replace", "path": "/spec/limits/0/default/cpu", "value": "200m"}]);
+    let path = ["patch", "limitrange", "bounds", "-n", "team", "--type=json", "-p"];
+    cluster.kubectl(&[&path[..], &[&patch.to_string()]].concat()).ok();
+    let dry = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
+    wait(SOON, "the new bounds", || {
+        let made = cluster.kubectl_with(&dry, &large.to_string());
+        let made: Value = serde_json::from_str(&made.stdout).ok()?;
+        let found = &made["spec"]["containers"][0]["resources"];
+        let wanted = json!({"limits": {"cpu": "200m", "memory": "1Gi"},
+            "requests": {"cpu": "10m", "memory": "1Gi"}});
+        (*found == wanted).then_some(())
+    });
+    let back = json!([{"op": "replace", "path": "/spec/limits/0/max/memory", "value": "128Mi"},
+        {"op": "replace", "path": "/spec/limits/0/default/cpu", "value": "100m"}]);
+    cluster.kubectl(&[&path[..], &[&back.to_string()]].concat()).ok();
 }
 
 fn parallel(cluster: &Cluster) {
