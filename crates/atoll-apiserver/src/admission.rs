@@ -3,6 +3,7 @@
 //! [`PLUGINS`] is the ordered list. Mutating hooks run first, all of them, then the
 //! validating ones on the final object.
 
+mod answering;
 mod certificates;
 mod escalation;
 mod limit_range;

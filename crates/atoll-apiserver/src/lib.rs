@@ -36,6 +36,7 @@ pub mod fuzz;
 mod health;
 pub mod heartbeat;
 pub mod hook;
+mod hop_by_hop;
 mod initial;
 pub mod join;
 mod limits;

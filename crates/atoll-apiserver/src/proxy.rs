@@ -123,7 +123,7 @@ where
 /// An answer as the client gets it.
 fn passed_on(answer: Response<Incoming>, way: &Way) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
-    headers::strip_connection(&mut head.headers);
+    crate::hop_by_hop::strip(&mut head.headers);
     if head.status == StatusCode::NO_CONTENT {
         head.headers.remove(CONTENT_TYPE);
     }

@@ -7,7 +7,7 @@ mod plan;
 
 use crate::{
     error::{Error, failed, gone_is_fine, is_namespace_terminating, words},
-    launch::launch,
+    launch::{launch, on_each},
     shared::{BY_OWNER, ClientFor, Shared, controller_of},
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
@@ -48,12 +48,7 @@ pub(crate) fn start(
         client,
         shared: shared.clone(),
     });
-    let cron_jobs = queue.clone();
-    shared.cron_jobs.on_change(move |change: &Change<'_, CronJob>| {
-        if let Some(cron_job) = change.new {
-            cron_jobs.add(Key::of(cron_job.as_ref()));
-        }
-    });
+    on_each(&shared.cron_jobs, &queue);
     let owners = queue.clone();
     shared.jobs.on_change(move |change: &Change<'_, Job>| {
         for job in [change.old, change.new].into_iter().flatten() {

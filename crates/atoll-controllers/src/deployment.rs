@@ -11,7 +11,7 @@ mod status;
 use crate::{
     claim::claim,
     error::{Error, failed, gone_is_fine, is_namespace_terminating, words},
-    launch::launch,
+    launch::{launch, on_each},
     shared::{BY_OWNER, ClientFor, Shared, controller_of},
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
@@ -49,12 +49,7 @@ pub(crate) fn start(
         Recorder::start(client.clone(), "deployment-controller", None, tasks, stop.clone());
     let controller = Arc::new(Controller { client, shared: shared.clone(), recorder });
 
-    let deployments = queue.clone();
-    shared.deployments.on_change(move |change: &Change<'_, Deployment>| {
-        if let Some(deployment) = change.object() {
-            deployments.add(Key::of(deployment.as_ref()));
-        }
-    });
+    on_each(&shared.deployments, &queue);
     let (owners, all) = (queue.clone(), shared.clone());
     shared.replica_sets.on_change(move |change: &Change<'_, ReplicaSet>| {
         for set in [change.old, change.new].into_iter().flatten() {

@@ -7,7 +7,7 @@ mod plan;
 
 use crate::{
     error::{Error, failed, words},
-    launch::launch,
+    launch::{launch, on_each},
     pods, selector,
     shared::{ClientFor, Shared, controller_of},
 };
@@ -48,12 +48,7 @@ pub(crate) fn start(
         client,
         shared: shared.clone(),
     });
-    let budgets = queue.clone();
-    shared.budgets.on_change(move |change: &Change<'_, PodDisruptionBudget>| {
-        if let Some(budget) = change.new {
-            budgets.add(Key::of(budget.as_ref()));
-        }
-    });
+    on_each(&shared.budgets, &queue);
     let (pods, cache) = (queue.clone(), Arc::downgrade(shared));
     shared.pods.on_change(move |change: &Change<'_, Pod>| {
         let Some(cache) = cache.upgrade().filter(|_| matters(change)) else { return };

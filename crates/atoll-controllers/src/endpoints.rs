@@ -8,7 +8,7 @@ mod slices;
 
 use crate::{
     error::Error,
-    launch::launch,
+    launch::{launch, on_each},
     selector,
     shared::{ClientFor, Shared},
 };
@@ -49,12 +49,7 @@ pub(crate) fn start(
             queue.add(key);
         }
     });
-    let queue = legacy_queue.clone();
-    shared.endpoints.on_change(move |change: &Change<'_, Endpoints>| {
-        if let Some(endpoints) = change.object() {
-            queue.add(Key::of(endpoints.as_ref()));
-        }
-    });
+    on_each(&shared.endpoints, &legacy_queue);
 
     let controller = Arc::new(Controller {
         client: clients("endpointslice-controller"),
@@ -77,12 +72,7 @@ pub(crate) fn start(
 }
 
 fn watch_inputs(shared: &Arc<Shared>, queue: &Arc<WorkQueue<Key>>) {
-    let services = queue.clone();
-    shared.services.on_change(move |change: &Change<'_, Service>| {
-        if let Some(service) = change.object() {
-            services.add(Key::of(service.as_ref()));
-        }
-    });
+    on_each(&shared.services, queue);
     let (selected, all) = (queue.clone(), shared.clone());
     shared.pods.on_change(move |change: &Change<'_, Pod>| {
         if !plan::matters(change) {

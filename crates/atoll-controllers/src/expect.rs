@@ -3,7 +3,8 @@
 //! The cache lags behind our writes; a pass that counted before it has caught up would
 //! create the same pods again (client-go calls these expectations).
 
-use atoll_informer::Change;
+use crate::shared::controller_of;
+use atoll_informer::{Change, Key, WorkQueue};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use std::{
@@ -104,6 +105,18 @@ impl Expectations {
                 pending.deleted.remove(&uid);
             }
         });
+    }
+
+    /// A change of a pod, for its controllers of one kind, before and after: what they expected
+    /// may have come, and they take another look.
+    pub(crate) fn tell_owners(&self, kind: &str, change: &Change<'_, Pod>, queue: &WorkQueue<Key>) {
+        for pod in [change.old, change.new].into_iter().flatten() {
+            let owner = controller_of(pod.as_ref()).filter(|owner| owner.kind == kind);
+            if let Some(owner) = owner {
+                self.observe(&owner.uid, change);
+                queue.add(Key::new(pod.namespace().unwrap_or_default(), &owner.name));
+            }
+        }
     }
 
     fn update(&self, owner: &str, change: impl FnOnce(&mut Pending)) {

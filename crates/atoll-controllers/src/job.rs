@@ -18,7 +18,7 @@ use crate::{
     claim::claim,
     error::{Error, failed, gone_is_fine, is_namespace_terminating, words},
     expect::Expectations,
-    launch::launch,
+    launch::{launch, on_each},
     pods,
     shared::{BY_OWNER, ClientFor, Shared, controller_of},
 };
@@ -66,15 +66,13 @@ pub(crate) fn start(
     orphans::start(&client, shared, tasks, stop);
     ttl::start(clients, shared, tasks, stop);
 
-    let (jobs, forgetting) = (queue.clone(), controller.clone());
+    let forgetting = controller.clone();
     shared.jobs.on_change(move |change: &Change<'_, Job>| {
         if let (Some(gone), None) = (change.old, change.new) {
             forgetting.expectations.forget(&gone.uid().unwrap_or_default());
         }
-        if let Some(job) = change.object() {
-            jobs.add(Key::of(job.as_ref()));
-        }
     });
+    on_each(&shared.jobs, &queue);
     let (owners, watching) = (queue.clone(), controller.clone());
     shared.pods.on_change(move |change: &Change<'_, Pod>| watching.on_pod(change, &owners));
 
@@ -86,15 +84,7 @@ pub(crate) fn start(
 
 impl Controller {
     fn on_pod(&self, change: &Change<'_, Pod>, queue: &WorkQueue<Key>) {
-        let Some(pod) = change.object() else { return };
-        let namespace = pod.namespace().unwrap_or_default();
-        for side in [change.old, change.new].into_iter().flatten() {
-            let owner = controller_of(side.as_ref()).filter(|owner| owner.kind == "Job");
-            if let Some(owner) = owner {
-                self.expectations.observe(&owner.uid, change);
-                queue.add(Key::new(&namespace, &owner.name));
-            }
-        }
+        self.expectations.tell_owners("Job", change, queue);
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, Error> {

@@ -1,12 +1,28 @@
-//! Starts a controller's workers once the caches it reads are complete.
+//! What makes a controller's passes: changes of its objects fill its queue, and its workers start
+//! once the caches it reads are complete.
 
 use crate::{
     error::{Error, settle},
     shared::Shared,
 };
-use atoll_informer::{Key, Outcome, WorkQueue, run_workers};
-use std::{future::Future, sync::Arc};
+use atoll_informer::{Change, Informer, Key, Outcome, WorkQueue, run_workers};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::{fmt::Debug, future::Future, sync::Arc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A pass for every object that comes, changes or goes.
+pub(crate) fn on_each<K>(informer: &Informer<K>, queue: &Arc<WorkQueue<Key>>)
+where
+    K: Resource + ResourceExt + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let queue = queue.clone();
+    informer.on_change(move |change: &Change<'_, K>| {
+        if let Some(object) = change.object() {
+            queue.add(Key::of(object.as_ref()));
+        }
+    });
+}
 
 /// `pass` makes the object of a key true, or says why it could not.
 pub(crate) fn launch<F, P>(

@@ -5,7 +5,7 @@ mod plan;
 
 use crate::{
     error::{Error, failed, gone_is_fine},
-    launch::launch,
+    launch::{launch, on_each},
     shared::{ClientFor, Shared},
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
@@ -38,18 +38,8 @@ pub(crate) fn start(
     const NAME: &str = "endpointslicemirroring-controller";
     let queue = WorkQueue::new();
     let client = clients(NAME);
-    let endpoints = queue.clone();
-    shared.endpoints.on_change(move |change: &Change<'_, Endpoints>| {
-        if let Some(object) = change.object() {
-            endpoints.add(Key::of(object.as_ref()));
-        }
-    });
-    let services = queue.clone();
-    shared.services.on_change(move |change: &Change<'_, Service>| {
-        if let Some(service) = change.object() {
-            services.add(Key::of(service.as_ref()));
-        }
-    });
+    on_each(&shared.endpoints, &queue);
+    on_each(&shared.services, &queue);
     let slices = queue.clone();
     shared.slices.on_change(move |change: &Change<'_, EndpointSlice>| {
         if let Some(slice) = change.object().filter(|slice| is_mirror(slice)) {

@@ -3,6 +3,7 @@
 use crate::{
     error::{Error, failed, gone_is_fine, is_namespace_terminating, words},
     expect::Expectations,
+    shared::ClientFor,
 };
 use atoll_informer::Recorder;
 use futures::{StreamExt, stream};
@@ -15,6 +16,7 @@ use kube::{
     api::{DeleteParams, PostParams, Preconditions},
 };
 use std::future::Future;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Writes under way at once for one owner; more would only queue in the API server.
 const WRITES_AT_ONCE: usize = 16;
@@ -28,6 +30,18 @@ pub(crate) struct PodControl {
 }
 
 impl PodControl {
+    /// For the controller that acts as `account`, whose name its events carry.
+    pub(crate) fn start(
+        clients: &ClientFor,
+        account: &'static str,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        let client = clients(account);
+        let recorder = Recorder::start(client.clone(), account, None, tasks, stop.clone());
+        Self { client, expectations: Expectations::default(), recorder }
+    }
+
     pub(crate) async fn create<K>(&self, owner: &K, pod: &Pod) -> Result<(), Error>
     where
         K: Resource<DynamicType = ()>,

@@ -9,13 +9,12 @@ mod status;
 use crate::{
     claim::claim,
     error::Error,
-    expect::Expectations,
-    launch::launch,
+    launch::{launch, on_each},
     pod_control::{PodControl, at_once, pod_of, slowly},
     pods, selector,
     shared::{BY_OWNER, ClientFor, Shared, controller_of},
 };
-use atoll_informer::{Change, Informer, Key, Outcome, Recorder, WorkQueue};
+use atoll_informer::{Change, Informer, Key, Outcome, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -86,22 +85,18 @@ pub(crate) fn start_for<K: Replicated>(
     stop: &CancellationToken,
 ) {
     let queue = WorkQueue::new();
-    let client = clients(K::ACCOUNT);
-    let recorder = Recorder::start(client.clone(), K::ACCOUNT, None, tasks, stop.clone());
     let controller = Arc::new(Controller {
         shared: shared.clone(),
-        pods: PodControl { client, expectations: Expectations::default(), recorder },
+        pods: PodControl::start(clients, K::ACCOUNT, tasks, stop),
     });
 
-    let (sets, forgetting) = (queue.clone(), controller.clone());
+    let forgetting = controller.clone();
     K::informer(shared).on_change(move |change: &Change<'_, K>| {
         if let (Some(gone), None) = (change.old, change.new) {
             forgetting.pods.expectations.forget(&gone.uid().unwrap_or_default());
         }
-        if let Some(set) = change.object() {
-            sets.add(Key::of(set.as_ref()));
-        }
     });
+    on_each(K::informer(shared), &queue);
     let (owners, watching) = (queue.clone(), controller.clone());
     shared.pods.on_change(move |change: &Change<'_, Pod>| watching.on_pod::<K>(change, &owners));
 
@@ -113,16 +108,9 @@ pub(crate) fn start_for<K: Replicated>(
 
 impl Controller {
     fn on_pod<K: Replicated>(&self, change: &Change<'_, Pod>, queue: &WorkQueue<Key>) {
-        let Some(pod) = change.object() else { return };
-        let namespace = pod.namespace().unwrap_or_default();
-        for side in [change.old, change.new].into_iter().flatten() {
-            let owner = controller_of(side.as_ref()).filter(|owner| owner.kind == K::kind(&()));
-            if let Some(owner) = owner {
-                self.pods.expectations.observe(&owner.uid, change);
-                queue.add(Key::new(&namespace, &owner.name));
-            }
-        }
+        self.pods.expectations.tell_owners(&K::kind(&()), change, queue);
         if let Some(orphan) = change.new.filter(|pod| controller_of(pod.as_ref()).is_none()) {
+            let namespace = orphan.namespace().unwrap_or_default();
             for object in K::informer(&self.shared).in_namespace(&namespace) {
                 let set = object.as_set();
                 let spec = set.spec.as_ref();

@@ -11,15 +11,14 @@ mod status;
 use crate::{
     claim::claim,
     error::{Error, failed, words},
-    expect::Expectations,
     failures::Failures,
     history::{self, History},
-    launch::launch,
+    launch::{launch, on_each},
     pod_control::{PodControl, at_once, slowly},
     selector,
     shared::{BY_OWNER, ClientFor, Shared, controller_of},
 };
-use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
+use atoll_informer::{Change, Key, Outcome, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{StatefulSet, StatefulSetSpec},
@@ -67,24 +66,20 @@ pub(crate) fn start(
     stop: &CancellationToken,
 ) {
     let queue = WorkQueue::new();
-    let client = clients(ACCOUNT);
-    let recorder = Recorder::start(client.clone(), ACCOUNT, None, tasks, stop.clone());
     let controller = Arc::new(Controller {
         shared: shared.clone(),
-        pods: PodControl { client, expectations: Expectations::default(), recorder },
+        pods: PodControl::start(clients, ACCOUNT, tasks, stop),
         failures: Failures::default(),
     });
-    let (sets, forgetting) = (queue.clone(), controller.clone());
+    let forgetting = controller.clone();
     shared.stateful_sets.on_change(move |change: &Change<'_, StatefulSet>| {
         if let (Some(gone), None) = (change.old, change.new) {
             let uid = gone.uid().unwrap_or_default();
             forgetting.pods.expectations.forget(&uid);
             forgetting.failures.forget(&uid);
         }
-        if let Some(set) = change.object() {
-            sets.add(Key::of(set.as_ref()));
-        }
     });
+    on_each(&shared.stateful_sets, &queue);
     let (owners, watching) = (queue.clone(), controller.clone());
     shared.pods.on_change(move |change: &Change<'_, Pod>| watching.on_pod(change, &owners));
     let (owners, all) = (queue.clone(), shared.clone());
@@ -106,16 +101,9 @@ pub(crate) fn start(
 
 impl Controller {
     fn on_pod(&self, change: &Change<'_, Pod>, queue: &WorkQueue<Key>) {
-        let Some(pod) = change.object() else { return };
-        let namespace = pod.namespace().unwrap_or_default();
-        for side in [change.old, change.new].into_iter().flatten() {
-            let owner = controller_of(side.as_ref()).filter(|owner| owner.kind == "StatefulSet");
-            if let Some(owner) = owner {
-                self.pods.expectations.observe(&owner.uid, change);
-                queue.add(Key::new(&namespace, &owner.name));
-            }
-        }
+        self.pods.expectations.tell_owners("StatefulSet", change, queue);
         if let Some(orphan) = change.new.filter(|pod| controller_of(pod.as_ref()).is_none()) {
+            let namespace = orphan.namespace().unwrap_or_default();
             for set in self.shared.stateful_sets.in_namespace(&namespace) {
                 let spec = set.spec.as_ref();
                 let selected =

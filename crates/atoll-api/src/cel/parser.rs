@@ -5,6 +5,7 @@
 
 use super::ast::{Call, Entry, Expr, Index, Item, Kind, Literal, Select, Struct, StructField};
 use super::error::{CompileError, Issue};
+use super::escape::RESERVED;
 use super::lexer::{self, Token, TokenKind};
 use super::macros;
 use super::stack::with_room;
@@ -16,27 +17,6 @@ const NESTING_MAX: usize = 250;
 /// How deep the tree may be, chains like `a + b + c` and `a.b.c` included: every walk over a
 /// tree is a recursion.
 const DEPTH_MAX: usize = 300;
-
-/// Words that cannot be names of variables.
-const RESERVED: &[&str] = &[
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 const PRIMARY: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, \
                        NUM_UINT, STRING, BYTES, IDENTIFIER}";

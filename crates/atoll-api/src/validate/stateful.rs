@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::workload::{amount, selector_kept, share, status};
+use super::workload::{
+    MISMATCH, amount, collisions, is_empty, runs_on, selector_kept, share, status,
+};
 use super::{faults, label_selector, metadata, not_negative, pod, warnings};
 use crate::access::Access as _;
 use crate::field::{Error, Path};
@@ -22,7 +24,6 @@ const CHANGEABLE: [&str; 7] = [
 const UNCHANGEABLE: &str = "updates to statefulset spec for fields other than 'replicas', \
      'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', \
      'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
-const MISMATCH: &str = "`selector` does not match template `labels`";
 
 pub(crate) fn stateful_set(set: &Value) -> Vec<Error> {
     let mut errors = stateful_rules(set);
@@ -221,19 +222,6 @@ fn template_rules(set: &Value) -> Vec<Error> {
     errors
 }
 
-/// Only pods that always run are kept running.
-fn runs_on(at: &Path, template: &Value, kind: &str, errors: &mut Vec<Error>) {
-    let policy = template["spec"].text("restartPolicy");
-    if policy != "Always" {
-        let at = at.child("spec").child("restartPolicy");
-        errors.push(at.not_supported(policy, &["Always"]));
-    }
-    if template["spec"].has("activeDeadlineSeconds") {
-        let at = at.child("spec").child("activeDeadlineSeconds");
-        errors.push(at.forbidden(format!("activeDeadlineSeconds in {kind} is not Supported")));
-    }
-}
-
 fn stateful_strategy(at: &Path, strategy: &Value, errors: &mut Vec<Error>) {
     let rolling = &strategy["rollingUpdate"];
     let rolling_at = at.child("rollingUpdate");
@@ -296,19 +284,6 @@ fn daemon_strategy(at: &Path, strategy: &Value, errors: &mut Vec<Error>) {
 fn not_above_all(at: &Path, value: &Value, errors: &mut Vec<Error>) {
     if value.is_string() && amount(value) > 100 {
         errors.push(at.invalid(value.clone(), "must not be greater than 100%"));
-    }
-}
-
-fn is_empty(selector: &Value) -> bool {
-    selector.fields("matchLabels").is_none_or(Map::is_empty)
-        && selector.items("matchExpressions").is_empty()
-}
-
-fn collisions(new: &Value, old: &Value, errors: &mut Vec<Error>) {
-    let count = |set: &Value| set["status"].int("collisionCount").unwrap_or(0);
-    if count(new) < count(old) {
-        let at = Path::new("status").child("collisionCount");
-        errors.push(at.invalid(count(new), "cannot be decremented"));
     }
 }
 

@@ -8,6 +8,8 @@ use crate::field::{Error, Path};
 use crate::names;
 use crate::selector::LabelSelector;
 
+pub(super) const MISMATCH: &str = "`selector` does not match template `labels`";
+
 pub(crate) fn deployment(deployment: &Value) -> Vec<Error> {
     let mut errors = Vec::new();
     let spec = &deployment["spec"];
@@ -46,12 +48,7 @@ pub(crate) fn deployment_status_update(new: &Value, old: &Value) -> Vec<Error> {
     ];
     let bounded = ["updatedReplicas", "readyReplicas", "availableReplicas"];
     status(&new["status"], &counts, &bounded, &mut errors);
-    let collisions = |object: &Value| object["status"].int("collisionCount");
-    if collisions(new).unwrap_or(0) < collisions(old).unwrap_or(0) {
-        let at = Path::new("status").child("collisionCount");
-        let value = new["status"]["collisionCount"].clone();
-        errors.push(at.invalid(value, "cannot be decremented"));
-    }
+    collisions(new, old, &mut errors);
     errors
 }
 
@@ -93,9 +90,7 @@ fn replicated(at: &Path, spec: &Value, errors: &mut Vec<Error>) {
         errors.push(selector_at.required(""));
     } else {
         label_selector(&selector_at, selector, errors);
-        let empty = selector.fields("matchLabels").is_none_or(Map::is_empty)
-            && selector.items("matchExpressions").is_empty();
-        if empty {
+        if is_empty(selector) {
             let text = "empty selector is invalid for deployment";
             errors.push(selector_at.invalid(selector.clone(), text));
         }
@@ -115,9 +110,14 @@ fn template(at: &Path, spec: &Value, selector: &LabelSelector, errors: &mut Vec<
     if !selector.matches_object(template) {
         let value = template["metadata"]["labels"].clone();
         let at = at.child("metadata").child("labels");
-        errors.push(at.invalid(value, "`selector` does not match template `labels`"));
+        errors.push(at.invalid(value, MISMATCH));
     }
     pod::template(at, template, errors);
+    runs_on(at, template, "ReplicaSet", errors);
+}
+
+/// Only pods that always run are kept running.
+pub(super) fn runs_on(at: &Path, template: &Value, kind: &str, errors: &mut Vec<Error>) {
     let policy = template["spec"].text("restartPolicy");
     if policy != "Always" {
         let at = at.child("spec").child("restartPolicy");
@@ -125,7 +125,7 @@ fn template(at: &Path, spec: &Value, selector: &LabelSelector, errors: &mut Vec<
     }
     if template["spec"].has("activeDeadlineSeconds") {
         let at = at.child("spec").child("activeDeadlineSeconds");
-        errors.push(at.forbidden("activeDeadlineSeconds in ReplicaSet is not Supported"));
+        errors.push(at.forbidden(format!("activeDeadlineSeconds in {kind} is not Supported")));
     }
 }
 
@@ -166,6 +166,19 @@ fn rolling_update(at: &Path, rolling: &Value, errors: &mut Vec<Error>) {
     if unavailable.is_string() && amount(unavailable) > 100 {
         errors.push(unavailable_at.invalid(unavailable.clone(), "must not be greater than 100%"));
     }
+}
+
+pub(super) fn collisions(new: &Value, old: &Value, errors: &mut Vec<Error>) {
+    let count = |set: &Value| set["status"].int("collisionCount").unwrap_or(0);
+    if count(new) < count(old) {
+        let at = Path::new("status").child("collisionCount");
+        errors.push(at.invalid(count(new), "cannot be decremented"));
+    }
+}
+
+pub(super) fn is_empty(selector: &Value) -> bool {
+    selector.fields("matchLabels").is_none_or(Map::is_empty)
+        && selector.items("matchExpressions").is_empty()
 }
 
 /// A number or a percentage.

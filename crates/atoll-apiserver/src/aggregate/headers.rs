@@ -1,25 +1,10 @@
 //! What a request carries to a server behind this one: who asks, in the words of an
 //! authenticating proxy.
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 
+use crate::hop_by_hop;
 use crate::user::UserInfo;
-
-/// Those that are between two ends of one connection.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
 
 pub(super) const USER: HeaderName = HeaderName::from_static("x-remote-user");
 pub(super) const GROUP: HeaderName = HeaderName::from_static("x-remote-group");
@@ -36,19 +21,9 @@ pub(super) fn forwarded(
 ) -> HeaderMap {
     let upgrade = headers.get(UPGRADE).cloned();
     let mut forwarded = headers.clone();
-    strip(&mut forwarded);
+    hop_by_hop::strip(&mut forwarded);
     forwarded.remove(AUTHORIZATION);
-    let claims: Vec<HeaderName> = forwarded
-        .keys()
-        .filter(|name| {
-            let name = name.as_str();
-            name.starts_with("impersonate-") || name.starts_with("x-remote-")
-        })
-        .cloned()
-        .collect();
-    for name in claims {
-        forwarded.remove(name);
-    }
+    hop_by_hop::strip_claims(&mut forwarded, &["impersonate-", "x-remote-"]);
     if let Ok(authority) = HeaderValue::from_str(authority) {
         forwarded.insert(HOST, authority);
     }
@@ -89,20 +64,6 @@ pub(super) fn identify(headers: &mut HeaderMap, user: &UserInfo) {
         for one in values.iter().filter_map(|one| value(one)) {
             headers.append(name.clone(), one);
         }
-    }
-}
-
-/// Takes out what is between two ends of one connection, and what `Connection` names.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.into_iter().chain(HOP_BY_HOP) {
-        headers.remove(name);
     }
 }
 

@@ -17,6 +17,7 @@ use super::{Remote, headers};
 use crate::body::{Body, BoxError};
 use crate::core::Core;
 use crate::hook::Lease;
+use crate::hop_by_hop;
 use crate::pipeline::RequestBody;
 use crate::user::{Connection, UserInfo};
 
@@ -65,7 +66,7 @@ pub(crate) async fn serve(
         return response;
     }
     let (mut head, body) = answer.into_parts();
-    headers::strip(&mut head.headers);
+    hop_by_hop::strip(&mut head.headers);
     Response::from_parts(head, Body::wrap(Relayed { body, lease: Some(lease) }))
 }
 

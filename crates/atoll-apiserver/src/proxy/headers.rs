@@ -2,37 +2,18 @@
 
 use http::Uri;
 use http::header::{
-    AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 
-/// Those that are between two ends of one connection.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+use crate::hop_by_hop;
 
 /// The client's headers without what is for this server alone: who the client is, whom it
 /// speaks for, how this connection is kept.
 pub(super) fn forwarded(headers: &HeaderMap, uri: &Uri, authority: &str) -> HeaderMap {
     let mut forwarded = headers.clone();
-    strip_connection(&mut forwarded);
+    hop_by_hop::strip(&mut forwarded);
     forwarded.remove(AUTHORIZATION);
-    let secret: Vec<HeaderName> = forwarded
-        .keys()
-        .filter(|name| name.as_str().starts_with("impersonate-"))
-        .cloned()
-        .collect();
-    for name in secret {
-        forwarded.remove(name);
-    }
+    hop_by_hop::strip_claims(&mut forwarded, &["impersonate-"]);
     // HTTP/2 has the name in the URL.
     if !forwarded.contains_key(HOST) {
         let named = uri.authority().map_or(authority, |own| own.as_str());
@@ -41,20 +22,6 @@ pub(super) fn forwarded(headers: &HeaderMap, uri: &Uri, authority: &str) -> Head
         }
     }
     forwarded
-}
-
-/// Takes out what is between two ends of one connection, and what `Connection` names.
-pub(super) fn strip_connection(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.into_iter().chain(HOP_BY_HOP) {
-        headers.remove(name);
-    }
 }
 
 /// Puts back what makes an upgrade.
@@ -79,6 +46,7 @@ fn without_token(value: &HeaderValue) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderName;
 
     #[test]
     fn who_asks_is_not_passed_on() {

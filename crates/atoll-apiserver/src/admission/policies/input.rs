@@ -4,12 +4,11 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use atoll_api::cel::admission::Input;
-use atoll_api::cel::authorizer::{Authorize, Decision as Answer, Question};
 use serde_json::{Map, Value, json};
 
+use super::super::answering::Answering;
 use super::super::matching::{self, Matched};
 use super::super::{AdmissionRequest, Operation};
-use crate::authz::{Attributes, Authorizer, Decision};
 use crate::core::Core;
 use crate::status::Status;
 use crate::user::UserInfo;
@@ -143,45 +142,4 @@ fn user_info(user: &UserInfo) -> Value {
         value["extra"] = json!(user.extra);
     }
     value
-}
-
-/// The authorizer of the server, asked about the user of the request or a service account.
-struct Answering<'a> {
-    authorizer: &'a dyn Authorizer,
-    user: &'a UserInfo,
-}
-
-impl Authorize for Answering<'_> {
-    fn authorize(&self, question: &Question) -> Answer {
-        let account = question.account.as_ref().map(|(namespace, name)| {
-            UserInfo::authenticated(
-                format!("system:serviceaccount:{namespace}:{name}"),
-                [
-                    "system:serviceaccounts".to_owned(),
-                    format!("system:serviceaccounts:{namespace}"),
-                ],
-            )
-        });
-        let user = account.as_ref().unwrap_or(self.user);
-        let attributes = Attributes {
-            verb: &question.verb,
-            resource_request: question.path.is_none(),
-            group: &question.group,
-            // As upstream: any version.
-            version: "*",
-            resource: &question.resource,
-            subresource: &question.subresource,
-            namespace: &question.namespace,
-            name: &question.name,
-            field_selector: &question.field_selector,
-            label_selector: &question.label_selector,
-            ..Attributes::empty(user, question.path.as_deref().unwrap_or(""))
-        };
-        match self.authorizer.authorize(&attributes) {
-            Decision::Allow { reason } => Answer { allowed: true, reason, error: String::new() },
-            Decision::Deny { reason } | Decision::NoOpinion { reason } => {
-                Answer { allowed: false, reason, error: String::new() }
-            }
-        }
-    }
 }
