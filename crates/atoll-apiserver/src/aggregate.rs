@@ -25,7 +25,7 @@ use crate::registry::Registry;
 use crate::request;
 use crate::trust::Trust;
 
-pub(crate) use documents::merge;
+pub(crate) use documents::{merge, take_known};
 pub(crate) use proxy::serve;
 
 pub(crate) const GROUP: &str = "apiregistration.k8s.io";

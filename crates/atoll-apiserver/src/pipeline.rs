@@ -131,9 +131,10 @@ async fn permitted(
             let limit = BodyLimit::of(&core);
             let body =
                 if public { read(body, &STRANGER).await? } else { read(body, &limit).await? };
+            let known = aggregate::take_known(&core, &mut head);
             let answer = plain::serve(&core, &user, &connection, &head, &query, body, routed);
             let answer = answer.await?;
-            Ok(aggregate::merge(&core, &head, answer))
+            Ok(aggregate::merge(&core, &head, known, answer))
         }
         Target::Resource(asked) => {
             let resource = resource(core.clone(), user, head, query, asked, body);

@@ -19,8 +19,23 @@ fn concerns(path: &str) -> bool {
             .is_some_and(|group| !group.trim_end_matches('/').contains('/'))
 }
 
-/// An answer with what the servers behind this one add to it.
-pub(crate) fn merge(core: &Core, head: &Parts, response: Response<Body>) -> Response<Body> {
+/// Takes out of a request which document its sender has already: whether that is still the same is
+/// seen when it has been merged.
+pub(crate) fn take_known(core: &Core, head: &mut Parts) -> Option<HeaderValue> {
+    if core.aggregate.current().remotes.is_empty() || !concerns(head.uri.path()) {
+        return None;
+    }
+    head.headers.remove(IF_NONE_MATCH)
+}
+
+/// An answer with what the servers behind this one add to it. `known` is the tag of what the client
+/// has.
+pub(crate) fn merge(
+    core: &Core,
+    head: &Parts,
+    known: Option<HeaderValue>,
+    response: Response<Body>,
+) -> Response<Body> {
     let path = head.uri.path();
     let remotes = core.aggregate.current().remotes.clone();
     if remotes.is_empty() || !concerns(path) {
@@ -30,12 +45,12 @@ pub(crate) fn merge(core: &Core, head: &Parts, response: Response<Body>) -> Resp
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let is_json = kind.is_none_or(|kind| kind.starts_with("application/json"));
     let group = path.strip_prefix("/apis/").map(|group| group.trim_end_matches('/'));
-    let known = group.filter(|group| !group.is_empty());
+    let one = group.filter(|group| !group.is_empty());
     let found = response.status() == StatusCode::OK;
     if !is_json && found {
         return response;
     }
-    let merged = match (known, found) {
+    let merged = match (one, found) {
         (Some(group), found) => {
             let own = found.then(|| serde_json::from_slice(document).ok()).flatten();
             one_group(&core.aggregate, own, group, &remotes)
@@ -47,12 +62,16 @@ pub(crate) fn merge(core: &Core, head: &Parts, response: Response<Body>) -> Resp
         (None, false) => None,
     };
     match merged {
-        Some(merged) => respond(head, response, &merged),
+        Some(merged) => respond(known.as_ref(), response, &merged),
         None => response,
     }
 }
 
-fn respond(head: &Parts, response: Response<Body>, merged: &Value) -> Response<Body> {
+fn respond(
+    known: Option<&HeaderValue>,
+    response: Response<Body>,
+    merged: &Value,
+) -> Response<Body> {
     let bytes = merged.to_string().into_bytes();
     let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
     let tag = format!("\"{hash}\"");
@@ -64,7 +83,7 @@ fn respond(head: &Parts, response: Response<Body>, merged: &Value) -> Response<B
         parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     parts.status = StatusCode::OK;
-    let asked = head.headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let asked = known.and_then(|value| value.to_str().ok());
     if tagged && let Ok(value) = HeaderValue::from_str(&tag) {
         parts.headers.insert(ETAG, value);
         if asked.is_some_and(|asked| asked.contains(&tag)) {

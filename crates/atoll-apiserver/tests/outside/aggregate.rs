@@ -152,6 +152,9 @@ async fn requests_are_passed_on() {
         "versionPriority": 10, "caBundle": bundle,
         "service": {"namespace": "default", "name": "things"},
     }});
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let known = api.send(http::Method::GET, "/apis", &[("accept", accept)], bytes::Bytes::new());
+    let known = known.await.headers["etag"].to_str().unwrap().to_owned();
     api.create(SERVICES, &service).await.ok();
     let lacking = condition(&api, "v1.things.io", "ServiceNotFound").await;
     assert_eq!(lacking["message"], "service/things in \"default\" is not present");
@@ -184,6 +187,13 @@ async fn requests_are_passed_on() {
         })
     );
     discovered(&api).await;
+    // What a client had before is not what there is now, and what it has now is.
+    let headers = [("accept", accept), ("if-none-match", &known)];
+    let merged = api.send(http::Method::GET, "/apis", &headers, bytes::Bytes::new()).await;
+    assert_eq!(merged.code, 200);
+    let headers = [("accept", accept), ("if-none-match", merged.headers["etag"].to_str().unwrap())];
+    let again = api.send(http::Method::GET, "/apis", &headers, bytes::Bytes::new()).await;
+    assert_eq!(again.code, 304);
     slice(&api, address.port(), false).await;
     let missing = condition(&api, "v1.things.io", "MissingEndpoints").await;
     assert_eq!(missing["status"], "False");
