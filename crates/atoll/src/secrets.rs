@@ -9,6 +9,8 @@ use std::time::Duration;
 
 const PATH: &str = "/atoll/v1/secrets";
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
+/// How long no server may answer before the command gives up looking; the servers do not.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub struct Secrets {
@@ -91,10 +93,29 @@ async fn rotate(client: &Client) -> Result<()> {
             said = step;
         }
         tokio::time::sleep(LOOK_AGAIN).await;
-        stand = read(client).await?;
+        stand = look_again(client).await?;
     }
     output::line(&format!("key {key} is in use, the former ones are dropped"));
     Ok(())
+}
+
+/// The server that answered may have died, and another has to take over first.
+async fn look_again(client: &Client) -> Result<Stand> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match read(client).await {
+            Err(error) if begun.elapsed() < SILENCE_MAX => {
+                tracing::debug!(%error, "will ask again");
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => {
+                return Err(error.context(
+                    "the servers go on by themselves; `atoll secrets status` shows how far they are",
+                ));
+            }
+            answered => return answered,
+        }
+    }
 }
 
 fn step(rotation: &Rotation) -> String {

@@ -28,6 +28,7 @@ use super::Encryption;
 use super::envelope::{self, SecretKey};
 use crate::core::Core;
 use crate::status::Status;
+use crate::storage::ROOT;
 
 /// Everything about it stands under this prefix, which no resource has.
 const PREFIX: &str = "/registry/encryption/";
@@ -230,7 +231,10 @@ async fn first_look(
         begin(core, encryption).await?;
         return Ok(true);
     }
-    let count = rewrite(core, encryption, |_| async { Ok(()) }).await?;
+    let mut count = 0;
+    for prefix in encryption.prefixes() {
+        count += rewrite(core, encryption, prefix, |_| async { Ok(()) }).await?;
+    }
     if count > 0 {
         tracing::info!(count, "values sealed that were not");
     }
@@ -292,7 +296,8 @@ async fn lead(
         Phase::Use => Phase::Rewrite,
         Phase::Rewrite => {
             let before = record.rewritten;
-            let count = rewrite(core, encryption, |count| {
+            // Everything: what was sealed before may be of resources that no longer are.
+            let count = rewrite(core, encryption, ROOT, |count| {
                 let mut so_far = record.clone();
                 so_far.rewritten = before + count;
                 async move { replace(core, None, &so_far).await.map(drop) }
@@ -311,37 +316,44 @@ async fn lead(
     replace(core, Some(revision), &record).await.map(drop)
 }
 
-/// Seals anew whatever is not sealed with the primary key; returns how many values that were.
-/// `progress` is told now and then.
+/// Writes anew whatever under `prefix` is sealed with another than the primary key, or not at all
+/// though it should be; returns how many values that were. `progress` is told now and then.
 async fn rewrite<F>(
     core: &Core,
     encryption: &Encryption,
+    prefix: &str,
     progress: impl Fn(u64) -> F,
 ) -> Result<u64, Status>
 where
     F: Future<Output = Result<(), Status>>,
 {
     let mut count = 0;
-    for prefix in encryption.prefixes() {
-        let mut range = KeyRange::prefix(prefix.clone());
-        loop {
-            let mut request = RangeRequest::new(range.clone());
-            request.limit = PAGE;
-            let raw = raw(core)?.range(request).await.map_err(|error| Status::store(&error))?;
-            let before = count;
-            for kv in &raw.kvs {
-                if rewrite_one(core, encryption, kv).await? {
-                    count += 1;
-                }
-            }
-            let Some(last) = raw.kvs.last().filter(|_| raw.more) else { break };
-            range.key = Bytes::from([&last.key[..], b"\0"].concat());
-            if count > before {
-                progress(count).await?;
+    let mut range = KeyRange::prefix(prefix.to_owned());
+    loop {
+        let mut request = RangeRequest::new(range.clone());
+        request.limit = PAGE;
+        let raw = raw(core)?.range(request).await.map_err(|error| Status::store(&error))?;
+        let before = count;
+        for kv in raw.kvs.iter().filter(|kv| is_due(encryption, kv)) {
+            if rewrite_one(core, encryption, kv).await? {
+                count += 1;
             }
         }
+        let Some(last) = raw.kvs.last().filter(|_| raw.more) else { return Ok(count) };
+        range.key = Bytes::from([&last.key[..], b"\0"].concat());
+        if count > before {
+            progress(count).await?;
+        }
     }
-    Ok(count)
+}
+
+/// Whether a value would be lost with the former keys, or should be sealed and is not.
+fn is_due(encryption: &Encryption, kv: &KeyValue) -> bool {
+    if envelope::is_sealed(&kv.value) {
+        envelope::key_id(&kv.value) != Some(encryption.ring.primary().as_str())
+    } else {
+        encryption.covers(&kv.key)
+    }
 }
 
 /// The store below the sealing.
@@ -349,11 +361,8 @@ fn raw(core: &Core) -> Result<&Arc<dyn KvStore>, Status> {
     core.config.unsealed.as_ref().ok_or_else(|| Status::internal("nothing is sealed here"))
 }
 
+/// Sealed where it is to be, in clear where it no longer is.
 async fn rewrite_one(core: &Core, encryption: &Encryption, kv: &KeyValue) -> Result<bool, Status> {
-    let primary = encryption.ring.primary();
-    if envelope::key_id(&kv.value) == Some(primary.as_str()) {
-        return Ok(false);
-    }
     let value = encryption.ring.open(&kv.key, kv.value.clone()).map_err(|error| {
         let key = String::from_utf8_lossy(&kv.key).into_owned();
         Status::internal(format!("{key}: {error}"))

@@ -121,13 +121,14 @@ async fn on_join(core: &Core, request: PlainRequest<'_>) -> Result<Response<Body
         free(cluster.as_ref(), &wanted, again)?;
     }
     tokens::take(core, &token, &wanted.name, &wanted.key).await?;
-    let keys = (servers.read_keys)()
-        .map_err(|why| Status::internal(format!("reading the keys of the cluster: {why}")))?;
     (servers.prepare)().map_err(Status::internal)?;
     let member = match &servers.cluster {
         Some(cluster) => Some(add(cluster.as_ref(), &wanted).await?),
         None => None,
     };
+    // Only now: a rotation of the key of Secrets waits for members, and would not for this one before.
+    let keys = (servers.read_keys)()
+        .map_err(|why| Status::internal(format!("reading the keys of the cluster: {why}")))?;
     let members = servers.cluster.as_ref().map(|cluster| cluster.membership().members);
     tracing::info!(server = wanted.name, token = token.id, "server joined");
     answer(&JoinServerAnswer {

@@ -19,17 +19,22 @@ const NEEDLE: &str = "correct-horse-battery";
 
 type File = Arc<Mutex<String>>;
 
-fn encryption(file: &File) -> Arc<Encryption> {
+fn encryption(file: &File, resources: &[&str]) -> Arc<Encryption> {
     let (text, saved) = (file.lock().unwrap().clone(), file.clone());
     let save = Arc::new(move |text: &str| {
         text.clone_into(&mut saved.lock().unwrap());
         Ok(())
     });
-    Arc::new(Encryption::new(&text, save, b"shared", &["secrets".to_owned()]).unwrap())
+    let resources: Vec<String> = resources.iter().map(|&one| one.to_owned()).collect();
+    Arc::new(Encryption::new(&text, save, b"shared", &resources).unwrap())
 }
 
 fn sealing(file: &File) -> impl FnOnce(&mut Config) {
-    let encryption = encryption(file);
+    sealing_only(file, &["secrets"])
+}
+
+fn sealing_only(file: &File, resources: &[&str]) -> impl FnOnce(&mut Config) {
+    let encryption = encryption(file, resources);
     move |config| config.encryption = Some(encryption)
 }
 
@@ -114,6 +119,23 @@ async fn a_new_key_seals_everything_and_the_old_one_is_dropped() {
     assert!(!file.lock().unwrap().contains(was.as_str().unwrap()), "dropped from the file");
     let api = api.restart_with(sealing(&file)).await;
     assert_eq!(api.get(&format!("{SECRETS}/s-7")).await.code, 200);
+    api.shutdown().await;
+}
+
+/// What was sealed when more resources were is not lost with the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_longer_sealed_opens_after_a_new_key() {
+    let file: File = Arc::new(Mutex::new(new_key_file().unwrap()));
+    let api = Api::start_with(sealing(&file)).await;
+    api.create(SECRETS, &secret("old")).await.ok();
+    let api = api.restart_with(sealing_only(&file, &[])).await;
+    assert!(raw(&api, "old").await.starts_with(b"atoll:sealed:1:"));
+    api.send(Method::POST, "/atoll/v1/secrets/rotate-key", &[], "").await.ok();
+    eventually(|| async { stand(&api).await["rotation"].is_null() }).await;
+    assert!(raw(&api, "old").await.starts_with(b"{"));
+    let api = api.restart_with(sealing_only(&file, &[])).await;
+    let read = api.get(&format!("{SECRETS}/old")).await.ok();
+    assert_eq!(read["data"]["password"], "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5");
     api.shutdown().await;
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use atoll_apiserver::backup::{BackupError, BackupSource, BackupStream};
 use atoll_backup::archive::{KeyFile, Manifest};
-use atoll_store::{EmbeddedStore, Snapshots, cluster::ClusterControl};
+use atoll_store::{EmbeddedStore, Snapshots, StoreSnapshot, cluster::ClusterControl};
 use futures::{FutureExt as _, StreamExt as _, stream};
 use jiff::Timestamp;
 use std::{
@@ -48,7 +48,7 @@ struct Parts {
 
 impl Parts {
     async fn begin(&self) -> Result<BackupStream, BackupError> {
-        let snapshot = self.snapshots.take().await.map_err(BackupError::Store)?;
+        let (snapshot, keys) = self.of_one_moment().await?;
         let members = self.cluster.membership().members;
         let manifest = Manifest {
             cluster_id: self.cluster_id.clone(),
@@ -57,11 +57,25 @@ impl Parts {
             servers: members.into_iter().map(|member| member.name).collect(),
             cluster_revision: snapshot.cluster_revision,
             applications_revision: snapshot.applications_revision,
-            keys: key_files(&self.keys).map_err(|error| BackupError::Keys(error.into()))?,
+            keys,
         };
         let head = manifest.encode().map_err(|error| BackupError::Keys(error.into()))?;
         let chunks = snapshot.chunks.map(|chunk| chunk.map_err(Into::into));
         Ok(stream::once(async move { Ok(head.into()) }).chain(chunks).boxed())
+    }
+
+    /// The store, and the keys that open what is sealed in it: a rotation may drop one meanwhile.
+    async fn of_one_moment(&self) -> Result<(StoreSnapshot, Vec<KeyFile>), BackupError> {
+        let keys = || key_files(&self.keys).map_err(|error| BackupError::Keys(error.into()));
+        let mut before = keys()?;
+        loop {
+            let snapshot = self.snapshots.take().await.map_err(BackupError::Store)?;
+            let after = keys()?;
+            if before == after {
+                return Ok((snapshot, after));
+            }
+            before = after;
+        }
     }
 }
 
