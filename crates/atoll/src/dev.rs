@@ -7,6 +7,7 @@
 pub mod chaos;
 mod doors;
 pub mod folder;
+mod joining;
 mod leftovers;
 mod nodes;
 pub mod program;

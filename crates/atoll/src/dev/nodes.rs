@@ -5,7 +5,7 @@ use super::{
     chaos::{Action, Order},
     doors::Shut,
     folder::{Cluster, Folder},
-    leftovers, recipe, start_under,
+    joining, leftovers, recipe, start_under,
 };
 use crate::{process::Process, registries::Registries, server::audit::Audit};
 use anyhow::{Context as _, Result, bail};
@@ -125,13 +125,7 @@ impl Nodes {
 
     async fn start_node(&self, node: &UnderlayNode, client: &Client) -> Result<Vec<Process>> {
         let root = self.root.join(&node.name);
-        let token = if root.join("agent/client.crt").exists() {
-            String::new()
-        } else {
-            crate::token::create(client, crate::token::Usage::Agent, 600).await?.token
-        };
-        let token_file = root.join("join-token");
-        super::folder::write_atomically(&token_file, token.as_bytes(), 0o600)?;
+        let token_file = joining::token_file(client, &node.name, &root).await?;
         let mut arguments = vec![
             ("join", self.reachable_server()?),
             ("token-file", token_file.display().to_string()),

@@ -2,7 +2,7 @@
 //! of the user.
 
 use super::{
-    Dev, READY_MAX, folder, folder::Cluster, folder::Folder, greet, nodes_ready, program, recipe,
+    Dev, READY_MAX, folder::Cluster, folder::Folder, greet, joining, nodes_ready, program, recipe,
     signals::Signals, start_under,
 };
 use crate::{client::connect::connect, process::Process};
@@ -131,13 +131,7 @@ impl Processes {
         let server = recipe("server", program, None, &log, &arguments);
         self.server = Some(start_under(server, &self.hurry).await?);
         let client = connect(&server_folder.join("kubeconfig"), None).await?.client;
-        let token = if node_folder.join("agent/client.crt").exists() {
-            String::new()
-        } else {
-            crate::token::create(&client, crate::token::Usage::Agent, 600).await?.token
-        };
-        let token_file = node_folder.join("join-token");
-        folder::write_atomically(&token_file, token.as_bytes(), 0o600)?;
+        let token_file = joining::token_file(&client, NODE, &node_folder).await?;
         let mut arguments = vec![
             ("join", format!("https://127.0.0.1:{port}")),
             ("token-file", token_file.display().to_string()),
