@@ -29,6 +29,7 @@ fn claims_outlive_their_pods() {
     a_pods_own(&cluster);
     made_by_hand(&cluster);
     all_goes(&cluster);
+    its_node_is_deleted(&cluster);
 }
 
 fn inside(cluster: &Cluster, pod: &str, script: &str) -> Output {
@@ -207,4 +208,38 @@ fn all_goes(cluster: &Cluster) {
         let gone = |what: &str, name: &str| cluster.kubectl(&["get", what, name]).code != 0;
         (gone("pvc", "data") && gone("pv", &volume) && !path.exists()).then_some(())
     });
+}
+
+/// The claim says what has happened and what to do; given up, it goes, and a new one works.
+fn its_node_is_deleted(cluster: &Cluster) {
+    let new = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "doomed"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "10Mi"}}}});
+    cluster.apply(&new.to_string());
+    let mut spec = claimed("doomed");
+    spec["nodeSelector"] = json!({"kubernetes.io/hostname": "node-2"});
+    cluster.apply(&pod("doomed", spec));
+    ready(cluster, "doomed");
+    let volume = bound(cluster, "doomed")["spec"]["volumeName"].as_str().unwrap().to_owned();
+    cluster.chaos("kill", "node-2");
+    cluster.kubectl(&["delete", "node", "node-2"]).ok();
+    let said = wait(WITHIN, "the claim says that its node is gone", || {
+        let text = cluster.kubectl(&["describe", "pvc", "doomed"]).stdout;
+        text.contains("VolumeNodeDeleted").then_some(text)
+    });
+    assert!(said.contains(&format!("volume {volume} is a folder of node node-2")), "{said}");
+    // It would go by itself half a minute after its node.
+    cluster.kubectl(&["delete", "pod", "doomed", "--force", "--grace-period=0"]).ok();
+    cluster.apply(&pod("doomed", claimed("doomed")));
+    cluster.pod_becomes("doomed", WITHIN, |pod| {
+        let why = pod["status"]["conditions"][0]["message"].as_str().unwrap_or_default();
+        why.contains("0/1 nodes are available").then_some(())
+    });
+    cluster.kubectl(&["delete", "pod,pvc", "doomed", "--now"]).ok();
+    wait(WITHIN, "its volume goes", || {
+        (cluster.kubectl(&["get", "pv", &volume]).code != 0).then_some(())
+    });
+    cluster.apply(&new.to_string());
+    cluster.apply(&pod("doomed", claimed("doomed")));
+    assert_eq!(ready(cluster, "doomed")["spec"]["nodeName"], "node-1");
 }

@@ -137,14 +137,30 @@ impl Volumes {
         usable.min_by_key(|node| (held(node), node.name_any()))
     }
 
+    /// The node that has the folder, when its Node object is gone.
+    fn lost_node<'a>(&self, volume: &'a PersistentVolume) -> Option<&'a str> {
+        let ours = binding::annotation(volume, binding::PROVISIONED_BY) == Some(PROVISIONER);
+        let node = binding::only_node(volume).filter(|_| ours)?;
+        self.shared.nodes.get(&Key::new("", node)).is_none().then_some(node)
+    }
+
+    /// Nobody but its owner can say that the data of a claim is given up.
+    pub(super) fn say_if_lost(&self, volume: &PersistentVolume, claim: &PersistentVolumeClaim) {
+        let Some(node) = self.lost_node(volume) else { return };
+        let text = format!(
+            "volume {} is a folder of node {node}, which was deleted: pods that use it wait until \
+             a node of that name is back. If it does not come back, its data is lost; delete the \
+             claim, and pods that wait for it, to begin with an empty volume",
+            volume.name_any()
+        );
+        self.say(claim, EventType::Warning, "VolumeNodeDeleted", text);
+    }
+
     /// A folder on a node that is gone is gone with it: its volume waits for nobody.
     pub(super) async fn let_go_without_node(&self, volume: &PersistentVolume) -> Result<(), Error> {
-        let ours = binding::annotation(volume, binding::PROVISIONED_BY) == Some(PROVISIONER);
         let held = volume.finalizers().iter().any(|one| one == FOLDER_FINALIZER);
-        let Some(node) = binding::only_node(volume).filter(|_| ours && held) else { return Ok(()) };
-        if volume.metadata.deletion_timestamp.is_none()
-            || self.shared.nodes.get(&Key::new("", node)).is_some()
-        {
+        let going = volume.metadata.deletion_timestamp.is_some();
+        if !held || !going || self.lost_node(volume).is_none() {
             return Ok(());
         }
         let left: Vec<&String> =

@@ -35,6 +35,7 @@ impl Volumes {
         match self.find_claim(&key, uid).await? {
             None => self.released(volume).await,
             Some(claim) if binding::volume_name(&claim) == Some(volume.name_any().as_str()) => {
+                self.say_if_lost(volume, &claim);
                 self.phase(volume, "Bound", None).await
             }
             // The claim is about to bind.
