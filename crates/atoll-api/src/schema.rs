@@ -125,6 +125,9 @@ pub struct Field {
     pub go_type: Option<Name>,
     /// What a custom resource's schema gives when the field is absent.
     pub default: Option<serde_json::Value>,
+    /// What a text may be, or each text of a list or map; empty where it may be anything. OpenAPI
+    /// says so, and nothing is checked by it.
+    pub values: Vec<Name>,
 }
 
 /// Server-side apply's view of a list.

@@ -9,6 +9,7 @@ mod gnostic;
 mod paths;
 mod schemas;
 mod second;
+mod usage;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -24,14 +25,13 @@ use sha2::{Digest as _, Sha256};
 use crate::body::Body;
 use crate::core::Core;
 use crate::discovery::Document;
-use crate::metrics_api;
 use crate::negotiate;
 use crate::plain;
 use crate::query::Query;
 use crate::status::Status;
 
 /// Raised when documents change their form without a new version of the crate.
-const FORM: u32 = 2;
+const FORM: u32 = 3;
 /// How long clients may keep a document whose hash is part of its URL: for good.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, immutable");
 
@@ -64,8 +64,7 @@ fn place(row: &ResourceInfo) -> String {
 
 fn places(core: &Core) -> BTreeMap<String, Vec<Row>> {
     let mut places: BTreeMap<String, Vec<Row>> = BTreeMap::new();
-    // Their types stand in no schema table.
-    for row in core.registry.rows().filter(|row| !metrics_api::is(row)) {
+    for row in core.registry.rows() {
         places.entry(place(&row)).or_default().push(row);
     }
     places
@@ -125,7 +124,7 @@ fn json_accepted(head: &Parts) -> bool {
 
 /// The older form, as JSON or in gnostic's protobuf.
 fn second(core: &Core, head: &Parts) -> Result<Response<Body>, Status> {
-    let rows: Vec<Row> = core.registry.rows().filter(|row| !metrics_api::is(row)).collect();
+    let rows: Vec<Row> = core.registry.rows().collect();
     for range in negotiate::media_ranges(&head.headers) {
         match range.name {
             "application/json" | "application/*" | "*/*" => {

@@ -29,7 +29,7 @@ enum Row {
 #[derive(Debug, Clone, Copy)]
 struct RoleRow {
     name: &'static str,
-    /// `admin`, `edit` or `view`: the role whose rules these become a part of.
+    /// Of `admin`, `edit` and `view` those whose rules these become a part of.
     gathered_into: &'static str,
     /// The role is made of those gathered under this name.
     gathers: &'static str,
@@ -165,8 +165,8 @@ fn role(kind: &str, namespace: &str, row: &RoleRow) -> Value {
         "metadata": metadata(row.name, namespace),
     });
     let aggregate = |into: &str| format!("{GROUP}/aggregate-to-{into}");
-    if !row.gathered_into.is_empty() {
-        object["metadata"]["labels"][aggregate(row.gathered_into)] = json!("true");
+    for into in row.gathered_into.split_whitespace() {
+        object["metadata"]["labels"][aggregate(into)] = json!("true");
     }
     if row.gathers.is_empty() {
         let rules: Vec<Value> = row.rules.iter().map(|row| rule(row).to_value()).collect();

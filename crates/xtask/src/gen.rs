@@ -3,7 +3,8 @@
 //! DEFINITIONS is the `_definitions.json` of Kubernetes v1.36 out of the PyPI package
 //! kubernetes-validate, or the wheel itself. GO_ROOT has the Go modules of `k8s.io` at
 //! v0.36 as folders (api, apimachinery, apiextensions-apiserver, kube-aggregator), whose
-//! struct tags name protobuf numbers, pointers and Go types. Only facts are taken.
+//! struct tags name protobuf numbers, pointers and Go types, and whose constants are the values of
+//! enumerations. Only facts are taken.
 
 mod go;
 
@@ -171,6 +172,9 @@ impl Writer<'_> {
             if let Some(written) = go.and_then(|one| self.go_name(one)) {
                 words.push(format!("g={written}"));
             }
+            if let Some(values) = go.and_then(|one| self.values(one)) {
+                words.push(format!("e={values}"));
+            }
             writeln!(self.table, "{}", words.join(" "))?;
         }
         Ok(std::mem::take(&mut self.table))
@@ -285,6 +289,27 @@ impl Writer<'_> {
             }
             GoType::Struct(_) => None,
         }
+    }
+
+    /// The values that a field of an enumeration may have, or an item of a list or map of such.
+    fn values(&self, one: &Flat) -> Option<String> {
+        let mut written = one.field.ty.trim_start_matches('*');
+        loop {
+            written = match written.strip_prefix("map[").and_then(|rest| rest.split_once(']')) {
+                Some((_, value)) => value,
+                None => match written.strip_prefix("[]") {
+                    Some(item) => item.trim_start_matches('*'),
+                    None => break,
+                },
+            };
+        }
+        let full = (!is_basic(written)).then(|| self.resolve(written, &one.package))??;
+        let (package, short) = full.rsplit_once('.')?;
+        let package = self.packages.get(package)?;
+        let values = package.enums.contains(short).then(|| package.constants.get(short))??;
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        // Words of a line are separated by blanks, and some values have blanks in them.
+        Some(values.join(",").replace(' ', "~"))
     }
 
     fn go_type(&mut self, written: &str, package: &str) -> Option<String> {

@@ -133,6 +133,7 @@ fn parse_field(line: &'static str, names: &HashMap<&'static str, SchemaId>) -> O
         wrapped: flags.contains('w'),
         go_type: None,
         default: None,
+        values: Vec::new(),
     };
     for word in words {
         parse_attribute(word, &mut field);
@@ -151,6 +152,7 @@ fn parse_attribute(word: &'static str, field: &mut Field) {
         Some(("map", kind)) => field.atomic = kind == "atomic",
         Some(("mk", key)) => field.merge_key = Some(key.into()),
         Some(("d", json)) => field.default = serde_json::from_str(json).ok(),
+        Some(("e", values)) => field.values = values.split(',').map(value).collect(),
         Some(("g", name)) => field.go_type = Some(name.into()),
         Some(("ps", strategy)) => {
             for one in strategy.split(',') {
@@ -161,6 +163,11 @@ fn parse_attribute(word: &'static str, field: &mut Field) {
         }
         _ => {}
     }
+}
+
+/// A value of an enumeration; `~` stands for a blank.
+fn value(word: &'static str) -> Name {
+    if word.contains('~') { word.replace('~', " ").into() } else { word.into() }
 }
 
 fn parse_type(word: &str, names: &HashMap<&'static str, SchemaId>) -> Option<Type> {

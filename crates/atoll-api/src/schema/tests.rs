@@ -141,6 +141,7 @@ fn walks_a_type_made_at_run_time() {
         wrapped: false,
         go_type: None,
         default: None,
+        values: Vec::new(),
     };
     let spec = Definition {
         name: "example.com.v1.Spec".into(),

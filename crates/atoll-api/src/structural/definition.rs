@@ -73,5 +73,6 @@ fn field(name: &str, ty: Type) -> Field {
         wrapped: false,
         go_type: None,
         default: None,
+        values: Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use atoll_api::kinds::Row;
 use k8s_openapi::api;
+use k8s_openapi::api::admissionregistration::v1 as admission;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
@@ -61,6 +62,46 @@ described! {
     "io.k8s.api.scheduling.v1.PriorityClass" => api::scheduling::v1::PriorityClass,
     "io.k8s.api.coordination.v1.Lease" => api::coordination::v1::Lease,
     "io.k8s.api.discovery.v1.EndpointSlice" => api::discovery::v1::EndpointSlice,
+    "io.k8s.api.core.v1.ComponentStatus" => api::core::v1::ComponentStatus,
+    "io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler" =>
+        api::autoscaling::v1::HorizontalPodAutoscaler,
+    "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler" =>
+        api::autoscaling::v2::HorizontalPodAutoscaler,
+    "io.k8s.api.networking.v1.IngressClass" => api::networking::v1::IngressClass,
+    "io.k8s.api.networking.v1.Ingress" => api::networking::v1::Ingress,
+    "io.k8s.api.networking.v1.IPAddress" => api::networking::v1::IPAddress,
+    "io.k8s.api.networking.v1.NetworkPolicy" => api::networking::v1::NetworkPolicy,
+    "io.k8s.api.networking.v1.ServiceCIDR" => api::networking::v1::ServiceCIDR,
+    "io.k8s.api.node.v1.RuntimeClass" => api::node::v1::RuntimeClass,
+    "io.k8s.api.storage.v1.CSIDriver" => api::storage::v1::CSIDriver,
+    "io.k8s.api.storage.v1.CSINode" => api::storage::v1::CSINode,
+    "io.k8s.api.storage.v1.CSIStorageCapacity" => api::storage::v1::CSIStorageCapacity,
+    "io.k8s.api.storage.v1.StorageClass" => api::storage::v1::StorageClass,
+    "io.k8s.api.storage.v1.VolumeAttachment" => api::storage::v1::VolumeAttachment,
+    "io.k8s.api.storage.v1.VolumeAttributesClass" => api::storage::v1::VolumeAttributesClass,
+    "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicy" =>
+        admission::MutatingAdmissionPolicy,
+    "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicyBinding" =>
+        admission::MutatingAdmissionPolicyBinding,
+    "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration" =>
+        admission::MutatingWebhookConfiguration,
+    "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy" =>
+        admission::ValidatingAdmissionPolicy,
+    "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding" =>
+        admission::ValidatingAdmissionPolicyBinding,
+    "io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration" =>
+        admission::ValidatingWebhookConfiguration,
+    "io.k8s.api.resource.v1.DeviceClass" => api::resource::v1::DeviceClass,
+    "io.k8s.api.resource.v1.ResourceClaim" => api::resource::v1::ResourceClaim,
+    "io.k8s.api.resource.v1.ResourceClaimTemplate" => api::resource::v1::ResourceClaimTemplate,
+    "io.k8s.api.resource.v1.ResourceSlice" => api::resource::v1::ResourceSlice,
+    "io.k8s.api.flowcontrol.v1.FlowSchema" => api::flowcontrol::v1::FlowSchema,
+    "io.k8s.api.flowcontrol.v1.PriorityLevelConfiguration" =>
+        api::flowcontrol::v1::PriorityLevelConfiguration,
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition" =>
+        k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService" =>
+        k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 }
 
 /// Schemas with descriptions of all that the rows reach, by definition.

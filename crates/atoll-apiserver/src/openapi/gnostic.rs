@@ -46,6 +46,11 @@ fn schema(value: &Value) -> Vec<u8> {
     for required in value["required"].as_array().into_iter().flatten() {
         text(&mut out, 19, required);
     }
+    for one in value["enum"].as_array().into_iter().flatten() {
+        let mut any = Vec::new();
+        bytes(&mut any, 2, one.to_string().as_bytes());
+        bytes(&mut out, 20, &any);
+    }
     if let Some(more) = value.get("additionalProperties") {
         bytes(&mut out, 21, &wrapped(&schema(more)));
     }

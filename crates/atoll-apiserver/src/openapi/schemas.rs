@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
+use atoll_api::access::Access as _;
 use atoll_api::kinds::Row;
 use atoll_api::schema::{self, Definition, Field, ListKind, Special, Type};
 use atoll_api::structural;
 use serde_json::{Map, Value, json};
 
-use super::describe;
+use super::{describe, usage};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const REFERENCE: &str = "#/components/schemas/";
@@ -41,6 +42,11 @@ pub(super) fn of_rows(rows: &[Row], second: bool) -> Map<String, Value> {
             }
         }
     }
+    let measured = usage::definitions(rows);
+    if !measured.is_empty() {
+        reach("io.k8s.apimachinery.pkg.api.resource.Quantity");
+    }
+    schemas.extend(measured);
     let custom = rows.iter().filter(|row| row.custom.is_some());
     schemas.extend(custom.flat_map(|row| structural::openapi::definitions(row, second)));
     while let Some(definition) = queue.pop_front() {
@@ -113,6 +119,9 @@ fn of_fields(definition: &Definition, described: Option<&Value>) -> Value {
 
 fn of_field(field: &Field, text: Option<&Value>) -> Value {
     let mut value = of_type(&field.ty, true);
+    if !field.values.is_empty() {
+        innermost(&mut value)["enum"] = json!(field.values);
+    }
     if let Some(text) = text {
         value["description"] = text.clone();
     }
@@ -141,6 +150,15 @@ fn of_field(field: &Field, text: Option<&Value>) -> Value {
     }
     if let Some(key) = &field.merge_key {
         value["x-kubernetes-patch-merge-key"] = json!(key);
+    }
+    value
+}
+
+/// What the items of a list or map are, or the value itself.
+fn innermost(mut value: &mut Value) -> &mut Value {
+    while let Some(word) = ["items", "additionalProperties"].into_iter().find(|one| value.has(one))
+    {
+        value = &mut value[word];
     }
     value
 }

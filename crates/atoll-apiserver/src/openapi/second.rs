@@ -12,15 +12,29 @@ const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 
 /// `paths` of a v3 document.
 pub(super) fn paths(paths: &Map<String, Value>) -> Value {
-    let all = paths.iter().map(|(path, item)| (path.clone(), path_item(path, item)));
+    let all = paths.iter().map(|(path, item)| {
+        let everywhere = in_namespaces(path).is_some_and(|inner| paths.contains_key(&inner));
+        (path.clone(), path_item(path, item, everywhere))
+    });
     Value::Object(all.collect())
 }
 
-fn path_item(path: &str, item: &Value) -> Value {
+/// Where the objects of one namespace are that a path lists of all.
+fn in_namespaces(path: &str) -> Option<String> {
+    let (root, resource) = path.rsplit_once('/')?;
+    Some(format!("{root}/namespaces/{{namespace}}/{resource}"))
+}
+
+/// `everywhere`: the path lists the objects of all namespaces.
+fn path_item(path: &str, item: &Value, everywhere: bool) -> Value {
     let mut converted = Map::new();
     for method in METHODS {
         if let Some(one) = item.get(method) {
-            converted.insert(method.to_owned(), operation(path, method, one));
+            let mut one = operation(path, method, one);
+            if everywhere && let Some(Value::String(id)) = one.get_mut("operationId") {
+                id.push_str("ForAllNamespaces");
+            }
+            converted.insert(method.to_owned(), one);
         }
     }
     if let Some(Value::Array(shared)) = item.get("parameters") {
@@ -123,19 +137,12 @@ fn operation_id(path: &str, operation: &Value) -> String {
         _ => atoll_api::kinds::find(if group == "core" { "" } else { group }, version, resource)
             .map(|row| row.kind.as_ref()),
     };
-    let everywhere = verb == "list" && !in_namespace && is_namespaced(group, version, resource);
     let mut id = format!("{verb}{}{}", words(group, true), capital(version));
     id.push_str(if collection { "Collection" } else { "" });
     id.push_str(if in_namespace { "Namespaced" } else { "" });
     id.push_str(kind.unwrap_or_default());
     id.push_str(&capital(part));
-    id.push_str(if everywhere { "ForAllNamespaces" } else { "" });
     id
-}
-
-fn is_namespaced(group: &str, version: &str, resource: &str) -> bool {
-    let group = if group == "core" { "" } else { group };
-    atoll_api::kinds::find(group, version, resource).is_some_and(|row| row.namespaced())
 }
 
 /// `RbacAuthorization` of `rbac.authorization.k8s.io`.
@@ -167,7 +174,10 @@ mod tests {
         let pods = "/api/v1/namespaces/{namespace}/pods";
         assert_eq!(id(pods, "list", "Pod"), "listCoreV1NamespacedPod");
         assert_eq!(id(pods, "deletecollection", "Pod"), "deleteCoreV1CollectionNamespacedPod");
-        assert_eq!(id("/api/v1/pods", "list", "Pod"), "listCoreV1PodForAllNamespaces");
+        let of_all = json!({"/api/v1/pods": {"get": {"x-kubernetes-action": "list",
+            "x-kubernetes-group-version-kind": {"kind": "Pod"}}}, pods: {}});
+        let id_of_all = &paths(of_all.as_object().unwrap())["/api/v1/pods"]["get"]["operationId"];
+        assert_eq!(id_of_all, "listCoreV1PodForAllNamespaces");
         assert_eq!(id("/api/v1/nodes", "list", "Node"), "listCoreV1Node");
         assert_eq!(id("/api/v1/namespaces/{name}", "get", "Namespace"), "readCoreV1Namespace");
         let scale = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale";

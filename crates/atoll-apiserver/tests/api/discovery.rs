@@ -105,6 +105,11 @@ async fn openapi_documents_are_whole() {
             let name = reference.trim_start_matches("#/components/schemas/");
             assert!(schemas.contains_key(name), "{place}: {reference} leads nowhere");
         }
+        for (name, schema) in schemas {
+            let is_kind = schema.get("x-kubernetes-group-version-kind").is_some();
+            let described = schema["description"].is_string() || name.ends_with("List");
+            assert!(described || !is_kind, "{place}: nothing is said of {name}");
+        }
     }
     let apps = api.get("/openapi/v3/apis/apps/v1").await.ok();
     let path = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}";
@@ -114,6 +119,18 @@ async fn openapi_documents_are_whole() {
     assert!(parameters.iter().any(|one| one["name"] == "fieldValidation"));
     let spec = &apps["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"];
     assert!(spec["properties"]["replicas"]["description"].is_string());
+    let core = api.get("/openapi/v3/api/v1").await.ok();
+    let values = |schema: &str, field: &str| {
+        core["components"]["schemas"][format!("io.k8s.api.core.v1.{schema}")]["properties"][field]
+            .clone()
+    };
+    let policies = serde_json::json!(["Always", "Never", "OnFailure"]);
+    assert_eq!(values("PodSpec", "restartPolicy")["enum"], policies);
+    let modes = values("PersistentVolumeClaimSpec", "accessModes");
+    assert_eq!(modes["items"]["enum"][0], "ReadOnlyMany");
+    let metrics = api.get("/openapi/v3/apis/metrics.k8s.io/v1beta1").await.ok();
+    let path = "/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/{name}";
+    assert_eq!(metrics["paths"][path]["get"]["x-kubernetes-action"], "get");
     api.shutdown().await;
 }
 

@@ -146,6 +146,13 @@ pub(super) const ROLES: &[RoleRow] = &[
     },
     RoleRow { name: "system:aggregate-to-edit", gathered_into: "edit", gathers: "", rules: EDIT },
     RoleRow { name: "system:aggregate-to-view", gathered_into: "view", gathers: "", rules: VIEW },
+    // What metrics-server brings where metrics are not the server's own.
+    RoleRow {
+        name: "system:aggregated-metrics-reader",
+        gathered_into: "view edit admin",
+        gathers: "",
+        rules: &[Row::On(READ, "metrics.k8s.io", "nodes pods")],
+    },
     RoleRow::new(
         "system:auth-delegator",
         &[

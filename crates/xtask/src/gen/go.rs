@@ -1,10 +1,11 @@
-//! Reads struct tags out of Go type files: field names, protobuf numbers, pointers.
+//! Reads Go type files: of struct tags field names, protobuf numbers and pointers, and the values
+//! of types that are marked as enumerations.
 //!
 //! It knows as much of Go as Kubernetes' `types.go` files use, and nothing more.
 
 use anyhow::{Context, Result};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::Path,
 };
@@ -34,6 +35,10 @@ pub(crate) enum GoType {
 #[derive(Debug, Default)]
 pub(crate) struct Package {
     pub types: BTreeMap<String, GoType>,
+    /// The types that are marked `+enum`.
+    pub enums: BTreeSet<String>,
+    /// The values of constants by their type, in order.
+    pub constants: BTreeMap<String, BTreeSet<String>>,
     pub imports: HashMap<String, String>,
 }
 
@@ -56,7 +61,9 @@ fn read_folder(folder: &Path, prefix: &str, packages: &mut Packages) -> Result<(
             read_folder(&path, &format!("{prefix}.{name}"), packages)?;
         } else if name.ends_with(".go") {
             let text = fs::read_to_string(&path)?;
-            parse(&text, packages.entry(prefix.to_owned()).or_default());
+            let package = packages.entry(prefix.to_owned()).or_default();
+            parse(&text, package);
+            read_enums(&text, package);
         }
     }
     Ok(())
@@ -85,6 +92,35 @@ fn parse(text: &str, package: &mut Package) {
             package.types.insert(name.to_owned(), GoType::Named(written));
         }
     }
+}
+
+/// Constants of string types, and which types are enumerations. A type and its constants may
+/// stand in different files of a package, so the constants of all types are kept.
+fn read_enums(text: &str, package: &mut Package) {
+    let mut marked = false;
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("//") {
+            marked |= line == "// +enum";
+            continue;
+        }
+        if let Some((name, _)) = line.strip_prefix("type ").and_then(|rest| rest.split_once(' ')) {
+            if marked {
+                package.enums.insert(name.to_owned());
+            }
+        } else if let Some((ty, value)) = constant(line) {
+            package.constants.entry(ty.to_owned()).or_default().insert(value.to_owned());
+        }
+        marked = false;
+    }
+}
+
+/// The type and the value of `Name Type = "value"`, with or without `const`.
+fn constant(line: &str) -> Option<(&str, &str)> {
+    let line = line.strip_prefix("const ").unwrap_or(line);
+    let (declared, value) = line.split_once(" = \"")?;
+    let mut words = declared.split_whitespace();
+    let (_, ty) = (words.next()?, words.next()?);
+    Some((ty, value.split('"').next()?)).filter(|_| words.next().is_none())
 }
 
 fn quoted_import(line: &str) -> Option<&str> {
