@@ -52,6 +52,7 @@ fn a_cluster_comes_back_from_its_backup() {
     let mut cluster = Cluster::start(1);
     cluster.hello();
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=1"]).ok();
+    sealed_secret(&cluster);
     let account = cluster.kubectl(&["create", "token", "default"]).ok();
     let join = cluster.atoll(&["token", "create"]).ok();
     let node = uid(&cluster, &["node", "node-1"]);
@@ -98,6 +99,9 @@ fn a_cluster_comes_back_from_its_backup() {
     cluster.pods_ready("app=hello", 5, READY);
     cluster.kubectl(&["get", "configmap", "kept"]).ok();
     assert!(cluster.kubectl(&["get", "configmap", "lost"]).fails().contains("not found"));
+    assert_eq!(opened(&cluster), SECRET);
+    cluster.atoll(&["secrets", "rotate-key"]).ok();
+    assert_eq!(opened(&cluster), SECRET);
     // The node is who it was, by the certificate that it had.
     assert_eq!(uid(&cluster, &["node", "node-1"]), node);
     let now = fs::read(cluster.dir.join("node-1/agent/client.crt")).unwrap();
@@ -128,11 +132,14 @@ fn three_servers_come_back_from_a_backup() {
     let key = ["--passphrase-file", text(&passphrase)];
     let mut cluster = Cluster::start_servers(3, 3);
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=1"]).ok();
+    sealed_secret(&cluster);
     cluster.atoll(&[&["backup", text(&backup)], &key[..]].concat()).ok();
     cluster.kubectl(&["create", "configmap", "lost", "--from-literal=a=1"]).ok();
     cluster.stop();
     let folders = ["server", "server-2", "server-3"].map(|name| cluster.dir.join(name));
     folders.iter().for_each(|folder| fs::remove_dir_all(folder).unwrap());
+    // Its folder is lost, too: what the cluster knows of the node is no longer there.
+    fs::remove_dir_all(cluster.dir.join("node-3")).unwrap();
     let restore = ["restore", text(&backup), "--data-dir", text(&folders[0]), "--yes"];
     let looked = atoll(&[&restore[..], &key, &["--dry-run"]].concat()).ok();
     assert!(looked.ends_with("Nothing was changed.\n") && !folders[0].exists(), "{looked}");
@@ -158,6 +165,19 @@ fn three_servers_come_back_from_a_backup() {
         let got = cluster.kubectl(&["get", "configmap", "kept"]);
         if got.code == 0 { Ok(()) } else { Err(got.stderr) }
     });
+    assert_eq!(opened(&cluster), SECRET);
+}
+
+const SECRET: &str = "c3dvcmRmaXNo";
+
+/// With a key that is not the first of the cluster.
+fn sealed_secret(cluster: &Cluster) {
+    cluster.atoll(&["secrets", "rotate-key"]).ok();
+    cluster.kubectl(&["create", "secret", "generic", "word", "--from-literal=is=swordfish"]).ok();
+}
+
+fn opened(cluster: &Cluster) -> String {
+    cluster.kubectl(&["get", "secret", "word", "-o", "jsonpath={.data.is}"]).ok()
 }
 
 fn tokens_stay_good(cluster: &Cluster, account: &str, join: &str) {

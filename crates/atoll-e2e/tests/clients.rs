@@ -65,9 +65,18 @@ fn the_python_client_finds_what_it_expects() {
     }
     let Some(python) = tool("python", "venv/bin/python") else { return };
     let cluster = cluster_with_pod();
-    let mut command = Command::new(python);
+    let mut command = Command::new(&python);
     command.arg(script("python_client.py"));
     let said = against(&cluster, command).ok();
+    assert!(said.contains("everything held"), "{said}");
+    an_api_server_behind_the_api(&cluster, &python);
+}
+
+/// It is a program of its own, and knows of the cluster what the documentation of Kubernetes says.
+fn an_api_server_behind_the_api(cluster: &Cluster, python: &Path) {
+    let mut command = Command::new(python);
+    command.arg(script("extension_server.py"));
+    let said = against(cluster, command).ok();
     assert!(said.contains("everything held"), "{said}");
 }
 

@@ -243,6 +243,7 @@ fn the_platform_runs_on_a_real_etcd_that_dies_and_comes_back() {
     };
     lab.kubectl(&["create", "configmap", "before"]).ok();
     seen("before");
+    custom_and_sealed(&lab);
     lab.end(etcd, Signal::KILL);
     lab.start_etcd();
     eventually(SOON, "writes go on", || {
@@ -258,12 +259,43 @@ fn the_platform_runs_on_a_real_etcd_that_dies_and_comes_back() {
     lab.kubectl(&["delete", "pods", "-l", "app=hello", "--wait=false"]).ok();
     lab.five_of_five();
 
+    assert_eq!(opened(&lab), SECRET);
+    lab.kubectl(&["get", "lantern", "east"]).ok();
     a_backup_is_the_etcds(&lab);
     two_clusters_do_not_meet(&mut lab);
     what_does_not_fit_is_refused(&mut lab, server);
     lab.five_of_five();
     lab.kubectl(&["delete", "-f", &hello()]).ok();
     lab.end(agent, Signal::TERM);
+}
+
+const SECRET: &str = "c3dvcmRmaXNo";
+
+fn opened(lab: &Lab) -> String {
+    lab.kubectl(&["get", "secret", "word", "-o", "jsonpath={.data.is}"]).ok()
+}
+
+/// The etcd's owner reads no Secret, before a new key and after; kinds of one's own are kept there.
+fn custom_and_sealed(lab: &Lab) {
+    lab.kubectl(&["create", "secret", "generic", "word", "--from-literal=is=swordfish"]).ok();
+    let place = format!("/atoll/{}/registry/core/secrets/default/word", lab.cluster_id("server"));
+    let stored = || lab.etcdctl(&["get", &place, "--print-value-only"]).ok();
+    let before = stored();
+    assert!(before.starts_with("atoll:sealed:1:"), "{place}: {before}");
+    let mut rotate = lab.inside(&binary());
+    rotate.args(["secrets", "rotate-key"]).env("KUBECONFIG", lab.dir("server/kubeconfig"));
+    run(rotate, "").ok();
+    let after = stored();
+    assert!(after.starts_with("atoll:sealed:1:") && after != before, "{after}");
+    assert_eq!(opened(lab), SECRET);
+    let chart = workspace().join("crates/atoll-e2e/tests/clients/chart/crds/lanterns.yaml");
+    lab.kubectl(&["apply", "-f", chart.to_str().unwrap()]).ok();
+    let established = "customresourcedefinition/lanterns.harbour.example.com";
+    lab.kubectl(&["wait", "--for=condition=Established", established, "--timeout=30s"]).ok();
+    let lantern = r#"{"apiVersion": "harbour.example.com/v1", "kind": "Lantern",
+        "metadata": {"name": "east"}, "spec": {"lights": 2}}"#;
+    std::fs::write(lab.dir("lantern.json"), lantern).unwrap();
+    lab.kubectl(&["create", "-f", &lab.path("lantern.json")]).ok();
 }
 
 fn a_backup_is_the_etcds(lab: &Lab) {

@@ -45,6 +45,8 @@ fn three_servers_outlive_the_death_of_any_one() {
     assert_eq!(live_servers(&cluster).len(), 3);
     everything_is_well(&cluster);
     another_is_asked_to_lead(&cluster);
+    what_one_is_told_all_do(&cluster);
+    let secrets = secrets(&cluster);
 
     let first = leader(&cluster);
     dies_under_load(&cluster, address, &first);
@@ -55,6 +57,8 @@ fn three_servers_outlive_the_death_of_any_one() {
         if live.len() == 2 { Ok(()) } else { Err(format!("{live:?}")) }
     });
     unwell_without(&cluster, &first);
+    a_new_key_waits_for(&cluster, &first);
+    assert_eq!(open_secrets(&cluster), secrets);
     cluster.chaos("heal", &first);
     cluster.node_ready(&first, Duration::from_secs(30));
     eventually(Duration::from_secs(20), "it is a server again", || {
@@ -62,6 +66,8 @@ fn three_servers_outlive_the_death_of_any_one() {
         if live.len() == 3 { Ok(()) } else { Err(format!("{live:?}")) }
     });
 
+    the_new_key_is_the_only_one(&cluster);
+    assert_eq!(open_secrets(&cluster), secrets);
     a_minority_refuses_in_words(&cluster, &second);
     let after = cluster.node_health();
     let lost = |node: &String| *node != first && *node != second;
@@ -147,6 +153,8 @@ fn dies_under_load(cluster: &Cluster, address: SocketAddr, leader: &str) {
     let load = Load::start_patient(&Origin::Host, address, "/", 200, 64, Duration::from_secs(1));
     let begun = Instant::now();
     sleep(Duration::from_secs(2));
+    // It dies while a new key for Secrets goes round.
+    cluster.kubectl(&ROTATE).ok();
     cluster.chaos("kill", leader);
     let killed = begun.elapsed();
     cluster.ready_elsewhere("app=hello", leader, 5, Duration::from_secs(30));
@@ -251,20 +259,125 @@ fn create(address: SocketAddr, name: &str) -> Result<(), String> {
     if answer.starts_with("HTTP/1.1 201") { Ok(()) } else { Err(answer) }
 }
 
-/// Isolates a server and asks it from inside of its own node.
-fn a_minority_refuses_in_words(cluster: &Cluster, server: &str) {
-    cluster.kubectl(&["create", "configmap", "known", "--from-literal=a=b"]).ok();
+/// kubectl that asks this one server, from inside of its own node.
+fn at<'a>(cluster: &'a Cluster, server: &str) -> impl Fn(&[&str]) -> Output + use<'a> {
     let members = members(cluster);
     let members = members["members"].as_array().unwrap();
     let url = members.iter().find(|one| one["name"] == server).unwrap();
-    let inside = |arguments: &[&str]| -> Output {
+    let url = format!("--server={}", url["clientUrls"][0].as_str().unwrap());
+    let netns = format!("--net={}", cluster.netns(server).display());
+    move |arguments: &[&str]| {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", cluster.netns(server).display()));
-        command.arg("kubectl").arg("--kubeconfig").arg(cluster.kubeconfig());
-        command.arg(format!("--server={}", url["clientUrls"][0].as_str().unwrap()));
+        command.args([&netns, "kubectl", &url, "--kubeconfig"]).arg(cluster.kubeconfig());
         command.args(arguments);
         run(command, "")
+    }
+}
+
+const POLICY: &str = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: few-lights}
+spec:
+  matchConstraints:
+    resourceRules:
+    - {apiGroups: [harbour.example.com], apiVersions: ["*"], operations: [CREATE], resources: [lanterns]}
+  validations: [{expression: object.spec.lights < 9, message: too bright}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: few-lights}
+spec: {policyName: few-lights, validationActions: [Deny]}
+"#;
+
+/// A definition and a policy that one server was told of hold on the others at once.
+fn what_one_is_told_all_do(cluster: &Cluster) {
+    let doors = ["node-1", "node-2", "node-3"].map(|name| at(cluster, name));
+    let path = "/apis/harbour.example.com/v1/namespaces/default/lanterns";
+    cluster.apply(include_str!("clients/chart/crds/lanterns.yaml"));
+    let begun = Instant::now();
+    for door in &doors {
+        eventually(Duration::from_secs(5), "the definition is served", || {
+            let got = door(&["get", "--raw", path]);
+            if got.code == 0 { Ok(()) } else { Err(got.stderr) }
+        });
+    }
+    println!("a definition was served by three servers after {:?}", begun.elapsed());
+    cluster.apply(POLICY);
+    let bright = cluster.dir.with_extension("bright.json");
+    let lantern = r#"{"apiVersion": "harbour.example.com/v1", "kind": "Lantern",
+        "metadata": {"generateName": "l-"}, "spec": {"lights": 9}}"#;
+    std::fs::write(&bright, lantern).unwrap();
+    let create = ["create", "-f", bright.to_str().unwrap(), "--dry-run=server"];
+    let begun = Instant::now();
+    for door in &doors {
+        eventually(Duration::from_secs(5), "the policy holds", || {
+            let tried = door(&create);
+            if tried.stderr.contains("too bright") { Ok(()) } else { Err(format!("{tried:?}")) }
+        });
+    }
+    println!("a policy held on three servers after {:?}", begun.elapsed());
+}
+
+const SECRETS: usize = 300;
+
+/// Makes many, and gives what they hold.
+fn secrets(cluster: &Cluster) -> BTreeSet<(String, String)> {
+    let secret = |number| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Secret","metadata":{{"name":"s-{number}"}},"stringData":{{"n":"{number}"}}}}"#
+        )
     };
+    let all: Vec<String> = (0..SECRETS).map(secret).collect();
+    let list = format!(r#"{{"apiVersion":"v1","kind":"List","items":[{}]}}"#, all.join(","));
+    cluster.kubectl_with(&["create", "-f", "-"], &list).ok();
+    let open = open_secrets(cluster);
+    assert_eq!(open.len(), SECRETS);
+    open
+}
+
+fn open_secrets(cluster: &Cluster) -> BTreeSet<(String, String)> {
+    let list = cluster.json(&["secrets"]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let items = list["items"].as_array().unwrap().iter();
+    items.map(|one| (text(&one["metadata"]["name"]), text(&one["data"]["n"]))).collect()
+}
+
+fn sealing(cluster: &Cluster) -> Value {
+    serde_json::from_str(&cluster.atoll(&["secrets", "status", "-o", "json"]).ok()).unwrap()
+}
+
+const ROTATE: [&str; 5] = ["create", "--raw", "/atoll/v1/secrets/rotate-key", "-f", "/dev/null"];
+
+fn a_new_key_waits_for(cluster: &Cluster, dead: &str) {
+    eventually(Duration::from_secs(20), "the others wait for the one that is dead", || {
+        let stand = sealing(cluster);
+        if stand["rotation"].is_null() {
+            // It was done before the server died.
+            cluster.kubectl(&ROTATE);
+        }
+        let waits = stand["rotation"]["waitsFor"] == serde_json::json!([dead]);
+        if waits { Ok(()) } else { Err(stand.to_string()) }
+    });
+    let said = cluster.atoll(&["secrets", "status"]).ok();
+    assert!(said.contains(&format!("(waiting for {dead})")), "{said}");
+}
+
+fn the_new_key_is_the_only_one(cluster: &Cluster) {
+    let said = cluster.atoll(&["secrets", "rotate-key"]).ok();
+    assert!(said.ends_with("is in use, the former ones are dropped\n"), "{said}");
+    let stand = sealing(cluster);
+    let servers = stand["servers"].as_array().unwrap();
+    assert_eq!((servers.len(), &stand["rotation"]), (3, &Value::Null), "{stand}");
+    for server in servers {
+        assert_eq!(server["keys"], serde_json::json!([stand["key"]]), "{stand}");
+    }
+}
+
+/// Isolates a server and asks it from inside of its own node.
+fn a_minority_refuses_in_words(cluster: &Cluster, server: &str) {
+    cluster.kubectl(&["create", "configmap", "known", "--from-literal=a=b"]).ok();
+    let inside = at(cluster, server);
     cluster.chaos("isolate", server);
     // It led, and has the write in its log before it knows that nobody else will.
     let begun = Instant::now();
