@@ -153,8 +153,9 @@ async fn requests_are_passed_on() {
         "service": {"namespace": "default", "name": "things"},
     }});
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    let known = api.send(http::Method::GET, "/apis", &[("accept", accept)], bytes::Bytes::new());
-    let known = known.await.headers["etag"].to_str().unwrap().to_owned();
+    let asked = [("accept", accept)];
+    let known = api.send(http::Method::GET, "/apis", &asked, bytes::Bytes::new()).await;
+    let known = known.headers["etag"].to_str().unwrap().to_owned();
     api.create(SERVICES, &service).await.ok();
     let lacking = condition(&api, "v1.things.io", "ServiceNotFound").await;
     assert_eq!(lacking["message"], "service/things in \"default\" is not present");
