@@ -16,7 +16,7 @@ pub async fn run(settings: &Settings) -> Outcome<()> {
     )?;
     let etcd = settings.side(Name::Etcd, "embedded").await?;
     for (name, kind) in [("get", Kind::Get), ("txn", Kind::Txn)] {
-        for clients in [1, 32] {
+        for clients in [1, 32, 256] {
             let what = format!("embedded {name} ×{clients}");
             if !what.contains(&settings.only) {
                 continue;

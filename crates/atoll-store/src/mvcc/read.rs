@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{ReadFault, Record, RevKey, State, Version};
+use super::{History, ReadFault, Record, RevKey, State, Version};
 use crate::backend::View;
 use crate::kv::{Error, Event, KeyRange, KeyValue, RangeRequest, RangeResult, Revision};
 
@@ -76,7 +76,7 @@ impl State {
         let limit = if request.limit == 0 { usize::MAX } else { request.limit };
         let mut result = RangeResult { revision: current, ..RangeResult::default() };
         let mut missing = Vec::new();
-        for (key, history) in self.index.range::<[u8], _>(bounds(&request.range)) {
+        for (key, history) in self.found(&request.range) {
             let Some(version) = history.seen_at(at) else { continue };
             result.count += 1;
             if request.count_only || result.kvs.len() >= limit {
@@ -93,6 +93,14 @@ impl State {
         }
         result.more = !request.count_only && result.count > result.kvs.len() as u64;
         Plan { result, view: self.view.clone(), missing }
+    }
+
+    /// One walk down the tree finds a single key; each end of a range takes one.
+    fn found(&self, range: &KeyRange) -> impl Iterator<Item = (&Bytes, &History)> {
+        let is_range = range.end.is_some();
+        let one = if is_range { None } else { self.index.get_key_value(range.key.as_ref()) };
+        let many = is_range.then(|| self.index.range::<[u8], _>(bounds(range)));
+        one.into_iter().chain(many.into_iter().flatten())
     }
 
     fn in_memory(&self, at: RevKey) -> Option<&Record> {
