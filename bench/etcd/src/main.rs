@@ -35,7 +35,7 @@ NAMEs; all of them without one, but `embedded` only with its program:
   load        puts, gets, transactions and lists with 1 to 256 clients: throughput, latency, and
               processor time of all servers for each
   start       an empty folder until the first put is acknowledged
-  memory      resident, empty and 15 s after 100,000 keys of 1 KiB were put
+  memory      resident, 15 s after the start and after 100,000 keys of 1 KiB were put
   restart     a million keys of 1 KiB, all servers killed with -9: until all serve again
   kill        the leader of several killed with -9 under load: until the next acknowledged write
   watchers    1,000 watches of one prefix at 1,000 puts a second: delivery, and memory
@@ -196,7 +196,7 @@ async fn memory(settings: &Settings) -> Outcome<()> {
     for round in 0..settings.rounds {
         for (at, name) in Name::BOTH.into_iter().enumerate() {
             let side = settings.side(name, &format!("memory-{round}")).await?;
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            tokio::time::sleep(Duration::from_secs(15)).await;
             empty[at].push(side.resident_mb()?);
             fill(&connect(&side.endpoints, 64).await?, 100_000).await?;
             tokio::time::sleep(Duration::from_secs(15)).await;
