@@ -53,17 +53,17 @@ pub(crate) async fn serve(
     }
     let request = request(&call, &head, &location, &rest, body)?;
     let answer = send(&call, &location, request).await?;
-    Ok(passed_on(answer, &way(&call, &head, &location, &rest)))
+    Ok(passed_on(answer, &way(&call, &head, &location)))
 }
 
-fn way(call: &Call, head: &Parts, location: &Location, rest: &str) -> Way {
+fn way(call: &Call, head: &Parts, location: &Location) -> Way {
     let asked = call.headers.get(HOST).and_then(|value| value.to_str().ok());
     // HTTP/2 has the name in the URL.
     let asked = asked.or_else(|| head.uri.authority().map(|own| own.as_str()));
     Way {
         authority: location.authority.clone(),
         asked: asked.unwrap_or_default().to_owned(),
-        prefix: path::prefix(head.uri.path(), rest),
+        prefix: path::prefix(&call.info),
     }
 }
 
@@ -98,8 +98,8 @@ fn request<B>(
         .body(body)
         .map_err(|error| Status::bad_request(error.to_string()))?;
     *request.headers_mut() = headers::forwarded(&call.headers, &head.uri, &location.authority);
-    let prefix = path::prefix(head.uri.path(), rest);
-    if let Ok(uri) = HeaderValue::from_str(&path::encode(&format!("{prefix}{rest}"))) {
+    let uri = format!("{}{}", path::prefix(&call.info), path::encode(rest));
+    if let Ok(uri) = HeaderValue::from_str(&uri) {
         request.headers_mut().insert("x-forwarded-uri", uri);
     }
     Ok(request)
@@ -157,7 +157,7 @@ async fn tunnel(
     headers::keep_upgrade(&call.headers, request.headers_mut());
     let mut answer = send(call, location, request).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(passed_on(answer, &way(call, head, location, rest)));
+        return Ok(passed_on(answer, &way(call, head, location)));
     }
     let server = hyper::upgrade::on(&mut answer);
     let mut response = Response::new(Body::empty());

@@ -14,7 +14,7 @@ use crate::{
 };
 use atoll_informer::{Change, Key, Outcome, WorkQueue};
 use k8s_openapi::api::{
-    core::v1::{Endpoints, Node, Pod, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{Client, ResourceExt};

@@ -9,10 +9,7 @@ use crate::{
     shared::{ClientFor, Shared},
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
-use k8s_openapi::api::{
-    core::v1::{Endpoints, Service},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, PostParams, Preconditions},

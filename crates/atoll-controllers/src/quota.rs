@@ -130,13 +130,23 @@ impl Trigger {
         let counts = |pod: &Arc<Pod>| {
             let phase = pod.status.as_ref().and_then(|status| status.phase.clone());
             let over = matches!(phase.as_deref(), Some("Succeeded" | "Failed"));
-            let wanted = pod.spec.iter().flat_map(|spec| &spec.containers);
-            let status = pod.status.iter();
-            let held = status.flat_map(|status| status.container_statuses.iter().flatten());
+            let spec = pod.spec.iter();
+            let wanted = spec.flat_map(|spec| {
+                spec.containers.iter().chain(spec.init_containers.iter().flatten())
+            });
+            let held = pod.status.iter().flat_map(|status| {
+                let sidecars = status.init_container_statuses.iter().flatten();
+                status.container_statuses.iter().flatten().chain(sidecars)
+            });
+            let conditions =
+                pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            let reasons = conditions.filter(|one| one.type_ == "PodResizePending");
             (
                 over,
                 wanted.map(|one| one.resources.clone()).collect::<Vec<_>>(),
-                held.map(|one| one.resources.clone()).collect::<Vec<_>>(),
+                held.map(|one| (one.resources.clone(), one.allocated_resources.clone()))
+                    .collect::<Vec<_>>(),
+                reasons.map(|one| one.reason.clone()).collect::<Vec<_>>(),
             )
         };
         if change.old.is_some() && change.old.map(counts) != change.new.map(counts) {

@@ -246,6 +246,7 @@ impl Pods {
         if let Some(handle) = self.index.borrow().get(uid) {
             handle.desired.send_modify(|desired| desired.gone = true);
         }
+        self.wishes.remove(uid);
     }
 
     fn remove_orphan(&self, uid: String) {

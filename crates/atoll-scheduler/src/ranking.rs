@@ -118,6 +118,9 @@ impl Ranking {
             self.leave(name);
         }
         let nodes: Vec<&NodeState> = touched.iter().filter_map(|name| cluster.node(name)).collect();
+        if !nodes.iter().all(|node| self.scale.holds(&self.like, node)) {
+            return false;
+        }
         self.seat(&nodes);
         self.seen = cluster.changes();
         true
@@ -158,20 +161,23 @@ impl Ranking {
     /// The best of all zones; a zone with many siblings counts for less.
     fn first(&self, crowd: &Crowd) -> Option<String> {
         let by_zone = self.crowd_by_zone(crowd);
+        let is_everywhere = crowd.len() >= self.seats.len();
+        let least = crowd.values().min().copied().filter(|_| is_everywhere).unwrap_or(0);
         let bests = self.zones.iter().filter_map(|(name, ranks)| {
-            let (score, pods, node) = Self::first_of(ranks, crowd)?;
+            let (score, pods, node) = Self::first_of(ranks, crowd, least)?;
             let crowd = by_zone.get(name).copied().unwrap_or(0);
             Some((score::crowded(score, crowd), pods, node))
         });
         bests.max().map(|(_, _, Reverse(node))| node.to_string())
     }
 
-    /// The best with its siblings taken off. Those take off and never add: who comes after a
-    /// score that is no better than the best found cannot win any more.
-    fn first_of(ranks: &BTreeSet<Rank>, crowd: &Crowd) -> Option<Rank> {
+    /// The best with its siblings taken off, of which each node has so many at `least`. They
+    /// take off and never add: what ranks below the best found cannot win any more.
+    fn first_of(ranks: &BTreeSet<Rank>, crowd: &Crowd, least: i64) -> Option<Rank> {
         let mut best: Option<Rank> = None;
         for (score, pods, node) in ranks.iter().rev() {
-            if best.as_ref().is_some_and(|(found, _, _)| score <= found) {
+            let at_best = score::crowded(*score, least);
+            if best.as_ref().is_some_and(|(found, _, _)| at_best < *found) {
                 break;
             }
             let siblings = crowd.get(&*node.0).copied().unwrap_or(0);

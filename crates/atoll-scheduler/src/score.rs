@@ -93,6 +93,13 @@ impl Scale {
         }
     }
 
+    /// Whether the node lies within what was found.
+    pub(crate) fn holds(&self, pod: &Pod, node: &NodeState) -> bool {
+        let within = |value: i64, (low, high): (i64, i64)| (low..=high).contains(&value);
+        within(disliked_taints(pod, node), self.taints)
+            && within(preferred_weight(pod, node), self.affinity)
+    }
+
     /// As if it had no siblings.
     pub(crate) fn score(&self, pod: &Pod, node: &NodeState, wanted: &Amounts) -> i64 {
         let taints = 100 - stretched(disliked_taints(pod, node), self.taints, 0);

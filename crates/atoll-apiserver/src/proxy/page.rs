@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::{GzEncoder, MultiGzDecoder};
 use futures::StreamExt as _;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
 use http::{StatusCode, response};
 use http_body_util::{BodyDataStream, BodyExt as _};
 use hyper::body::{Body as _, Incoming};
@@ -17,7 +17,7 @@ use crate::body::{Body, BoxError};
 
 /// The body as the client gets it. Its length is known no more when it is a page.
 pub(super) fn passed_on(head: &mut response::Parts, body: Incoming, way: &Way) -> Body {
-    let coding = head.headers.get(CONTENT_ENCODING).map(http::HeaderValue::as_bytes);
+    let coding = head.headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes);
     let way = way.clone();
     let links = Links::new(move |link: &str| way.relocate(link));
     let page = match coding {
@@ -31,29 +31,61 @@ pub(super) fn passed_on(head: &mut response::Parts, body: Incoming, way: &Way) -
         Some(_) => None,
     };
     let Some(page) = page else { return Body::wrap(body) };
-    head.headers.remove(CONTENT_LENGTH);
+    forget_bytes(&mut head.headers);
     // Of a page that was only asked about there is the head alone.
     if body.is_end_stream() {
         return Body::wrap(body);
     }
-    let state = Some((body.into_data_stream(), page));
-    Body::stream(futures::stream::try_unfold(state, piece))
+    let passing = Passing { body: body.into_data_stream(), page, rest: Bytes::new() };
+    Body::stream(futures::stream::try_unfold(Some(passing), piece))
 }
 
-type Passing<F> = Option<(BodyDataStream<Incoming>, Page<F>)>;
+/// What spoke of the bytes as they were says nothing of those that are sent.
+fn forget_bytes(headers: &mut HeaderMap) {
+    for name in ["content-length", "accept-ranges", "content-md5", "digest", "content-digest"] {
+        headers.remove(name);
+    }
+    headers.remove("repr-digest");
+    let strong = headers.get(ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
+    let weak = strong.map(|tag| [b"W/", tag.as_bytes()].concat());
+    if let Some(weak) = weak.and_then(|tag| HeaderValue::from_bytes(&tag).ok()) {
+        headers.insert(ETAG, weak);
+    }
+}
+
+/// Bytes that are read at once: packed ones may stand for a thousand times as many.
+const AT_ONCE: usize = 4 << 10;
+
+struct Passing<F: Fn(&str) -> Option<String>> {
+    body: BodyDataStream<Incoming>,
+    page: Page<F>,
+    /// What came and was not read yet.
+    rest: Bytes,
+}
 
 /// The next piece of a page, and what is left of it.
-async fn piece<F>(state: Passing<F>) -> Result<Option<(Bytes, Passing<F>)>, BoxError>
+async fn piece<F>(
+    state: Option<Passing<F>>,
+) -> Result<Option<(Bytes, Option<Passing<F>>)>, BoxError>
 where
     F: Fn(&str) -> Option<String>,
 {
-    let Some((mut body, mut page)) = state else { return Ok(None) };
-    match body.next().await.transpose()? {
-        Some(bytes) => {
-            let read = page.read(&bytes)?;
-            Ok(Some((read, Some((body, page)))))
+    let Some(mut passing) = state else { return Ok(None) };
+    loop {
+        if passing.rest.is_empty() {
+            match passing.body.next().await.transpose()? {
+                Some(bytes) => passing.rest = bytes,
+                None => return Ok(Some((passing.page.end()?, None))),
+            }
+        } else {
+            // Others get their turn between two stretches of one page.
+            tokio::task::yield_now().await;
         }
-        None => Ok(Some((page.end()?, None))),
+        let stretch = passing.rest.split_to(passing.rest.len().min(AT_ONCE));
+        let read = passing.page.read(&stretch)?;
+        if !read.is_empty() {
+            return Ok(Some((read, Some(passing))));
+        }
     }
 }
 
@@ -78,6 +110,9 @@ impl<F: Fn(&str) -> Option<String>> Page<F> {
             }
             Self::Gzip(page) => {
                 page.write_all(bytes)?;
+                // What a page says at once is seen at once.
+                page.flush()?;
+                page.get_mut().to.flush()?;
                 page.get_mut().to.get_mut()
             }
         };

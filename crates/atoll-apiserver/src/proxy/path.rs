@@ -4,6 +4,7 @@ use http::header::{HeaderValue, LOCATION};
 use http::{Response, StatusCode, Uri};
 
 use crate::body::Body;
+use crate::request::RequestInfo;
 use crate::status::Status;
 
 /// What follows `proxy` in a path, with its leading slash; empty when nothing does, not even
@@ -20,10 +21,16 @@ pub(super) fn rest(rest: &str, path: &str) -> String {
     found
 }
 
-/// The path up to and with `proxy`.
-pub(super) fn prefix(path: &str, rest: &str) -> String {
-    let path = crate::request::percent_decode(path, false);
-    path.strip_suffix(rest).unwrap_or(&path).to_owned()
+/// The path up to and with `proxy`, as Go escapes it. It is made of what the path was read as,
+/// so that nothing of what follows `proxy` gets into the links of pages.
+pub(super) fn prefix(info: &RequestInfo) -> String {
+    let mut parts = if info.group.is_empty() { vec!["api"] } else { vec!["apis", &*info.group] };
+    parts.push(&info.version);
+    if info.nested {
+        parts.extend(["namespaces", &*info.namespace]);
+    }
+    parts.extend([&*info.resource, &*info.name, &*info.subresource]);
+    encode(&format!("/{}", parts.join("/")))
 }
 
 /// A page's relative links need a slash at its end.
@@ -111,7 +118,24 @@ mod tests {
         assert_eq!(rest("", &format!("{PREFIX}/")), "/");
         assert_eq!(rest("a/b", &format!("{PREFIX}/a/b")), "/a/b");
         assert_eq!(rest("a/b", &format!("{PREFIX}/a/b/")), "/a/b/");
-        assert_eq!(prefix(&format!("{PREFIX}/a%20b"), "/a b"), PREFIX);
+    }
+
+    #[test]
+    fn nothing_that_follows_gets_into_the_prefix() {
+        let target = |path: &str| match crate::request::target(
+            &http::Method::GET,
+            path,
+            &crate::query::Query::default(),
+        ) {
+            crate::request::Target::Resource(info) => prefix(&info),
+            crate::request::Target::Plain => panic!("{path} is a resource's"),
+        };
+        let hostile = "%22%3E%3Cscript%3Ealert(1)%3C/script%3E";
+        for rest in ["", "/", "/a%20b", "/docs//", "/x%2F", &format!("/{hostile}//")] {
+            assert_eq!(target(&format!("{PREFIX}{rest}")), PREFIX, "{rest}");
+        }
+        let odd = "/api/v1/namespaces/a/services/%22%3E:80/proxy/x";
+        assert_eq!(target(odd), "/api/v1/namespaces/a/services/%22%3E:80/proxy");
     }
 
     #[test]
@@ -122,7 +146,8 @@ mod tests {
             prefix: PREFIX.to_owned(),
         };
         let to = |target| way.relocate(target);
-        for path in ["/login?x=1", "/", "/a?next=http://other/x", &format!("{PREFIX}2/x")] {
+        let near = format!("{PREFIX}2/x");
+        for path in ["/login?x=1", "/", "/a?next=http://other/x", &near] {
             assert_eq!(to(path), Some(format!("{PREFIX}{path}")));
         }
         assert_eq!(to("http://10.0.0.1:80/login"), Some(format!("{PREFIX}/login")));

@@ -276,7 +276,6 @@ impl PodTask {
             let finished_at = exit.finished_at;
             track.crash.advance(finished_at);
         }
-        track.resized = false;
         track.starting = true;
         track.waiting = None;
         track.condemned = None;
@@ -405,17 +404,20 @@ impl PodTask {
                 track.started = hooked && !has_startup;
                 track.ready = hooked && !has_readiness;
                 track.failed_at = None;
+                track.resized = false;
                 self.on_pulled(name);
                 self.adopt_new_run(&uid, name);
             }
             StartEnd::Failed { reason, message, image } => {
                 track.unpulled = image;
                 if reason == messages::RUN_CONTAINER_ERROR {
+                    track.resized = false;
                     self.adopt_new_run(&uid, name);
                 }
                 self.on_start_failed(name, reason, message);
             }
             StartEnd::NeverStarted { run, message } => {
+                track.resized = false;
                 self.adopt_run(name, *run);
                 self.on_start_failed(name, messages::RUN_CONTAINER_ERROR, message);
             }

@@ -230,6 +230,12 @@ async fn change(cx: &Context, job: ResizeJob, end: &mut ResizeEnd) -> Result<(),
     Ok(())
 }
 
+/// Whether a limit must not be set on what is in use. A container whose limits are not known may
+/// have this one already, and have filled it.
+fn is_over(used: i64, limit: i64, is_known: bool) -> bool {
+    if is_known { used >= limit } else { used > limit }
+}
+
 /// Refuses to bring a limit down onto what is in use.
 async fn check_memory(
     cx: &Context,
@@ -246,16 +252,15 @@ async fn check_memory(
             cx.runtime.stats(&step.reference).await.map_err(|error| with_sources(&error))?;
         let used = i64::try_from(stats.memory_usage_bytes).unwrap_or(i64::MAX);
         total += used;
-        let Some(before) = &step.before else { continue };
-        let limit = comes_down(before.memory_limit_bytes, step.after.memory_limit_bytes);
-        if let Some(limit) = limit.filter(|limit| used >= *limit) {
+        let known = step.before.as_ref().and_then(|before| before.memory_limit_bytes);
+        let limit = comes_down(known, step.after.memory_limit_bytes);
+        if let Some(limit) = limit.filter(|limit| is_over(used, *limit, step.before.is_some())) {
             tight.push(Squeeze { container: Some(step.name.clone()), limit, used });
         }
     }
-    let whole = before.and_then(|before| {
-        comes_down(before.memory_limit_bytes, sandbox.resources.memory_limit_bytes)
-    });
-    if let Some(limit) = whole.filter(|limit| total >= *limit) {
+    let known = before.and_then(|before| before.memory_limit_bytes);
+    let whole = comes_down(known, sandbox.resources.memory_limit_bytes);
+    if let Some(limit) = whole.filter(|limit| is_over(total, *limit, before.is_some())) {
         tight.insert(0, Squeeze { container: None, limit, used: total });
     }
     resize::too_tight(&tight).map_or(Ok(()), Err)

@@ -59,7 +59,12 @@ pub fn is_asked_for(pod: &Pod, allocated: &Pod) -> bool {
         let containers = pod.spec.iter().flat_map(resizable);
         containers.map(|container| (container.name.clone(), own(container))).collect()
     };
-    all(pod) != all(allocated)
+    all(pod) != all(allocated) || has_whole(pod) != has_whole(allocated)
+}
+
+/// Whether the pod as a whole asks for something, beside its containers.
+fn has_whole(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.resources.is_some())
 }
 
 /// The pod with what was allocated to it instead of what it asks for.
@@ -81,6 +86,9 @@ pub fn with_allocation(pod: &Pod, allocated: &Pod) -> Pod {
             container.resources.clone_from(&known.resources);
         }
     }
+    if let Some(spec) = pod.spec.as_mut() {
+        spec.resources = allocated.spec.as_ref().and_then(|known| known.resources.clone());
+    }
     pod
 }
 
@@ -89,6 +97,10 @@ pub fn with_allocation(pod: &Pod, allocated: &Pod) -> Pod {
 pub fn refusal(pod: &Pod, others: &[&Pod], room: &Room) -> Option<Pending> {
     let generation = pod.metadata.generation;
     let pending = |reason, message| Some(Pending { reason, message, generation });
+    if has_whole(pod) {
+        let message = "this node does not support spec.resources of a pod".to_owned();
+        return pending(INFEASIBLE, message);
+    }
     let all = [("memory", room.memory_bytes), ("cpu", room.cpu_milli)];
     for (name, capacity) in all {
         let requested = amount::pod_request(pod, name);

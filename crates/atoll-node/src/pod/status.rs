@@ -175,14 +175,13 @@ fn phase_of_apps(
     sidecars_running: bool,
 ) -> &'static str {
     let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    let is_resized = |name: &str| view.tracks.get(name).is_some_and(|track| track.resized);
     for container in &spec.containers {
         match view.tracks.get(&container.name).and_then(|track| track.current.as_ref()) {
             None | Some(Run { state: RunState::Created, .. }) if !view.ended => waiting += 1,
             None | Some(Run { state: RunState::Created, .. }) => stopped += 1,
             Some(Run { state: RunState::Running { .. }, .. }) => running += 1,
-            Some(_) if view.tracks.get(&container.name).is_some_and(|track| track.resized) => {
-                running += 1;
-            }
+            Some(_) if !view.ended && is_resized(&container.name) => running += 1,
             Some(Run { state: RunState::Exited(exit), .. }) => {
                 stopped += 1;
                 succeeded += usize::from(exit.code == 0);

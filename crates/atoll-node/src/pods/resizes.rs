@@ -30,7 +30,7 @@ impl Pods {
         let over = is_terminal(&pod) || known.refused.is_some();
         if over || !resize::is_asked_for(&pod, &known.pod) {
             self.wishes.remove(uid);
-            handle.desired.send_replace(Desired { pod, gone: false, pending: None, ..known });
+            handle.desired.send_replace(Desired { pod, pending: None, ..known });
             return;
         }
         let since = self.wishes.get(uid).map_or_else(Instant::now, |wish| wish.since);
@@ -62,13 +62,16 @@ impl Pods {
         let uid = &handle.id.uid;
         let Some(pod) = self.wishes.get(uid).map(|wish| wish.pod.clone()) else { return };
         let known = handle.desired.borrow().clone();
+        if known.gone {
+            return;
+        }
         let others = self.holders(uid);
         let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
         let Some(pending) = resize::refusal(&pod, &others, &self.cx.room()) else {
             let text = resize::event("Pod resize started", &pod, pod.metadata.generation, None);
             self.cx.normal(&pod, "ResizeStarted", text);
             self.wishes.remove(uid);
-            handle.desired.send_replace(Desired { pod, gone: false, pending: None, ..known });
+            handle.desired.send_replace(Desired { pod, pending: None, ..known });
             self.dirty = true;
             return;
         };
@@ -79,7 +82,7 @@ impl Pods {
         }
         if !is_known || now != known.pod {
             let pending = Some(pending);
-            handle.desired.send_replace(Desired { pod: now, gone: false, pending, ..known });
+            handle.desired.send_replace(Desired { pod: now, pending, ..known });
         }
     }
 

@@ -167,6 +167,8 @@ fn transition_times_stay_while_nothing_changes() {
         failed: None,
         ended: false,
         now: at(999),
+        pending: None,
+        progress: None,
     };
     assert_eq!(derive(&view, Some(&first)), first);
 }
