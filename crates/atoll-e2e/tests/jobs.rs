@@ -326,7 +326,7 @@ fn the_urgent_push_others_off(cluster: &Cluster) {
 }
 
 /// A resource that nobody but the one who announces it knows, as upstream's own tests fill nodes.
-const FOO: &str = "scheduling.k8s.io/foo";
+const FOO: &str = "scheduling.k8s.io/thing";
 
 fn announce(cluster: &Cluster, node: &str, amount: &Value) {
     let patch = json!({ "status": { "capacity": { FOO: amount } } }).to_string();
@@ -340,11 +340,11 @@ fn announce(cluster: &Cluster, node: &str, amount: &Value) {
 }
 
 fn with_foo(name: &str, class: &str, more: &Value) -> Value {
-    let foo = json!({ FOO: "2" });
+    let thing = json!({ FOO: "2" });
     let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
         "spec": { "priorityClassName": class, "terminationGracePeriodSeconds": 1,
             "containers": [{ "name": "c", "image": "atoll.local/hello",
-                "resources": { "requests": foo, "limits": foo } }] } });
+                "resources": { "requests": thing, "limits": thing } }] } });
     for (key, value) in more.as_object().into_iter().flatten() {
         pod["spec"][key] = value.clone();
     }

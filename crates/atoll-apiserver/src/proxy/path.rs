@@ -23,13 +23,13 @@ pub(super) fn rest(rest: &str, path: &str) -> String {
 
 /// The path up to and with `proxy`, as Go escapes it. It is made of what the path was read as,
 /// so that nothing of what follows `proxy` gets into the links of pages.
-pub(super) fn prefix(info: &RequestInfo) -> String {
-    let mut parts = if info.group.is_empty() { vec!["api"] } else { vec!["apis", &*info.group] };
-    parts.push(&info.version);
-    if info.nested {
-        parts.extend(["namespaces", &*info.namespace]);
+pub(super) fn prefix(asked: &RequestInfo) -> String {
+    let mut parts = if asked.group.is_empty() { vec!["api"] } else { vec!["apis", &*asked.group] };
+    parts.push(&asked.version);
+    if asked.nested {
+        parts.extend(["namespaces", &*asked.namespace]);
     }
-    parts.extend([&*info.resource, &*info.name, &*info.subresource]);
+    parts.extend([&*asked.resource, &*asked.name, &*asked.subresource]);
     encode(&format!("/{}", parts.join("/")))
 }
 
@@ -80,7 +80,8 @@ impl Way {
             Some(_) => return None,
             None => "",
         };
-        if !path.starts_with('/') && !(host.is_some() && path.is_empty()) {
+        let is_whole = host.is_some() && path.is_empty();
+        if !path.starts_with('/') && !is_whole {
             return None;
         }
         let within = path.strip_prefix(self.prefix.as_str());

@@ -34,7 +34,8 @@ fn definition(hook: &Hook) -> Value {
     let version = |name: &str, storage: bool, fields: &[&str]| {
         let fields: serde_json::Map<_, _> =
             fields.iter().map(|field| ((*field).to_owned(), json!({"type": "string"}))).collect();
-        let selectable = json!([{"jsonPath": format!(".spec.{}", fields.keys().last().unwrap())}]);
+        let selectable =
+            json!([{"jsonPath": format!(".spec.{}", fields.keys().next_back().unwrap())}]);
         json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {
             "type": "object", "properties": {"spec": {"type": "object", "properties": fields}}}},
             "selectableFields": selectable})

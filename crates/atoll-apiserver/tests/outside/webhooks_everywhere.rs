@@ -15,7 +15,7 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// Lamps in two versions; with `knows` their data has these fields alone.
 fn definition(knows: Option<&[&str]>) -> Value {
-    let data = match knows {
+    let schema = match knows {
         Some(fields) => {
             let fields: serde_json::Map<_, _> =
                 fields.iter().map(|one| ((*one).to_owned(), json!({"type": "string"}))).collect();
@@ -25,7 +25,7 @@ fn definition(knows: Option<&[&str]>) -> Value {
     };
     let version = |name: &str, storage: bool| {
         json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema":
-            {"type": "object", "properties": {"data": data}}}})
+            {"type": "object", "properties": {"data": schema}}}})
     };
     json!({
         "metadata": {"name": "lamps.hooked.example.com"},
@@ -46,9 +46,9 @@ async fn defined(api: &Api, definition: &Value) {
     }
 }
 
-fn lamp(name: &str, data: Value) -> Value {
+fn lamp(name: &str, holds: Value) -> Value {
     json!({"apiVersion": "hooked.example.com/v1", "kind": "Lamp",
-        "metadata": {"name": name}, "data": data})
+        "metadata": {"name": name}, "data": holds})
 }
 
 /// A webhook for another group than the core's.
@@ -61,11 +61,11 @@ fn webhook_for(hook: &Hook, name: &str, operations: &[&str], rule: (&str, &str, 
 
 /// The first writes a field, the second another when the first is there.
 fn stages(asked: &Value) -> Value {
-    let data = &asked["object"]["data"];
-    if data["start"] == "yes" && data.get("stage-1").is_none() {
+    let lamp = &asked["object"]["data"];
+    if lamp["start"] == "yes" && lamp.get("stage-1").is_none() {
         return add("/data/stage-1", json!("yes"));
     }
-    if data["stage-1"] == "yes" {
+    if lamp["stage-1"] == "yes" {
         return add("/data/stage-2", json!("yes"));
     }
     json!({"allowed": true})

@@ -15,7 +15,7 @@ pub(crate) fn pods_go_first(alone: &Alone) {
         object
     };
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ends"}});
-    alone.create(&[namespace.clone()]);
+    alone.create(std::slice::from_ref(&namespace));
     eventually(SOON, "the account of the namespace", || {
         let account = alone.get(&["serviceaccount", "default", "-n", "ends"]);
         if account.is_object() { Ok(()) } else { Err("not yet".to_owned()) }

@@ -2,7 +2,7 @@
 //! affinity, ports of nodes.
 
 mod ports;
-mod types;
+mod retyped;
 
 use super::HOUR_GLASS;
 use atoll_e2e::{
@@ -32,7 +32,7 @@ pub(crate) fn check(cluster: &Cluster) {
     directly(cluster);
     ports_and_protocols(cluster);
     names(cluster);
-    types::check(cluster);
+    retyped::check(cluster);
     slices_by_hand(cluster);
     affinity(cluster);
     ports::check(cluster);

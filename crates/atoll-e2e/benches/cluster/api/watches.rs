@@ -104,9 +104,9 @@ async fn follow(
     let mut delays = Vec::with_capacity(WRITES);
     while delays.len() < WRITES {
         let frame = events.frame().await.unwrap().unwrap();
-        let data = frame.into_data().unwrap();
+        let lines = frame.into_data().unwrap();
         // Each event is a line, and events come in the order of the writes.
-        let ends = data.iter().filter(|&&byte| byte == b'\n').count();
+        let ends = lines.iter().filter(|&&byte| byte == b'\n').count();
         let now = Instant::now();
         let from = delays.len();
         let begun = sent.lock().unwrap()[from..from + ends].to_vec();
