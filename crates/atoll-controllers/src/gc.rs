@@ -252,6 +252,9 @@ impl Collector {
                 self.write_owners(api, node, |owner| !uids.contains(&owner.uid)).await?;
             }
             Verdict::Delete { foreground } => {
+                if foreground && self.closes_a_circle(node) {
+                    self.unblock(api, node).await?;
+                }
                 let policy = match (foreground, node) {
                     (true, _) => PropagationPolicy::Foreground,
                     (false, node) if node.has_finalizer(ORPHAN) => PropagationPolicy::Orphan,
@@ -273,6 +276,22 @@ impl Collector {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    /// Whether some dependent waits for its own dependents already: in a circle each would wait
+    /// for the next for ever.
+    fn closes_a_circle(&self, node: &Node) -> bool {
+        self.lock().dependents(&node.uid).iter().any(|dependent| dependent.waits_for(FOREGROUND))
+    }
+
+    /// Its owners wait for it no more.
+    async fn unblock(&self, api: &Api<DynamicObject>, node: &Node) -> Result<(), Error> {
+        let owners = node.owners.iter().map(|owner| Owner { blocks: false, ..owner.clone() });
+        let owners: Vec<_> = owners.map(|owner| owner.reference()).collect();
+        let patch = json!({ "metadata": {
+            "uid": node.uid, "resourceVersion": node.resource_version, "ownerReferences": owners,
+        } });
+        self.patch(api, node, "unblocking the owners of", &patch).await
     }
 
     /// Foreground: dependents that block go first, then the finalizer.

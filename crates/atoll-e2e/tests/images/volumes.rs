@@ -14,7 +14,7 @@ fn pod(cluster: &Cluster, name: &str, registry: u16, volume: &str, mounts: Value
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {
             "nodeName": "node-1", "terminationGracePeriodSeconds": 1,
-            "containers": [{"name": "c", "image": format!("localhost:{registry}/x:1"),
+            "containers": [{"name": "c", "image": format!("localhost:{registry}/v:1"),
                 "command": ["sh", "-c", super::pods::STAY], "volumeMounts": mounts}],
             "volumes": [{"name": "v",
                 "image": {"reference": volume, "pullPolicy": "Always"}}],
