@@ -98,8 +98,12 @@ impl Controller {
         let name = || format!("{namespace}/{ROOT_CA}");
         match self.root_cas.get(&Key::new(namespace, ROOT_CA)) {
             Some(known) if known.data.as_ref() == Some(&wanted) => Ok(()),
-            Some(_) => {
-                let patch = Patch::Merge(serde_json::json!({ "data": wanted }));
+            Some(known) => {
+                // Nothing else stands in it.
+                let others = known.data.iter().flat_map(BTreeMap::keys).map(|key| (key, None));
+                let mut whole: BTreeMap<&String, Option<&String>> = others.collect();
+                whole.extend(wanted.iter().map(|(key, value)| (key, Some(value))));
+                let patch = Patch::Merge(serde_json::json!({ "data": whole }));
                 let patched = api.patch(ROOT_CA, &PatchParams::default(), &patch).await;
                 patched.map_err(failed("updating", "configmap", name()))?;
                 Ok(())

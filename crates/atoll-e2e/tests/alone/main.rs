@@ -68,7 +68,8 @@ impl Alone {
 
     #[track_caller]
     fn items(&self, what: &[&str]) -> Vec<Value> {
-        self.get(what)["items"].as_array().unwrap().clone()
+        // Of an empty list kubectl says nothing with this flag.
+        self.get(what)["items"].as_array().cloned().unwrap_or_default()
     }
 
     #[track_caller]
