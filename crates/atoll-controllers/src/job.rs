@@ -20,7 +20,7 @@ use crate::{
     expect::Expectations,
     launch::{launch, on_each},
     pods,
-    shared::{BY_OWNER, ClientFor, Shared, controller_of},
+    shared::{BY_OWNER, ClientFor, JOB_UID, Shared, controller_of},
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
 use futures::{StreamExt, stream};
@@ -122,7 +122,9 @@ impl Controller {
     }
 
     async fn owned(&self, api: &Api<Pod>, job: &Job) -> Result<Vec<Arc<Pod>>, Error> {
-        let mut candidates = self.shared.pods.indexed(BY_OWNER, &job.uid().unwrap_or_default());
+        // Those that lost their owner are among them.
+        let uid = job.uid().unwrap_or_default();
+        let mut candidates = self.shared.pods.indexed(BY_OWNER, &uid);
         let namespace = job.namespace().unwrap_or_default();
         let Some(owner) = job.controller_owner_ref(&()) else { return Ok(Vec::new()) };
         let Some(selector) = facts::spec(job).selector.as_ref() else { return Ok(candidates) };
@@ -130,7 +132,8 @@ impl Controller {
         if facts::spec(job).manual_selector == Some(true) {
             let all = self.shared.pods.in_namespace(&namespace).into_iter();
             candidates.extend(
-                all.filter(|pod| controller_of(pod.as_ref()).is_none() && pods::is_active(pod)),
+                all.filter(|pod| controller_of(pod.as_ref()).is_none() && pods::is_active(pod))
+                    .filter(|pod| pod.labels().get(JOB_UID) != Some(&uid)),
             );
         }
         let deleted = job.metadata.deletion_timestamp.is_some();

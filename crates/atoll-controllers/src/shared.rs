@@ -24,7 +24,11 @@ pub type ClientFor = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 /// Whom the informers act as: it may read every kind.
 pub(crate) const MANAGER: &str = "kube-controller-manager";
 
-/// Pods, ReplicaSets, Jobs and ControllerRevisions by the uid of their controller.
+/// The label with the uid of the Job that made a pod.
+pub(crate) const JOB_UID: &str = "batch.kubernetes.io/controller-uid";
+
+/// Pods, ReplicaSets, Jobs and ControllerRevisions by the uid of their controller; a pod without
+/// one by that of the Job that made it.
 pub(crate) const BY_OWNER: usize = 0;
 /// Pods by the node they are bound to.
 pub(crate) const BY_NODE: usize = 1;
@@ -53,7 +57,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            pods: Informer::with_indexes(&[by_owner::<Pod>, by_node]),
+            pods: Informer::with_indexes(&[by_owner_or_maker, by_node]),
             replica_sets: Informer::with_indexes(&[by_owner::<ReplicaSet>]),
             deployments: Informer::new(),
             stateful_sets: Informer::new(),
@@ -119,6 +123,13 @@ pub(crate) fn controller_of<K: ResourceExt>(object: &K) -> Option<&OwnerReferenc
 
 fn by_owner<K: ResourceExt>(object: &K) -> Vec<String> {
     controller_of(object).map(|owner| owner.uid.clone()).into_iter().collect()
+}
+
+/// A pod that lost its owner still says which Job has made it, and is found by that.
+fn by_owner_or_maker(pod: &Pod) -> Vec<String> {
+    let owners = by_owner(pod);
+    let maker = pod.labels().get(JOB_UID).filter(|_| owners.is_empty());
+    owners.into_iter().chain(maker.cloned()).collect()
 }
 
 fn by_node(pod: &Pod) -> Vec<String> {

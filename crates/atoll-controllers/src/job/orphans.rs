@@ -4,7 +4,7 @@ use super::{facts, untrack};
 use crate::{
     error::Error,
     launch::launch,
-    shared::{BY_OWNER, Shared, controller_of},
+    shared::{BY_OWNER, JOB_UID, Shared, controller_of},
 };
 use atoll_informer::{Change, Key, Outcome, WorkQueue};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const WORKERS: usize = 2;
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 pub(super) fn start(
     client: &Client,
@@ -57,11 +58,15 @@ async fn pass(client: &Client, shared: &Shared, key: &Key) -> Result<Outcome, Er
 }
 
 fn is_orphan(pod: &Pod, job: impl Fn(&str) -> Option<Arc<Job>>) -> bool {
-    let Some(owner) = controller_of(pod).filter(|owner| owner.kind == "Job") else {
-        return true;
+    // Without an owner it is adopted by the Job that made it.
+    let owner = match controller_of(pod) {
+        Some(owner) if owner.kind == "Job" => Some((&owner.name, &owner.uid)),
+        Some(_) => None,
+        None => pod.labels().get(JOB_NAME).zip(pod.labels().get(JOB_UID)),
     };
-    match job(&owner.name) {
-        Some(job) if job.uid().as_deref() == Some(&owner.uid) => {
+    let Some((name, uid)) = owner else { return true };
+    match job(name) {
+        Some(job) if job.uid().as_ref() == Some(uid) => {
             facts::is_ours(&job) && facts::is_finished(&job)
         }
         _ => true,

@@ -1,5 +1,5 @@
-//! An application of three kinds of pods that know each other by name, as upstream's Guestbook
-//! is; and what kubectl does to a single pod.
+//! An application of three kinds of pods that know each other by the variables of their Services,
+//! as upstream's Guestbook can; and what kubectl does to a single pod.
 
 use super::{IMAGE, SOON, apply};
 use atoll_e2e::{Cluster, eventually, http};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::{fs::read_to_string, path::Path, time::Duration};
 
 pub(crate) fn apply(cluster: &Cluster, host: &Path) {
-    let manifest = include_str!("features.yaml").replace("HOST", host.to_str().unwrap());
+    let manifest = include_str!("features.yaml").replace("FOLDER", host.to_str().unwrap());
     cluster.apply(&manifest);
 }
 

@@ -67,7 +67,7 @@ fn who(answer: &str) -> Result<String, String> {
 /// Waits until a URL, asked for by `client`, is answered by this pod.
 fn answers(cluster: &Cluster, url: &str, pod: &str) {
     eventually(HOUR_GLASS, &format!("{pod} answers {url}"), || {
-        let found = who(&client(cluster, &format!("wget -T 2 -qO- {url}"))?)?;
+        let found = who(&client(cluster, &format!("timeout 2 wget -qO- {url}"))?)?;
         if found == pod { Ok(()) } else { Err(found) }
     });
 }
@@ -168,7 +168,7 @@ fn slices_by_hand(cluster: &Cluster) {
     answers(cluster, "http://hand:81/", "web-b");
     // One port in both, by different numbers.
     apply("hand-3", &json!({ "name": "a", "port": 8081 }), &[b]);
-    let ask = |port| move || client(cluster, &format!("wget -T 2 -qO- http://hand:{port}/"));
+    let ask = |port| move || client(cluster, &format!("timeout 2 wget -qO- http://hand:{port}/"));
     all_answer("port 80", &WEBS, ask(80));
     // Two addresses in one.
     apply("hand-2", &json!({ "name": "b", "port": 8081 }), &[a, b]);
@@ -231,7 +231,7 @@ fn endpoints_come_and_go(cluster: &Cluster) {
         all.iter().filter_map(|one| one["metadata"]["namespace"].as_str()).collect();
     assert!(places.contains("default") && all.len() > 5, "{places:?}");
 
-    let ask = || client(cluster, "wget -T 2 -qO- http://sticky/");
+    let ask = || client(cluster, "timeout 2 wget -qO- http://sticky/");
     let patch = r#"{"spec":{"sessionAffinity":"None"}}"#;
     cluster.kubectl(&["patch", "service/sticky", "-p", patch]).ok();
     all_answer("sticky", &WEBS, ask);

@@ -93,7 +93,7 @@ fn downward(cluster: &Cluster) {
 /// In both media, by root and by another user; what one container writes another one reads.
 fn empty_dirs(cluster: &Cluster) {
     for (pod, owner, folders) in
-        [("wide", "0:0", ["/default", "/memory"]), ("plain", "1000:0", ["/empty", "/memory"])]
+        [("wide", "0:0", ["/default", "/memory"]), ("plain", "1000:1000", ["/empty", "/memory"])]
     {
         for folder in folders {
             modes(cluster, pod, folder, "777 0:0\n");
