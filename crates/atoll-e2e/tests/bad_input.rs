@@ -174,8 +174,9 @@ fn fields_that_do_not_change(cluster: &Cluster) {
         );
         let words = "immutable: Forbidden: field is immutable when `immutable` is set";
         says(patch(&[kind[0], "fixed"], "{\"immutable\":false}"), &[words]);
-        cluster.kubectl(&["delete", kind[0], "fixed"]).ok();
     }
+    // What cannot be changed can be deleted.
+    cluster.kubectl(&["delete", "secret", "fixed"]).ok();
     says(
         patch(
             &["service", "kubernetes"],

@@ -278,7 +278,9 @@ fn opened(lab: &Lab) -> String {
 /// The etcd's owner reads no Secret, before a new key and after; kinds of one's own are kept there.
 fn custom_and_sealed(lab: &Lab) {
     lab.kubectl(&["create", "secret", "generic", "word", "--from-literal=is=swordfish"]).ok();
-    let place = format!("/atoll/{}/registry/core/secrets/default/word", lab.cluster_id("server"));
+    let all = format!("/atoll/{}/", lab.cluster_id("server"));
+    let keys = lab.etcdctl(&["get", &all, "--prefix", "--keys-only"]).ok();
+    let place = keys.lines().find(|key| key.ends_with("/secrets/default/word")).unwrap().to_owned();
     let stored = || lab.etcdctl(&["get", &place, "--print-value-only"]).ok();
     let before = stored();
     assert!(before.starts_with("atoll:sealed:1:"), "{place}: {before}");

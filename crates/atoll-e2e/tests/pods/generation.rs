@@ -45,7 +45,11 @@ fn each_change(cluster: &Cluster, mut generation: i64) {
     let image = |list: &str, name: &str| json!({ "spec": { list: [{ "name": name, "image": "test.local/user:1" }] } });
     let patches = [
         (json!({ "spec": { "activeDeadlineSeconds": 4000 } }), 1),
-        (json!({ "spec": { "tolerations": [{ "key": "a", "operator": "Exists" }] } }), 1),
+        (
+            json!([{ "op": "add", "path": "/spec/tolerations/-",
+            "value": { "key": "a", "operator": "Exists" } }]),
+            1,
+        ),
         (image("containers", "c"), 1),
         (image("initContainers", "i"), 1),
         (json!({ "metadata": { "annotations": { "a": "b" } } }), 0),
@@ -53,7 +57,8 @@ fn each_change(cluster: &Cluster, mut generation: i64) {
         (json!({}), 0),
     ];
     for (patch, raised) in patches {
-        cluster.kubectl(&["patch", "pod", POD, "-p", &patch.to_string()]).ok();
+        let kind = if patch.is_array() { "--type=json" } else { "--type=strategic" };
+        cluster.kubectl(&["patch", "pod", POD, kind, "-p", &patch.to_string()]).ok();
         generation += raised;
         seen(cluster, generation);
     }

@@ -120,6 +120,13 @@ fn ports_and_protocols(cluster: &Cluster) {
     who(&datagram(&from, address).unwrap()).unwrap();
 }
 
+/// The name under which an address is looked up.
+fn reverse(address: IpAddr) -> String {
+    let text = address.to_string();
+    let parts: Vec<&str> = text.rsplit('.').collect();
+    format!("{}.in-addr.arpa", parts.join("."))
+}
+
 /// Asked for by a pod: short names, ports, the way back, and the cluster itself.
 fn names(cluster: &Cluster) {
     for name in ["named", "named.default", "named.default.svc", "named.default.svc.cluster.local"] {
@@ -137,8 +144,8 @@ fn names(cluster: &Cluster) {
         ("a", format!("lonely.{local}"), pods[1].to_string()),
         ("srv", format!("_a._tcp.named.{local}"), format!("80 named.{local}")),
         ("srv", format!("_http._tcp.lonely.{local}"), "8080 ".to_owned()),
-        ("ptr", service.to_string(), format!("named.{local}")),
-        ("ptr", pods[1].to_string(), format!("lonely.{local}")),
+        ("ptr", reverse(service), format!("named.{local}")),
+        ("ptr", reverse(pods[1]), format!("lonely.{local}")),
     ] {
         let said = asked(kind, &name);
         assert!(said.contains(&wanted), "{kind} {name}: {said} without {wanted}");
@@ -265,7 +272,7 @@ fn many_at_once(cluster: &Cluster) {
         .map(|number| {
             json!({ "apiVersion": "v1", "kind": "Service",
                 "metadata": { "name": format!("many-{number}"), "labels": { "many": "yes" } },
-                "spec": { "selector": { "app": "env" }, "ports": [{ "port": 80 }] } })
+                "spec": { "selector": { "app": "client" }, "ports": [{ "port": 80 }] } })
         })
         .collect();
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": services }).to_string();

@@ -154,6 +154,8 @@ fn replaced(cluster: &Cluster) {
     let path = format!("/api/v1/namespaces/default/pods/{POD}/resize");
     let mut object: Value =
         serde_json::from_str(&cluster.kubectl(&["get", "--raw", &path]).ok()).unwrap();
+    // kubectl keeps these to itself.
+    object["metadata"].as_object_mut().unwrap().remove("managedFields");
     assert_eq!(object["metadata"], cluster.json(&["pod", POD])["metadata"]);
     object["spec"]["containers"][0]["resources"] = both("20m", "30Mi");
     object["spec"]["containers"][0]["image"] = json!("not/a/resize");
