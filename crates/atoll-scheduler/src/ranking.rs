@@ -241,6 +241,7 @@ fn alike(one: &Pod, other: &Pod) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::Node;
     use serde_json::json;
 
     fn cluster(count: usize, zones: bool) -> Cluster {
@@ -333,6 +334,18 @@ mod tests {
             pod.metadata.owner_references.as_mut().unwrap()[0].uid = owner.to_owned();
             assert_eq!(cluster.siblings(&pod).unwrap().len(), 4, "{owner} is on every node");
         }
+    }
+
+    #[test]
+    fn a_taint_that_comes_later_counts() {
+        let (mut rankings, mut cluster) = (Rankings::default(), cluster(2, false));
+        let pod = pod(0);
+        assert_eq!(rankings.best(&pod, false, &cluster).as_deref(), Some("n0"));
+        let mut node = Node::clone(&cluster.node("n0").unwrap().node);
+        let taints = json!([{ "key": "a", "effect": "PreferNoSchedule" }]);
+        node.spec.get_or_insert_default().taints = serde_json::from_value(taints).unwrap();
+        cluster.set_node(Arc::new(node));
+        assert_eq!(rankings.best(&pod, false, &cluster).as_deref(), Some("n1"));
     }
 
     #[test]

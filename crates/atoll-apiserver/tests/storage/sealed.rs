@@ -7,7 +7,7 @@ use std::time::Duration;
 use atoll_apiserver::Config;
 use atoll_apiserver::encryption::{Encryption, new_key_file};
 use atoll_store::Keyspace;
-use atoll_store::kv::{KeyRange, RangeRequest};
+use atoll_store::kv::{KeyRange, Op, PutRequest, RangeRequest, Txn};
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
@@ -136,6 +136,34 @@ async fn what_is_no_longer_sealed_opens_after_a_new_key() {
     let api = api.restart_with(sealing_only(&file, &[])).await;
     let read = api.get(&format!("{SECRETS}/old")).await.ok();
     assert_eq!(read["data"]["password"], "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5");
+    api.shutdown().await;
+}
+
+/// A value that an earlier rotation lost; failing on it, none would ever end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_key_opens_holds_up_no_rotation() {
+    let file: File = Arc::new(Mutex::new(new_key_file().unwrap()));
+    let api = Api::start_with(sealing(&file)).await;
+    api.create(SECRETS, &secret("s")).await.ok();
+    let key = stand(&api).await["key"].as_str().unwrap().to_owned();
+    let sealed = raw(&api, "s").await;
+    let other: String = key.chars().rev().collect();
+    assert_ne!(other, key);
+    let at = sealed.windows(key.len()).position(|part| part == key.as_bytes()).unwrap();
+    let lost = [&sealed[..at], other.as_bytes(), &sealed[at + key.len()..]].concat();
+    // Of a kind that is served no more.
+    let place = Bytes::from_static(b"/registry/example.com/lanterns/default/lost");
+    let put =
+        PutRequest { key: place.clone(), value: lost.clone().into(), lease: 0, prev_kv: false };
+    let txn = Txn { success: vec![Op::Put(put)], ..Txn::default() };
+    api.store.keyspace(Keyspace::Cluster).txn(txn).await.unwrap();
+    api.send(Method::POST, "/atoll/v1/secrets/rotate-key", &[], "").await.ok();
+    eventually(|| async { stand(&api).await["rotation"].is_null() }).await;
+    assert_ne!(stand(&api).await["key"], key);
+    let range = RangeRequest::new(KeyRange::single(place));
+    let kept = api.store.keyspace(Keyspace::Cluster).range(range).await.unwrap();
+    assert_eq!(kept.kvs[0].value, lost, "it is left as it is");
+    assert_eq!(api.get(&format!("{SECRETS}/s")).await.code, 200);
     api.shutdown().await;
 }
 

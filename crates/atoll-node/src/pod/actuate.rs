@@ -154,7 +154,8 @@ impl PodTask {
         if unsettled && !self.is_resizing() {
             tracing::warn!(pod = %self.id, error, "limits not set again; will retry");
             self.resizing.unsettled = true;
-        } else if self.resizing.error.as_ref() != Some(&error) {
+        } else if !self.resizing.error.as_ref().is_some_and(|known| same_but_numbers(known, &error))
+        {
             let generation = self.pod.metadata.generation;
             let text = resize::event("Pod resize error", &self.pod, generation, Some(&error));
             self.cx.warning(&self.pod, "ResizeError", text);
@@ -183,6 +184,15 @@ impl PodTask {
         let waits = self.resizing.error.is_some() || self.resizing.unsettled;
         self.resizing.retry_at.filter(|_| waits)
     }
+}
+
+/// Whether a text says what was said before, but for how much: the bytes in use are others each
+/// time, which is nothing to tell anybody.
+fn same_but_numbers(one: &str, other: &str) -> bool {
+    let words = |text: &str| -> Vec<char> {
+        text.chars().filter(|letter| !letter.is_ascii_digit()).collect()
+    };
+    words(one) == words(other)
 }
 
 async fn run(cx: &Arc<Context>, job: ResizeJob) -> ResizeEnd {
@@ -264,4 +274,26 @@ async fn check_memory(
         tight.insert(0, Squeeze { container: None, limit, used: total });
     }
     resize::too_tight(&tight).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_stays_too_large_is_told_of_once() {
+        let text = |name: &str, used: i64| {
+            let squeeze = Squeeze { container: Some(name.to_owned()), limit: 100, used };
+            resize::too_tight(&[squeeze]).unwrap()
+        };
+        assert!(same_but_numbers(&text("c", 120), &text("c", 1_350)));
+        assert!(!same_but_numbers(&text("c", 120), &text("d", 120)));
+    }
+
+    #[test]
+    fn what_may_have_been_filled_is_only_refused_when_it_is_exceeded() {
+        assert!(is_over(100, 100, true));
+        assert!(!is_over(100, 100, false));
+        assert!(is_over(101, 100, false));
+    }
 }
