@@ -16,6 +16,20 @@ const RUN_DIR: &str = "/run/atoll";
 /// Mounts, cgroups, links, addresses, routes, rules, tables, namespaces, processes and run
 /// files of Atoll.
 pub fn state() -> BTreeSet<String> {
+    let mut lines = everything();
+    let others = others();
+    lines.retain(|line| !others.iter().any(|other| line.contains(other)));
+    lines
+}
+
+/// Whatever the machine has that names one cluster, by the id of [`id_of`].
+pub fn named(id: &str) -> BTreeSet<String> {
+    let mut lines = everything();
+    lines.retain(|line| line.contains(id));
+    lines
+}
+
+fn everything() -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     let mut add = |kind: &str, text: &str| {
         lines.extend(text.lines().map(|line| format!("{kind}: {}", line.trim_end())));
@@ -31,8 +45,6 @@ pub fn state() -> BTreeSet<String> {
     add("cgroup", &cgroups());
     add("file", &files(Path::new(RUN_DIR)));
     add("process", &processes());
-    let others = others();
-    lines.retain(|line| !others.iter().any(|other| line.contains(other)));
     lines
 }
 
