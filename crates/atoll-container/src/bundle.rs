@@ -208,13 +208,8 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys_mode]),
-        mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", sys_mode],
-        ),
     ];
+    list.extend(cgroup_mounts(spec, around, sys_mode));
     if !spec.mounts.iter().any(|m| m.destination == Path::new("/dev/shm")) {
         list.push(shm(around.shm));
     }
@@ -222,6 +217,31 @@ fn mounts(spec: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
     let mut own: Vec<&Mount> = spec.mounts.iter().collect();
     own.sort_by_key(|m| m.destination.components().count());
     list.extend(own.into_iter().map(own_mount));
+    list
+}
+
+/// What a container sees of its cgroup. In a namespace of processes that is not its own
+/// libcontainer looks on v1 for a process of the node by a number of the namespace, and fails
+/// where there is none: there the hierarchies are bound one by one, as it would.
+fn cgroup_mounts(spec: &ContainerSpec, around: &Surroundings<'_>, mode: &str) -> Vec<Value> {
+    const AT: &str = "/sys/fs/cgroup";
+    let quiet = ["nosuid", "noexec", "nodev"];
+    let joins = matches!(spec.namespaces.pid, NamespaceMode::Path(_));
+    if around.cgroup_version == CgroupVersion::V2 || !joins {
+        let options = [&quiet[..], &["relatime", mode]].concat();
+        return vec![mount(AT, "cgroup", "cgroup", &options)];
+    }
+    let options = [&quiet[..], &["mode=755", "size=4k"]].concat();
+    let mut list = vec![mount(AT, "tmpfs", "tmpfs", &options)];
+    for hierarchy in around.hierarchies {
+        let Some(name) = hierarchy.file_name().filter(|name| *name != "systemd") else { continue };
+        let source = hierarchy.join(around.cgroup.trim_start_matches('/'));
+        let options = [&["rbind", "rprivate"], &quiet[..], &[mode]].concat();
+        let destination = Path::new(AT).join(name);
+        list.push(json!({
+            "destination": destination, "type": "bind", "source": source, "options": options,
+        }));
+    }
     list
 }
 

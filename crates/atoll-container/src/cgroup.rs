@@ -126,7 +126,7 @@ impl Cgroups {
     }
 
     /// Its directory in every hierarchy.
-    fn dirs(&self, cgroup: &str) -> Vec<PathBuf> {
+    pub(crate) fn dirs(&self, cgroup: &str) -> Vec<PathBuf> {
         let below = cgroup.trim_start_matches('/');
         match self.version {
             CgroupVersion::None => Vec::new(),

@@ -50,6 +50,7 @@ pub use runtime::{
     Capabilities, CgroupVersion, ContainerKey, ContainerRef, Event, ExecExit, ExecHandle, Observed,
     Resizer, Runtime, RuntimeConfig, Sandbox, State, Stats, Streams, TermSize,
 };
+pub use shim::pause::{PAUSE_PROGRAM, pause_main};
 pub use shim::shim_main;
 pub use signal::Signal;
 pub use spec::{

@@ -11,11 +11,15 @@ use crate::cgroup::{self, Cgroups};
 use crate::error::Error;
 use crate::filters::Filters;
 use crate::runtime::{Capabilities, CgroupVersion, RuntimeConfig, Sandbox, Stats};
-use crate::sandbox::Sandboxes;
+use crate::sandbox::{Around, Sandboxes};
 use crate::shim::Kind;
 use crate::shimmed::{Backend, Shimmed, blocking};
 use crate::spec::{ContainerSpec, NamespaceMode, Resources, Root, SandboxSpec};
 use crate::supervisor::{Bundle, Supervisor};
+
+/// Below a sandbox's group, for the first process of those that share a namespace; no
+/// container's name is without a dot there.
+const PAUSE_CGROUP: &str = "pause";
 
 /// Runs containers through libcontainer. Needs root and cgroups.
 pub type OciRuntime = Shimmed<Oci>;
@@ -103,12 +107,19 @@ impl Backend for Oci {
         let (sandboxes, spec) = (self.sandboxes.clone(), spec.clone());
         let cgroups = shims.cgroups.clone();
         let cgroup = shims.cgroup(&spec.cgroup);
+        let shim = shims.config.shim.clone();
         blocking(move || {
+            let mut around = Around { shim: &shim, cgroups: Vec::new() };
             if !spec.cgroup.is_empty() {
                 cgroups.ensure(&cgroup)?;
                 cgroups.set(&cgroup, &spec.resources)?;
             }
-            sandboxes.ensure(&spec)
+            if !spec.cgroup.is_empty() && spec.shared_processes {
+                let own = format!("{cgroup}/{PAUSE_CGROUP}");
+                cgroups.ensure(&own)?;
+                around.cgroups = cgroups.dirs(&own);
+            }
+            sandboxes.ensure(&spec, &around)
         })
         .await
     }

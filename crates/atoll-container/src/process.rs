@@ -187,7 +187,14 @@ impl Backend for Processes {
         _shims: &Arc<Supervisor>,
         spec: &SandboxSpec,
     ) -> Result<Sandbox, Error> {
-        Ok(Sandbox { uid: spec.uid.clone(), net: None, ipc: None, uts: None, created: false })
+        Ok(Sandbox {
+            uid: spec.uid.clone(),
+            net: None,
+            ipc: None,
+            uts: None,
+            pid: None,
+            created: false,
+        })
     }
 
     async fn remove_sandbox(&self, _shims: &Arc<Supervisor>, _uid: &str) -> Result<(), Error> {

@@ -154,6 +154,8 @@ pub struct Sandbox {
     pub net: Option<PathBuf>,
     pub ipc: Option<PathBuf>,
     pub uts: Option<PathBuf>,
+    /// The namespace of processes that containers share, where the specification asks for one.
+    pub pid: Option<PathBuf>,
     /// True when this call made it: whatever ran in an earlier one is lost.
     pub created: bool,
 }

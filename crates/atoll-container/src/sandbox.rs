@@ -1,7 +1,10 @@
 //! Sandboxes: namespaces held by bind mounts, so that no process need live in them.
 //!
 //! `<run>/ns/<uid>/{net,ipc,uts,shm}` are the mounts, `sandbox.json` is written last and
-//! tells a finished sandbox from one that was interrupted.
+//! tells a finished sandbox from one that was interrupted. A namespace of processes is the
+//! exception: it ends with its first process, so one is kept in it ([`processes`]).
+
+mod processes;
 
 use std::fs;
 use std::io;
@@ -13,7 +16,9 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use crate::bundle::SHM_BYTES;
 use crate::error::Error;
 use crate::runtime::Sandbox;
+use crate::shim::pause::NAMESPACE;
 use crate::spec::{NamespaceMode, SandboxSpec};
+pub(crate) use processes::Around;
 
 /// Longest host name that the kernel takes.
 const HOSTNAME_BYTES_MAX: usize = 64;
@@ -47,7 +52,7 @@ impl Sandboxes {
     }
 
     /// Makes it or finds it. Blocks; call it off the async threads.
-    pub(crate) fn ensure(&self, spec: &SandboxSpec) -> Result<Sandbox, Error> {
+    pub(crate) fn ensure(&self, spec: &SandboxSpec, around: &Around<'_>) -> Result<Sandbox, Error> {
         check(spec)?;
         let dir = self.dir(&spec.uid);
         let complete = self.record(&spec.uid).is_some() && mounted(&dir, spec);
@@ -66,6 +71,9 @@ impl Sandboxes {
             })?;
             crate::file::write_atomic(&dir.join(RECORD), &text)?;
         }
+        if spec.shared_processes {
+            processes::ensure(&spec.uid, &dir, around)?;
+        }
         let place = |mode: &NamespaceMode, name: &str| match mode {
             NamespaceMode::Host => None,
             NamespaceMode::New => Some(dir.join(name)),
@@ -76,6 +84,7 @@ impl Sandboxes {
             net: place(&spec.net, "net"),
             ipc: place(&spec.ipc, "ipc"),
             uts: place(&spec.uts, "uts"),
+            pid: spec.shared_processes.then(|| dir.join(NAMESPACE)),
             created: !complete,
         })
     }
@@ -83,18 +92,9 @@ impl Sandboxes {
     /// Unmounts and removes it; does nothing when it is gone.
     pub(crate) fn remove(&self, uid: &str) -> Result<(), Error> {
         let dir = self.dir(uid);
-        for name in ["net", "ipc", "uts", "shm"] {
-            let path = dir.join(name);
-            // Each mount may lie on another after an interrupted try.
-            while path.exists() {
-                match rustix::mount::unmount(&path, UnmountFlags::DETACH) {
-                    Ok(()) => {}
-                    Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
-                    Err(e) => {
-                        return Err(Error::Io { what: "unmounting", path, source: e.into() });
-                    }
-                }
-            }
+        processes::end(&dir)?;
+        for name in ["net", "ipc", "uts", "shm", NAMESPACE] {
+            unmount(&dir.join(name))?;
         }
         match fs::remove_dir_all(&dir) {
             Ok(()) => Ok(()),
@@ -102,6 +102,24 @@ impl Sandboxes {
             Err(source) => Err(Error::Io { what: "removing", path: dir, source }),
         }
     }
+}
+
+fn unmount(path: &Path) -> Result<(), Error> {
+    // Each mount may lie on another after an interrupted try.
+    while path.exists() {
+        match rustix::mount::unmount(path, UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
+            Err(e) => {
+                return Err(Error::Io {
+                    what: "unmounting",
+                    path: path.to_owned(),
+                    source: e.into(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check(spec: &SandboxSpec) -> Result<(), Error> {

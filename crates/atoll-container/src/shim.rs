@@ -13,6 +13,7 @@ mod exec;
 mod launch;
 mod log;
 mod oom;
+pub(crate) mod pause;
 mod probe;
 mod rights;
 mod serve;
@@ -46,6 +47,9 @@ const SHIM_OOM_SCORE: &str = "-998";
 
 /// Asks this program whether a command can be shut in here: `--probe DIRECTORY`.
 pub(crate) const PROBE_FLAG: &str = "--probe";
+
+/// Makes a sandbox's namespace of processes: `--pause DIRECTORY CGROUP…`.
+pub(crate) const PAUSE_FLAG: &str = "--pause";
 
 /// What an attempt's directory holds besides the specification.
 pub(crate) const SHIM_FILE: &str = "shim.json";
@@ -136,7 +140,13 @@ where
     I: IntoIterator<Item = OsString>,
 {
     let mut args = args.into_iter();
-    let dir = match (args.next(), args.next(), args.next()) {
+    let first = args.next();
+    if first.as_ref().is_some_and(|flag| flag == PAUSE_FLAG)
+        && let Some(dir) = args.next()
+    {
+        return pause::run(dir.as_ref(), args);
+    }
+    let dir = match (first, args.next(), args.next()) {
         (Some(flag), Some(dir), None) if flag == "--dir" => PathBuf::from(dir),
         (Some(flag), Some(dir), None) if flag == PROBE_FLAG => return probe::run(dir.as_ref()),
         _ => {

@@ -24,6 +24,10 @@ pub struct SandboxSpec {
     pub ipc: NamespaceMode,
     /// `New` or `Host`. With a host network callers usually still want `New`.
     pub uts: NamespaceMode,
+    /// Its containers may see each other's processes: a namespace with a first process of
+    /// its own is there for those that name it.
+    #[serde(default)]
+    pub shared_processes: bool,
     /// Written below `/proc/sys` inside the sandbox's namespaces: `net.*` and the IPC keys
     /// of `kernel.*` and `fs.mqueue.*` only.
     pub sysctls: BTreeMap<String, String>,

@@ -38,7 +38,10 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
+    let mut arguments = std::env::args_os();
+    if arguments.next().is_some_and(|program| program == atoll_container::PAUSE_PROGRAM) {
+        return ExitCode::from(u8::try_from(atoll_container::pause_main()).unwrap_or(1));
+    }
     match arguments.next().as_deref().and_then(|first| first.to_str()) {
         Some("shim") => {
             let code = atoll_container::shim_main(arguments.collect::<Vec<OsString>>());

@@ -14,6 +14,7 @@ mod isolation;
 mod life;
 mod limits;
 mod processes;
+mod shared;
 mod streams;
 mod unified;
 mod world;

@@ -11,6 +11,7 @@ fn free(world: &World, name: &str, args: &[&str]) -> atoll_container::ContainerS
         net: None,
         ipc: None,
         uts: None,
+        pid: None,
         created: false,
     };
     let mut spec = world.spec(&sandbox, name, args);

@@ -53,6 +53,15 @@ fn busybox() -> PathBuf {
     path
 }
 
+pub(crate) fn sandbox_spec(uid: &str) -> SandboxSpec {
+    SandboxSpec {
+        uid: uid.into(),
+        hostname: "box".into(),
+        cgroup: format!("pod{uid}"),
+        ..SandboxSpec::default()
+    }
+}
+
 pub(crate) fn rootfs(dir: &Path) -> PathBuf {
     let root = dir.join("root-fs");
     for sub in ["bin", "proc", "sys", "dev", "tmp", "etc", "root", "data"] {
@@ -133,13 +142,7 @@ impl World {
     }
 
     pub(crate) async fn sandbox(&self, uid: &str) -> Sandbox {
-        let spec = SandboxSpec {
-            uid: uid.into(),
-            hostname: "box".into(),
-            cgroup: format!("pod{uid}"),
-            ..SandboxSpec::default()
-        };
-        self.runtime.ensure_sandbox(&spec).await.unwrap()
+        self.runtime.ensure_sandbox(&sandbox_spec(uid)).await.unwrap()
     }
 
     pub(crate) fn spec(&self, sandbox: &Sandbox, name: &str, args: &[&str]) -> ContainerSpec {

@@ -121,7 +121,6 @@ fn is_harmless(path: &str, field: &str, value: &Value) -> bool {
         "recursiveReadOnly" => matches!(value.as_str(), Some("Disabled" | "IfPossible")),
         "supplementalGroupsPolicy" => value == "Merge",
         "hostUsers" => *value == Value::Bool(true),
-        "shareProcessNamespace" => *value == Value::Bool(false),
         "os" => value["name"] == "linux",
         // The kernel here confines nothing by AppArmor, so that is what this asks for.
         "appArmorProfile" => value["type"] == "Unconfined",
@@ -155,8 +154,7 @@ mod tests {
 
     #[test]
     fn every_unknown_field_is_named_with_its_path() {
-        let spec = json!({"runtimeClassName": "kata", "shareProcessNamespace": true,
-            "hostUsers": false,
+        let spec = json!({"runtimeClassName": "kata", "hostUsers": false,
             "containers": [{"name": "c", "volumeDevices": [{"name": "d", "devicePath": "/d"}],
                 "resources": {"limits": {"nvidia.com/gpu": "1", "ephemeral-storage": "1Gi"}},
                 "securityContext": {"seLinuxOptions": {"level": "s0"}}}],
@@ -171,7 +169,6 @@ mod tests {
                 "spec.containers[0].volumeDevices",
                 "spec.hostUsers",
                 "spec.runtimeClassName",
-                "spec.shareProcessNamespace",
                 "spec.volumes[0].nfs",
             ]
         );

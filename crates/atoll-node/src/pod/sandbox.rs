@@ -67,6 +67,7 @@ pub(super) fn sandbox_spec(pod: &Pod, id: &PodId, hostname: String) -> SandboxSp
         net: mode(uses_host_network(pod)),
         ipc: mode(spec.and_then(|spec| spec.host_ipc).unwrap_or(false)),
         uts: NamespaceMode::New,
+        shared_processes: shares_processes(pod),
         cgroup: spec.map(|spec| Qos::of(spec).cgroup(&id.uid)).unwrap_or_default(),
         resources: amount::pod_cgroup_values(pod),
         shm_bytes: 0,
@@ -74,6 +75,27 @@ pub(super) fn sandbox_spec(pod: &Pod, id: &PodId, hostname: String) -> SandboxSp
             .map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone()))
             .collect(),
     }
+}
+
+/// The namespace of the processes of all containers, where the pod asks for one: found, or
+/// made anew when its first process has ended.
+pub(super) async fn shared_processes(
+    cx: &Context,
+    pod: &Pod,
+    id: &PodId,
+) -> Result<Option<PathBuf>, String> {
+    if !shares_processes(pod) {
+        return Ok(None);
+    }
+    let names = files::names(pod, &cx.config.node_name, &cx.config.cluster_domain);
+    let own = sandbox_spec(pod, id, names.hostname);
+    let spec = SandboxSpec { resources: Resources::default(), ..own };
+    let made = cx.runtime.ensure_sandbox(&spec).await;
+    made.map(|made| made.pid).map_err(|error| with_sources(&error))
+}
+
+fn shares_processes(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.share_process_namespace).unwrap_or(false)
 }
 
 /// The node's ports that lead to this pod.

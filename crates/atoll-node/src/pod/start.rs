@@ -24,6 +24,7 @@ use crate::pod::image::{self, PullFailure, Wanted, with_sources};
 use crate::pod::image_volume;
 use crate::pod::lifecycle::run_hook;
 use crate::pod::messages;
+use crate::pod::sandbox;
 use crate::pod::security::{RunAs, run_as, verify_non_root};
 use crate::pod::spec::{self, Parts};
 use crate::pod::stop::wait_exited;
@@ -222,8 +223,12 @@ async fn create(cx: &Context, job: &StartJob, images: &Images) -> Result<Contain
     }
 }
 
-/// The namespace of the processes of the container that this one is to look at.
+/// The namespace of the processes of the pod, where it has one, or of the container that this
+/// one is to look at.
 async fn processes_of(cx: &Context, job: &StartJob) -> Result<Option<PathBuf>, String> {
+    if let Some(shared) = sandbox::shared_processes(cx, &job.pod, &job.id).await? {
+        return Ok(Some(shared));
+    }
     let Some(target) = &job.target else { return Ok(None) };
     let missing = || format!("target container \"{}\" is not running", target.container);
     let key = target.run.as_ref().ok_or_else(missing)?;

@@ -247,7 +247,7 @@ impl Runtime for FakeRuntime {
 
     async fn ensure_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, Error> {
         let net = Some("/proc/self/ns/net".into());
-        Ok(Sandbox { uid: spec.uid.clone(), net, ipc: None, uts: None, created: true })
+        Ok(Sandbox { uid: spec.uid.clone(), net, ipc: None, uts: None, pid: None, created: true })
     }
 
     async fn update_sandbox(&self, spec: &SandboxSpec) -> Result<(), Error> {

@@ -60,6 +60,7 @@ pub(super) const KINDS: &[Kind] = &[
             ("serviceAccount", ""),
             ("serviceAccountName", ""),
             ("setHostnameAsFQDN", ""),
+            ("shareProcessNamespace", ""),
             ("subdomain", ""),
             ("terminationGracePeriodSeconds", ""),
             ("tolerations", ""),
@@ -74,7 +75,6 @@ pub(super) const KINDS: &[Kind] = &[
             "resources",
             "runtimeClassName",
             "schedulingGroup",
-            "shareProcessNamespace",
         ],
     },
     Kind {
