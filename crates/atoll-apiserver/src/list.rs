@@ -34,12 +34,19 @@ enum Wanted {
 /// In a token: at whatever revision there is.
 const LATEST: Revision = -1;
 
+/// How long a list may be continued. Upstream's store forgets what is older (five minutes, the
+/// default of kube-apiserver's `--etcd-compaction-interval`), and clients are tried with that; ours may
+/// know it for longer, and nobody shall depend on when.
+const CONTINUED_SECS: i64 = 300;
+
 /// A place in a list and the revision at which it was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Continue {
     revision: Revision,
     /// What follows the list's prefix.
     start: String,
+    /// When the list was begun, in seconds since 1970; 0 is of a server that did not say.
+    since: i64,
 }
 
 pub(crate) async fn get(call: &Call) -> Result<Bytes, Status> {
@@ -101,12 +108,18 @@ pub(crate) async fn select_all(call: &Call) -> Result<(Vec<Arc<Entry>>, Revision
 async fn select(call: &Call) -> Result<(Vec<Arc<Entry>>, ListMeta), Status> {
     let selection = Selection::parse(call)?;
     let limit = call.query.number("limit")?.unwrap_or(0);
+    call.query.number("timeoutSeconds")?;
     let limit = usize::try_from(limit).unwrap_or(0);
     let wanted = wanted(call, limit)?;
     if let Some(token) = call.query.get("continue").filter(|token| !token.is_empty()) {
         let mut token = Continue::decode(token)?;
+        let now = call.core.now().as_second();
         if token.revision == LATEST {
             token.revision = call.core.storage.revision().await?;
+            token.since = now;
+        }
+        if token.since > 0 && now > token.since.saturating_add(CONTINUED_SECS) {
+            return Err(inconsistent(token.start));
         }
         call.core.registry.wait_for(token.revision).await?;
         return page(call, &selection, limit, token).await;
@@ -121,7 +134,7 @@ async fn select(call: &Call) -> Result<(Vec<Arc<Entry>>, ListMeta), Status> {
         }
         Wanted::Exact(revision) => {
             call.core.registry.wait_for(revision).await?;
-            let token = Continue { revision, start: String::new() };
+            let token = begun(call, revision);
             return page(call, &selection, limit, token).await;
         }
     };
@@ -147,7 +160,7 @@ fn first_page(
         let more = entries.len() - limit;
         entries.truncate(limit);
         if let Some(last) = entries.last() {
-            meta.continue_token = token_after(call, &last.key, revision);
+            meta.continue_token = token_after(call, &last.key, &begun(call, revision));
         }
         meta.remaining = selection.is_everything().then_some(more as u64);
     }
@@ -190,7 +203,7 @@ async fn page(
         }
         let last = String::from_utf8_lossy(last.get(all.len()..).unwrap_or_default()).into_owned();
         if limit > 0 && entries.len() >= limit {
-            meta.continue_token = token_after(call, &last, token.revision);
+            meta.continue_token = token_after(call, &last, &token);
             meta.remaining = selection.is_everything().then_some(answer.count.saturating_sub(read));
             break;
         }
@@ -211,7 +224,16 @@ fn past(call: &Call, error: &atoll_store::kv::Error, start: &[u8]) -> Status {
     let prefix = list_prefix(call);
     let start = start.get(prefix.len()..).unwrap_or_default();
     let start = String::from_utf8_lossy(start).into_owned();
-    Status::inconsistent_continue(Continue { revision: LATEST, start }.encode())
+    inconsistent(start)
+}
+
+fn inconsistent(start: String) -> Status {
+    Status::inconsistent_continue(Continue { revision: LATEST, start, since: 0 }.encode())
+}
+
+/// A list that begins now.
+fn begun(call: &Call, revision: Revision) -> Continue {
+    Continue { revision, start: String::new(), since: call.core.now().as_second() }
 }
 
 /// What all keys of the list begin with.
@@ -227,10 +249,10 @@ fn namespace_prefix(call: &Call) -> String {
     }
 }
 
-fn token_after(call: &Call, key: &str, revision: Revision) -> String {
+fn token_after(call: &Call, key: &str, list: &Continue) -> String {
     let prefix = namespace_prefix(call);
     let start = format!("{}\0", key.strip_prefix(prefix.as_str()).unwrap_or(key));
-    Continue { revision, start }.encode()
+    Continue { start, ..list.clone() }.encode()
 }
 
 /// For the fuzzer: a token that was read is written as one that is read the same.
@@ -243,7 +265,10 @@ pub(crate) fn fuzz_continue(token: &str) {
 
 impl Continue {
     fn encode(&self) -> String {
-        let token = json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": self.start});
+        let mut token = json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": self.start});
+        if self.since > 0 {
+            token["since"] = json!(self.since);
+        }
         URL_SAFE_NO_PAD.encode(token.to_string())
     }
 
@@ -273,7 +298,8 @@ impl Continue {
         if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(bad(&start));
         }
-        Ok(Self { revision: revision.max(LATEST), start: key.to_owned() })
+        let since = token["since"].as_i64().unwrap_or(0).max(0);
+        Ok(Self { revision: revision.max(LATEST), start: key.to_owned(), since })
     }
 }
 
@@ -367,14 +393,16 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_way_to_the_client_and_back() {
-        let token = Continue { revision: 7379, start: "name\0".to_owned() };
-        assert_eq!(Continue::decode(&token.encode()), Ok(token));
+        for since in [0, 1_700_000_000] {
+            let token = Continue { revision: 7379, start: "name\0".to_owned(), since };
+            assert_eq!(Continue::decode(&token.encode()), Ok(token));
+        }
     }
 
     #[test]
     fn a_token_cannot_leave_its_list() {
         for start in ["", "/../x", "../x", "a/../../x", "a//x", "a/."] {
-            let token = Continue { revision: 1, start: start.to_owned() };
+            let token = Continue { revision: 1, start: start.to_owned(), since: 0 };
             assert!(Continue::decode(&token.encode()).is_err(), "{start}");
         }
         assert!(Continue::decode("nonsense!").is_err());

@@ -143,14 +143,60 @@ pub(crate) fn accept(headers: &HeaderMap, query: &Query) -> Result<Accept, Statu
 }
 
 /// The same for what a row serves: custom resources have no protobuf, and what is answered and
-/// not stored has no Table.
+/// not stored has no Table. Without a Status the refusal is the router's own: of built-in
+/// resources it looks at the media type before anything else does.
 pub(crate) fn accept_for(
     row: &ResourceInfo,
     headers: &HeaderMap,
     query: &Query,
-) -> Result<Accept, Status> {
+) -> Result<Accept, Option<Status>> {
     let protobuf = proto::carried(&row.api_version(), &row.kind).is_some();
-    accept_of(headers, query, protobuf, row.allows("get"))
+    accept_of(headers, query, protobuf, row.allows("get")).map_err(|refusal| {
+        if row.custom.is_some() {
+            return Some(refusal);
+        }
+        let routed = media_ranges(headers).iter().any(|range| range.format().is_some());
+        routed.then(|| {
+            Status::unacceptable(format!(
+                "only the following media types are accepted: application/json, \
+                 application/yaml, {PROTOBUF}"
+            ))
+        })
+    })
+}
+
+/// What of a form can only be told with the verb: lists of lists, and what a Table includes.
+pub(crate) fn check_shape(
+    row: &ResourceInfo,
+    verb: &str,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<(), Status> {
+    let ranges = media_ranges(headers);
+    let wanted = ranges.iter().find(|range| range.shape().is_some() && range.format().is_some());
+    // Upstream names the type in Go.
+    let package = if row.group.is_empty() { "core" } else { &row.group };
+    let package = package.split('.').next().unwrap_or_default();
+    let custom = row.custom.is_some();
+    let list = if custom { "UnstructuredList" } else { &row.list_kind };
+    let single = if custom { "Unstructured" } else { &row.kind };
+    let package = if custom { "unstructured" } else { package };
+    match wanted.map_or("", |range| range.param("as")) {
+        form @ "PartialObjectMetadata" if verb == "list" => Err(Status::unacceptable(format!(
+            "you requested {form}, but the requested object is a list (*{package}.{list})"
+        ))),
+        form @ "PartialObjectMetadataList" if verb == "get" => Err(Status::unacceptable(format!(
+            "you requested {form}, but the requested object is not a list (*{package}.{single})"
+        ))),
+        "Table" => match query.text("includeObject") {
+            "" | "None" | "Metadata" | "Object" => Ok(()),
+            other => Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: \
+                 {other:?}: must be 'Metadata', 'Object', 'None', or empty"
+            ))),
+        },
+        _ => Ok(()),
+    }
 }
 
 fn accept_of(

@@ -332,9 +332,11 @@ async fn resource(
         let call = call(&core, user, row, part, asked, query, &mut head, accept, Bytes::new());
         return proxy::serve(call, head, body, upgrade).await;
     }
-    let Ok(accept) = negotiate::accept_for(&row, &head.headers, &query) else {
-        return Ok(plain::not_acceptable());
+    let accept = match negotiate::accept_for(&row, &head.headers, &query) {
+        Ok(accept) => accept,
+        Err(refusal) => return refusal.map_or_else(|| Ok(plain::not_acceptable()), Err),
     };
+    negotiate::check_shape(&row, asked.verb, &head.headers, &query)?;
     if part.as_ref().is_some_and(|part| stream::is_stream(part.name) || part.name == "log") {
         let call = call(&core, user, row, part, asked, query, &mut head, accept, Bytes::new());
         let notes = call.notes.clone();

@@ -94,7 +94,7 @@ pub(crate) fn page_not_found() -> Response<Body> {
 /// What upstream's router says when it can write nothing that the client reads.
 pub(crate) fn not_acceptable() -> Response<Body> {
     let text_ = "406: Not Acceptable\n\nAvailable representations: application/json, \
-                 application/yaml";
+                 application/yaml, application/vnd.kubernetes.protobuf";
     text(StatusCode::NOT_ACCEPTABLE, text_.to_owned())
 }
 

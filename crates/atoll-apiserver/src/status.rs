@@ -397,12 +397,15 @@ impl Status {
         )
     }
 
+    /// Of what has no protobuf.
     pub fn not_acceptable() -> Self {
-        Self::new(
-            StatusCode::NOT_ACCEPTABLE,
-            "NotAcceptable",
-            "only the following media types are accepted: application/json, application/yaml",
-        )
+        let text =
+            "only the following media types are accepted: application/json, application/yaml";
+        Self::unacceptable(text)
+    }
+
+    pub(crate) fn unacceptable(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", text)
     }
 
     pub fn body_too_large(limit_bytes: usize) -> Self {

@@ -5,6 +5,7 @@
 
 pub(crate) mod objects;
 pub mod request;
+pub mod secret;
 
 use std::collections::BTreeMap;
 
@@ -106,10 +107,14 @@ impl AccountTokens {
     }
 
     pub fn sign(&self, claims: &Claims) -> Result<String, jsonwebtoken::errors::Error> {
+        jsonwebtoken::encode(&self.header(), claims, &self.signing)
+    }
+
+    fn header(&self) -> Header {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = None;
         header.kid = Some(self.public.key_id.clone());
-        jsonwebtoken::encode(&header, claims, &self.signing)
+        header
     }
 
     /// Signature, issuer and times; what the token is bound to is not looked at.

@@ -21,6 +21,7 @@ use crate::{
     launch::{launch, on_each},
     pods,
     shared::{BY_OWNER, ClientFor, JOB_UID, Shared, controller_of},
+    written::Written,
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
 use futures::{StreamExt, stream};
@@ -46,6 +47,7 @@ struct Controller {
     client: Client,
     shared: Arc<Shared>,
     expectations: Expectations,
+    written: Written,
     recorder: Recorder,
 }
 
@@ -62,6 +64,7 @@ pub(crate) fn start(
         client: client.clone(),
         shared: shared.clone(),
         expectations: Expectations::default(),
+        written: Written::default(),
     });
     orphans::start(&client, shared, tasks, stop);
     ttl::start(clients, shared, tasks, stop);
@@ -69,7 +72,9 @@ pub(crate) fn start(
     let forgetting = controller.clone();
     shared.jobs.on_change(move |change: &Change<'_, Job>| {
         if let (Some(gone), None) = (change.old, change.new) {
-            forgetting.expectations.forget(&gone.uid().unwrap_or_default());
+            let uid = gone.uid().unwrap_or_default();
+            forgetting.expectations.forget(&uid);
+            forgetting.written.forget(&uid);
         }
     });
     on_each(&shared.jobs, &queue);
@@ -89,7 +94,9 @@ impl Controller {
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, Error> {
         let Some(job) = self.shared.jobs.get(key) else { return Ok(Outcome::Done) };
-        if !facts::is_ours(&job) || facts::is_finished(&job) {
+        // A stale one is queued again by the change that is still to come.
+        let stale = self.written.is_stale(&job.metadata);
+        if !facts::is_ours(&job) || facts::is_finished(&job) || stale {
             return Ok(Outcome::Done);
         }
         let uid = job.uid().unwrap_or_default();
@@ -241,7 +248,8 @@ impl Controller {
         let new = Job { status: Some(status.clone()), ..job.clone() };
         let name = job.name_any();
         let written = api.replace_status(&name, &PostParams::default(), &new).await;
-        written.map_err(failed("writing the status of", "job", name))?;
+        let written = written.map_err(failed("writing the status of", "job", name))?;
+        self.written.note(&written.metadata);
         Ok(())
     }
 }

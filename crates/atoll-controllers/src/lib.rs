@@ -31,10 +31,13 @@ mod service_cidrs;
 mod shared;
 mod signer;
 mod stateful;
+mod token_secrets;
 mod volumes;
+mod written;
 
 pub use shared::ClientFor;
 pub use signer::Signers;
+pub use token_secrets::{SecretToken, SignToken};
 
 use gc::Collector;
 use shared::Shared;
@@ -49,11 +52,13 @@ pub struct Config {
     pub root_ca_pem: String,
     /// `None` leaves certificate signing requests to others.
     pub signers: Option<Signers>,
+    /// `None` leaves Secrets of type `kubernetes.io/service-account-token` to others.
+    pub sign_token: Option<SignToken>,
 }
 
 /// Starts every controller on `tasks`; all end when `stop` is cancelled.
 pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
-    let Config { clients, root_ca_pem, signers } = config;
+    let Config { clients, root_ca_pem, signers, sign_token } = config;
     let shared = Shared::new();
     let collector = Collector::new(clients);
     deployment::start(clients, &shared, tasks, stop);
@@ -74,6 +79,9 @@ pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     quota::start(clients, &shared, &collector, tasks, stop);
     if let Some(signers) = signers {
         signer::start(clients, signers, &shared, tasks, stop);
+    }
+    if let Some(sign) = sign_token {
+        token_secrets::start(clients, sign, root_ca_pem, &shared, tasks, stop);
     }
     collector.start(tasks, stop);
     // The informers act as the manager, which may read every kind.

@@ -28,11 +28,12 @@ pub fn definitions(row: &ResourceInfo, second: bool) -> Vec<(String, Value)> {
     if !schema.is_object() {
         schema = json!({"type": "object"});
     }
-    if custom.node.preserve {
-        // Clients of old take a schema with unknown fields at its top for no schema at all.
+    let empty = second && custom.node.preserve;
+    if empty {
+        // Clients of version 2 take fields that are named for all that there may be.
         schema = json!({"type": "object"});
     }
-    if !schema["properties"].is_object() && !custom.node.preserve {
+    if !schema["properties"].is_object() && !empty {
         schema["properties"] = json!({});
     }
     if schema["properties"].is_object() {

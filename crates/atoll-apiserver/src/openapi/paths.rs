@@ -71,7 +71,7 @@ fn insert(
     }
     let mut value = Value::Object(operations);
     if row.custom.is_some()
-        && let Some(patches) = value["patch"]["requestBody"]["content"].as_object_mut()
+        && let Some(Value::Object(patches)) = value.pointer_mut("/patch/requestBody/content")
     {
         patches.remove("application/strategic-merge-patch+json");
     }
@@ -127,7 +127,7 @@ fn operation(verb: &str, action: &str, kind: &Value, body: &str, answer: &str) -
         }
         _ => return operation,
     };
-    operation["requestBody"] = json!({"content": content, "required": verb != "delete"});
+    operation["requestBody"] = json!({"content": content, "required": !verb.starts_with("delete")});
     operation
 }
 

@@ -63,7 +63,7 @@ impl Objects<'_> {
         Ok(())
     }
 
-    async fn check_one(
+    pub(super) async fn check_one(
         &self,
         resource: &'static str,
         namespace: &str,

@@ -188,8 +188,9 @@ async fn shapes(api: &Api, row: &ResourceInfo, all: &str, name: &str) {
             assert_eq!(line["cells"].as_array().unwrap().len(), columns, "{kind}: {line}");
             assert_eq!(line["object"]["kind"], "PartialObjectMetadata", "{kind}");
         }
-        let partial = get("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await;
-        assert!(partial["kind"].as_str().unwrap().starts_with("PartialObjectMetadata"), "{kind}");
+        let form = if place == all { "PartialObjectMetadataList" } else { "PartialObjectMetadata" };
+        let partial = get(&format!("application/json;as={form};v=v1;g=meta.k8s.io")).await;
+        assert_eq!(partial["kind"], form, "{kind}");
         let yaml = get("application/yaml").await;
         assert!(yaml.as_str().is_some_and(|text| text.contains(name)), "{kind}: {yaml}");
     }

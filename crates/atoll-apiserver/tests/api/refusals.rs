@@ -103,6 +103,19 @@ async fn a_list_outlives_the_history_of_its_first_page() {
     let names: Vec<&Value> =
         rest["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
     assert_eq!(names, ["c2", "c3"]);
+    // Upstream's store forgets after five minutes; a token ends then, whatever ours knows.
+    let begun = async |since: i64| {
+        let page = api.get(&format!("{CONFIG_MAPS}?limit=2")).await.ok();
+        let token = page["metadata"]["continue"].as_str().unwrap();
+        let mut token: Value =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).unwrap()).unwrap();
+        token["since"] = json!(token["since"].as_i64().unwrap() - since);
+        json!(URL_SAFE_NO_PAD.encode(token.to_string()))
+    };
+    api.get(&page(&begun(290).await)).await.ok();
+    let expired = api.get(&page(&begun(310).await)).await;
+    assert_eq!((expired.code, &expired.body["reason"]), (410, &json!("Expired")));
+    api.get(&page(&expired.body["metadata"]["continue"])).await.ok();
     let exact = format!(
         "{CONFIG_MAPS}?resourceVersionMatch=Exact&resourceVersion={}",
         revision.as_str().unwrap()
@@ -231,8 +244,28 @@ async fn forms_that_are_not_written() {
     let review = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
     let table = ("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
     let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-    let answer = api.send(Method::POST, path, &[JSON, table], review.to_string()).await;
-    assert_eq!(answer.code, 406, "{}", answer.body);
+    let types = "only the following media types are accepted: application/json, \
+                 application/yaml, application/vnd.kubernetes.protobuf";
+    api.send(Method::POST, path, &[JSON, table], review.to_string()).await.fails(406, types);
+    // A form that is none, or none of this.
+    for form in ["as=PartialObjectMetadata;v=v1alpha1;g=meta.k8s.io", "as=Table;v=v1;g=bad"] {
+        get(&format!("application/json;{form}")).await.fails(406, types);
+    }
+    let form = |kind: &str| format!("application/json;as={kind};v=v1;g=meta.k8s.io");
+    let words = "you requested PartialObjectMetadata, but the requested object is a list \
+                 (*core.ConfigMapList)";
+    get(&form("PartialObjectMetadata")).await.fails(406, words);
+    let one = async |path: &str, kind: &str| {
+        api.send(Method::GET, path, &[("accept", &form(kind))], String::new()).await
+    };
+    let words = "you requested PartialObjectMetadataList, but the requested object is not a list \
+                 (*core.Namespace)";
+    one("/api/v1/namespaces/default", "PartialObjectMetadataList").await.fails(406, words);
+    let words = "Unable to convert to Table as requested: includeObject: Invalid value: \
+                 \"all\": must be 'Metadata', 'Object', 'None', or empty";
+    one(&format!("{CONFIG_MAPS}?includeObject=all"), "Table").await.fails(400, words);
+    let words = "strconv.ParseInt: parsing \"abc\": invalid syntax";
+    one(&format!("{CONFIG_MAPS}?timeoutSeconds=abc"), "Table").await.fails(400, words);
     api.shutdown().await;
 }
 

@@ -3,6 +3,7 @@
 
 use atoll_apiserver::{
     server::ApiServer,
+    tokens::secret::SecretClaims,
     trust::{Trust, component},
 };
 use atoll_controllers::election::{Candidate, Surroundings};
@@ -41,6 +42,7 @@ pub fn start(
             client: trust.client.clone(),
             kubelet: trust.kubelet.clone(),
         }),
+        sign_token: Some(sign_token(trust)),
     };
     tasks.spawn(manager.run(stop.clone(), move |tasks, stop| {
         atoll_controllers::start(&config, tasks, stop);
@@ -49,4 +51,14 @@ pub fn start(
         let config = atoll_scheduler::Config { client: clients(SCHEDULER) };
         atoll_scheduler::start(&config, tasks, stop);
     }));
+}
+
+/// Signs tokens for Secrets with the key of this cluster's accounts.
+fn sign_token(trust: &Arc<Trust>) -> atoll_controllers::SignToken {
+    let trust = trust.clone();
+    Arc::new(move |token| {
+        let atoll_controllers::SecretToken { namespace, secret, account, account_uid } = token;
+        let claims = SecretClaims::new(namespace, secret, account, account_uid);
+        trust.tokens.sign_secret(&claims).map_err(|error| error.to_string())
+    })
 }
