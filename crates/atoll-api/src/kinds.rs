@@ -333,6 +333,12 @@ impl ResourceInfo {
         }
     }
 
+    /// Whether the definition of this kind is being deleted: nothing of it comes any more.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.custom.is_some() && !self.allows("create")
+    }
+
     /// The object's Scale.
     #[must_use]
     pub fn scale(&self, object: &Value) -> Value {

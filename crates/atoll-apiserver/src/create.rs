@@ -51,6 +51,19 @@ pub(crate) async fn create(call: &Call) -> Result<Answer, Status> {
     Ok(answer.with_warnings(incoming.warnings))
 }
 
+/// Of a write that would create what it changes: not where its kind goes, and not where it means
+/// an object that was there before.
+pub(crate) fn check_place_is_free(call: &Call, wanted: &Value) -> Result<(), Status> {
+    if call.row.is_ending() {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::forbidden(&call.row, call.name(), why));
+    }
+    match wanted["metadata"].text("uid") {
+        "" => Ok(()),
+        uid => Err(Status::uid_on_create(&call.row, call.name(), uid)),
+    }
+}
+
 async fn answer_virtual(
     call: &Call,
     mut object: Value,
@@ -111,6 +124,9 @@ pub(crate) async fn insert(
         if options.dry_run {
             quota::check(call, None, &candidate).await?;
             return dry(call, &name, candidate, warnings).await;
+        }
+        if call.info.verb == "create" && !object["metadata"].text("resourceVersion").is_empty() {
+            return Err(Status::version_on_create());
         }
         extra.lease = call.core.leases.of(&call.core, &call.row).await?;
         let key = storage::key(&call.row, call.namespace(), &name);

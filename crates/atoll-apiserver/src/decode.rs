@@ -145,13 +145,23 @@ fn go_value(value: &Value) -> String {
     }
 }
 
-/// Options of a request: fields that are not known do not matter.
+/// Options of a request: fields that are not known do not matter, those that are known have
+/// their type. Clients write them in the version of whatever group they speak to.
 pub(crate) fn options(
     expected: &Expected,
     body: &[u8],
     format: BodyFormat,
+    is_known: impl Fn(&str) -> bool,
 ) -> Result<Value, Status> {
-    Ok(tree(expected, body, format)?.0)
+    let (mut object, duplicates) = tree(expected, body, format)?;
+    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    if is_known(version) {
+        object["apiVersion"] = expected.api_version().into();
+    }
+    check_type(expected, &mut object, body)?;
+    prune(expected, &mut object, duplicates, FieldValidation::Ignore)
+        .map_err(|problem| problem.of_body(expected))?;
+    Ok(object)
 }
 
 fn tree(

@@ -61,7 +61,10 @@ impl DeleteOptions {
         let mut options = json!({});
         if !call.body.is_empty() {
             let format = negotiate::body_format(&call.headers)?;
-            options = decode::options(&expected, &call.body, format)?;
+            let is_known = |version: &str| {
+                version == "meta.k8s.io/v1" || call.core.registry.has_version(version)
+            };
+            options = decode::options(&expected, &call.body, format, is_known)?;
         } else {
             if let Some(seconds) = call.query.number("gracePeriodSeconds")? {
                 options["gracePeriodSeconds"] = json!(seconds);
@@ -168,7 +171,8 @@ pub(crate) async fn collection(call: &Call) -> Result<Answer, Status> {
         .buffer_unordered(COLLECTION_WORKERS)
         .try_collect::<Vec<()>>()
         .await?;
-    for object in &mut objects {
+    // As in a list: what is of no built-in type says what it is.
+    for object in objects.iter_mut().filter(|_| call.row.custom.is_none()) {
         if let Value::Object(map) = object {
             map.remove("kind");
             map.remove("apiVersion");

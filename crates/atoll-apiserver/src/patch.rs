@@ -141,6 +141,7 @@ async fn apply(
                 return Err(call.not_found());
             }
             call.may_create()?;
+            create::check_place_is_free(call, &config)?;
             let new = managed::apply(call, None, &config, options)?;
             let warnings = patch.check_repeated(options)?;
             match create::insert(call, new, options, Managing::Done).await {

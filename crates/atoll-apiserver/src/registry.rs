@@ -86,6 +86,11 @@ impl Registry {
         self.table.load().rows.clone().into_iter()
     }
 
+    /// Whether anything is served of a version: `apps/v1`.
+    pub fn has_version(&self, api_version: &str) -> bool {
+        self.rows().any(|row| row.api_version() == api_version)
+    }
+
     /// Another number whenever rows came, went or changed.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

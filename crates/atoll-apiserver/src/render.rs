@@ -4,7 +4,7 @@ pub(crate) mod protobuf;
 
 use std::sync::Arc;
 
-use atoll_api::kinds::ResourceInfo;
+use atoll_api::kinds::{ResourceInfo, scale};
 use atoll_api::proto;
 use atoll_store::kv::Revision;
 use bytes::Bytes;
@@ -62,10 +62,9 @@ pub(crate) struct ListMeta {
 }
 
 impl View<'_> {
-    /// One object in the form asked for. What is not of the row's kind (a Status, a Scale)
-    /// stays whole.
+    /// One object in the form asked for. What is not of the row's kind (a Status) stays whole.
     pub(crate) fn object(&self, object: Value) -> Value {
-        let own = object["kind"] == *self.row.kind;
+        let own = object["kind"] == *self.row.kind || scale::is(&object);
         match self.accept.shape {
             Shape::Table { version } if own => table::of_object(self, version, &object),
             Shape::PartialMetadata { version } if own => partial(version, &object),
@@ -133,13 +132,18 @@ impl View<'_> {
             meta.to_value()
         );
         let size: usize = entries.iter().map(|entry| entry.json.len() + 1).sum();
-        let mut bytes = Vec::with_capacity(head.len() + size + 2);
+        let typed = self.row.custom.is_some();
+        let more = if typed { entries.len() * head.len() } else { 0 };
+        let mut bytes = Vec::with_capacity(head.len() + size + more + 2);
         bytes.extend_from_slice(head.as_bytes());
         for (at, entry) in entries.iter().enumerate() {
             if at > 0 {
                 bytes.push(b',');
             }
-            bytes.extend_from_slice(&entry.json_for(self.row)?);
+            let json = entry.json_for(self.row)?;
+            // As upstream, for whom custom resources have no type that would say it.
+            let json = if typed { full_bytes(self.row, &json)? } else { json };
+            bytes.extend_from_slice(&json);
         }
         bytes.extend_from_slice(b"]}");
         if self.plain() {

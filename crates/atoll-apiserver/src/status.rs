@@ -241,6 +241,24 @@ impl Status {
         .with_empty_details()
     }
 
+    /// Of a kind whose definition goes: nothing of it comes any more.
+    pub fn definition_ends(row: &ResourceInfo) -> Self {
+        let text = "create not allowed while custom resource definition is terminating";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", text).about_row(row, "")
+    }
+
+    /// Who states a version has an object that is there already, or was.
+    pub fn version_on_create() -> Self {
+        let text = "resourceVersion should not be set on objects to be created";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", text)
+    }
+
+    /// The object that a write means by its uid is gone.
+    pub fn uid_on_create(row: &ResourceInfo, name: &str, uid: &str) -> Self {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+        Self::conflict(row, name, why)
+    }
+
     fn with_empty_details(mut self) -> Self {
         self.details();
         self

@@ -1,5 +1,6 @@
 //! Tables: what `kubectl get` prints, made by the row's columns.
 
+use atoll_api::kinds::scale;
 use serde_json::{Value, json};
 
 use crate::negotiate::MetaVersion;
@@ -22,7 +23,8 @@ pub(crate) fn of_list(
 
 pub(crate) fn of_object(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
     let mut table = without_columns(view, version, object);
-    table["columnDefinitions"] = view.row.column_definitions();
+    table["columnDefinitions"] =
+        if scale::is(object) { scale::column_definitions() } else { view.row.column_definitions() };
     table
 }
 
@@ -43,6 +45,9 @@ fn row(view: &View<'_>, version: MetaVersion, object: &Value) -> Value {
         "Object" => object.clone(),
         _ => partial(version, object),
     };
+    if scale::is(object) {
+        return json!({"cells": scale::cells(object, view.now), "object": shown});
+    }
     let mut row = json!({"cells": view.row.cells(object, view.now), "object": shown});
     let conditions = view.row.hooks.row_conditions.map(|conditions| conditions(object));
     if let Some(conditions) = conditions.filter(|conditions| !conditions.is_empty()) {

@@ -88,6 +88,7 @@ pub(crate) async fn update(call: &Call) -> Result<Answer, Status> {
         else {
             if call.row.hooks.create_on_update && matches!(part, Part::Main) {
                 call.may_create()?;
+                create::check_place_is_free(call, &object)?;
                 let answer = create::insert(call, object, &options, managing).await?;
                 return Ok(answer.with_warnings(incoming.warnings));
             }

@@ -26,9 +26,14 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
                 "update" | "patch" => !on_collection,
                 _ => true,
             };
-            fits && call.row.allows(verb)
+            // Whoever holds an object of a kind that goes can still let it go.
+            let ends = call.row.is_ending() && matches!(verb, "update" | "patch");
+            fits && (ends || call.row.allows(verb))
         }
     };
+    if !allowed && verb == "create" && call.part.is_none() && call.row.is_ending() {
+        return Err(Status::definition_ends(&call.row));
+    }
     if !allowed {
         return Err(Status::method_not_allowed());
     }

@@ -14,7 +14,7 @@ pub const GRACE_PERIOD_SECONDS: i64 = 30;
 pub(super) const HOOKS: Hooks = Hooks {
     default: Some(defaults::pod::pod),
     prepare_create: Some(create),
-    prepare_update: Some(prepare::update_with_generation),
+    prepare_update: Some(update),
     prepare_status_update: Some(status_update),
     validate_create: Some(validate::pod::create),
     validate_update: Some(validate::pod_update::update),
@@ -133,7 +133,20 @@ fn set_condition(status: &mut serde_json::Map<String, Value>, mut condition: Val
     }
 }
 
+fn update(new: &mut Value, old: &Value) {
+    lift_grace(new);
+    prepare::update_with_generation(new, old);
+}
+
+/// Negative means one second (upstream keeps such pods valid so).
+fn lift_grace(pod: &mut Value) {
+    if pod["spec"].int("terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
+        pod["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    }
+}
+
 fn create(pod: &mut Value) {
+    lift_grace(pod);
     metadata::start_generation(pod);
     let mut status = json!({"phase": "Pending", "qosClass": qos::class(pod)});
     if !pod["spec"].items("schedulingGates").is_empty() {

@@ -1,9 +1,11 @@
 //! The `scale` subresource: the replicas of several kinds under one interface.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::metadata;
 use crate::access::Access as _;
+use crate::columns::{self, Column};
 use crate::field::{Error, Path};
 use crate::names;
 use crate::structural::ScalePaths;
@@ -15,11 +17,11 @@ pub fn get(object: &Value) -> Value {
     let mut scale = json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
-        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "metadata": {"name": metadata["name"]},
         "spec": {},
         "status": {"replicas": object["status"].int("replicas").unwrap_or(0)},
     });
-    for field in ["uid", "resourceVersion", "creationTimestamp"] {
+    for field in ["namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if metadata.has(field) {
             scale["metadata"][field] = metadata[field].clone();
         }
@@ -33,6 +35,38 @@ pub fn get(object: &Value) -> Value {
         scale["status"]["selector"] = json!(selector);
     }
     scale
+}
+
+const COLUMNS: &[Column] = &[
+    columns::NAME,
+    columns::integer(
+        "Desired",
+        "replicas is the desired number of instances for the scaled object.",
+    ),
+    columns::integer(
+        "Available",
+        "replicas is the actual number of observed instances of the scaled object.",
+    ),
+    columns::AGE,
+];
+
+/// What a Table of a Scale shows.
+#[must_use]
+pub fn column_definitions() -> Value {
+    COLUMNS.iter().map(Column::to_value).collect()
+}
+
+#[must_use]
+pub fn cells(scale: &Value, now: Timestamp) -> Vec<Value> {
+    let replicas = |part: &str| json!(scale[part].int("replicas").unwrap_or(0));
+    let name = json!(scale["metadata"].text("name"));
+    vec![name, replicas("spec"), replicas("status"), columns::age(scale, now)]
+}
+
+/// Whether an object is the Scale of another.
+#[must_use]
+pub fn is(object: &Value) -> bool {
+    object.text("kind") == "Scale" && object.text("apiVersion") == "autoscaling/v1"
 }
 
 /// The Scale of a custom resource, whose definition says where its parts stand.

@@ -21,7 +21,7 @@ use crate::schema::{Definition, Name, TypeError};
 
 const EVERY_VERB: Verbs =
     &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
-/// While its definition goes, nothing of a kind is written any more.
+/// What discovery says of a kind whose definition goes: nothing comes any more.
 const ENDING_VERBS: Verbs = &["delete", "deletecollection", "get", "list", "watch"];
 const PART_VERBS: Verbs = &["get", "patch", "update"];
 
@@ -309,11 +309,28 @@ impl CustomKind {
         let Some(scale) = &self.scale else { return Vec::new() };
         let mut errors = Vec::new();
         for path in [&scale.spec_replicas, &scale.status_replicas] {
-            let replicas = at(object, path).and_then(Value::as_i64);
-            if let Some(replicas) = replicas.filter(|replicas| *replicas < 0) {
-                let place = Path::new(&format!(".{}", path.join(".")));
-                errors.push(place.invalid(replicas, "should be a non-negative integer"));
+            let place = Path::new(&format!(".{}", path.join(".")));
+            match found(object, path) {
+                None => {}
+                Some(value) if !value.is_i64() => {
+                    errors.push(place.invalid(0, wrong_type(path, value, "int64")));
+                }
+                Some(value) => match value.as_i64().unwrap_or_default() {
+                    replicas if replicas < 0 => {
+                        errors.push(place.invalid(replicas, "should be a non-negative integer"));
+                    }
+                    replicas if replicas > i64::from(i32::MAX) => {
+                        let text = format!("should be less than or equal to {}", i32::MAX);
+                        errors.push(place.invalid(replicas, text));
+                    }
+                    _ => {}
+                },
             }
+        }
+        let selector = found(object, &scale.selector).filter(|_| !scale.selector.is_empty());
+        if let Some(value) = selector.filter(|value| !value.is_string()) {
+            let place = Path::new(&format!(".{}", scale.selector.join(".")));
+            errors.push(place.invalid("", wrong_type(&scale.selector, value, "string")));
         }
         errors
     }
@@ -440,6 +457,26 @@ impl ScalePaths {
         }
         *slot = json!(replicas);
     }
+}
+
+/// The same of a schema that promises nothing: null is a value there.
+fn found<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {
+    at(object, path).filter(|value| !value.is_null())
+}
+
+/// What upstream's accessor says (`unstructured.NestedInt64`), with the types of Go.
+fn wrong_type(path: &[String], value: &Value, wanted: &str) -> String {
+    let has = match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_i64() => "int64",
+        Value::Number(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    };
+    let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    format!(".{} accessor error: {shown} is of the type {has}, expected {wanted}", path.join("."))
 }
 
 fn at<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {

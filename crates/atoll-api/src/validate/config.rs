@@ -32,7 +32,8 @@ pub(crate) fn config_map(config_map: &Value) -> Vec<Error> {
         bytes += decoded_length(value);
     }
     if bytes > DATA_BYTES_MAX {
-        errors.push(Path::root().too_long(DATA_BYTES_MAX));
+        // As upstream prints a path of an empty name.
+        errors.push(Path::new("[]").too_long(DATA_BYTES_MAX));
     }
     errors
 }

@@ -32,10 +32,12 @@ const SYSTEM_PRIORITIES: [(&str, i64); 2] =
     [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
 fn is_new_pod(request: &AdmissionRequest<'_>) -> bool {
-    request.operation == Operation::Create
-        && request.row.group.is_empty()
-        && request.row.resource == "pods"
-        && request.subresource.is_empty()
+    request.operation == Operation::Create && is_pod(request)
+}
+
+/// A pod itself, and not a part of it.
+fn is_pod(request: &AdmissionRequest<'_>) -> bool {
+    request.row.group.is_empty() && request.row.resource == "pods" && request.subresource.is_empty()
 }
 
 /// Whether the pod only mirrors a file on a node.
@@ -206,7 +208,8 @@ pub(super) fn default_tolerations<'a>(
     request: &'a AdmissionRequest<'a>,
     pod: &'a mut Value,
 ) -> BoxFuture<'a, Result<(), Status>> {
-    if is_new_pod(request) {
+    // On updates too: whoever replaces the list keeps what every pod tolerates.
+    if is_pod(request) && matches!(request.operation, Operation::Create | Operation::Update) {
         let seconds =
             core.config.trust.as_ref().map_or(300, |trust| trust.default_toleration_seconds);
         for key in [NOT_READY, UNREACHABLE] {
@@ -237,7 +240,19 @@ pub(super) fn priority<'a>(
     pod: &'a mut Value,
 ) -> BoxFuture<'a, Result<(), Status>> {
     let done = if is_new_pod(request) { set_priority(core, request, pod) } else { Ok(()) };
+    if let Some(old) = request.old.filter(|_| is_pod(request)) {
+        keep_priority(pod, old);
+    }
     async move { done }.boxed()
+}
+
+/// An update that does not state what was computed keeps it.
+fn keep_priority(pod: &mut Value, old: &Value) {
+    for field in ["priority", "preemptionPolicy"] {
+        if !pod["spec"].has(field) && old["spec"].has(field) {
+            pod["spec"][field] = old["spec"][field].clone();
+        }
+    }
 }
 
 fn set_priority(

@@ -196,6 +196,13 @@ async fn objects_are_changed_in_every_way_but_one() {
     assert_eq!(without["status"]["phase"], "On");
     let scale = api.get(&format!("{at}/scale")).await.ok();
     assert_eq!(scale["spec"]["replicas"], 2);
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = api.send(http::Method::GET, &format!("{at}/scale"), &table, "").await.ok();
+    let columns = table["columnDefinitions"].as_array().unwrap().iter();
+    let names: Vec<_> = columns.map(|column| column["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["Name", "Desired", "Available", "Age"]);
+    let cells = table["rows"][0]["cells"].as_array().unwrap();
+    assert_eq!(cells[1..3], [json!(2), json!(1)]);
     assert_eq!(scale["status"], json!({"replicas": 1, "selector": "a=b"}));
     let scaled = api.merge(&format!("{at}/scale"), &json!({"spec": {"replicas": 5}})).await.ok();
     assert_eq!(scaled["spec"]["replicas"], 5);
@@ -295,6 +302,17 @@ async fn documents_explain_and_forget() {
     assert_eq!(widget["properties"]["spec"]["properties"]["size"]["description"], "How large.");
     assert_eq!(widget["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
     assert!(widget["properties"]["metadata"]["allOf"].is_array(), "{widget}");
+    // No path has an operation that is none.
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in ["get", "put", "post", "patch", "delete"] {
+            let Some(operation) = item.get(method) else { continue };
+            assert!(operation["responses"].is_object(), "{method} {path}: {operation}");
+        }
+    }
+    let loose = api.get("/openapi/v3/apis/shop.example.com/v1beta1").await.ok();
+    let loose = &loose["components"]["schemas"]["com.example.shop.v1beta1.Widget"];
+    assert_eq!(loose["x-kubernetes-preserve-unknown-fields"], true, "{loose}");
+    assert!(loose["properties"]["kind"].is_object(), "{loose}");
     let patch = &document["paths"]["/apis/shop.example.com/v1/namespaces/{namespace}/widgets/{name}"]
         ["patch"];
     let names: Vec<_> =
@@ -302,6 +320,7 @@ async fn documents_explain_and_forget() {
     assert!(names.contains(&&json!("fieldValidation")), "{names:?}");
     let second = api.get("/openapi/v2").await.ok();
     assert!(second["definitions"]["com.example.shop.v1.Widget"].is_object());
+    assert!(second["definitions"]["com.example.shop.v1beta1.Widget"]["properties"].is_null());
     api.delete(&format!("{DEFINITIONS}/widgets.shop.example.com")).await.ok();
     soon(&api, place, |answer| answer.code == 404).await;
     let second = api.get("/openapi/v2").await.ok();
@@ -332,23 +351,20 @@ async fn a_definition_goes_with_its_objects() {
     let stuck = api.get(&format!("{WIDGETS}/held")).await.ok();
     assert!(stuck["metadata"]["deletionTimestamp"].is_string());
     while watch.next().await.is_some() {}
-    // As a finalizer's owner does it: the definition allows no updates any more.
-    release(&api).await;
+    // Nothing comes any more, and what is there can be let go.
+    let why = "create not allowed while custom resource definition is terminating";
+    api.create(WIDGETS, &widget("late", json!({"size": 1}))).await.fails(405, why);
+    let applied = format!("{WIDGETS}/late?fieldManager=me");
+    let late = widget("late", json!({"size": 1}));
+    let forbidden = format!("widgets.shop.example.com \"late\" is forbidden: {why}");
+    api.patch(&applied, "application/apply-patch+yaml", &late).await.fails(403, &forbidden);
+    let free = json!({"metadata": {"finalizers": null}});
+    api.merge(&format!("{WIDGETS}/held"), &free).await.ok();
     soon(&api, &at, |answer| answer.code == 404).await;
     soon(&api, WIDGETS, |answer| answer.code == 404).await;
     defined(&api).await;
     assert_eq!(api.get(WIDGETS).await.ok()["items"], json!([]));
     api.shutdown().await;
-}
-
-/// Takes the finalizer from the object in the store.
-async fn release(api: &Api) {
-    use atoll_store::kv::{KeyRange, Op, Txn};
-    let store = api.store.keyspace(atoll_store::Keyspace::Cluster);
-    let key = "/registry/shop.example.com/widgets/default/held";
-    let gone = Op::Delete { range: KeyRange::single(key), prev_kv: false };
-    let txn = Txn { compare: Vec::new(), success: vec![gone], failure: Vec::new() };
-    store.txn(txn).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -365,6 +381,39 @@ async fn a_restart_reads_definitions_and_objects() {
     // Defaults of a new schema are there for objects that were written before.
     let at = format!("{WIDGETS}/a");
     soon(&api, &at, |answer| answer.body["spec"]["weight"] == 7).await;
+    api.shutdown().await;
+}
+
+/// Where the schema promises nothing the paths of the scale are still looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scale_is_a_number_that_fits() {
+    let api = Api::start().await;
+    let mut crd = widgets();
+    let version = &mut crd["spec"]["versions"][0];
+    version["schema"]["openAPIV3Schema"] =
+        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    version["selectableFields"] = json!(null);
+    api.create(DEFINITIONS, &crd).await.ok();
+    soon(&api, WIDGETS, |answer| answer.code == 200).await;
+    let refused = async |spec: Value, why: &str| {
+        let answer = api.create(WIDGETS, &widget("w", spec)).await;
+        let said = answer.body["message"].as_str().unwrap().to_owned();
+        assert!(answer.code == 422 && said.contains(why), "{said}");
+    };
+    let large = "should be less than or equal to 2147483647";
+    refused(json!({"replicas": 2_147_483_648_i64}), large).await;
+    let text = ".spec.replicas accessor error: x is of the type string, expected int64";
+    refused(json!({"replicas": "x"}), text).await;
+    api.create(WIDGETS, &widget("w", json!({"replicas": 7}))).await.ok();
+    // Items of a list say what they are: no type that a client knows does.
+    let list = api.get(WIDGETS).await.ok();
+    let item = &list["items"][0];
+    assert_eq!(
+        (&item["kind"], &item["apiVersion"]),
+        (&json!("Widget"), &json!("shop.example.com/v1"))
+    );
+    let gone = api.delete(WIDGETS).await.ok();
+    assert_eq!(gone["items"][0]["kind"], "Widget");
     api.shutdown().await;
 }
 

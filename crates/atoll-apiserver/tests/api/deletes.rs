@@ -38,6 +38,43 @@ async fn propagation_becomes_a_finalizer() {
     api.shutdown().await;
 }
 
+/// Nothing goes for want of reading what was meant.
+#[tokio::test(flavor = "multi_thread")]
+async fn options_of_a_wrong_shape_delete_nothing() {
+    let api = Api::start().await;
+    api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    for options in [
+        json!({"dryRun": "All"}),
+        json!({"preconditions": "foo"}),
+        json!({"preconditions": {"uid": 5}}),
+        json!({"preconditions": {"resourceVersion": 5}}),
+        json!({"propagationPolicy": ["Orphan"]}),
+        json!({"gracePeriodSeconds": "x"}),
+        json!({"kind": "Pod", "apiVersion": "v1"}),
+        json!({"kind": "DeleteOptions", "apiVersion": "nope/v1"}),
+        json!([]),
+        json!("x"),
+        json!(5),
+    ] {
+        for place in [CONFIG_MAPS.to_owned(), format!("{CONFIG_MAPS}/a")] {
+            let answer = api.delete_with(&place, &options).await;
+            assert_eq!(answer.code, 400, "{options}: {}", answer.body);
+        }
+    }
+    let one = format!("{CONFIG_MAPS}/a");
+    let words = "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: json: cannot \
+                 unmarshal string into Go struct field DeleteOptions.dryRun of type []string";
+    api.delete_with(&one, &json!({"dryRun": "All"})).await.fails(400, words);
+    // Clients write them in the version of any group.
+    for version in ["v1", "apps/v1", "meta.k8s.io/v1"] {
+        let options = json!({"kind": "DeleteOptions", "apiVersion": version, "dryRun": ["All"]});
+        api.delete_with(&one, &options).await.ok();
+    }
+    api.delete_with(&one, &json!({"unknown": 1})).await.ok();
+    assert_eq!(api.get(&one).await.code, 404);
+    api.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn preconditions_must_hold() {
     let api = Api::start().await;

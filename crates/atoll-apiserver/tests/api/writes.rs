@@ -352,3 +352,23 @@ async fn events_expire() {
     assert_eq!(api.get("/api/v1/namespaces/default/events/e").await.code, 404);
     api.shutdown().await;
 }
+
+/// Who states the version or the uid of an object means one that was there before.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_created_in_place_of_another() {
+    let api = Api::start().await;
+    let mut stated = config_map("a");
+    stated["metadata"]["resourceVersion"] = json!("5");
+    let words = "resourceVersion should not be set on objects to be created";
+    api.create(CONFIG_MAPS, &stated).await.fails(500, words);
+    let mut stated = config_map("a");
+    stated["metadata"]["uid"] = json!("abc");
+    let answer = api
+        .patch(&format!("{CONFIG_MAPS}/a?fieldManager=me"), "application/apply-patch+yaml", &stated)
+        .await;
+    assert_eq!(answer.code, 409, "{}", answer.body);
+    let said = answer.body["message"].as_str().unwrap();
+    assert!(said.contains("Precondition failed: UID in precondition: abc"), "{said}");
+    assert_eq!(api.get(&format!("{CONFIG_MAPS}/a")).await.code, 404);
+    api.shutdown().await;
+}
