@@ -199,6 +199,9 @@ pub struct Hooks {
     pub create_on_update: bool,
     /// A PUT without a resourceVersion overwrites whatever is there.
     pub unconditional_update: bool,
+    /// A delete that says nothing of dependents leaves them there (upstream's
+    /// `DefaultGarbageCollectionPolicy`).
+    pub orphans_dependents: bool,
 }
 
 impl Hooks {
@@ -222,6 +225,7 @@ impl Hooks {
         graceful_delete: None,
         create_on_update: false,
         unconditional_update: true,
+        orphans_dependents: false,
     };
 }
 

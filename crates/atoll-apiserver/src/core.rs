@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::policies::Policies;
-use crate::admission::quota::Turns;
 use crate::admission::webhooks::Webhooks;
 use crate::aggregate::Aggregate;
 use crate::audit::Audit;
@@ -25,6 +24,7 @@ use crate::openapi::OpenApi;
 use crate::registry::Registry;
 use crate::servers::Servers;
 use crate::storage::Storage;
+use crate::turns::Turns;
 
 /// One per server. Everything in it is either fixed at start or safe to share.
 pub struct Core {
@@ -42,6 +42,8 @@ pub struct Core {
     pub leases: Leases,
     /// Whose turn it is to be charged to a quota.
     pub quotas: Turns,
+    /// Whose turn it is to change an object that others change too.
+    pub writes: Turns,
     /// Calls webhooks and the API servers behind this one.
     pub hooks: hook::Client,
     pub(crate) webhooks: Webhooks,

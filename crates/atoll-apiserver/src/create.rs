@@ -64,6 +64,35 @@ pub(crate) fn check_place_is_free(call: &Call, wanted: &Value) -> Result<(), Sta
     }
 }
 
+/// An owner that stands there twice counts once, and whoever wrote it hears of it.
+pub(crate) fn drop_repeated_owners(call: &Call, object: &mut Value) {
+    let Some(owners) =
+        object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut)
+    else {
+        return;
+    };
+    let mut repeated: Vec<String> = Vec::new();
+    let all = std::mem::take(owners);
+    for owner in all {
+        if owners.contains(&owner) {
+            let uid = owner.text("uid").to_owned();
+            if !repeated.contains(&uid) {
+                repeated.push(uid);
+            }
+        } else {
+            owners.push(owner);
+        }
+    }
+    if !repeated.is_empty() {
+        call.notes.warn(format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner \
+             references in 1.20+, and may reject such requests as early as 1.24; please fix your \
+             requests; duplicate UID(s) observed: {}",
+            repeated.join(", ")
+        ));
+    }
+}
+
 async fn answer_virtual(
     call: &Call,
     mut object: Value,
@@ -160,6 +189,7 @@ async fn complete(
     managing: Managing,
 ) -> Result<Vec<String>, Status> {
     let row = &call.row;
+    drop_repeated_owners(call, object);
     row.default(object);
     // As upstream: what the server fills in below belongs to nobody.
     if managing == Managing::Track {

@@ -96,7 +96,22 @@ pub(crate) fn object(
     format: BodyFormat,
     validation: FieldValidation,
 ) -> Result<Incoming, Status> {
+    object_as(expected, body, format, validation, |_| false)
+}
+
+/// The same of one that may state versions besides the expected one.
+pub(crate) fn object_as(
+    expected: &Expected,
+    body: &[u8],
+    format: BodyFormat,
+    validation: FieldValidation,
+    is_known: impl Fn(&str) -> bool,
+) -> Result<Incoming, Status> {
     let (mut object, duplicates) = tree(expected, body, format)?;
+    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    if is_known(version) {
+        object["apiVersion"] = expected.api_version().into();
+    }
     check_type(expected, &mut object, body)?;
     let warnings = prune(expected, &mut object, duplicates, validation)
         .map_err(|problem| problem.of_body(expected))?;
@@ -153,15 +168,8 @@ pub(crate) fn options(
     format: BodyFormat,
     is_known: impl Fn(&str) -> bool,
 ) -> Result<Value, Status> {
-    let (mut object, duplicates) = tree(expected, body, format)?;
-    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-    if is_known(version) {
-        object["apiVersion"] = expected.api_version().into();
-    }
-    check_type(expected, &mut object, body)?;
-    prune(expected, &mut object, duplicates, FieldValidation::Ignore)
-        .map_err(|problem| problem.of_body(expected))?;
-    Ok(object)
+    let ignore = FieldValidation::Ignore;
+    object_as(expected, body, format, ignore, is_known).map(|incoming| incoming.object)
 }
 
 fn tree(

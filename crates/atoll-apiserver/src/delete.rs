@@ -18,7 +18,7 @@ use crate::query;
 use crate::render::{Answer, ListMeta};
 use crate::status::{self, Status};
 use crate::storage::{self, Stored, Written};
-use crate::update::ATTEMPTS_MAX;
+use crate::turns::Attempts;
 
 /// Deletes of one `deletecollection` that run at once.
 const COLLECTION_WORKERS: usize = 8;
@@ -45,6 +45,8 @@ pub(crate) struct DeleteOptions {
     pub uid: Option<String>,
     pub resource_version: Option<String>,
     pub dry_run: bool,
+    /// Admission has seen what leads to this delete, and is not asked about it.
+    pub admitted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +117,7 @@ impl DeleteOptions {
                 uid: preconditions.opt_text("uid").map(str::to_owned),
                 resource_version: preconditions.opt_text("resourceVersion").map(str::to_owned),
                 dry_run,
+                admitted: false,
             });
         }
         Err(Status::invalid_kind("meta.k8s.io", "DeleteOptions", "", &errors))
@@ -147,12 +150,14 @@ fn propagation(options: &Value, errors: &mut Vec<field::Error>) -> Option<Propag
 
 pub(crate) async fn delete(call: &Call) -> Result<Answer, Status> {
     let options = DeleteOptions::decode(call)?;
+    warn(call, &options);
     one(call, call.name(), call.namespace(), &options).await
 }
 
 /// Deletes what a list with the same selectors would show; answers that list.
 pub(crate) async fn collection(call: &Call) -> Result<Answer, Status> {
     let options = DeleteOptions::decode(call)?;
+    warn(call, &options);
     let (entries, revision) = list::select_all(call).await?;
     let mut objects = Vec::new();
     for entry in &entries {
@@ -187,6 +192,17 @@ pub(crate) async fn collection(call: &Call) -> Result<Answer, Status> {
     })))
 }
 
+/// Who deletes a Job by the API alone may not expect that its pods stay.
+fn warn(call: &Call, options: &DeleteOptions) {
+    if options.propagation.is_none() && call.row.group == "batch" && call.row.resource == "jobs" {
+        call.notes.warn(
+            "child pods are preserved by default when jobs are deleted; set \
+             propagationPolicy=Background to remove them or set propagationPolicy=Orphan to \
+             suppress this warning",
+        );
+    }
+}
+
 /// Deletes one object, or marks it as going away.
 pub(crate) async fn one(
     call: &Call,
@@ -194,12 +210,15 @@ pub(crate) async fn one(
     namespace: &str,
     options: &DeleteOptions,
 ) -> Result<Answer, Status> {
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::on(&call.core, &call.row, namespace, name);
+    while attempts.next().await {
         let stored = call.core.storage.get(&call.row, namespace, name).await?;
         let stored = stored.ok_or_else(|| Status::not_found(&call.row, name))?;
         let old = call.decode(&stored).await?;
         check_preconditions(&call.row, name, &old, &stored, options)?;
-        admit(call, name, namespace, &old, options).await?;
+        if !options.admitted {
+            admit(call, name, namespace, &old, options).await?;
+        }
         let mut new = old.clone();
         let mark = mark(call, &mut new, options);
         if mark == Mark::Pending && new == old {
@@ -273,7 +292,8 @@ fn mark(call: &Call, object: &mut Value, options: &DeleteOptions) -> Mark {
         prepare(object);
     }
     let marked_grace = object["metadata"].int("deletionGracePeriodSeconds").unwrap_or(0);
-    propagate(object, options.propagation);
+    let policy = policy_of(&call.row, object, options.propagation);
+    propagate(object, policy);
     let waits = if marked_before {
         // A second delete can only shorten the time that is left.
         let shortens = options.grace_seconds.is_some() && grace < marked_grace;
@@ -312,6 +332,18 @@ fn raise_generation(object: &mut Value) {
 }
 
 /// The finalizers that stand for a propagation policy; without a policy they stay.
+/// What nobody says is the kind's own policy, unless a finalizer says it already.
+fn policy_of(
+    row: &ResourceInfo,
+    object: &Value,
+    stated: Option<Propagation>,
+) -> Option<Propagation> {
+    let finalizers = object["metadata"].items("finalizers");
+    let is_said = finalizers.iter().any(|one| *one == FOREGROUND || *one == ORPHAN);
+    let own = (row.hooks.orphans_dependents && !is_said).then_some(Propagation::Orphan);
+    stated.or(own)
+}
+
 fn propagate(object: &mut Value, policy: Option<Propagation>) {
     let Some(policy) = policy else { return };
     let wanted = match policy {

@@ -68,6 +68,7 @@ mod table;
 pub mod tls;
 pub mod tokens;
 pub mod trust;
+mod turns;
 mod update;
 pub mod user;
 mod verbs;

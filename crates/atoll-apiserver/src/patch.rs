@@ -14,7 +14,8 @@ use crate::query::{FieldValidation, WriteOptions};
 use crate::render::Answer;
 use crate::status::Status;
 use crate::storage::Stored;
-use crate::update::{self, ATTEMPTS_MAX, Attempt, Part};
+use crate::turns::Attempts;
+use crate::update::{self, Attempt, Part};
 
 /// The patch formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +114,8 @@ pub(crate) async fn patch(call: &Call) -> Result<Answer, Status> {
         return apply(call, &patch, part, &options).await;
     }
     let expected = Expected::of_row(&call.row);
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::new(call);
+    while attempts.next().await {
         let (stored, old) = read(call).await?.ok_or_else(|| call.not_found())?;
         let (new, warnings) = patch.apply_to(&expected, &old, &options)?;
         check_patched(call, &new, &stored)?;
@@ -135,7 +137,8 @@ async fn apply(
 ) -> Result<Answer, Status> {
     let mut config = patch.body.clone();
     check_config(call, &Expected::of_row(&call.row), &mut config)?;
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::new(call);
+    while attempts.next().await {
         let Some((stored, old)) = read(call).await? else {
             if !matches!(part, Part::Main) {
                 return Err(call.not_found());

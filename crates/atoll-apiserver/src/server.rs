@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
+use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
@@ -23,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::policies::{self, Policies};
-use crate::admission::quota::Turns;
 use crate::admission::webhooks::Webhooks;
 use crate::aggregate::{self, Aggregate};
 use crate::audit::{Audit, AuditError};
@@ -44,9 +44,15 @@ use crate::registry::Registry;
 use crate::servers::{Servers, presence};
 use crate::status::Status;
 use crate::storage::Storage;
+use crate::turns::Turns;
 use crate::user::{Connection, UserInfo};
 use crate::{allocate, crd, hook, initial, maintenance, pipeline, sockets};
 
+/// Streams that a client may take back before the server has looked at them: whoever ends many
+/// watches at once does so, and the library's own limit of 20 would end the connection.
+const RESETS_MAX: usize = 1000;
+/// As of Go's server (`DefaultMaxHeaderBytes`).
+const HEADER_BYTES_MAX: u32 = 1 << 20;
 /// Connections open at once; further ones wait in the listener.
 const CONNECTIONS_MAX: usize = 10_000;
 /// Requests at once on one HTTP/2 connection.
@@ -115,6 +121,7 @@ impl ApiServer {
             audit,
             leases: Leases::default(),
             quotas: Turns::default(),
+            writes: Turns::default(),
             hooks: hook::Client::new(registry.clone(), tasks.clone(), stop.clone()),
             webhooks: Webhooks::new(&registry),
             policies: Policies::new(&registry),
@@ -247,6 +254,8 @@ impl ApiServer {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
         let stream = sockets::Unstuck::new(stream);
@@ -318,6 +327,18 @@ pub struct LocalService {
     user: UserInfo,
 }
 
+/// Which of upstream's programs writes as this user: managedFields name it.
+fn program_of(user: &UserInfo) -> &'static str {
+    match user.name.as_str() {
+        "system:kube-scheduler" => "kube-scheduler/v1.36.0",
+        "system:kube-controller-manager" => "kube-controller-manager/v1.36.0",
+        name if name.starts_with("system:serviceaccount:kube-system:") => {
+            "kube-controller-manager/v1.36.0"
+        }
+        _ => "atoll",
+    }
+}
+
 impl<B> tower::Service<Request<B>> for LocalService
 where
     B: hyper::body::Body<Data = Bytes> + Send + 'static,
@@ -335,6 +356,8 @@ where
         let core = self.core.clone();
         let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         request.extensions_mut().insert(self.user.clone());
+        let agent = || HeaderValue::from_static(program_of(&self.user));
+        request.headers_mut().entry(USER_AGENT).or_insert_with(agent);
         async move { Ok(pipeline::serve(core, request).await) }.boxed()
     }
 }

@@ -17,9 +17,7 @@ use crate::query::WriteOptions;
 use crate::render::Answer;
 use crate::status::Status;
 use crate::storage::{self, Stored, Written};
-
-/// Attempts against other writers before the client hears of it.
-pub(crate) const ATTEMPTS_MAX: usize = 10;
+use crate::turns::Attempts;
 
 /// Which rules a change of the object follows.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +81,8 @@ pub(crate) async fn update(call: &Call) -> Result<Answer, Status> {
     let mut object = incoming.object;
     check_identity(call, &mut object)?;
     let managing = Managing::Track;
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::new(call);
+    while attempts.next().await {
         let Some(stored) = call.core.storage.get(&call.row, call.namespace(), call.name()).await?
         else {
             if call.row.hooks.create_on_update && matches!(part, Part::Main) {
@@ -154,6 +153,7 @@ pub(crate) async fn write_back(
     managing: Managing,
 ) -> Result<Attempt, Status> {
     check_uid(call, &new, old)?;
+    create::drop_repeated_owners(call, &mut new);
     let warnings = complete(call, old, &mut new, part, options, managing).await?;
     storage::set_revision(&mut new, stored.revision);
     if new == *old {

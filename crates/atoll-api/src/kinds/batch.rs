@@ -15,6 +15,7 @@ pub const JOB_NAME_LABELS: [&str; 2] = ["batch.kubernetes.io/job-name", "job-nam
 
 pub(super) const JOB_HOOKS: Hooks = Hooks {
     default: Some(defaults::batch::job),
+    orphans_dependents: true,
     prepare_create: Some(create),
     identified: Some(select_own_pods),
     prepare_update: Some(prepare::update_with_generation),

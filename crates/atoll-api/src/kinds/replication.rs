@@ -8,6 +8,7 @@ use crate::{columns, defaults, validate};
 
 pub(super) const REPLICATION_CONTROLLER_HOOKS: Hooks = Hooks {
     default: Some(defaults::replication::controller),
+    orphans_dependents: true,
     prepare_create: Some(create),
     prepare_update: Some(prepare::update_with_generation),
     prepare_status_update: Some(prepare::keep_spec),

@@ -6,9 +6,6 @@
 //! Release is the controller's business: it counts anew, and its own write fails when something
 //! was charged meanwhile.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use atoll_api::access::Access as _;
 use atoll_api::kinds::quota::amounts::{self, Amounts};
 use atoll_api::kinds::quota::{exceeded, scopes, usage};
@@ -25,28 +22,6 @@ use crate::storage::{self, Extra, Stored, Written};
 /// Writes that other servers may win before a client hears of it. Within one server writers
 /// that are charged to the same namespace take turns.
 const ATTEMPTS_MAX: usize = 100;
-/// Namespaces whose turns are kept; unused ones are dropped beyond this.
-const TURNS_MAX: usize = 1024;
-
-/// Whose turn it is, by namespace.
-#[derive(Default)]
-pub struct Turns {
-    by_namespace: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-impl Turns {
-    async fn take(&self, namespace: &str) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut all = self.by_namespace.lock().unwrap_or_else(PoisonError::into_inner);
-            if all.len() >= TURNS_MAX {
-                all.retain(|_, turn| Arc::strong_count(turn) > 1);
-            }
-            all.entry(namespace.to_owned()).or_default().clone()
-        };
-        turn.lock_owned().await
-    }
-}
-
 /// What goes with the object into its transaction.
 #[derive(Default)]
 struct Charge {

@@ -15,7 +15,7 @@ use crate::initial;
 use crate::render::Answer;
 use crate::status::{self, Status};
 use crate::storage::{self, Extra, Written};
-use crate::update::ATTEMPTS_MAX;
+use crate::turns::Attempts;
 
 pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
     let options = call.query.write_options("CreateOptions")?;
@@ -58,7 +58,8 @@ async fn bind(
     dry_run: bool,
 ) -> Result<(), Status> {
     let row = initial::row("", "pods")?;
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::on(core, row, namespace, name);
+    while attempts.next().await {
         let stored = core.storage.get(row, namespace, name).await?;
         let stored = stored.ok_or_else(|| Status::not_found(row, name))?;
         let mut pod = stored.object(row)?;

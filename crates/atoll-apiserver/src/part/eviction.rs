@@ -9,13 +9,17 @@ use atoll_api::selector::LabelSelector;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{decode, part_of, text};
+use super::{part_of, text};
+use crate::admission::{self, Operation};
 use crate::call::Call;
+use crate::decode::{self, Expected, Incoming};
 use crate::delete::{self, DeleteOptions};
+use crate::negotiate;
+use crate::query::WriteOptions;
 use crate::render::Answer;
 use crate::status::{self, Status};
 use crate::storage::{self, Extra, Written};
-use crate::update::ATTEMPTS_MAX;
+use crate::turns::Attempts;
 
 const REFUSAL: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 /// Evictions that a budget has let through and its controller has not yet confirmed.
@@ -25,13 +29,18 @@ const PROCESSING_SECONDS: u32 = 10;
 
 pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
     let options = call.query.write_options("CreateOptions")?;
-    let incoming = decode(call, part_of(call)?, &options)?;
+    let mut incoming = decode(call, &options)?;
     let name = text(&incoming.object, "/metadata/name");
     if !name.is_empty() && name != call.name() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let dry = if options.dry_run { vec!["All"] } else { Vec::new() };
     let mut delete_options = DeleteOptions::read(&incoming.object["deleteOptions"], &dry)?;
+    // An eviction is created; of the delete that it leads to nobody is asked (as upstream).
+    let request = call.admission(Operation::Create, call.name(), None, delete_options.dry_run);
+    admission::admit(&call.core, &request, &mut incoming.object).await?;
+    admission::validate(&call.core, &request, &incoming.object).await?;
+    delete_options.admitted = true;
     let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
     let stored = stored.ok_or_else(|| call.not_found())?;
     let pod = call.decode(&stored).await?;
@@ -52,6 +61,16 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
     let mut answer = Answer::ok(status::plain_success(201)).with_warnings(incoming.warnings);
     answer.code = StatusCode::CREATED;
     Ok(answer)
+}
+
+/// The version that went with v1.25 is still taken of bodies, as upstream does.
+fn decode(call: &Call, options: &WriteOptions) -> Result<Incoming, Status> {
+    let expected = Expected::of_part(&call.row, part_of(call)?);
+    let format = negotiate::body_format(&call.headers)?;
+    let validation = options.field_validation;
+    decode::object_as(&expected, &call.body, format, validation, |version| {
+        version == "policy/v1beta1"
+    })
 }
 
 /// A pod that has finished, not begun or is leaving disrupts nothing.
@@ -101,7 +120,8 @@ async fn budget_of(call: &Call, pod: &Value) -> Result<Option<Value>, Status> {
 /// Takes one disruption from the budget, or says why there is none.
 async fn take_one(call: &Call, budget: &Value, dry_run: bool) -> Result<(), Status> {
     let (row, name) = (budgets()?, budget["metadata"].text("name"));
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::on(&call.core, row, call.namespace(), name);
+    while attempts.next().await {
         let stored = call.core.storage.get(row, call.namespace(), name).await?;
         // A budget that has just gone protects nobody.
         let Some(stored) = stored else { return Ok(()) };
@@ -168,7 +188,8 @@ fn decrement(budget: &mut Value, pod: &str, now: &str) {
 /// The pod says why it goes, for whoever counts its failure. What is then deleted is the pod
 /// in that state.
 async fn note_on_pod(call: &Call, options: &mut DeleteOptions) -> Result<(), Status> {
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::new(call);
+    while attempts.next().await {
         let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
         let stored = stored.ok_or_else(|| call.not_found())?;
         let found = stored.revision.to_string();

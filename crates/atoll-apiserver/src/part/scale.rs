@@ -14,7 +14,8 @@ use crate::query::WriteOptions;
 use crate::render::Answer;
 use crate::status::Status;
 use crate::storage::Stored;
-use crate::update::{self, ATTEMPTS_MAX, Attempt, Part};
+use crate::turns::Attempts;
+use crate::update::{self, Attempt, Part};
 
 pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
     match call.info.verb {
@@ -39,7 +40,8 @@ async fn put(call: &Call) -> Result<Answer, Status> {
     let options = call.query.write_options("UpdateOptions")?;
     let mut incoming = decode(call, part_of(call)?, &options)?;
     update::check_identity(call, &mut incoming.object)?;
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::new(call);
+    while attempts.next().await {
         let (stored, old) = read(call).await?;
         if let Attempt::Done(answer) =
             write(call, &stored, &old, &incoming.object, &options).await?
@@ -57,7 +59,8 @@ async fn change(call: &Call) -> Result<Answer, Status> {
     if patch.format == Format::Apply {
         return apply(call, &expected, &patch, &options).await;
     }
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::new(call);
+    while attempts.next().await {
         let (stored, old) = read(call).await?;
         let (new, warnings) = patch.apply_to(&expected, &call.row.scale(&old), &options)?;
         if let Attempt::Done(answer) = write(call, &stored, &old, &new, &options).await? {
@@ -83,7 +86,8 @@ async fn apply(
         return Err(Status::invalid_kind("autoscaling", "Scale", call.name(), &errors));
     }
     let stated = config["metadata"].text("resourceVersion");
-    for _ in 0..ATTEMPTS_MAX {
+    let mut attempts = Attempts::new(call);
+    while attempts.next().await {
         let (stored, old) = read(call).await?;
         if !stated.is_empty() && stated != stored.revision.to_string() {
             return Err(Status::modified(&call.row, call.name()));

@@ -148,3 +148,34 @@ async fn nothing_is_created_in_a_namespace_that_is_leaving() {
     kept.fails(403, "namespaces \"default\" is forbidden: this namespace may not be deleted");
     api.shutdown().await;
 }
+
+/// As upstream: of these two kinds, whose pods outlive them unless somebody says otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_and_controllers_leave_their_pods() {
+    let api = Api::start().await;
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": "Never",
+        "containers": [{"name": "c", "image": "i"}]}});
+    let mut always = template.clone();
+    always["spec"]["restartPolicy"] = json!("Always");
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let controllers = "/api/v1/namespaces/default/replicationcontrollers";
+    for (place, spec) in [
+        (jobs, json!({"template": template})),
+        (controllers, json!({"selector": {"a": "b"}, "template": always})),
+    ] {
+        let object = json!({"metadata": {"name": "a"}, "spec": spec});
+        api.create(place, &object).await.ok();
+        let one = format!("{place}/a");
+        let answer = api.delete(&one).await;
+        let warned = answer.warnings().join("");
+        assert_eq!(warned.contains("child pods are preserved by default"), place == jobs);
+        assert_eq!(answer.ok()["metadata"]["finalizers"], json!(["orphan"]));
+        api.merge(&one, &json!({"metadata": {"finalizers": null}})).await.ok();
+        api.create(place, &object).await.ok();
+        let background = json!({"propagationPolicy": "Background"});
+        let answer = api.delete_with(&one, &background).await;
+        assert!(answer.warnings().is_empty());
+        assert_eq!(answer.ok()["status"], "Success");
+    }
+    api.shutdown().await;
+}

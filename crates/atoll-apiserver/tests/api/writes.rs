@@ -372,3 +372,40 @@ async fn nothing_is_created_in_place_of_another() {
     assert_eq!(api.get(&format!("{CONFIG_MAPS}/a")).await.code, 404);
     api.shutdown().await;
 }
+
+/// Patches state no version: each is applied to what the others have left, until it is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn patches_of_a_crowd_are_all_applied() {
+    let api = Api::start().await;
+    api.create(CONFIG_MAPS, &config_map("a")).await.ok();
+    let one = &format!("{CONFIG_MAPS}/a");
+    let writers = (0..16).map(|writer| {
+        let api = &api;
+        async move {
+            for key in 0..8 {
+                let data = json!({"data": {format!("k{writer}-{key}"): "1"}});
+                api.merge(one, &data).await.ok();
+            }
+        }
+    });
+    futures::future::join_all(writers).await;
+    assert_eq!(api.get(one).await.ok()["data"].as_object().unwrap().len(), 16 * 8 + 1);
+    api.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_counts_once() {
+    let api = Api::start().await;
+    let owner = |uid: &str| json!({"apiVersion": "v1", "kind": "Node", "name": "n", "uid": uid});
+    let mut owned = config_map("a");
+    owned["metadata"]["ownerReferences"] = json!([owner("1"), owner("2"), owner("1")]);
+    let answer = api.create(CONFIG_MAPS, &owned).await;
+    let warning = answer.warnings()[0].to_owned();
+    assert!(warning.contains("duplicate UID(s) observed: 1"), "{warning}");
+    assert_eq!(answer.ok()["metadata"]["ownerReferences"], json!([owner("1"), owner("2")]));
+    let again = json!({"metadata": {"ownerReferences": [owner("2"), owner("2")]}});
+    let answer = api.merge(&format!("{CONFIG_MAPS}/a"), &again).await;
+    assert!(answer.warnings()[0].contains("duplicate UID(s) observed: 2"));
+    assert_eq!(answer.ok()["metadata"]["ownerReferences"], json!([owner("2")]));
+    api.shutdown().await;
+}

@@ -335,3 +335,44 @@ async fn configurations_are_shown_to_nobody() {
         .fails(400, "admission webhook \"m.example.com\" denied the request without explanation");
     api.shutdown().await;
 }
+
+/// An eviction is something that is created; of the delete behind it nobody is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn evictions_are_shown_as_what_they_are() {
+    let api = Api::start().await;
+    let hook = Hook::start(|asked| {
+        let stays = asked["object"]["metadata"]["name"] == "stays";
+        json!({"allowed": !stays, "status": {"message": "it stays"}})
+    })
+    .await;
+    let every = hook.webhook("every.example.com", &["*"], "pods/eviction");
+    let deletes = hook.webhook("deletes.example.com", &["DELETE"], "*/*");
+    configure(&api, "validating", "v", vec![every, deletes]).await;
+    for name in ["goes", "stays"] {
+        api.create(PODS, &pod(name)).await.ok();
+    }
+    let evict = async |name: &str, version: &str| {
+        let eviction = json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": name},
+            "deleteOptions": {"gracePeriodSeconds": 0}});
+        api.create(&format!("{PODS}/{name}/eviction"), &eviction).await
+    };
+    let words = "admission webhook \"every.example.com\" denied the request: it stays";
+    evict("stays", "policy/v1").await.fails(400, words);
+    // A body of the version that went is still one.
+    assert_eq!(evict("goes", "policy/v1beta1").await.code, 201);
+    assert_eq!(api.get(&format!("{PODS}/goes")).await.code, 404);
+    let seen = hook.seen();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    let (path, asked) = &seen[1];
+    assert!(path.starts_with("/every.example.com"), "{path}");
+    assert_eq!(
+        (&asked["operation"], &asked["subResource"]),
+        (&json!("CREATE"), &json!("eviction"))
+    );
+    assert_eq!(asked["object"]["deleteOptions"]["gracePeriodSeconds"], 0);
+    assert_eq!(
+        (&asked["oldObject"], &asked["options"]["kind"]),
+        (&Value::Null, &json!("CreateOptions"))
+    );
+    api.shutdown().await;
+}

@@ -5,6 +5,7 @@
 
 use super::servers::Connector;
 use anyhow::{Context as _, Result};
+use http::{HeaderValue, header::USER_AGENT};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
     client::legacy::Client as HttpClient,
@@ -21,7 +22,12 @@ use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 const IDLE_CONNECTIONS_MAX: usize = 4;
 const IDLE_MAX: Duration = Duration::from_secs(15);
 
+/// What the node writes is the kubelet's, for whoever looks whose a field is.
+const AGENT: HeaderValue = HeaderValue::from_static("kubelet/v1.36.0");
+
 pub fn new(config: &Config, connector: Connector) -> Result<Client> {
+    let mut config = config.clone();
+    config.headers.push((USER_AGENT, AGENT));
     let failed = "setting up the node's client";
     let tls = config.rustls_https_connector_with_connector(connector).context(failed)?;
     let mut connector = TimeoutConnector::new(tls);
