@@ -230,6 +230,8 @@ pub trait Inbox: Send + Sync + Debug {
     fn settle(&self) {}
     /// A message to this peer was dropped, or its connection broke.
     fn unreachable(&self, peer: u64);
+    /// Nothing listens at the address of this peer, and it has no connection to here.
+    fn gone(&self, _peer: u64) {}
     /// This peer said why it does not talk to this server.
     fn refused_by(&self, peer: u64, refusal: &Refusal);
     fn begin_snapshot(&self, from: u64, message: Bytes) -> io::Result<Box<dyn SnapshotSink>>;

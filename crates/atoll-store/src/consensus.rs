@@ -182,6 +182,9 @@ pub trait Consensus: Send {
     /// Asks for what is committed now, by [`Work::reads`]. It may get lost.
     fn read_index(&mut self, number: u64);
     fn unreachable(&mut self, peer: u64);
+    /// The process of this leader has ended. What follows from it is only that this member waits
+    /// less long for it.
+    fn leader_ended(&mut self, leader: u64);
     fn snapshot_sent(&mut self, peer: u64, arrived: bool);
     /// Tries to make `to` the leader; gives up after an election timeout.
     fn transfer(&mut self, to: u64);

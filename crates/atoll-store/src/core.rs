@@ -29,6 +29,7 @@ mod ask;
 mod asks;
 mod background;
 mod chains;
+mod gone;
 mod health;
 mod install;
 mod journal;

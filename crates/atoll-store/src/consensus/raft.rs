@@ -27,6 +27,9 @@ mod tests;
 /// Ticks are 100 ms.
 pub(crate) const ELECTION_TICKS: usize = 10;
 const HEARTBEAT_TICKS: usize = 1;
+/// After so many ticks, and as many as its rank, a member that knows that the leader has ended asks
+/// again whether it would be voted for: those who had not noticed did not answer.
+const AGAIN_TICKS: usize = 3;
 /// Heartbeats are answered within that, if they are.
 const LATELY_TICKS: usize = 2;
 const MESSAGE_MAX_BYTES: u64 = 1 << 20;
@@ -54,10 +57,18 @@ pub struct Start {
     pub kept_max: (usize, usize),
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Ended {
+    leader: u64,
+    term: u64,
+}
+
 pub struct RaftConsensus {
     node: RawNode<MemoryLog>,
     seed: u64,
     kept_max: (usize, usize),
+    /// The leader of this term has ended, as far as this member knows.
+    ended: Option<Ended>,
     /// Elections that were begun or restarted here, so that two members that chose the same
     /// moment do not do so again.
     attempts: u64,
@@ -114,6 +125,7 @@ impl RaftConsensus {
             node,
             seed,
             kept_max,
+            ended: None,
             attempts: 0,
             polled: 0,
             persisted: 0,
@@ -140,7 +152,20 @@ impl RaftConsensus {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
         let spread = usize::try_from(mixed % ELECTION_TICKS as u64).unwrap_or(0);
+        // It is heard again, or there is another.
+        let over = raft.leader_id != 0 && raft.election_elapsed < ELECTION_TICKS;
+        self.ended.take_if(|ended| over || ended.term != raft.term);
+        let spread = self.ended.map_or(spread, |ended| 1 + rank(raft, ended.leader));
         raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
+    }
+
+    /// Only whether it would be voted for, which changes nobody's term.
+    fn ask_again_soon(&mut self) {
+        let raft = &mut self.node.raft;
+        let asked = raft.state == StateRole::PreCandidate && raft.election_elapsed == 0;
+        if asked && self.ended.is_some() {
+            raft.election_elapsed = ELECTION_TICKS + 1 - AGAIN_TICKS;
+        }
     }
 
     /// The log begins behind a state that is not this member's yet. The crate would look for the
@@ -326,6 +351,7 @@ impl Consensus for RaftConsensus {
             self.attempts += 1;
         }
         self.fix_timeout();
+        self.ask_again_soon();
     }
 
     fn needs_ticks(&self) -> bool {
@@ -408,6 +434,18 @@ impl Consensus for RaftConsensus {
         self.node.report_unreachable(peer);
     }
 
+    /// It no longer ignores who wants to lead, and soon wants to lead itself: one after the other,
+    /// and none in the next moment, because the others have to have noticed too.
+    fn leader_ended(&mut self, leader: u64) {
+        let raft = &mut self.node.raft;
+        if raft.state != StateRole::Follower || raft.leader_id != leader {
+            return;
+        }
+        raft.election_elapsed = raft.election_elapsed.max(ELECTION_TICKS);
+        self.ended = Some(Ended { leader, term: raft.term });
+        self.fix_timeout();
+    }
+
     fn snapshot_sent(&mut self, peer: u64, arrived: bool) {
         let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(peer, status);
@@ -451,6 +489,12 @@ impl Consensus for RaftConsensus {
         all.sort_unstable_by_key(|one| one.id);
         all
     }
+}
+
+/// How many of those who could follow this leader come before this member.
+fn rank(raft: &raft::Raft<MemoryLog>, leader: u64) -> usize {
+    let voters = raft.prs().conf().voters().ids();
+    voters.iter().filter(|id| *id < raft.id && *id != leader).count()
 }
 
 fn refused(error: raft::Error) -> ConsensusError {

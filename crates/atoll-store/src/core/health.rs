@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Core;
+use super::gone::Gone;
 use super::peers::Message;
 use crate::kv::Error;
 
@@ -37,6 +38,7 @@ pub(super) struct Health {
     slow_told_at: Option<Duration>,
     /// What the others were told last is on this leader's disk.
     told_durable: u64,
+    pub(super) gone: Gone,
     /// The lack of a majority has been told to those who waited.
     lost_told: bool,
 }
@@ -44,6 +46,7 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn hear(&mut self, peer: u64, now: Duration) {
         self.heard.insert(peer, now);
+        self.gone.hear(peer);
     }
 
     pub(super) fn has_heard(&self, peer: u64, now: Duration) -> bool {
@@ -76,6 +79,7 @@ impl Core {
         // Ticks that were missed are not made up for: nobody could answer meanwhile.
         self.health.next_tick = Some((due + TICK).max(now));
         self.consensus.tick();
+        self.give_up_gone(now);
         self.run();
         if self.failed() {
             return;

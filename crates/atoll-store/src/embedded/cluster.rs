@@ -134,6 +134,10 @@ impl Inbox for StoreInbox {
         drop(self.queue.push_event(Event::Unreachable(peer)));
     }
 
+    fn gone(&self, peer: u64) {
+        drop(self.queue.push_event(Event::Gone(peer)));
+    }
+
     fn refused_by(&self, peer: u64, refusal: &Refusal) {
         drop(self.queue.push_event(Event::Refused(peer, refusal.clone())));
     }

@@ -247,6 +247,7 @@ impl Driver {
         match event {
             Event::Ask(ask, sender) => self.core.on_ask(ask, AskReply::Caller(sender)),
             Event::Unreachable(peer) => self.core.on_unreachable(peer),
+            Event::Gone(peer) => self.core.on_gone(peer),
             Event::Refused(peer, refusal) => self.core.on_refused(peer, &refusal),
             Event::SnapshotArrived(arrived) => self.core.on_arrived(*arrived),
             Event::SnapshotSent(to, arrived) => self.core.on_snapshot_sent(to, arrived),

@@ -48,6 +48,7 @@ pub(super) struct Queue {
 pub(super) enum Event {
     Ask(Ask, oneshot::Sender<AskResult>),
     Unreachable(u64),
+    Gone(u64),
     Refused(u64, Refusal),
     SnapshotArrived(Box<Arrived>),
     SnapshotSent(u64, bool),

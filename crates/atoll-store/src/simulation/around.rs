@@ -18,6 +18,10 @@ pub(super) trait Around: Send {
         self.inner_mut().applied(index);
     }
 
+    fn leader_ended_around(&mut self, leader: u64) {
+        self.inner_mut().leader_ended(leader);
+    }
+
     fn read_index_around(&mut self, number: u64) {
         self.inner_mut().read_index(number);
     }
@@ -74,6 +78,10 @@ impl<T: Around> Consensus for T {
 
     fn unreachable(&mut self, peer: u64) {
         self.inner_mut().unreachable(peer);
+    }
+
+    fn leader_ended(&mut self, leader: u64) {
+        self.leader_ended_around(leader);
     }
 
     fn snapshot_sent(&mut self, peer: u64, arrived: bool) {

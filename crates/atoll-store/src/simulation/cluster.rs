@@ -29,6 +29,7 @@ mod faults;
 mod ledger;
 mod network;
 mod node;
+mod refusals;
 #[cfg(test)]
 mod survivors;
 #[cfg(test)]
@@ -92,6 +93,8 @@ pub struct ClusterReport {
     pub reads: u64,
     pub crashes: u64,
     pub elections: u64,
+    /// Times that a member stopped waiting for a leader that seemed to have ended.
+    pub given_up: u64,
     pub snapshots: u64,
     pub changes: u64,
     pub leases_ended: u64,
@@ -128,6 +131,10 @@ enum What {
     Written(u64, u64, Box<WalJob>),
     Flushed(u64, u64),
     Restart(u64),
+    /// The first finds that the address of the second refuses connections.
+    Gone(u64, u64),
+    /// Of a member, if it is still in this life.
+    Crash(u64, u64),
     Client,
     Fault,
     Heal(faults::Healing),
@@ -138,6 +145,8 @@ struct World {
     random: StdRng,
     /// Of its own, so that what it decides changes nothing else.
     shrinking: StdRng,
+    /// The same, of whose addresses refuse connections, and of voters that end.
+    presuming: StdRng,
     now: Duration,
     events: BTreeMap<(Duration, u64), What>,
     next_event: u64,
@@ -185,6 +194,7 @@ impl World {
             plan,
             random: StdRng::seed_from_u64(plan.seed),
             shrinking: StdRng::seed_from_u64(plan.seed ^ 0x5c12),
+            presuming: StdRng::seed_from_u64(plan.seed ^ 0x60fe),
             now: Duration::ZERO,
             events: BTreeMap::new(),
             next_event: 0,
@@ -265,6 +275,8 @@ impl World {
             What::Written(id, life, job) => self.on_written(id, life, *job)?,
             What::Flushed(id, life) => self.on_flushed(id, life)?,
             What::Restart(id) => self.open(id)?,
+            What::Gone(observer, peer) => self.on_gone(observer, peer)?,
+            What::Crash(id, life) => self.on_crash(id, life)?,
             What::Client => self.on_client()?,
             What::Fault => self.on_fault()?,
             What::Heal(healing) => self.on_heal(healing)?,
@@ -345,6 +357,7 @@ impl World {
         }
         self.report.entries = ledger.last_index();
         self.report.elections = ledger.elections();
+        self.report.given_up = ledger.given_up;
         self.report.leases_ended = ledger.leases_ended;
         self.report.upgrades = u64::from(self.upgrades());
         if ledger.level != LEVEL {
@@ -431,6 +444,7 @@ impl World {
             self.next_event += 1;
         }
         self.send_parcels(id);
+        self.crash_voters();
         self.look_at(id)
     }
 
@@ -470,6 +484,9 @@ impl World {
             node.disk.crash_at(Some(soon));
         }
         self.schedule(after, What::Restart(id));
+        if crash == Crash::Kill || self.presuming.random_bool(0.5) {
+            self.tell_gone(id);
+        }
         Ok(())
     }
 

@@ -189,17 +189,24 @@ pub(super) fn prepare(tcp: &TcpStream) {
 }
 
 async fn tcp(address: &str) -> Result<TcpStream, DialError> {
-    let mut last = None;
+    let mut told: Option<(SocketAddr, io::Error)> = None;
     for address in resolve(address).await? {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
-            Err(source) => last = Some(DialError::Connect { address, source }),
+            // That a connection is refused tells something only if it is so at all addresses.
+            Err(source) if told.is_some() && is_refused(&source) => {}
+            Err(source) => told = Some((address, source)),
         }
     }
-    Err(last.unwrap_or_else(|| DialError::Resolve {
+    let told = told.map(|(address, source)| DialError::Connect { address, source });
+    Err(told.unwrap_or_else(|| DialError::Resolve {
         host: address.to_owned(),
         reason: "it has none".to_owned(),
     }))
+}
+
+pub(super) fn is_refused(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused
 }
 
 fn unspecified() -> SocketAddr {

@@ -199,6 +199,9 @@ async fn keep_connected(session: &Session, peer: &Peer) {
             peer.refused(refusal);
             session.inbox.refused_by(peer.id, refusal);
         }
+        if problem.is_refused_connection() && !session.is_called_by(peer.id) {
+            session.inbox.gone(peer.id);
+        }
         peer.failed(problem.to_string(), was_connected);
         if was_connected && started.elapsed() >= CONNECTION_LIFE_MIN {
             wait = BACKOFF_MIN;
@@ -229,6 +232,11 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 impl Problem {
+    /// Nothing listens at any of its addresses, or somebody on the way says so.
+    fn is_refused_connection(&self) -> bool {
+        matches!(self, Self::Dial(DialError::Connect { source, .. }) if dial::is_refused(source))
+    }
+
     /// What the other side said, if it was that.
     fn refusal(&self) -> Option<&Refusal> {
         match self {

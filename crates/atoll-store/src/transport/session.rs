@@ -110,6 +110,11 @@ impl Session {
         }
     }
 
+    /// Whether this member has a connection to here. It ends with its process, whatever is between.
+    pub(super) fn is_called_by(&self, id: u64) -> bool {
+        lock(&self.incoming).contains_key(&(id, Purpose::Messages))
+    }
+
     pub(super) fn status(&self) -> Vec<PeerStatus> {
         let peers: Vec<_> = lock(&self.peers).values().cloned().collect();
         let incoming = lock(&self.incoming);

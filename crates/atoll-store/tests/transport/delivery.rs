@@ -127,6 +127,7 @@ async fn a_peer_that_starts_again_is_found_again() {
         one.status(2).last_problem.is_some_and(|problem| problem.contains("cannot be reached"))
     })
     .await;
+    eventually("the store hears it", || one.store.seen(|seen| seen.gone.contains(&2))).await;
     one.send(2, Lane::Urgent, "into the void");
     let tls = tls(material(&[&authority], &authority, 2));
     let two = Server::start_at(address, tls, TransportConfig::default()).await;
@@ -139,6 +140,30 @@ async fn a_peer_that_starts_again_is_found_again() {
     eventually("messages arrive", || two.store.seen(|seen| !seen.delivered.is_empty())).await;
     let delivered = two.store.seen(|seen| seen.delivered.clone());
     assert_eq!(delivered, [(1, Bytes::from("hello again"))]);
+}
+
+/// Its listener is not there for a while, or refuses this server only.
+#[tokio::test]
+async fn whoever_is_connected_has_not_ended_although_its_address_refuses() {
+    let authority = authority();
+    let (mut one, mut two) =
+        (Server::start(&authority, 1).await, Server::start(&authority, 2).await);
+    two.set_peers(&[(1, one.address())]);
+    two.until_connected(1).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    one.set_peers(&[(2, nobody)]);
+    eventually("it is refused", || {
+        one.status(2).last_problem.is_some_and(|problem| problem.contains("cannot be reached"))
+    })
+    .await;
+    two.send(1, Lane::Urgent, "here");
+    eventually("it is heard", || one.store.seen(|seen| !seen.delivered.is_empty())).await;
+    assert!(one.store.seen(|seen| seen.gone.is_empty()));
+    two.shut_down().await;
+    eventually("the store hears that it has ended", || {
+        one.store.seen(|seen| seen.gone.contains(&2))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -204,6 +229,8 @@ async fn a_peer_that_hangs_is_given_up_and_found_again() {
     assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
     let problem = one.status(2).last_problem;
     assert!(one.store.seen(|seen| seen.unreachable.contains(&2)), "{problem:?}");
+    // It listens still.
+    assert!(one.store.seen(|seen| seen.gone.is_empty()), "{problem:?}");
     two.store.hold(false);
     one.until_connected(2).await;
 }

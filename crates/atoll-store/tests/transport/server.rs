@@ -30,6 +30,7 @@ static HELLOS: AtomicU64 = AtomicU64::new(1);
 pub(crate) struct Seen {
     pub(crate) delivered: Vec<(u64, Bytes)>,
     pub(crate) unreachable: Vec<u64>,
+    pub(crate) gone: Vec<u64>,
     pub(crate) refused_by: Vec<(u64, Refusal)>,
     pub(crate) sent: Vec<(u64, bool)>,
     pub(crate) snapshots: Vec<Snapshot>,
@@ -122,6 +123,10 @@ impl Inbox for Store {
 
     fn unreachable(&self, peer: u64) {
         self.seen.lock().unwrap().unreachable.push(peer);
+    }
+
+    fn gone(&self, peer: u64) {
+        self.seen.lock().unwrap().gone.push(peer);
     }
 
     fn refused_by(&self, peer: u64, refusal: &Refusal) {

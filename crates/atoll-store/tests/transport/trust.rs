@@ -19,6 +19,8 @@ async fn call(caller: PeerMaterial, called: &Server) -> (String, String) {
     eventually("the caller knows why", || caller.status(called.id).last_problem.is_some()).await;
     eventually("the called side knows why", || called.transport.turned_away().total > before).await;
     assert_eq!(caller.status(called.id).connected_since, None);
+    // Whoever listens there, it is not for the store to conclude that the member has ended.
+    assert!(caller.store.seen(|seen| seen.gone.is_empty()));
     let here = caller.status(called.id).last_problem.unwrap();
     (here, called.transport.turned_away().last.unwrap().1)
 }

@@ -105,3 +105,63 @@ fn who_answers_is_known_at_every_moment_and_who_died_soon() {
     assert_eq!(active(&three), [others[1]]);
     assert!(three.members[&leader].standing().is_leader);
 }
+
+#[test]
+fn whoever_gives_its_leader_up_in_error_gets_no_votes_and_comes_back() {
+    let mut three = Three::new();
+    let leader = three.leader();
+    let before = three.members[&leader].standing();
+    let wrong = [1, 2, 3].into_iter().find(|id| *id != leader).unwrap();
+    three.members.get_mut(&wrong).unwrap().leader_ended(leader);
+    for _ in 0..4 {
+        three.members.get_mut(&wrong).unwrap().tick();
+        three.settle();
+    }
+    assert_eq!(three.members[&wrong].standing().leader, 0);
+    assert_eq!(three.members[&leader].standing(), before);
+    three.members.get_mut(&leader).unwrap().tick();
+    three.settle();
+    for member in three.members.values() {
+        let standing = member.standing();
+        assert_eq!((standing.leader, standing.term), (leader, before.term));
+    }
+}
+
+#[test]
+fn those_who_know_that_their_leader_has_ended_elect_another_soon() {
+    let mut three = Three::new();
+    let leader = three.leader();
+    three.dead = Some(leader);
+    let others = [1, 2, 3].into_iter().filter(|id| *id != leader).collect::<Vec<_>>();
+    for id in &others {
+        // Another than the leader is nothing to it.
+        three.members.get_mut(id).unwrap().leader_ended(7);
+        three.members.get_mut(id).unwrap().leader_ended(leader);
+    }
+    for _ in 0..4 {
+        for id in &others {
+            three.members.get_mut(id).unwrap().tick();
+            three.settle();
+        }
+    }
+    assert!(others.iter().any(|id| three.members[id].standing().is_settled));
+}
+
+#[test]
+fn whoever_asked_before_the_other_had_noticed_asks_again_soon() {
+    let mut three = Three::new();
+    let leader = three.leader();
+    three.dead = Some(leader);
+    let others: Vec<_> = [1, 2, 3].into_iter().filter(|id| *id != leader).collect();
+    let ask = |three: &mut Three, ticks| {
+        for _ in 0..ticks {
+            three.members.get_mut(&others[0]).unwrap().tick();
+            three.settle();
+        }
+        three.members[&others[0]].standing()
+    };
+    three.members.get_mut(&others[0]).unwrap().leader_ended(leader);
+    assert_eq!(ask(&mut three, 2).leader, 0);
+    three.members.get_mut(&others[1]).unwrap().leader_ended(leader);
+    assert!(ask(&mut three, AGAIN_TICKS).is_settled);
+}

@@ -16,6 +16,7 @@ impl World {
         }
         let after = Duration::from_millis(self.random.random_range(100..1500));
         self.schedule(after, What::Fault);
+        self.refuse_one();
         match self.random.random_range(0..100) {
             0..18 => self.crash_one()?,
             18..30 => self.crash_in_a_write(),
@@ -87,6 +88,7 @@ impl World {
                 }
             }
         }
+        self.refuse_what_is_cut();
         self.later(6, What::Heal(Healing::Network));
     }
 

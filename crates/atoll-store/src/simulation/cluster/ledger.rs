@@ -40,6 +40,10 @@ pub(super) struct Ledger {
     pub(super) levels: BTreeMap<u64, u32>,
     /// The format level that the log has come to.
     pub(super) level: u32,
+    /// Who has voted for whom since somebody looked, but for themselves.
+    pub(super) voted: Vec<(u64, u64)>,
+    /// Times that a member stopped waiting for its leader.
+    pub(super) given_up: u64,
     /// Another chain is left for the members themselves to find.
     pub(super) members_find_out: bool,
 }
@@ -288,6 +292,8 @@ pub(super) struct Recorder {
     applied: VecDeque<u64>,
     /// What may be applied in truth.
     real: u64,
+    /// Term and vote.
+    voted: (u64, u64),
 }
 
 impl Recorder {
@@ -300,10 +306,32 @@ impl Recorder {
         let bug = lock(&ledger).bug;
         let early = 0;
         let (reads, applied) = (Vec::new(), VecDeque::new());
-        Self { member, inner, ledger, clock, bug, reads, number: 0, early, applied, real: 0 }
+        Self {
+            member,
+            inner,
+            ledger,
+            clock,
+            bug,
+            reads,
+            number: 0,
+            early,
+            applied,
+            real: 0,
+            voted: (0, 0),
+        }
+    }
+
+    fn note_vote(&mut self, work: &Work) {
+        let Some(state) = &work.hard_state else { return };
+        let vote = (state.term, state.vote);
+        if state.vote != 0 && state.vote != self.member && vote != self.voted {
+            self.voted = vote;
+            lock(&self.ledger).voted.push((self.member, state.vote));
+        }
     }
 
     fn record(&mut self, work: &mut Work) {
+        self.note_vote(work);
         if self.bug == Some(Bug::ForgetsVote)
             && let Some(state) = &mut work.hard_state
         {
@@ -361,6 +389,11 @@ impl Around for Recorder {
             self.inner.applied(index);
             self.applied.pop_front();
         }
+    }
+
+    fn leader_ended_around(&mut self, leader: u64) {
+        lock(&self.ledger).given_up += 1;
+        self.inner.leader_ended(leader);
     }
 
     fn read_index_around(&mut self, number: u64) {

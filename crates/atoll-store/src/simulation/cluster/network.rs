@@ -24,6 +24,8 @@ pub(super) struct Network {
     outbox: Arc<Mutex<Vec<Parcel>>>,
     /// From, to.
     pub(super) cut: BTreeSet<(u64, u64)>,
+    /// Who dials, and whose address refuses it although it may live.
+    pub(super) refusing: BTreeSet<(u64, u64)>,
     pub(super) loss: f64,
     pub(super) doubling: f64,
     pub(super) delay: Duration,
@@ -32,6 +34,7 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn heal(&mut self) {
         self.cut.clear();
+        self.refusing.clear();
         self.loss = 0.0;
         self.doubling = 0.0;
         self.delay = Duration::ZERO;

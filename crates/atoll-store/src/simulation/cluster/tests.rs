@@ -20,6 +20,7 @@ fn part(number: u64) {
         let report = check(ClusterPlan::brief(seed));
         sum.snapshots += report.snapshots;
         sum.elections += report.elections;
+        sum.given_up += report.given_up;
         sum.changes += report.changes;
         sum.leases_ended += report.leases_ended;
         sum.unknown += report.unknown;
@@ -32,7 +33,7 @@ fn part(number: u64) {
     let least = [sum.snapshots, sum.elections, sum.changes, sum.leases_ended, sum.unknown];
     assert!(least.iter().all(|count| *count > SEEDS / 2), "{sum:?}");
     assert!(sum.upgrades > SEEDS / 5 && sum.jumps > 0, "{sum:?}");
-    assert!(sum.crashes > SEEDS && sum.rewritten > SEEDS, "{sum:?}");
+    assert!(sum.crashes > SEEDS && sum.rewritten > SEEDS && sum.given_up > SEEDS, "{sum:?}");
 }
 
 #[test]
@@ -113,14 +114,14 @@ fn the_odd_one_out_stops() {
 }
 
 /// A world in which nothing goes wrong, and clients go on.
-fn healthy(seed: u64) -> World {
+pub(super) fn healthy(seed: u64) -> World {
     let mut world = World::start(ClusterPlan::brief(seed)).unwrap();
     world.heal();
     world.until(Duration::from_secs(2)).unwrap();
     world
 }
 
-fn leader(world: &World) -> Option<u64> {
+pub(super) fn leader(world: &World) -> Option<u64> {
     let cores = world.nodes.iter().filter_map(|(id, node)| Some((*id, node.core.as_ref()?)));
     let leads = |core: &Core| core.shared.is_leader.load(std::sync::atomic::Ordering::Relaxed);
     cores.filter(|(_, core)| leads(core)).map(|(id, _)| id).next()
@@ -304,10 +305,11 @@ fn a_long_lease_is_kept_alive_when_its_checkpoint_is_taken_back_and_not_before()
     assert!(world.now > asked + Duration::from_millis(100), "nothing was to be waited for");
 }
 
+/// The rarest is shown by one seed in eight.
 #[track_caller]
-fn assert_noticed(bug: Bug, first: u64) {
-    const RUNS: u64 = 300;
-    let noticed = (first..first + RUNS).find_map(|seed| {
+fn assert_noticed(bug: Bug) {
+    const RUNS: u64 = 60;
+    let noticed = (0..RUNS).find_map(|seed| {
         let plan = ClusterPlan { bug: Some(bug), ..ClusterPlan::of(seed) };
         println!("seed {seed}");
         let outcome = catch_unwind(AssertUnwindSafe(|| run(plan).err()));
@@ -317,29 +319,27 @@ fn assert_noticed(bug: Bug, first: u64) {
     println!("{bug:?}: {}", noticed.unwrap_or_default());
 }
 
-// Each begins with a seed that is known to show the bug soon, and goes on should that have changed.
-
 #[test]
 fn a_skipped_sync_is_noticed() {
-    assert_noticed(Bug::SkipsSync, 0);
+    assert_noticed(Bug::SkipsSync);
 }
 
 #[test]
 fn a_read_that_asks_nobody_is_noticed() {
-    assert_noticed(Bug::ReadsAlone, 0);
+    assert_noticed(Bug::ReadsAlone);
 }
 
 #[test]
 fn applying_before_the_commit_is_noticed() {
-    assert_noticed(Bug::AppliesEarly, 0);
+    assert_noticed(Bug::AppliesEarly);
 }
 
 #[test]
 fn an_id_that_is_used_again_is_noticed() {
-    assert_noticed(Bug::ReusesId, 9);
+    assert_noticed(Bug::ReusesId);
 }
 
 #[test]
 fn a_forgotten_vote_is_noticed() {
-    assert_noticed(Bug::ForgetsVote, 151);
+    assert_noticed(Bug::ForgetsVote);
 }
