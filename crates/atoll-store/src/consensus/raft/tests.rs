@@ -165,3 +165,25 @@ fn whoever_asked_before_the_other_had_noticed_asks_again_soon() {
     three.members.get_mut(&others[1]).unwrap().leader_ended(leader);
     assert!(ask(&mut three, AGAIN_TICKS).is_settled);
 }
+
+/// Members forget with a removal what the one that goes has proposed: it would happen twice.
+#[test]
+fn what_comes_twice_of_a_member_and_the_second_time_behind_its_removal_is_dropped() {
+    let mut three = Three::new();
+    let leader = three.leader();
+    let goes = [1, 2, 3].into_iter().find(|id| *id != leader).unwrap();
+    let member = three.members.get_mut(&goes).unwrap();
+    member.propose(b"once".to_vec()).unwrap();
+    let work = std::iter::from_fn(|| member.poll());
+    let sent = work.flat_map(|work| [work.messages, work.messages_after_persist].concat());
+    let proposal = sent.last().unwrap().content;
+    let leader = three.members.get_mut(&leader).unwrap();
+    let before = leader.standing().last_index;
+    leader.step(goes, &proposal).unwrap();
+    leader.propose_change(MemberChange::Remove(goes), Vec::new()).unwrap();
+    leader.step(goes, &proposal).unwrap();
+    assert_eq!(leader.standing().last_index, before + 2);
+    while leader.poll().is_some() {}
+    leader.step(goes, &proposal).unwrap();
+    assert_eq!(leader.standing().last_index, before + 2);
+}
