@@ -6,11 +6,13 @@
 
 mod check;
 mod load;
+mod zeros;
 
 use std::{borrow::Cow, sync::Arc};
 
 pub use check::{TypeError, check_type, prune_and_check};
 pub use load::{by_gvk, by_name, definitions};
+pub use zeros::drop_zeros;
 
 use crate::kinds;
 

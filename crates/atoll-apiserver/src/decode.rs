@@ -296,7 +296,9 @@ fn unknown(expected: &Expected, object: &mut Value) -> Result<Vec<String>, Misfi
             expected.api_version()
         ))));
     };
-    schema::prune_and_check(schema, object).map_err(text)
+    let unknown = schema::prune_and_check(schema, object).map_err(text)?;
+    schema::drop_zeros(schema, object);
+    Ok(unknown)
 }
 
 fn type_name(value: &Value) -> &'static str {

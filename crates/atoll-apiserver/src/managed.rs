@@ -1,7 +1,7 @@
 //! managedFields: who wrote which field; the bridge to server-side apply in `atoll_api`.
 
 use atoll_api::apply::{self, ApplyError, Manager, Operation};
-use atoll_api::schema::Definition;
+use atoll_api::schema::{Definition, drop_zeros};
 use serde_json::Value;
 
 use crate::call::Call;
@@ -33,8 +33,14 @@ pub(crate) fn apply(
     }
     let manager = manager(call, options, Operation::Apply);
     let force = options.force.unwrap_or(false);
-    apply::apply(schema(call)?, old, config, &manager, force, &call.core.now_text())
-        .map_err(failure)
+    let schema = schema(call)?;
+    let now = call.core.now_text();
+    let mut new = apply::apply(schema, old, config, &manager, force, &now).map_err(failure)?;
+    // The applier owns what it stated, also where nothing is stored of it.
+    if call.row.custom.is_none() {
+        drop_zeros(schema, &mut new);
+    }
+    Ok(new)
 }
 
 /// Whether a configuration fits its type.

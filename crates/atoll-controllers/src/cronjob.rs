@@ -9,6 +9,7 @@ use crate::{
     error::{Error, failed, gone_is_fine, is_namespace_terminating, words},
     launch::{launch, on_each},
     shared::{BY_OWNER, ClientFor, Shared, controller_of},
+    written::Written,
 };
 use atoll_informer::{Change, Key, Outcome, Recorder, WorkQueue};
 use jiff::Timestamp;
@@ -33,6 +34,7 @@ struct Controller {
     client: Client,
     shared: Arc<Shared>,
     recorder: Recorder,
+    written: Written,
 }
 
 pub(crate) fn start(
@@ -47,6 +49,13 @@ pub(crate) fn start(
         recorder: Recorder::start(client.clone(), "cronjob-controller", None, tasks, stop.clone()),
         client,
         shared: shared.clone(),
+        written: Written::default(),
+    });
+    let forgetting = controller.clone();
+    shared.cron_jobs.on_change(move |change: &Change<'_, CronJob>| {
+        if let (Some(gone), None) = (change.old, change.new) {
+            forgetting.written.forget(&gone.uid().unwrap_or_default());
+        }
     });
     on_each(&shared.cron_jobs, &queue);
     let owners = queue.clone();
@@ -67,10 +76,12 @@ pub(crate) fn start(
 impl Controller {
     async fn reconcile(&self, key: &Key) -> Result<Outcome, Error> {
         let Some(cron_job) = self.shared.cron_jobs.get(key) else { return Ok(Outcome::Done) };
-        let uid = cron_job.uid().unwrap_or_default();
-        let owned = self.shared.jobs.indexed(BY_OWNER, &uid);
-        let mut plan = plan::plan(&cron_job, &owned, Timestamp::now());
+        if self.written.is_stale(&cron_job.metadata) {
+            return Ok(Outcome::Done);
+        }
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
+        let owned = self.owned(&cron_job, &jobs).await?;
+        let mut plan = plan::plan(&cron_job, &owned, Timestamp::now());
         // First what has become of the Jobs before, so that it stands when a start fails.
         let version = self.write_status(&cron_job, &plan.status, None).await?;
         for remark in &plan.remarks {
@@ -104,6 +115,23 @@ impl Controller {
             self.write_status(&cron_job, &status, version).await?;
         }
         Ok(plan.look_again.map_or(Outcome::Done, Outcome::After))
+    }
+
+    /// Its Jobs. One that is active and not in the cache is asked for: it may have just been made,
+    /// and one that is forgotten is never waited for again.
+    async fn owned(&self, cron_job: &CronJob, jobs: &Api<Job>) -> Result<Vec<Arc<Job>>, Error> {
+        let uid = cron_job.uid().unwrap_or_default();
+        let mut owned = self.shared.jobs.indexed(BY_OWNER, &uid);
+        let active = cron_job.status.iter().flat_map(|status| status.active.iter().flatten());
+        for one in active {
+            let name = one.name.clone().unwrap_or_default();
+            if owned.iter().any(|job| job.uid() == one.uid) {
+                continue;
+            }
+            let found = jobs.get_opt(&name).await.map_err(failed("reading", "job", name))?;
+            owned.extend(found.filter(|job| job.uid() == one.uid).map(Arc::new));
+        }
+        Ok(owned)
     }
 
     /// The Job for a start; `None` where nothing can be made any more.
@@ -149,10 +177,13 @@ impl Controller {
         let preconditions = Preconditions { uid, ..Preconditions::default() };
         let params = DeleteParams::background().preconditions(preconditions);
         match gone_is_fine(jobs.delete(name, &params).await) {
-            Ok(_) => {
+            Ok(Some(_)) => {
                 self.recorder.normal(cron_job, "SuccessfulDelete", format!("Deleted job {name}"));
                 Ok(())
             }
+            // It went before, or another has its name.
+            Ok(None) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => {
                 let message = format!("Deleted job: {}", words(&error));
                 self.recorder.warning(cron_job, "FailedDelete", message);
@@ -181,6 +212,7 @@ impl Controller {
         let name = cron_job.name_any();
         let written = api.replace_status(&name, &PostParams::default(), &new).await;
         let written = written.map_err(failed("writing the status of", "cronjob", name))?;
+        self.written.note(&written.metadata);
         Ok(written.resource_version())
     }
 }

@@ -45,7 +45,8 @@ pub(super) fn before(id: FunctionId, args: &[Value<'_>]) -> u64 {
         | "isQuantity"
         | "semver"
         | "isSemver" => traversal(one),
-        "startsWith" | "endsWith" | "bytes" | "strings.quote" | "format" => traversal(one),
+        "startsWith" | "endsWith" => traversal(two),
+        "bytes" | "strings.quote" | "format" => traversal(one),
         "string" if matches!(args.first(), Some(Value::Bytes(_))) => traversal(one),
         "replace" | "split" | "ip.isCanonical" => traversal(one.saturating_mul(2)),
         "find" | "findAll" | "matches" => regex(one, two),

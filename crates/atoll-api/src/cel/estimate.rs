@@ -321,8 +321,11 @@ fn of_call<'d>(name: &str, args: &[Known<'d>]) -> (Estimate, Known<'d>) {
             (one.traversal(), same(one))
         }
         "cidr" | "ip" | "isIP" | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver"
-        | "startsWith" | "endsWith" | "bytes" | "string" | "strings.quote" | "format"
-        | "ip.isCanonical" => (one.traversal(), Known::sized(one)),
+        | "bytes" | "string" | "strings.quote" | "format" | "ip.isCanonical" => {
+            (one.traversal(), Known::sized(one))
+        }
+        // Only as much is looked at as the other text is long.
+        "startsWith" | "endsWith" => (two.traversal(), Known::sized(one)),
         "replace" | "split" => {
             let longer = Size { min: 0, max: one.max.saturating_mul(size(2).max.max(1)) };
             let twice = Size { min: one.min, max: one.max.saturating_mul(2) };

@@ -409,3 +409,52 @@ async fn an_owner_counts_once() {
     assert_eq!(answer.ok()["metadata"]["ownerReferences"], json!([owner("2")]));
     api.shutdown().await;
 }
+
+/// Upstream's types do not tell `false`, `0` and `""` from nothing where they have no pointer.
+#[tokio::test(flavor = "multi_thread")]
+async fn zero_values_are_as_good_as_none() {
+    let api = Api::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let mut deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "d", "labels": {}},
+        "spec": {"replicas": 0, "paused": false, "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+                "hostNetwork": false, "nodeName": "", "nodeSelector": {},
+                "automountServiceAccountToken": false, "enableServiceLinks": false,
+                "containers": [{"name": "c", "image": "i", "stdin": false, "tty": false,
+                    "workingDir": "", "env": [{"name": "E", "value": ""}],
+                    "ports": [{"containerPort": 1, "hostPort": 0}],
+                    "securityContext": {"privileged": false, "runAsUser": 0}}]}}},
+    });
+    let made = api.create(deployments, &deployment).await.ok();
+    assert!(made["spec"].get("paused").is_none() && made["metadata"].get("labels").is_none());
+    let pod = &made["spec"]["template"]["spec"];
+    for field in ["hostNetwork", "nodeName", "nodeSelector"] {
+        assert!(pod.get(field).is_none(), "{field}: {pod}");
+    }
+    let container = &pod["containers"][0];
+    assert!(container.get("stdin").is_none() && container.get("workingDir").is_none());
+    assert_eq!(
+        (&container["env"], container["ports"][0].get("hostPort")),
+        (&json!([{"name": "E"}]), None)
+    );
+    // Pointers tell them apart.
+    assert_eq!((&made["spec"]["replicas"], &pod["enableServiceLinks"]), (&json!(0), &json!(false)));
+    assert_eq!(container["securityContext"], json!({"privileged": false, "runAsUser": 0}));
+    // Whoever writes them again changes nothing, in whatever way.
+    deployment["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"].clone();
+    let one = format!("{deployments}/d");
+    assert_eq!(api.put(&one, &deployment).await.ok()["metadata"]["generation"], 1);
+    let zeros = json!({"spec": {"template": {"spec": {"hostNetwork": false}}}});
+    assert_eq!(api.merge(&one, &zeros).await.ok()["metadata"]["generation"], 1);
+    let mut applied = deployment.clone();
+    applied["metadata"] = json!({"name": "d"});
+    for _ in 0..2 {
+        let force = format!("{one}?fieldManager=me&force=true");
+        let answer = api.patch(&force, APPLY, &applied).await.ok();
+        assert_eq!(answer["metadata"]["generation"], 1);
+        assert!(answer["spec"]["template"]["spec"].get("hostNetwork").is_none());
+    }
+    api.shutdown().await;
+}
