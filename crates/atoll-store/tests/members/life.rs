@@ -49,23 +49,40 @@ async fn three_servers_are_written_and_read_through_each() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_leader_comes_back_with_all_that_was_written_without_it() {
-    let cluster = Servers::new();
-    let mut servers = cluster.start(3).await;
+/// Members wait at least so long for one that has only fallen silent.
+const SILENCE_MIN: Duration = Duration::from_millis(900);
+
+/// How long nobody could write.
+async fn kill_the_leader_and_write(cluster: &Servers, servers: &mut Vec<Server>) -> Duration {
     put(&servers[0], "before", "1").await.unwrap();
-    let killed = servers.remove(leader(&servers).await);
+    let killed = servers.remove(leader(servers).await);
     let (number, address) = (killed.number, killed.address);
-    killed.kill().await;
     let start = Instant::now();
-    put_patiently(&servers[0], "without", "2").await;
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    let write = async {
+        put_patiently(&servers[0], "without", "2").await;
+        start.elapsed()
+    };
+    // It tries in vain to hand over, for longer than the others wait for it.
+    let ((), took) = tokio::join!(killed.kill(), write);
     let back = cluster.open(number, address, Start::New).await;
     assert_eq!(read(&back, "before").await.unwrap(), "1");
     assert_eq!(read(&back, "without").await.unwrap(), "2");
     put(&back, "after", "3").await.unwrap();
     assert_eq!(read(&servers[1], "after").await.unwrap(), "3");
+    servers.push(back);
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_is_not_waited_for_and_comes_back_with_all_that_was_written_without_it() {
+    let cluster = Servers::new();
+    let mut servers = cluster.start(3).await;
+    let mut times = Vec::new();
+    // A machine with much to do may be late with it, but not each time.
+    while times.iter().all(|took| *took >= SILENCE_MIN) {
+        assert!(times.len() < 3, "{times:?}");
+        times.push(kill_the_leader_and_write(&cluster, &mut servers).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
