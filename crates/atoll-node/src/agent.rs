@@ -76,7 +76,12 @@ impl Agent {
         let (pods, index) = Pods::new(cx.clone());
         let listed = Listed { index: index.clone(), listed: pods.listed() };
         let usage = Arc::new(Usage::default());
-        let routes = Routes { cx: cx.clone(), pods: index.clone(), usage: usage.clone() };
+        let routes = Routes {
+            cx: cx.clone(),
+            pods: index.clone(),
+            usage: usage.clone(),
+            access: Arc::default(),
+        };
         let (listener, acceptor) = server::bind(&routes).await?;
         tasks.spawn(server::serve(listener, acceptor, routes, stop.clone()));
         tasks.spawn(usage.run(cx.clone(), index.clone(), stop.clone()));

@@ -4,6 +4,7 @@
 //! The agent ends the client's own protocol (WebSocket or SPDY); the API server only
 //! passes bytes on.
 
+pub mod access;
 pub mod exec;
 pub mod forward;
 pub mod log_file;

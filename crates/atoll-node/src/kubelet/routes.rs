@@ -6,6 +6,7 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use crate::context::Context;
+use crate::kubelet::access::Access;
 use crate::kubelet::usage::Usage;
 use crate::kubelet::{Answer, exec, forward, logs, metrics, resource, stats, text};
 use crate::pod::task::{PodHandle, Shown};
@@ -17,6 +18,7 @@ pub struct Routes {
     pub cx: Arc<Context>,
     pub pods: PodIndex,
     pub usage: Arc<Usage>,
+    pub access: Arc<Access>,
 }
 
 /// A request's query, in order; names may repeat.

@@ -1,4 +1,4 @@
-//! Listens with mutual TLS and hands requests to the routes.
+//! Listens with TLS, finds out who asks, and hands requests to the routes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,9 +71,16 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, routes: Routes) {
         }
         Err(_elapsed) => return,
     };
+    // The handshake has verified the certificate, where there is one.
+    let is_server = stream.get_ref().1.peer_certificates().is_some();
     let service = service_fn(move |request| {
         let routes = routes.clone();
-        async move { Ok::<_, std::convert::Infallible>(Box::pin(routes.answer(request)).await) }
+        async move {
+            if !is_server && let Err(refusal) = routes.access.check(&routes.cx, &request).await {
+                return Ok::<_, std::convert::Infallible>(*refusal);
+            }
+            Ok(Box::pin(routes.answer(request)).await)
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
