@@ -131,17 +131,17 @@ impl Controller {
         key: &Key,
     ) -> Result<Option<Secret>, Error> {
         let mut filled = secret.clone();
-        let data = filled.data.get_or_insert_with(BTreeMap::new);
+        let entries = filled.data.get_or_insert_with(BTreeMap::new);
         let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
-        data.insert(ROOT_CA.to_owned(), bytes(&self.root_ca_pem));
-        let is_empty = |data: &BTreeMap<String, ByteString>, name: &str| {
-            data.get(name).is_none_or(|value| value.0.is_empty())
+        entries.insert(ROOT_CA.to_owned(), bytes(&self.root_ca_pem));
+        let is_empty = |entries: &BTreeMap<String, ByteString>, name: &str| {
+            entries.get(name).is_none_or(|value| value.0.is_empty())
         };
-        if is_empty(data, NAMESPACE) {
-            data.insert(NAMESPACE.to_owned(), bytes(&key.namespace));
+        if is_empty(entries, NAMESPACE) {
+            entries.insert(NAMESPACE.to_owned(), bytes(&key.namespace));
         }
         let (name, uid) = (account.name_any(), account.uid().unwrap_or_default());
-        if is_empty(data, TOKEN) {
+        if is_empty(entries, TOKEN) {
             let wanted = SecretToken {
                 namespace: &key.namespace,
                 secret: &key.name,
@@ -153,7 +153,7 @@ impl Controller {
                 name: key.to_string(),
                 problem: format!("no token: {problem}"),
             })?;
-            data.insert(TOKEN.to_owned(), bytes(&token));
+            entries.insert(TOKEN.to_owned(), bytes(&token));
         }
         let annotations = filled.metadata.annotations.get_or_insert_with(BTreeMap::new);
         annotations.insert(ACCOUNT.to_owned(), name);
