@@ -24,6 +24,8 @@ fn controllers_keep_what_manifests_promise() {
     refused_pods(&cluster);
     endpoints(&cluster);
     owners(&cluster);
+    owners_of_pods(&cluster);
+    pods_go_first(&cluster);
     namespaces(&cluster);
     nodes(&cluster);
 }
@@ -421,6 +423,142 @@ fn owners(cluster: &Cluster) {
     gone("child");
     cluster.kubectl(&["-n", "far", "get", "configmap", "there"]).ok();
     delete(cluster, "namespace/far");
+}
+
+/// Owners with pods: what stays, what goes, and what waits for it.
+fn owners_of_pods(cluster: &Cluster) {
+    let gone = |what: &str| {
+        eventually(SOON, &format!("{what} is gone"), || {
+            let found = cluster.kubectl(&["get", what]);
+            if found.stderr.contains("not found") { Ok(()) } else { Err(format!("{found:?}")) }
+        });
+    };
+    let controller = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
+            "spec": {"replicas": 1, "selector": {"app": name}, "template": {
+                "metadata": {"labels": {"app": name}}, "spec": {
+                    "terminationGracePeriodSeconds": 1,
+                    "containers": [{"name": "c", "image": "atoll.local/hello"}]}}}})
+    };
+    let pod_of = |name: &str| {
+        eventually(SOON, &format!("{name} has its pod"), || {
+            let pods = cluster.json(&["pods", "-l", &format!("app={name}")]);
+            let pod = pods["items"][0]["metadata"]["name"].as_str().map(ToOwned::to_owned);
+            pod.ok_or_else(|| pods.to_string())
+        })
+    };
+    // A Deployment's ReplicaSet goes with it.
+    apply(cluster, &deployment("owning", 1, "1", &json!({})));
+    let set = eventually(SOON, "its ReplicaSet", || {
+        let sets = cluster.json(&["replicasets", "-l", "app=owning"]);
+        let name = sets["items"][0]["metadata"]["name"].as_str().map(ToOwned::to_owned);
+        name.ok_or_else(|| sets.to_string())
+    });
+    delete(cluster, "deployment/owning");
+    gone(&format!("replicaset/{set}"));
+
+    // In the foreground the controller waits for its pods, but for one that has another owner.
+    for name in ["waits", "shares", "orphans"] {
+        apply(cluster, &controller(name));
+    }
+    let patch = |pod: &str, metadata: Value| {
+        let patch = json!({"metadata": metadata}).to_string();
+        cluster.kubectl(&["patch", "pod", pod, "--type=merge", "-p", &patch]).ok();
+    };
+    let held = pod_of("waits");
+    patch(&held, json!({"finalizers": ["example.com/hold"]}));
+    let foreground = ["--cascade=foreground", "--wait=false"];
+    cluster.kubectl(&[&["delete", "rc", "waits"][..], &foreground].concat()).ok();
+    eventually(SOON, "the pod is being deleted", || {
+        let pod = cluster.json(&["pod", &held]);
+        if pod["metadata"]["deletionTimestamp"].is_null() { Err(pod.to_string()) } else { Ok(()) }
+    });
+    let waiting = cluster.json(&["rc", "waits"]);
+    assert_eq!(waiting["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    patch(&held, json!({"finalizers": null}));
+    gone("rc/waits");
+
+    let shared = pod_of("shares");
+    apply(cluster, &config_map("other-owner", "default", None));
+    let other = cluster.json(&["configmap", "other-owner"]);
+    let mut all = cluster.json(&["pod", &shared])["metadata"]["ownerReferences"].clone();
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "other-owner",
+        "uid": other["metadata"]["uid"]});
+    all.as_array_mut().unwrap().push(other.clone());
+    patch(&shared, json!({"ownerReferences": all}));
+    cluster.kubectl(&[&["delete", "rc", "shares"][..], &foreground].concat()).ok();
+    gone("rc/shares");
+    let pod = cluster.json(&["pod", &shared]);
+    assert_eq!(pod["metadata"]["ownerReferences"], json!([other]));
+    assert!(pod["metadata"]["deletionTimestamp"].is_null());
+    delete(cluster, "configmap/other-owner");
+    gone(&format!("pod/{shared}"));
+
+    // Orphans stay, and belong to nobody.
+    let orphan = pod_of("orphans");
+    cluster.kubectl(&["delete", "rc", "orphans", "--cascade=orphan"]).ok();
+    eventually(SOON, "the pod has no owner", || {
+        let pod = cluster.json(&["pod", &orphan]);
+        if pod["metadata"]["ownerReferences"].is_null() { Ok(()) } else { Err(pod.to_string()) }
+    });
+    gone("rc/orphans");
+    delete(cluster, &format!("pod/{orphan}"));
+
+    // Owners in a circle hold nobody.
+    let names = ["circle-1", "circle-2", "circle-3"];
+    for name in names {
+        apply(cluster, &config_map(name, "default", None));
+    }
+    for (at, name) in names.iter().enumerate() {
+        let owner = names[(at + 1) % names.len()];
+        let uid = cluster.json(&["configmap", owner])["metadata"]["uid"].clone();
+        let owner = json!({"metadata": {"ownerReferences": [{"apiVersion": "v1",
+            "kind": "ConfigMap", "name": owner, "uid": uid, "blockOwnerDeletion": true}]}});
+        let owner = owner.to_string();
+        cluster.kubectl(&["patch", "configmap", name, "--type=merge", "-p", &owner]).ok();
+    }
+    cluster.kubectl(&[&["delete", "configmap", "circle-1"][..], &foreground].concat()).ok();
+    for name in names {
+        gone(&format!("configmap/{name}"));
+    }
+}
+
+/// Pods go before anything that they may need.
+fn pods_go_first(cluster: &Cluster) {
+    cluster.kubectl(&["create", "namespace", "ordered"]).ok();
+    let finalizers = json!(["example.com/hold"]);
+    let mut needed = config_map("needed", "ordered", None);
+    needed["metadata"]["finalizers"] = finalizers.clone();
+    apply(cluster, &needed);
+    apply(
+        cluster,
+        &json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "first", "namespace": "ordered", "finalizers": finalizers},
+            "spec": {"terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "c", "image": "atoll.local/hello"}]}}),
+    );
+    cluster.kubectl(&["delete", "namespace", "ordered", "--wait=false"]).ok();
+    let marked = |what: &[&str]| {
+        let object = cluster.json(&[&["-n", "ordered"], what].concat());
+        !object["metadata"]["deletionTimestamp"].is_null()
+    };
+    eventually(SOON, "the pod is being deleted", || {
+        if marked(&["pod", "first"]) { Ok(()) } else { Err("not marked".to_owned()) }
+    });
+    eventually(SOON, "the namespace says what it waits for", || {
+        let namespace = cluster.json(&["namespace", "ordered"]);
+        let said = namespace["status"]["conditions"].to_string();
+        if said.contains("pods. has 1 resource instances") { Ok(()) } else { Err(said) }
+    });
+    assert!(!marked(&["configmap", "needed"]), "the pod may still need it");
+    for what in ["pod/first", "configmap/needed"] {
+        let free = r#"{"metadata":{"finalizers":null}}"#;
+        cluster.kubectl(&["-n", "ordered", "patch", what, "--type=merge", "-p", free]).ok();
+    }
+    eventually(SOON, "the namespace is gone", || {
+        let found = cluster.kubectl(&["get", "namespace", "ordered"]);
+        if found.stderr.contains("not found") { Ok(()) } else { Err(format!("{found:?}")) }
+    });
 }
 
 fn namespaces(cluster: &Cluster) {

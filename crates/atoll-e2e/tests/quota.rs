@@ -19,6 +19,8 @@ fn quotas_hold_under_parallel_creates() {
     bounds(&cluster);
     parallel(&cluster);
     gives_back(&cluster);
+    lives(&cluster);
+    scopes(&cluster);
     sealed(&cluster);
 }
 
@@ -124,6 +126,122 @@ fn gives_back(cluster: &Cluster) {
     counted(cluster, "pods", "4");
     cluster.kubectl_with(&["create", "-f", "-"], &pod("team", "again")).ok();
     counted(cluster, "pods", "5");
+}
+
+/// What of a quota in the namespace `lives` is used.
+fn used(cluster: &Cluster, quota: &str, resource: &str, amount: &str) {
+    wait(SOON, &format!("{resource} of {quota} is {amount}"), || {
+        let quota = cluster.json(&["resourcequota", quota, "-n", "lives"]);
+        (quota["status"]["used"][resource] == amount).then_some(())
+    });
+}
+
+/// Each kind is charged when it comes and given back when it goes.
+fn lives(cluster: &Cluster) {
+    cluster.kubectl(&["create", "namespace", "lives"]).ok();
+    let hard = "--hard=configmaps=5,secrets=5,services=5,replicationcontrollers=5,\
+                persistentvolumeclaims=5,count/replicasets.apps=5,services.nodeports=5,\
+                requests.storage=5Gi,requests.example.com/dongle=5,pods=5,requests.ephemeral-storage=5Gi";
+    cluster.kubectl(&["create", "quota", "every", "-n", "lives", hard]).ok();
+    // The authority's ConfigMap is there from the start.
+    used(cluster, "every", "configmaps", "1");
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [
+        {"name": "c", "image": "i"}]}});
+    let pod = json!({"containers": [{"name": "c", "image": "i", "resources": {
+        "requests": {"ephemeral-storage": "1Gi", "example.com/dongle": "2"},
+        "limits": {"example.com/dongle": "2"}}}]});
+    let kinds = [
+        ("v1", "ConfigMap", json!({}), &[("configmaps", "2", "1")][..]),
+        ("v1", "Secret", json!({}), &[("secrets", "1", "0")]),
+        (
+            "v1",
+            "Service",
+            json!({"type": "NodePort", "ports": [{"port": 80}]}),
+            &[("services", "1", "0"), ("services.nodeports", "1", "0")],
+        ),
+        (
+            "v1",
+            "ReplicationController",
+            json!({"replicas": 0, "selector": {"a": "b"}, "template": template}),
+            &[("replicationcontrollers", "1", "0")],
+        ),
+        (
+            "apps/v1",
+            "ReplicaSet",
+            json!({"replicas": 0, "selector": {"matchLabels": {"a": "b"}}, "template": template}),
+            &[("count/replicasets.apps", "1", "0")],
+        ),
+        (
+            "v1",
+            "PersistentVolumeClaim",
+            json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}),
+            &[("persistentvolumeclaims", "1", "0"), ("requests.storage", "1Gi", "0")],
+        ),
+        (
+            "v1",
+            "Pod",
+            pod,
+            &[
+                ("pods", "1", "0"),
+                ("requests.example.com/dongle", "2", "0"),
+                ("requests.ephemeral-storage", "1Gi", "0"),
+            ],
+        ),
+    ];
+    for (version, kind, spec, _) in &kinds {
+        let object = json!({"apiVersion": version, "kind": kind,
+            "metadata": {"name": "one", "namespace": "lives"}, "spec": spec});
+        let mut object = object;
+        if spec.as_object().unwrap().is_empty() {
+            object.as_object_mut().unwrap().remove("spec");
+        }
+        cluster.kubectl_with(&["create", "-f", "-"], &object.to_string()).ok();
+    }
+    for (resource, there, _) in kinds.iter().flat_map(|(.., charges)| *charges) {
+        used(cluster, "every", resource, there);
+    }
+    for (_, kind, ..) in &kinds {
+        cluster.kubectl(&["delete", kind, "one", "-n", "lives", "--now"]).ok();
+    }
+    for (resource, _, gone) in kinds.iter().flat_map(|(.., charges)| *charges) {
+        used(cluster, "every", resource, gone);
+    }
+    cluster.kubectl(&["delete", "quota", "every", "-n", "lives"]).ok();
+}
+
+/// A quota with scopes counts the pods that are in all of them, and no others.
+fn scopes(cluster: &Cluster) {
+    for (name, scope) in [
+        ("best", "BestEffort"),
+        ("not-best", "NotBestEffort"),
+        ("ending", "Terminating"),
+        ("lasting", "NotTerminating"),
+    ] {
+        let scope = format!("--scopes={scope}");
+        cluster.kubectl(&["create", "quota", name, "-n", "lives", "--hard=pods=5", &scope]).ok();
+    }
+    let counts = |best: &str, not_best: &str, ending: &str, lasting: &str| {
+        used(cluster, "best", "pods", best);
+        used(cluster, "not-best", "pods", not_best);
+        used(cluster, "ending", "pods", ending);
+        used(cluster, "lasting", "pods", lasting);
+    };
+    counts("0", "0", "0", "0");
+    let create = |name: &str, resources: &Value, deadline: Option<i64>| {
+        let object = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "lives"}, "spec": {
+                "activeDeadlineSeconds": deadline,
+                "containers": [{"name": "c", "image": "i", "resources": resources}]}});
+        cluster.kubectl_with(&["create", "-f", "-"], &object.to_string()).ok();
+    };
+    let some = json!({"requests": {"cpu": "1m", "memory": "1Mi"}});
+    create("free", &json!({}), None);
+    counts("1", "0", "0", "1");
+    create("bound", &some, Some(3600));
+    counts("1", "1", "1", "1");
+    cluster.kubectl(&["delete", "pod", "free", "bound", "-n", "lives", "--now"]).ok();
+    counts("0", "0", "0", "0");
+    cluster.kubectl(&["delete", "namespace", "lives", "--wait=false"]).ok();
 }
 
 fn holds(dir: &Path, needle: &[u8]) -> bool {
