@@ -4,6 +4,7 @@ mod bearer;
 mod impersonate;
 pub mod review;
 
+pub(crate) use bearer::WEBSOCKET_PREFIX as TOKEN_PROTOCOL;
 use std::sync::Arc;
 
 use async_trait::async_trait;

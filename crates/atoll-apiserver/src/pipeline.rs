@@ -355,7 +355,7 @@ async fn resource(
     let call = call(&core, user, row, part, asked, query, &mut head, accept, body);
     let deprecation = call.row.deprecation.clone();
     let notes = call.notes.clone();
-    let mut response = noted(accept, verbs::serve(call).await, &notes);
+    let mut response = noted(accept, verbs::serve(call, upgrade).await, &notes);
     if let Some(text) = deprecation {
         render::add_warnings(&mut response, &[text.into_owned()]);
     }

@@ -5,7 +5,7 @@
 
 mod copy;
 mod dial;
-mod frames;
+pub(crate) mod frames;
 mod target;
 
 use std::time::Duration;

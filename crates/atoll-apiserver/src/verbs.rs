@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
 
 use crate::body::Body;
 use crate::call::Call;
@@ -14,7 +15,10 @@ const STALE: &str =
     "this server does not see a majority of the servers: what it shows may be stale";
 
 /// Answers a request for an object, a collection or a part of an object.
-pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
+pub(crate) async fn serve(
+    call: Call,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Response<Body>, Status> {
     let verb = call.info.verb;
     let allowed = match &call.part {
         Some(part) => part.verbs.contains(&verb),
@@ -51,7 +55,7 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
     match verb {
         "get" => bytes(&call, list::get(&call).await?),
         "list" => bytes(&call, list::list(&call).await?),
-        "watch" => watch::watch(call).await,
+        "watch" => watch::watch(call, upgrade).await,
         "create" => respond(&call, create::create(&call).await?),
         "update" => respond(&call, update::update(&call).await?),
         "patch" => respond(&call, patch::patch(&call).await?),

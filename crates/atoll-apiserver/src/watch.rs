@@ -12,13 +12,16 @@ use atoll_api::field::{self, Path};
 use atoll_api::proto;
 use atoll_store::kv::Revision;
 use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
 use http::Response;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use hyper::upgrade::OnUpgrade;
 use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::authn::TOKEN_PROTOCOL;
 use crate::body::{Body, BoxError};
 use crate::cache::{Change, ChangeKind, Entry, ResourceCache};
 use crate::call::Call;
@@ -27,6 +30,7 @@ use crate::negotiate::{Format, MetaVersion, Shape};
 use crate::render::{full_bytes, protobuf};
 use crate::selection::Selection;
 use crate::status::Status;
+use crate::stream::frames;
 use crate::table;
 
 /// Between two bookmarks; upstream's is about a minute as well.
@@ -38,8 +42,14 @@ const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// Bytes of events that go out as one chunk.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
-pub(crate) async fn watch(call: Call) -> Result<Response<Body>, Status> {
+pub(crate) async fn watch(
+    call: Call,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Response<Body>, Status> {
     let stream = Stream::open(Arc::new(call)).await?;
+    if let Some(client) = upgrade.filter(|_| frames::is_asked(&stream.call.headers)) {
+        return over_socket(stream, client);
+    }
     let content_type = match stream.call.accept.format {
         Format::Json => HeaderValue::from_static("application/json"),
         Format::Protobuf => {
@@ -54,6 +64,47 @@ pub(crate) async fn watch(call: Call) -> Result<Response<Body>, Status> {
     let mut response = Response::new(Body::stream(lines));
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     Ok(response)
+}
+
+/// Each event as a message of its own: text where it is JSON. No protocol is needed, and the
+/// first that a client names is as good as any, but for the one that carries its token.
+fn over_socket(stream: Stream, client: OnUpgrade) -> Result<Response<Body>, Status> {
+    let call = stream.call.clone();
+    let offered = call.headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let protocol = offered
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .find(|name| !name.is_empty() && !name.starts_with(TOKEN_PROTOCOL))
+        .and_then(|name| HeaderValue::from_str(name).ok());
+    let format = call.accept.format;
+    let messages = futures::stream::unfold(stream, |mut stream| async move {
+        let chunk = stream.next().await?;
+        Some((chunk, stream))
+    });
+    let messages = messages.flat_map(move |chunk| futures::stream::iter(events(chunk, format)));
+    frames::switch(&call, client, protocol, messages.map(Ok))
+}
+
+/// The events of a chunk, one by one.
+fn events(mut chunk: Bytes, format: Format) -> Vec<(u8, Bytes)> {
+    let mut events = Vec::new();
+    while !chunk.is_empty() {
+        let event = match format {
+            // Framed by its length, which a message has anyway.
+            Format::Protobuf => {
+                let length = chunk.split_to(chunk.len().min(4));
+                let length = length.iter().fold(0, |all, byte| all << 8 | usize::from(*byte));
+                (frames::BINARY_FRAME, chunk.split_to(chunk.len().min(length)))
+            }
+            Format::Json | Format::Yaml => {
+                let end = chunk.iter().position(|byte| *byte == b'\n');
+                (frames::TEXT_FRAME, chunk.split_to(end.map_or(chunk.len(), |end| end + 1)))
+            }
+        };
+        events.push(event);
+    }
+    events
 }
 
 struct Stream {

@@ -13,7 +13,7 @@ use crate::trust::Trust;
 use crate::user::UserInfo;
 
 /// Browsers cannot set headers on WebSockets; they send the token as a subprotocol.
-const WEBSOCKET_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
+pub(crate) const WEBSOCKET_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// A token that holds.
 #[derive(Debug)]

@@ -1,9 +1,11 @@
-//! Logs over a WebSocket (RFC 6455): each piece of the log is a message, for clients that cannot
-//! read an answer while it grows.
+//! Logs and watches over a WebSocket (RFC 6455): each piece of the log, or each event, is a
+//! message, for clients that cannot read an answer while it grows.
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use http::header::{
     CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -25,13 +27,14 @@ const BINARY: &str = "binary.k8s.io";
 /// Messages are text, in base64.
 const BASE64: &str = "base64.binary.k8s.io";
 
-const TEXT_FRAME: u8 = 0x81;
-const BINARY_FRAME: u8 = 0x82;
+/// The kinds of messages.
+pub(crate) const TEXT_FRAME: u8 = 0x81;
+pub(crate) const BINARY_FRAME: u8 = 0x82;
 /// The last frame: closed as intended (1000).
 const CLOSE_FRAME: [u8; 4] = [0x88, 0x02, 0x03, 0xe8];
 
 /// Whether the client asks for a WebSocket.
-pub(super) fn is_asked(headers: &HeaderMap) -> bool {
+pub(crate) fn is_asked(headers: &HeaderMap) -> bool {
     let upgrade = headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or("");
     upgrade.eq_ignore_ascii_case("websocket")
 }
@@ -42,13 +45,33 @@ pub(super) fn answer(
     client: OnUpgrade,
     log: Incoming,
 ) -> Result<Response<Body>, Status> {
+    let protocol = protocol(&call.headers)?;
+    let base64 = protocol == Some(BASE64);
+    let pieces = log.into_data_stream().map(move |piece| {
+        let piece = piece.map_err(std::io::Error::other)?;
+        Ok(if base64 {
+            (TEXT_FRAME, Bytes::from(STANDARD.encode(piece)))
+        } else {
+            (BINARY_FRAME, piece)
+        })
+    });
+    switch(call, client, protocol.map(HeaderValue::from_static), pieces)
+}
+
+/// Switches protocols and sends messages (their kind and what is in them) until they end or the
+/// client leaves.
+pub(crate) fn switch(
+    call: &Call,
+    client: OnUpgrade,
+    protocol: Option<HeaderValue>,
+    messages: impl Stream<Item = std::io::Result<(u8, Bytes)>> + Send + 'static,
+) -> Result<Response<Body>, Status> {
     let headers = &call.headers;
     let version = headers.get(SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
     let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
     let (Some(b"13"), Some(key)) = (version, key) else {
         return Err(Status::bad_request("the request for a WebSocket is not of version 13"));
     };
-    let protocol = protocol(headers)?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let own = response.headers_mut();
@@ -57,16 +80,15 @@ pub(super) fn answer(
     let accepted = HeaderValue::from_str(&accept_key(key)).map_err(Status::internal)?;
     own.insert(SEC_WEBSOCKET_ACCEPT, accepted);
     if let Some(protocol) = protocol {
-        own.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        own.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     let stop = call.core.stop.clone();
-    let base64 = protocol == Some(BASE64);
     call.core.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            sent = send(client, log, base64) => {
+            sent = send(client, messages) => {
                 if let Err(error) = sent {
-                    tracing::debug!(%error, "a log over a WebSocket broke off");
+                    tracing::debug!(%error, "what goes over a WebSocket broke off");
                 }
             }
         }
@@ -101,17 +123,18 @@ fn accept_key(key: &[u8]) -> String {
     STANDARD.encode(context.finish())
 }
 
-async fn send(client: OnUpgrade, mut log: Incoming, base64: bool) -> std::io::Result<()> {
+async fn send(
+    client: OnUpgrade,
+    messages: impl Stream<Item = std::io::Result<(u8, Bytes)>>,
+) -> std::io::Result<()> {
     let upgraded = client.await.map_err(std::io::Error::other)?;
     let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+    let mut messages = std::pin::pin!(messages);
     let sending = async {
-        while let Some(frame) = log.frame().await {
-            let frame = frame.map_err(std::io::Error::other)?;
-            let Some(piece) = frame.data_ref().filter(|piece| !piece.is_empty()) else { continue };
-            if base64 {
-                message(&mut writer, TEXT_FRAME, STANDARD.encode(piece).as_bytes()).await?;
-            } else {
-                message(&mut writer, BINARY_FRAME, piece).await?;
+        while let Some(next) = messages.next().await {
+            let (kind, piece) = next?;
+            if !piece.is_empty() {
+                message(&mut writer, kind, &piece).await?;
             }
         }
         writer.write_all(&CLOSE_FRAME).await?;

@@ -312,7 +312,9 @@ async fn a_large_answer_is_compressed_for_those_who_take_it() {
     assert!(bytes.len() < 20 * 1024, "{}", bytes.len());
     let mut text = String::new();
     flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), api.get(CONFIG_MAPS).await.ok());
+    // Not the list's version: the server writes what it needs meanwhile.
+    let plain = api.get(CONFIG_MAPS).await.ok();
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["items"], plain["items"]);
     let small = api.send(Method::GET, "/api/v1/namespaces", &gzip, "").await;
     assert!(small.headers.get("content-encoding").is_none());
     api.shutdown().await;

@@ -135,3 +135,70 @@ async fn a_watch_resumes_over_a_restart() {
     assert_eq!(watch.step().await, step("ADDED", "c"));
     api.shutdown().await;
 }
+
+/// The next message of a WebSocket: its kind, and what is in it.
+async fn message(socket: &mut tokio::net::TcpStream) -> (u8, Vec<u8>) {
+    use tokio::io::AsyncReadExt as _;
+    let mut head = [0; 2];
+    socket.read_exact(&mut head).await.unwrap();
+    let length = match head[1] {
+        126 => usize::from(socket.read_u16().await.unwrap()),
+        127 => usize::try_from(socket.read_u64().await.unwrap()).unwrap(),
+        short => usize::from(short),
+    };
+    let mut payload = vec![0; length];
+    socket.read_exact(&mut payload).await.unwrap();
+    (head[0], payload)
+}
+
+/// Browsers watch so: each event is a message, text where it is JSON.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_over_a_websocket_is_a_message_for_each_event() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let api = Api::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (server, end) = (api.server.clone(), stop.clone());
+    let serving = tokio::spawn(async move { server.serve_http(listener, end).await });
+    for name in ["a", "b"] {
+        api.create(CONFIG_MAPS, &config_map(name)).await.ok();
+    }
+    for (accept, kind) in [(JSON, 0x81), ("application/vnd.kubernetes.protobuf", 0x82)] {
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "GET {CONFIG_MAPS}?watch=1&resourceVersion=0 HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\
+             Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        assert!(head.contains("s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
+        for name in ["a", "b"] {
+            let (found, payload) = message(&mut socket).await;
+            assert_eq!(found, kind);
+            let is_there =
+                |text: &str| payload.windows(text.len()).any(|part| part == text.as_bytes());
+            assert!(is_there("ADDED") && is_there(name), "{payload:?}");
+            if kind == 0x81 {
+                let event: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+                assert_eq!(event["object"]["metadata"]["name"], name);
+            } else {
+                assert!(payload.starts_with(b"k8s\0") || is_there("k8s\0"), "{payload:?}");
+            }
+        }
+        // A change comes as one more.
+        let change = json!({"data": {"changed-for": accept}});
+        api.merge(&format!("{CONFIG_MAPS}/a"), &change).await.ok();
+        let (_, payload) = message(&mut socket).await;
+        assert!(payload.windows(8).any(|part| part == b"MODIFIED"));
+    }
+    stop.cancel();
+    serving.await.unwrap();
+    api.shutdown().await;
+}
