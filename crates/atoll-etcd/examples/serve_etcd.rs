@@ -50,7 +50,9 @@ async fn serve(address: String, store: Arc<EmbeddedStore>) -> Outcome<()> {
         client_urls: vec![format!("http://{address}")],
         ..Config::default()
     };
-    let server = EtcdServer::new(store.keyspace(Keyspace::Applications), store.cluster(), config);
+    let (keys, records) =
+        (store.keyspace(Keyspace::Applications), store.keyspace(Keyspace::Cluster));
+    let server = EtcdServer::new(keys, records, store.cluster(), config);
     let listener = TcpListener::bind(&address).await?;
     let accepted = futures::stream::unfold(listener, |listener| async move {
         let (stream, remote) = listener.accept().await.ok()?;

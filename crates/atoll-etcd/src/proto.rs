@@ -1,5 +1,5 @@
-//! Messages and services of the etcd v3 API, generated from the `.proto` files beside this one
-//! by `cargo xtask proto`.
+//! Messages and services of the etcd v3 API, and of gRPC's health checks, generated from the
+//! `.proto` files beside this one by `cargo xtask proto`.
 
 #[rustfmt::skip]
 #[allow(
@@ -13,7 +13,8 @@
 mod generated {
     pub mod authpb;
     pub mod etcdserverpb;
+    pub mod grpc_health_v1;
     pub mod mvccpb;
 }
 
-pub use generated::{authpb, etcdserverpb, mvccpb};
+pub use generated::{authpb, etcdserverpb, grpc_health_v1, mvccpb};

@@ -24,15 +24,20 @@ mod calls;
 mod cluster;
 mod connection;
 mod convert;
+mod counters;
 mod deadline;
 mod error;
 mod fuzz;
+mod grpc_health;
 mod hash;
+mod health;
 mod kv;
 mod lease;
 mod maintenance;
+mod metrics;
 mod order;
 mod plain;
+mod records;
 mod router;
 mod snapshot;
 mod tls;
@@ -41,7 +46,7 @@ mod watch_stream;
 #[doc(hidden)]
 pub use fuzz::{request as fuzz_request, requests as fuzz_requests};
 pub(crate) use hash::{stored_key, stored_value};
-pub use tls::{TlsError, tls_config};
+pub use tls::{CurrentTls, TlsError, tls_config};
 
 /// What `Maintenance.Status` reports: clients look for features by it.
 pub const ETCD_VERSION: &str = "3.6.8";
@@ -51,8 +56,8 @@ pub const ETCD_VERSION: &str = "3.6.8";
 pub struct Config {
     pub cluster_id: u64,
     pub member_id: u64,
-    /// Where clients reach this API, as URLs; other members serve it with the same scheme and
-    /// port. Empty when the members' own URLs are to be shown.
+    /// Where clients reach this API, as URLs: the other members are told. Empty when the members'
+    /// own URLs are to be shown.
     pub client_urls: Vec<String>,
     /// Memory of this process, for its metrics; `None` when it cannot be told.
     pub resident_bytes: fn() -> Option<u64>,
@@ -87,20 +92,40 @@ const LEADERLESS_MAX: Duration = Duration::from_secs(3);
 /// The API, ready to serve connections. Clones are the same server.
 #[derive(Clone)]
 pub struct EtcdServer {
+    core: Shared,
     router: router::Router,
     stop: CancellationToken,
     connections: TaskTracker,
 }
 
 impl EtcdServer {
-    pub fn new(store: Arc<dyn KvStore>, control: Arc<dyn ClusterControl>, config: Config) -> Self {
+    /// Over the keyspace `store`; what is to be remembered besides its keys goes to `cluster`.
+    pub fn new(
+        store: Arc<dyn KvStore>,
+        cluster: Arc<dyn KvStore>,
+        control: Arc<dyn ClusterControl>,
+        config: Config,
+    ) -> Self {
         let stop = CancellationToken::new();
-        let membership = control.watch_membership();
-        let core = Core { store, control, membership, config, stop: stop.clone() };
-        Self {
-            router: router::Router::new(&Shared(Arc::new(core))),
-            stop,
-            connections: TaskTracker::new(),
+        let core = Shared(Arc::new(Core {
+            store,
+            cluster,
+            membership: control.watch_membership(),
+            control,
+            config,
+            records: records::unknown(),
+            counters: Arc::default(),
+            stop: stop.clone(),
+        }));
+        let router = router::Router::new(&core);
+        Self { core, router, stop, connections: TaskTracker::new() }
+    }
+
+    /// What goes on beside the calls, until the server stops.
+    async fn keep_up(core: Shared) {
+        tokio::select! {
+            () = core.stop.cancelled() => {}
+            ((), ()) = async { tokio::join!(core.keep_records(), core.count_leaders()) } => {}
         }
     }
 }
@@ -120,9 +145,13 @@ impl Deref for Shared {
 /// What all services share.
 struct Core {
     store: Arc<dyn KvStore>,
+    /// The keyspace of the records.
+    cluster: Arc<dyn KvStore>,
     control: Arc<dyn ClusterControl>,
     membership: watch::Receiver<Membership>,
     config: Config,
+    records: watch::Sender<records::Records>,
+    counters: Arc<counters::Counters>,
     stop: CancellationToken,
 }
 
@@ -139,9 +168,14 @@ impl Core {
 
     /// The keyspace's revision as this member knows it.
     async fn revision(&self) -> Result<Revision, Status> {
+        self.read_nothing(Consistency::Serializable).await
+    }
+
+    /// A read for its own sake; returns the revision that it saw.
+    async fn read_nothing(&self, consistency: Consistency) -> Result<Revision, Status> {
         let mut nothing = RangeRequest::new(KeyRange::single(&b"\0"[..]));
         nothing.count_only = true;
-        nothing.consistency = Consistency::Serializable;
+        nothing.consistency = consistency;
         let read = self.store.range(nothing).await;
         Ok(read.map_err(|error| error::status(&error))?.revision)
     }
@@ -153,6 +187,20 @@ impl Core {
 
     fn has_leader(&self) -> bool {
         self.membership.borrow().leader.is_some()
+    }
+
+    async fn count_leaders(&self) {
+        let (mut membership, mut known) = (self.membership.clone(), None);
+        loop {
+            let now = membership.borrow_and_update().leader;
+            if now.is_some() && now != known {
+                self.counters.leader_changes.add(1);
+            }
+            known = now;
+            if membership.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Comes when a stream has to end: it asked for a leader and has been without one for too

@@ -5,9 +5,11 @@
 use std::time::Duration;
 
 use atoll_store::cluster::{Member, Membership};
-use atoll_store::kv::Error;
+use atoll_store::kv::{Consistency, Error};
 use tonic::{Request, Response, Status};
 
+use super::error::Refusal;
+use super::records::Added;
 use super::{Core, Shared, error};
 use crate::proto::etcdserverpb;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
@@ -19,6 +21,11 @@ use crate::proto::etcdserverpb::{
 
 /// How the addresses of peers begin when they are shown as URLs: peers speak mutual TLS.
 const PEER_SCHEME: &str = "https://";
+/// Those that etcd takes, and whether a host and a port have to follow.
+const SCHEMES: &[(&str, bool)] =
+    &[("http://", true), (PEER_SCHEME, true), ("unix://", false), ("unixs://", false)];
+/// Members without a vote that clients may have added as such at a time.
+const LEARNERS_MAX: usize = 1;
 const OWN_NAME: &str = "atoll";
 /// How long this server may take to hear of a change that another one has made for it.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
@@ -30,23 +37,33 @@ impl Core {
     }
 
     fn shown(&self, member: &Member) -> etcdserverpb::Member {
-        let peer = &member.peer_address;
         let is_own = member.id == self.config.member_id;
         let own_urls = &self.config.client_urls;
-        let client_urls = match own_urls.first() {
-            Some(_) if is_own => own_urls.clone(),
-            Some(own_url) => client_url_like(own_url, member).into_iter().collect(),
-            None => member.client_urls.clone(),
+        let client_urls = match own_urls.is_empty() {
+            true => member.client_urls.clone(),
+            false if is_own => own_urls.clone(),
+            false => self.records.borrow().client_urls(member.id),
         };
         // A member without a name is one that has not started.
         let is_nameless = is_own && member.name.is_empty();
         etcdserverpb::Member {
             id: member.id,
             name: if is_nameless { OWN_NAME.to_owned() } else { member.name.clone() },
-            peer_ur_ls: if peer.is_empty() { vec![] } else { vec![format!("{PEER_SCHEME}{peer}")] },
+            peer_ur_ls: self.peer_urls(member),
             client_ur_ls: client_urls,
             is_learner: member.is_learner,
         }
+    }
+
+    /// As a client gave them, for as long as that is where the member is.
+    fn peer_urls(&self, member: &Member) -> Vec<String> {
+        let peer = &member.peer_address;
+        if let Some(added) = self.records.borrow().added.get(&member.id)
+            && added.peer_urls.iter().any(|url| peer_address(url) == Ok(peer))
+        {
+            return added.peer_urls.clone();
+        }
+        if peer.is_empty() { vec![] } else { vec![format!("{PEER_SCHEME}{peer}")] }
     }
 
     fn find(&self, id: u64) -> Result<Member, Status> {
@@ -63,37 +80,51 @@ impl Core {
         tokio::time::timeout(KNOWN_WITHIN, known).await.is_ok_and(|known| known.is_ok())
     }
 
-    /// No other member has that address.
-    fn check_free(&self, peer_address: &str, own: Option<u64>) -> Result<(), Status> {
+    /// No other member has one of these addresses.
+    fn check_free(&self, urls: &[String], own: Option<u64>) -> Result<(), Status> {
         let membership = self.membership.borrow();
-        let mut others = membership.members.iter().filter(|member| Some(member.id) != own);
-        match others.any(|other| other.peer_address == peer_address) {
+        let others = membership.members.iter().filter(|member| Some(member.id) != own);
+        let taken: Vec<String> = others.flat_map(|other| self.peer_urls(other)).collect();
+        let is_taken =
+            |url: &String| taken.iter().any(|one| peer_address(one) == peer_address(url));
+        match urls.iter().any(is_taken) {
             true => Err(error::PEER_URL_EXISTS.into()),
             false => Ok(()),
         }
     }
-}
 
-/// The same API on another server: its host, with our scheme and port.
-fn client_url_like(own_url: &str, member: &Member) -> Option<String> {
-    let (scheme, own) = own_url.split_once("://")?;
-    let (_, port) = own.rsplit_once(':')?;
-    let (_, theirs) = member.client_urls.first()?.split_once("://")?;
-    let host = theirs.rsplit_once(':').map_or(theirs, |(host, _)| host);
-    Some(format!("{scheme}://{host}:{port}"))
-}
-
-/// `HOST:PORT` of the first URL; all have to be URLs, as etcd wants them.
-fn peer_address(urls: &[String]) -> Result<String, Status> {
-    let mut addresses = Vec::new();
-    for url in urls {
-        let address = url.strip_prefix("http://").or_else(|| url.strip_prefix(PEER_SCHEME));
-        let has_port = |address: &&str| {
-            let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            matches!(port, Some(Ok(_))) && !address.contains('/')
+    /// Those that join by themselves get their votes soon, and do not count.
+    fn check_learners(&self) -> Result<(), Status> {
+        let membership = self.membership.borrow();
+        let records = self.records.borrow();
+        let was_added = |member: &&Member| {
+            member.is_learner && records.added.get(&member.id).is_some_and(|added| added.is_learner)
         };
-        addresses.push(address.filter(has_port).ok_or(error::BAD_URLS)?);
+        match membership.members.iter().filter(was_added).count() < LEARNERS_MAX {
+            true => Ok(()),
+            false => Err(error::TOO_MANY_LEARNERS.into()),
+        }
     }
+}
+
+/// What follows the scheme of a URL, as etcd wants it.
+fn peer_address(url: &str) -> Result<&str, Refusal> {
+    let found = SCHEMES.iter().find_map(|(scheme, needs_port)| {
+        url.strip_prefix(scheme).map(|address| (address, *needs_port))
+    });
+    let (address, needs_port) = found.ok_or(error::BAD_URLS)?;
+    let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    let is_host_and_port = matches!(port, Some(Ok(_))) && !address.contains('/');
+    if address.is_empty() || (needs_port && !is_host_and_port) {
+        return Err(error::BAD_URLS);
+    }
+    Ok(address)
+}
+
+/// Where a member with these URLs is reached; all have to be URLs.
+fn first_address(urls: &[String]) -> Result<String, Status> {
+    let addresses: Result<Vec<&str>, _> = urls.iter().map(|url| peer_address(url)).collect();
+    let addresses = addresses?;
     Ok((*addresses.first().ok_or(error::BAD_URLS)?).to_owned())
 }
 
@@ -107,8 +138,13 @@ impl Cluster for Shared {
         &self,
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
-        let peer_address = peer_address(&request.into_inner().peer_ur_ls)?;
-        self.check_free(&peer_address, None)?;
+        let MemberAddRequest { mut peer_ur_ls, is_learner } = request.into_inner();
+        peer_ur_ls.sort();
+        let peer_address = first_address(&peer_ur_ls)?;
+        self.check_free(&peer_ur_ls, None)?;
+        if is_learner {
+            self.check_learners()?;
+        }
         // Every server begins without a vote and gets one when it has caught up.
         let member = Member {
             id: 0,
@@ -119,6 +155,9 @@ impl Cluster for Shared {
         };
         let added = self.control.add_learner(member).await;
         let added = added.map_err(|error| error::status(&error))?;
+        let wanted = Added { peer_urls: peer_ur_ls, is_learner };
+        let recorded = self.record_added(added.id, &wanted).await;
+        recorded.map_err(|error| error::status(&error))?;
         self.until_known(|now| now.member(added.id).is_some()).await;
         Ok(Response::new(MemberAddResponse {
             header: self.header(0),
@@ -136,12 +175,24 @@ impl Cluster for Shared {
         if is_last_voter(&self.membership.borrow(), id) {
             return Err(error::NOT_ENOUGH_STARTED.into());
         }
-        self.control.remove(id).await.map_err(|refused| match refused {
+        let removed = self.control.remove(id).await;
+        let is_gone = || self.until_known(|now| now.member(id).is_none());
+        match removed {
+            Ok(()) => {
+                is_gone().await;
+            }
+            // A store that is removed ends before it can say so.
+            Err(Error::Timeout { .. }) if id == self.config.member_id && is_gone().await => {
+                let header = self.header(0);
+                return Ok(Response::new(MemberRemoveResponse { header, members: self.members() }));
+            }
             // Those who would be left are not enough, or do not answer.
-            Error::Unavailable { .. } => error::UNHEALTHY.into(),
-            other => error::status(&other),
-        })?;
-        self.until_known(|now| now.member(id).is_none()).await;
+            Err(Error::Unavailable { .. }) => return Err(error::UNHEALTHY.into()),
+            Err(other) => return Err(error::status(&other)),
+        }
+        if let Err(error) = self.forget_member(id).await {
+            tracing::debug!(%error, id, "what was kept of a member that is gone stays");
+        }
         let header = self.header(0);
         Ok(Response::new(MemberRemoveResponse { header, members: self.members() }))
     }
@@ -152,8 +203,13 @@ impl Cluster for Shared {
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         let request = request.into_inner();
         let mut member = self.find(request.id)?;
-        member.peer_address = peer_address(&request.peer_ur_ls)?;
-        self.check_free(&member.peer_address, Some(request.id))?;
+        member.peer_address = first_address(&request.peer_ur_ls)?;
+        self.check_free(&request.peer_ur_ls, Some(request.id))?;
+        let former = self.records.borrow().added.get(&request.id).cloned();
+        let is_learner = former.is_some_and(|former| former.is_learner);
+        let wanted = Added { peer_urls: request.peer_ur_ls, is_learner };
+        let recorded = self.record_added(request.id, &wanted).await;
+        recorded.map_err(|error| error::status(&error))?;
         let address = member.peer_address.clone();
         self.control.update(member).await.map_err(|error| error::status(&error))?;
         let is_there = |one: &Member| one.id == request.id && one.peer_address == address;
@@ -164,8 +220,11 @@ impl Cluster for Shared {
 
     async fn member_list(
         &self,
-        _request: Request<MemberListRequest>,
+        request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
+        if request.get_ref().linearizable {
+            self.read_nothing(Consistency::Linearizable).await?;
+        }
         let header = self.header(0);
         Ok(Response::new(MemberListResponse { header, members: self.members() }))
     }

@@ -15,8 +15,8 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::EtcdServer;
 use super::calls::Calls;
+use super::{CurrentTls, EtcdServer};
 
 /// Connections open at once; further ones wait in the listener.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -24,6 +24,11 @@ const CONNECTIONS_MAX: usize = 10_000;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Calls at once on one connection: a client has one connection for all its watches.
 const STREAMS_MAX: u32 = 100_000;
+/// Calls that a client may have taken back before they were looked at: one that stops many
+/// watches at once is no attacker, and goes on with its others.
+const UNSEEN_RESETS_MAX: usize = 100_000;
+/// Names and values of one call, as Go's servers take them: tokens may be long.
+const HEADERS_BYTES_MAX: u32 = 1 << 20;
 /// What a client may send before it is read. h2 closes a connection whose unread small frames
 /// exceed half of it, so it is larger than a client fills with small requests.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -39,16 +44,16 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 impl EtcdServer {
     /// Serves the connections of a stream until `stop`, then lets running calls finish. With
-    /// TLS when there is a configuration, plainly otherwise.
+    /// TLS when there are configurations, plainly otherwise.
     pub async fn serve<S>(
         &self,
         mut connections: S,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Arc<CurrentTls>>,
         stop: CancellationToken,
     ) where
         S: Stream<Item = (TcpStream, Option<SocketAddr>)> + Send + Unpin,
     {
-        let acceptor = tls.map(TlsAcceptor::from);
+        self.connections.spawn(Self::keep_up(self.core.clone()));
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else { break };
@@ -61,9 +66,9 @@ impl EtcdServer {
                 tracing::debug!(%error, "no TCP_NODELAY");
             }
             let server = self.clone();
-            let acceptor = acceptor.clone();
+            let tls = tls.clone();
             self.connections.spawn(async move {
-                server.serve_accepted(stream, remote, acceptor).await;
+                server.serve_accepted(stream, remote, tls).await;
                 drop(permit);
             });
         }
@@ -78,12 +83,17 @@ impl EtcdServer {
         self,
         stream: TcpStream,
         remote: Option<SocketAddr>,
-        acceptor: Option<TlsAcceptor>,
+        tls: Option<Arc<CurrentTls>>,
     ) {
-        let Some(acceptor) = acceptor else {
+        let Some(tls) = tls else {
             return self.serve_connection(stream).await;
         };
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        let shake = async {
+            let current = tokio::task::spawn_blocking(move || tls());
+            let current = current.await.map_err(std::io::Error::other)?;
+            TlsAcceptor::from(current).accept(stream).await
+        };
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, shake).await {
             Ok(Ok(stream)) => self.serve_connection(stream).await,
             Ok(Err(error)) => tracing::debug!(?remote, %error, "TLS handshake failed"),
             Err(_elapsed) => tracing::debug!(?remote, "TLS handshake took too long"),
@@ -106,6 +116,8 @@ impl EtcdServer {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
+            .max_header_list_size(HEADERS_BYTES_MAX)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .max_send_buf_size(STREAM_UNSENT_BYTES)

@@ -91,12 +91,14 @@ pub(super) fn delete(request: &DeleteRangeRequest) -> Result<Op, Status> {
 
 pub(super) fn txn(request: &TxnRequest, operations_max: usize) -> Result<kv::Txn, Status> {
     let TxnRequest { compare: compares, success, failure } = request;
-    if compares.len().max(success.len()).max(failure.len()) > operations_max {
+    let operations = compares.len().max(success.len()).max(failure.len());
+    // What this one takes is not left for those within.
+    let Some(left) = operations_max.checked_sub(operations) else {
         return Err(error::TOO_MANY_OPERATIONS.into());
-    }
+    };
     let compare = compares.iter().map(compare).collect::<Result<_, _>>()?;
     let branch = |ops: &[RequestOp]| -> Result<Vec<Op>, Status> {
-        ops.iter().map(|op| operation(op, operations_max)).collect()
+        ops.iter().map(|op| operation(op, left)).collect()
     };
     Ok(kv::Txn { compare, success: branch(success)?, failure: branch(failure)? })
 }

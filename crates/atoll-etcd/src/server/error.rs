@@ -4,7 +4,7 @@ use atoll_store::kv::Error;
 use tonic::{Code, Status};
 
 /// A refusal that is always the same.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refusal(Code, &'static str);
 
 impl Refusal {
@@ -34,6 +34,7 @@ refusals! {
     DUPLICATE_KEY: InvalidArgument, "duplicate key given in txn request";
     INVALID_SORT: InvalidArgument, "invalid sort option";
     INVALID_COMPARE: InvalidArgument, "invalid compare in txn request";
+    INVALID_ALARM_ACTION: InvalidArgument, "invalid action of an alarm request";
     TOO_LARGE: InvalidArgument, "request is too large";
     COMPACTED: OutOfRange, "mvcc: required revision has been compacted";
     FUTURE: OutOfRange, "mvcc: required revision is a future revision";
@@ -43,10 +44,12 @@ refusals! {
     LEASE_TTL_TOO_LARGE: OutOfRange, "too large lease TTL";
     NO_LEADER: Unavailable, "no leader";
     NOT_FOR_LEARNER: FailedPrecondition, "rpc not supported for learner";
+    CORRUPT: DataLoss, "corrupt cluster";
     TIMEOUT: Unavailable, "request timed out";
     STOPPED: Unavailable, "server stopped";
     MEMBER_NOT_FOUND: NotFound, "member not found";
     MEMBER_NOT_LEARNER: FailedPrecondition, "can only promote a learner member";
+    TOO_MANY_LEARNERS: FailedPrecondition, "too many learner members in cluster";
     LEARNER_BEHIND: FailedPrecondition,
         "can only promote a learner member which is in sync with leader";
     UNHEALTHY: Unavailable, "unhealthy cluster";
@@ -68,8 +71,6 @@ refusals! {
     ROLE_NOT_FOUND: FailedPrecondition, "role name not found";
     NO_USERS: Unimplemented,
         "users and roles are not kept here; clients are told apart by their certificates";
-    NO_ALARM_BY_HAND: Unimplemented,
-        "alarms are raised by the store itself, and end with their cause";
 }
 
 pub(super) fn status(error: &Error) -> Status {

@@ -6,6 +6,7 @@ use atoll_store::kv::{Error, Op, OpResult, Txn, TxnResult};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
+use super::maintenance::Effect;
 use super::{Core, Shared, convert, error};
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::proto::etcdserverpb::request_op;
@@ -38,9 +39,16 @@ impl Core {
         }
     }
 
+    async fn transact(&self, txn: Txn) -> Result<TxnResult, Error> {
+        let _pending = self.counters.proposals_pending.hold();
+        let done = self.store.txn(txn).await;
+        self.counters.count(&done);
+        done
+    }
+
     async fn one(&self, op: Op) -> Result<(TxnResult, Option<OpResult>), Error> {
         let txn = Txn { success: vec![op], ..Txn::default() };
-        let mut result = self.store.txn(txn).await?;
+        let mut result = self.transact(txn).await?;
         let answer = result.responses.pop();
         Ok((result, answer))
     }
@@ -70,6 +78,7 @@ impl Kv for Shared {
         }
         let read = self.store.range(convert::range(&request)?).await;
         let read = read.map_err(|error| error::status(&error))?;
+        self.counters.ranges.add(1);
         let header = self.header(read.revision);
         Ok(Response::new(convert::range_response(&request, read, header)))
     }
@@ -78,6 +87,7 @@ impl Kv for Shared {
         let request = request.into_inner();
         let op = convert::put(&request)?;
         self.check_size(&request)?;
+        self.check_alarms(Effect::Grows)?;
         let (result, answer) = match self.one(op).await {
             Ok(done) => done,
             Err(error) => return Err(self.put_refusal(&error, request.lease).await),
@@ -96,6 +106,7 @@ impl Kv for Shared {
         let request = request.into_inner();
         let op = convert::delete(&request)?;
         self.check_size(&request)?;
+        self.check_alarms(Effect::Changes)?;
         let done = self.one(op).await;
         let (result, answer) = done.map_err(|error| error::status(&error))?;
         let deleted = match answer {
@@ -111,8 +122,10 @@ impl Kv for Shared {
         let txn = convert::txn(&request, self.config.txn_operations_max)?;
         if writes(&request) {
             self.check_size(&request)?;
+            let effect = if puts(&request) { Effect::Grows } else { Effect::Changes };
+            self.check_alarms(effect)?;
         }
-        let done = self.store.txn(txn).await;
+        let done = self.transact(txn).await;
         let result = done.map_err(|error| error::status(&error))?;
         let header = self.header(result.revision);
         Ok(Response::new(convert::txn_response(&request, result, header)))
@@ -123,6 +136,7 @@ impl Kv for Shared {
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         let request = request.into_inner();
+        self.check_alarms(Effect::Changes)?;
         let done = self.store.compact(request.revision).await;
         done.map_err(|error| error::status(&error))?;
         if request.physical {
@@ -134,9 +148,18 @@ impl Kv for Shared {
 
 /// Only what goes into etcd's log is measured against the limit.
 fn writes(request: &TxnRequest) -> bool {
+    any(request, |op| !matches!(op, request_op::Request::RequestRange(_)))
+}
+
+fn puts(request: &TxnRequest) -> bool {
+    any(request, |op| matches!(op, request_op::Request::RequestPut(_)))
+}
+
+/// Of both branches, and of the transactions within.
+fn any(request: &TxnRequest, is_meant: fn(&request_op::Request) -> bool) -> bool {
     request.success.iter().chain(&request.failure).any(|op| match &op.request {
-        Some(request_op::Request::RequestTxn(inner)) => writes(inner),
-        Some(request_op::Request::RequestRange(_)) | None => false,
-        Some(_) => true,
+        Some(request_op::Request::RequestTxn(inner)) => any(inner, is_meant),
+        Some(op) => is_meant(op),
+        None => false,
     })
 }

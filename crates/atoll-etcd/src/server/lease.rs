@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::maintenance::Effect;
 use super::{Core, Shared, error};
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::proto::etcdserverpb::{
@@ -59,6 +60,7 @@ impl Lease for Shared {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         let request = request.into_inner();
+        self.check_alarms(Effect::Grows)?;
         let granted = self.store.lease_grant(request.id, request.ttl).await;
         let (id, ttl) = granted.map_err(|error| error::status(&error))?;
         let header = self.current_header().await?;
@@ -69,6 +71,7 @@ impl Lease for Shared {
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        self.check_alarms(Effect::Changes)?;
         let revoked = self.store.lease_revoke(request.into_inner().id).await;
         revoked.map_err(|error| error::status(&error))?;
         Ok(Response::new(LeaseRevokeResponse { header: self.current_header().await? }))

@@ -29,17 +29,62 @@ impl Core {
         hashed.map_err(|error| error::status(&error))
     }
 
-    /// What the store says is up; it ends by itself.
-    fn alarms(&self, status: &kv::Status) -> Vec<AlarmMember> {
-        let member_id = self.config.member_id;
-        let up =
-            status.no_space.then(|| AlarmMember { member_id, alarm: AlarmType::Nospace.into() });
-        up.into_iter().collect()
+    /// What the store says is up, which ends by itself, and what clients have raised.
+    pub(super) fn alarms(&self, status: &kv::Status) -> Vec<AlarmMember> {
+        let mut up = self.records.borrow().alarms.clone();
+        if status.no_space {
+            up.insert((self.config.member_id, AlarmType::Nospace.into()));
+        }
+        up.into_iter().map(|(member_id, alarm)| AlarmMember { member_id, alarm }).collect()
     }
 
-    async fn store_status(&self) -> Result<kv::Status, Status> {
+    /// Raises or lowers one; an answer has what has changed, or what was up already.
+    async fn set_alarm(
+        &self,
+        asked: &AlarmRequest,
+        is_up: bool,
+    ) -> Result<Vec<AlarmMember>, Status> {
+        let (member_id, alarm) = (asked.member_id, asked.alarm);
+        let is_known = self.records.borrow().alarms.contains(&(member_id, alarm));
+        if alarm == i32::from(AlarmType::None) || (!is_up && !is_known) {
+            return Ok(Vec::new());
+        }
+        let done = match is_up {
+            true if is_known => Ok(()),
+            true => self.raise(member_id, alarm).await,
+            false => self.lower(member_id, alarm).await,
+        };
+        done.map_err(|error| error::status(&error))?;
+        Ok(vec![AlarmMember { member_id, alarm }])
+    }
+
+    /// What alarms that clients raised forbid; the store looks at its own space itself.
+    pub(super) fn check_alarms(&self, effect: Effect) -> Result<(), Status> {
+        let records = self.records.borrow();
+        if records.alarms.is_empty() {
+            return Ok(());
+        }
+        if records.is_raised(AlarmType::Corrupt) {
+            return Err(error::CORRUPT.into());
+        }
+        if effect == Effect::Grows && records.is_raised(AlarmType::Nospace) {
+            return Err(error::NO_SPACE.into());
+        }
+        Ok(())
+    }
+
+    pub(super) async fn store_status(&self) -> Result<kv::Status, Status> {
         self.store.status().await.map_err(|error| error::status(&error))
     }
+}
+
+/// Of a call that changes something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It needs space.
+    Grows,
+    /// It does not.
+    Changes,
 }
 
 impl AlarmRequest {
@@ -61,9 +106,10 @@ impl Maintenance for Shared {
                 let alarms = self.alarms(&self.store_status().await?);
                 alarms.into_iter().filter(|one| asked.selects(one)).collect()
             }
-            // One that has a cause stays; one that has none is not up.
-            Ok(AlarmAction::Deactivate) => Vec::new(),
-            Ok(AlarmAction::Activate) | Err(_) => return Err(error::NO_ALARM_BY_HAND.into()),
+            Ok(AlarmAction::Activate) => self.set_alarm(asked, true).await?,
+            // One that has a cause stays.
+            Ok(AlarmAction::Deactivate) => self.set_alarm(asked, false).await?,
+            Err(_unknown) => return Err(error::INVALID_ALARM_ACTION.into()),
         };
         Ok(Response::new(AlarmResponse { header: self.current_header().await?, alarms }))
     }
@@ -85,7 +131,7 @@ impl Maintenance for Shared {
         Ok(Response::new(StatusResponse {
             header: self.header(status.revision),
             version: ETCD_VERSION.to_owned(),
-            db_size: size(status.state_bytes),
+            db_size: size(allocated_bytes(&status)),
             leader: leader.unwrap_or(0),
             raft_index: status.raft_index,
             raft_term: status.raft_term,
@@ -176,6 +222,11 @@ impl Maintenance for Shared {
         };
         Err(refusal.into())
     }
+}
+
+/// What lives may not have been written to the state file yet.
+pub(super) fn allocated_bytes(status: &kv::Status) -> u64 {
+    status.state_bytes.max(status.live_bytes)
 }
 
 fn is_version(text: &str) -> bool {

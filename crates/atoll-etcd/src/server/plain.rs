@@ -1,38 +1,63 @@
-//! What etcd answers besides gRPC on the port of its clients: health, version and metrics, for
-//! `GET` over HTTP/1.1 or HTTP/2.
+//! What etcd answers besides gRPC on the port of its clients: health, version and metrics, over
+//! HTTP/1.1 or HTTP/2.
 
-use std::fmt::Write as _;
-
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tonic::body::Body;
 
 use super::maintenance::STORAGE_VERSION;
-use super::{Core, ETCD_VERSION};
+use super::{Core, ETCD_VERSION, health, metrics};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// `None` for calls of gRPC, which are posted.
 pub(super) async fn answer(core: &Core, request: &Request<Incoming>) -> Option<Response<Body>> {
+    let (path, query) = (request.uri().path(), Query(request.uri().query().unwrap_or_default()));
+    let is_get = request.method() == Method::GET;
+    let checks = health::checks(path);
+    match path {
+        "/metrics" => {
+            return Some(respond(StatusCode::OK, metrics::KIND, metrics::page(core).await));
+        }
+        "/health" | "/version" if !is_get => return Some(not_allowed()),
+        "/health" => return Some(health(core, query).await),
+        "/version" => return Some(respond(StatusCode::OK, JSON, version())),
+        _ if checks.is_some() && !is_get => return Some(not_allowed()),
+        _ => {}
+    }
+    if let Some(checks) = checks {
+        return Some(match checks.run(core, query).await {
+            Ok(passed) => unsniffed(respond(StatusCode::OK, TEXT, passed)),
+            Err(failed) => error(StatusCode::SERVICE_UNAVAILABLE, &failed),
+        });
+    }
     if request.method() == Method::POST && request.version() == http::Version::HTTP_2 {
         return None;
     }
-    let path = request.uri().path();
-    Some(match (request.method(), path) {
-        (&Method::GET | &Method::HEAD, "/health") => health(core).await,
-        (&Method::GET | &Method::HEAD, "/version") => json(StatusCode::OK, version()),
-        (&Method::GET | &Method::HEAD, "/metrics") => metrics(core).await,
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
-    })
+    Some(error(StatusCode::NOT_FOUND, "404 page not found"))
 }
 
-async fn health(core: &Core) -> Response<Body> {
-    let reason = match core.store.status().await {
-        Ok(_) if !core.has_leader() => "RAFT NO LEADER",
-        Err(_) => "RAFT NO LEADER",
-        Ok(status) if status.no_space => "ALARM NOSPACE",
-        Ok(_) => return json(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned()),
-    };
-    let body = format!(r#"{{"health":"false","reason":"{reason}"}}"#);
-    json(StatusCode::SERVICE_UNAVAILABLE, body)
+/// What follows the `?`. The names that are looked for here need no escapes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Query<'a>(pub(super) &'a str);
+
+impl<'a> Query<'a> {
+    /// Its values, of each time that it is given.
+    pub(super) fn all(self, name: &str) -> impl Iterator<Item = &'a str> {
+        let pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.filter(move |(given, _)| *given == name).map(|(_, value)| value)
+    }
+}
+
+async fn health(core: &Core, query: Query<'_>) -> Response<Body> {
+    let found = health::health(core, query).await;
+    let (is_well, reason) = (found.is_ok(), found.err().unwrap_or_default());
+    let said = serde_json::json!({"health": is_well.to_string(), "reason": reason}).to_string();
+    match is_well {
+        true => respond(StatusCode::OK, TEXT, said),
+        false => error(StatusCode::SERVICE_UNAVAILABLE, &said),
+    }
 }
 
 fn version() -> String {
@@ -41,45 +66,21 @@ fn version() -> String {
     )
 }
 
-/// Under etcd's names, as far as there is such a thing here.
-async fn metrics(core: &Core) -> Response<Body> {
-    let status = match core.store.status().await {
-        Ok(status) => status,
-        Err(error) => return text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
-    };
-    let leader = core.membership.borrow().leader;
-    let gauges = [
-        ("etcd_server_has_leader", Some(u64::from(leader.is_some()))),
-        ("etcd_server_is_leader", Some(u64::from(leader == Some(core.config.member_id)))),
-        ("etcd_server_is_learner", Some(u64::from(core.is_learner()))),
-        ("etcd_server_quota_backend_bytes", Some(status.quota_bytes)),
-        ("etcd_mvcc_db_total_size_in_bytes", Some(status.state_bytes)),
-        ("etcd_mvcc_db_total_size_in_use_in_bytes", Some(status.live_bytes)),
-        ("etcd_debugging_mvcc_current_revision", u64::try_from(status.revision).ok()),
-        ("etcd_debugging_mvcc_compact_revision", u64::try_from(status.compacted_revision).ok()),
-        ("process_resident_memory_bytes", (core.config.resident_bytes)()),
-    ];
-    let mut out = String::new();
-    for (name, value) in gauges {
-        if let Some(value) = value {
-            // Writing to a string does not fail.
-            writeln!(out, "# TYPE {name} gauge\n{name} {value}").unwrap_or_default();
-        }
-    }
-    if status.no_space {
-        let (name, id) = ("etcd_debugging_server_alarms", core.config.member_id);
-        let labels = format!(r#"alarm_type="NOSPACE",server_id="{id:x}""#);
-        writeln!(out, "# TYPE {name} gauge\n{name}{{{labels}}} 1").unwrap_or_default();
-    }
-    text(StatusCode::OK, out)
+fn not_allowed() -> Response<Body> {
+    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    answer
 }
 
-fn json(status: StatusCode, body: String) -> Response<Body> {
-    respond(status, "application/json", body)
+/// A refusal, as Go's servers write it.
+fn error(status: StatusCode, said: &str) -> Response<Body> {
+    unsniffed(respond(status, TEXT, format!("{said}\n")))
 }
 
-fn text(status: StatusCode, body: String) -> Response<Body> {
-    respond(status, "text/plain; version=0.0.4; charset=utf-8", body)
+fn unsniffed(mut answer: Response<Body>) -> Response<Body> {
+    const NAME: HeaderName = header::X_CONTENT_TYPE_OPTIONS;
+    answer.headers_mut().insert(NAME, HeaderValue::from_static("nosniff"));
+    answer
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {

@@ -5,9 +5,11 @@ use std::convert::Infallible;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding::Gzip;
 use tonic::codegen::Service;
 use tonic::{Code, Status};
 
+use super::counters::Call;
 use super::{MESSAGE_OVERHEAD_BYTES, Shared, deadline, error, plain};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -15,9 +17,13 @@ use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::etcdserverpb::watch_server::WatchServer;
+use crate::proto::grpc_health_v1::health_server::HealthServer;
 
 /// A call with this header is refused, and a stream ends, where there is no leader.
 const REQUIRE_LEADER: &str = "hasleader";
+/// How the messages of a call are compressed, and how its answers may be.
+const ENCODING: &str = "grpc-encoding";
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 /// What a server without a vote answers; ranges are looked at closer.
 const FOR_LEARNERS: &[&str] = &[
     "/etcdserverpb.KV/Range",
@@ -34,20 +40,28 @@ pub(super) struct Router {
     cluster: ClusterServer<Shared>,
     maintenance: MaintenanceServer<Shared>,
     auth: AuthServer<Shared>,
+    health: HealthServer<Shared>,
 }
 
 impl Router {
     pub(super) fn new(shared: &Shared) -> Self {
         let message_bytes_max = shared.config.request_bytes_max + MESSAGE_OVERHEAD_BYTES;
+        macro_rules! service {
+            ($server:ident) => {
+                $server::new(shared.clone())
+                    .max_decoding_message_size(message_bytes_max)
+                    .accept_compressed(Gzip)
+                    .send_compressed(Gzip)
+            };
+        }
         Self {
-            kv: KvServer::new(shared.clone()).max_decoding_message_size(message_bytes_max),
-            watch: WatchServer::new(shared.clone()).max_decoding_message_size(message_bytes_max),
-            lease: LeaseServer::new(shared.clone()).max_decoding_message_size(message_bytes_max),
-            cluster: ClusterServer::new(shared.clone())
-                .max_decoding_message_size(message_bytes_max),
-            maintenance: MaintenanceServer::new(shared.clone())
-                .max_decoding_message_size(message_bytes_max),
-            auth: AuthServer::new(shared.clone()).max_decoding_message_size(message_bytes_max),
+            kv: service!(KvServer),
+            watch: service!(WatchServer),
+            lease: service!(LeaseServer),
+            cluster: service!(ClusterServer),
+            maintenance: service!(MaintenanceServer),
+            auth: service!(AuthServer),
+            health: service!(HealthServer),
             shared: shared.clone(),
         }
     }
@@ -56,7 +70,13 @@ impl Router {
         if let Some(answer) = plain::answer(&self.shared, &request).await {
             return answer;
         }
-        if let Err(refused) = self.check(&request) {
+        let call = Call::begin(&self.shared.counters, request.uri().path());
+        call.answered(self.answer(request).await)
+    }
+
+    async fn answer(self, mut request: Request<Incoming>) -> Response<Body> {
+        let checked = encoding(request.headers_mut()).and_then(|()| self.check(&request));
+        if let Err(refused) = checked {
             return refused.into_http();
         }
         match deadline::of(request.headers()) {
@@ -69,8 +89,11 @@ impl Router {
     }
 
     async fn dispatch(self, request: Request<Incoming>) -> Response<Body> {
-        let path = request.uri().path().trim_start_matches('/');
-        let (service, method) = path.split_once('/').unwrap_or((path, ""));
+        let path = request.uri().path();
+        let Some((service, method)) = path.trim_start_matches('/').rsplit_once('/') else {
+            let malformed = format!("malformed method name: \"{path}\"");
+            return Status::unimplemented(malformed).into_http();
+        };
         let unknown = format!("unknown method {method} for service {service}");
         let answer = match service {
             "etcdserverpb.KV" => call(self.kv, request).await,
@@ -79,6 +102,7 @@ impl Router {
             "etcdserverpb.Cluster" => call(self.cluster, request).await,
             "etcdserverpb.Maintenance" => call(self.maintenance, request).await,
             "etcdserverpb.Auth" => call(self.auth, request).await,
+            "grpc.health.v1.Health" => call(self.health, request).await,
             _ => return Status::unimplemented(format!("unknown service {service}")).into_http(),
         };
         reword(answer, &unknown)
@@ -109,6 +133,25 @@ pub(super) fn requires_leader(headers: &HeaderMap) -> bool {
     headers.get(REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true")
 }
 
+/// Answers are compressed as the messages of the call are, as by grpc-go, and not at all where a
+/// client only could read it.
+fn encoding(headers: &mut HeaderMap) -> Result<(), Status> {
+    match headers.get(ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => {
+            headers.remove(ACCEPT_ENCODING);
+            Ok(())
+        }
+        Some(b"gzip") => {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+            Ok(())
+        }
+        Some(other) => Err(Status::unimplemented(format!(
+            "grpc: Decompressor is not installed for grpc-encoding {:?}",
+            String::from_utf8_lossy(other)
+        ))),
+    }
+}
+
 /// A refusal that was made before the service saw the call, in etcd's words: clients match them.
 fn reword(answer: Response<Body>, unknown: &str) -> Response<Body> {
     let Some(status) = answer.headers().get(Status::GRPC_STATUS) else { return answer };
@@ -122,6 +165,15 @@ fn reword(answer: Response<Body>, unknown: &str) -> Response<Body> {
             ))
             .into_http(),
             None => answer,
+        },
+        (Code::ResourceExhausted, Some(message)) => match numbers(message).as_slice() {
+            [limit] if contains(message, "exceeded while decompressing") => {
+                Status::resource_exhausted(format!(
+                    "grpc: received message after decompression larger than max {limit}"
+                ))
+                .into_http()
+            }
+            _ => answer,
         },
         (Code::Internal, Some(_)) => match Status::from_header_map(answer.headers()) {
             Some(status) if status.message().starts_with(UNDECODABLE) => {
@@ -139,17 +191,26 @@ const UNDECODABLE: &str = "failed to decode Protobuf message: ";
 
 /// The two numbers of tonic's refusal of a message that is too large.
 fn sizes(message: &[u8]) -> Option<(u64, u64)> {
-    let message = std::str::from_utf8(message).ok()?;
-    if !message.contains("length%20too%20large") && !message.contains("length too large") {
+    if !contains(message, "length too large") {
         return None;
     }
-    let decoded = message.replace("%20", " ");
-    let numbers: Vec<u64> = decoded
-        .split(|character: char| !character.is_ascii_digit())
-        .filter_map(|digits| digits.parse().ok())
-        .collect();
-    match numbers.as_slice() {
+    match numbers(message).as_slice() {
         [found, limit] => Some((*found, *limit)),
         _ => None,
     }
+}
+
+/// As it stands in a header.
+fn decoded(message: &[u8]) -> String {
+    String::from_utf8_lossy(message).replace("%20", " ")
+}
+
+fn contains(message: &[u8], words: &str) -> bool {
+    decoded(message).contains(words)
+}
+
+fn numbers(message: &[u8]) -> Vec<u64> {
+    let message = decoded(message);
+    let digits = message.split(|character: char| !character.is_ascii_digit());
+    digits.filter_map(|digits| digits.parse().ok()).collect()
 }

@@ -13,13 +13,12 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
+use super::maintenance::STORAGE_VERSION;
 use super::{Core, error, hash};
 use crate::bolt::write::{self as bolt, Tree};
 use crate::import::StoredLease;
 use crate::proto::etcdserverpb::SnapshotResponse;
 
-/// The storage version of etcd that reads it.
-const VERSION: &str = "3.5.0";
 /// Both passes have to see the same compaction; it moves seldom.
 const TRIES_MAX: usize = 5;
 /// A larger message is more than some clients take.
@@ -143,6 +142,8 @@ fn meta_entries(index: u64, term: u64, compacted: Revision) -> Vec<(Vec<u8>, Vec
         entries.push((b"finishedCompactRev".to_vec(), at.clone()));
         entries.push((b"scheduledCompactRev".to_vec(), at));
     }
+    // Releases before 3.6 pass over it.
+    entries.push((b"storageVersion".to_vec(), STORAGE_VERSION.as_bytes().to_vec()));
     entries.push((b"term".to_vec(), term.to_be_bytes().to_vec()));
     entries
 }
@@ -234,7 +235,7 @@ impl Sending {
             header: self.core.header(self.layout.revision),
             remaining_bytes: self.remaining,
             blob,
-            version: VERSION.to_owned(),
+            version: STORAGE_VERSION.to_owned(),
         }
     }
 }

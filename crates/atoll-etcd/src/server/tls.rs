@@ -9,6 +9,9 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 
+/// Asked at each connection, on a thread that may wait for files.
+pub type CurrentTls = dyn Fn() -> Arc<ServerConfig> + Send + Sync;
+
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

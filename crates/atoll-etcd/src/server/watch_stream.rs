@@ -3,15 +3,17 @@
 //! Nothing is queued for a watch: the stream asks its watches for more when its client has
 //! taken what it was sent, and a watch that is behind reads from the store again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_store::kv::{Error, EventKind, Result as StoreResult, WatchBatch};
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
+use prost::Message as _;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,6 +35,11 @@ const WATCHES_MAX: usize = 100_000;
 /// Progress requests waiting for a stream's watches; more are one with the last.
 const PROGRESS_MAX: usize = 64;
 
+/// Revisions that a watch which catches up is told of in one answer, as by an etcd.
+const JOINED_REVISIONS_MAX: usize = 1000;
+/// What waits on one stream to be told with what follows; then it is told as it is.
+const JOINED_BYTES_MAX: usize = 16 << 20;
+
 /// The group of the next stream's watches.
 static GROUPS: AtomicU64 = AtomicU64::new(1);
 
@@ -52,7 +59,7 @@ impl Watch for Shared {
         let session = Session::new(self.0.clone(), request.into_inner(), ends);
         let answers = futures::stream::unfold(Some(session), |session| async move {
             let mut session = session?;
-            let answer = session.next().await?;
+            let answer = session.next().await;
             let goes_on = answer.is_ok();
             Some((answer, goes_on.then_some(session)))
         });
@@ -65,6 +72,8 @@ struct Session {
     /// Told apart from all other streams: the store wakes only this one's watches for it.
     group: u64,
     requests: Streaming<WatchRequest>,
+    /// The client asks no more; it still wants what it has asked for.
+    requests_ended: bool,
     ends: BoxFuture<'static, Status>,
     watches: HashMap<i64, Watched>,
     /// A watch's id may be used again, its serial number is not.
@@ -77,6 +86,9 @@ struct Session {
     progress: VecDeque<i64>,
     /// The highest revision that any watch has brought.
     brought: i64,
+    /// Watches that catch up, whose events wait for what can be read at once.
+    joining: BTreeSet<i64>,
+    joined_bytes: usize,
     /// Made and not yet taken; a step adds a few.
     ready: VecDeque<WatchResponse>,
 }
@@ -87,10 +99,40 @@ struct Watched {
     abort: AbortHandle,
     /// Everything up to this revision has been sent.
     reached: i64,
+    /// The revision when it began: what is up to there was history.
+    present: i64,
+    joined: Joined,
     /// Nothing was sent since the timer last looked.
     is_quiet: bool,
     /// The timer wants to tell how far it is.
     tells_progress: bool,
+}
+
+/// History of one watch that has been read and not been told.
+#[derive(Default)]
+struct Joined {
+    events: Vec<mvccpb::Event>,
+    bytes: usize,
+    revisions: usize,
+    /// The end of what was read.
+    through: i64,
+}
+
+impl Joined {
+    fn add(&mut self, through: i64, events: Vec<mvccpb::Event>) -> usize {
+        let at = |event: &mvccpb::Event| event.kv.as_ref().map(|kv| kv.mod_revision);
+        let mut last = self.events.last().and_then(at);
+        let mut bytes = 0;
+        for event in &events {
+            bytes += event.encoded_len();
+            self.revisions += usize::from(at(event) != last);
+            last = at(event);
+        }
+        self.through = through;
+        self.bytes += bytes;
+        self.events.extend(events);
+        bytes
+    }
 }
 
 impl Session {
@@ -102,10 +144,12 @@ impl Session {
         let every = core.config.progress_every;
         let mut progress_timer = tokio::time::interval_at(Instant::now() + every, every);
         progress_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        core.counters.watch_streams.add(1);
         Self {
             core,
             group: GROUPS.fetch_add(1, Ordering::Relaxed),
             requests,
+            requests_ended: false,
             ends,
             watches: HashMap::new(),
             serials: HashMap::new(),
@@ -115,20 +159,32 @@ impl Session {
             progress_timer,
             progress: VecDeque::new(),
             brought: 0,
+            joining: BTreeSet::new(),
+            joined_bytes: 0,
             ready: VecDeque::new(),
         }
     }
 
-    /// The next answer; `None` when the client has closed its side, an error is the last.
-    async fn next(&mut self) -> Option<Result<WatchResponse, Status>> {
+    /// The next answer; an error is the last. A client that wants no more resets the stream.
+    async fn next(&mut self) -> Result<WatchResponse, Status> {
         loop {
             if let Some(answer) = self.ready.pop_front() {
-                return Some(Ok(answer));
+                return Ok(answer);
+            }
+            if !self.joining.is_empty() {
+                match self.batches.next().now_or_never().flatten() {
+                    Some((serial, brought)) => self.on_batch(serial, brought)?,
+                    None => self.tell_joined(),
+                }
+                continue;
             }
             let stepped = tokio::select! {
-                request = self.requests.message() => match request {
+                request = self.requests.message(), if !self.requests_ended => match request {
                     Ok(Some(request)) => self.on_request(request).await,
-                    Ok(None) => return None,
+                    Ok(None) => {
+                        self.requests_ended = true;
+                        Ok(())
+                    }
                     Err(status) => Err(status),
                 },
                 Some((serial, brought)) = self.batches.next() => self.on_batch(serial, brought),
@@ -136,9 +192,7 @@ impl Session {
                 () = self.core.stop.cancelled() => Err(error::STOPPED.into()),
                 status = &mut self.ends => Err(status),
             };
-            if let Err(status) = stepped {
-                return Some(Err(status));
-            }
+            stepped?;
         }
     }
 
@@ -155,7 +209,9 @@ impl Session {
     async fn create(&mut self, create: WatchCreateRequest) -> Result<(), Status> {
         let revision = self.core.revision().await?;
         let create = normalised(create);
-        let refusal = if is_empty_range(&create) {
+        let refusal = if create.start_revision < 0 {
+            Some(error::COMPACTED.status().message().to_owned())
+        } else if is_empty_range(&create) {
             Some(EMPTY_RANGE.to_owned())
         } else if create.watch_id != 0 && self.watches.contains_key(&create.watch_id) {
             Some(DUPLICATE_ID.to_owned())
@@ -181,7 +237,7 @@ impl Session {
         self.ready.push_back(created);
         // Whoever names no start sees all that follows the revision it was told.
         let start = if create.start_revision > 0 { create.start_revision } else { revision + 1 };
-        self.open(id, create, start);
+        self.open(id, create, start, revision);
         Ok(())
     }
 
@@ -193,7 +249,7 @@ impl Session {
         self.next_id - 1
     }
 
-    fn open(&mut self, id: i64, request: WatchCreateRequest, start: i64) {
+    fn open(&mut self, id: i64, request: WatchCreateRequest, start: i64, present: i64) {
         let serial = self.next_serial;
         self.next_serial += 1;
         let wanted = atoll_store::kv::WatchRequest {
@@ -211,9 +267,12 @@ impl Session {
             request,
             abort,
             reached: start - 1,
+            present,
+            joined: Joined::default(),
             is_quiet: true,
             tells_progress: false,
         };
+        self.core.counters.watchers.add(1);
         self.watches.insert(id, watched);
         self.serials.insert(serial, id);
     }
@@ -222,6 +281,9 @@ impl Session {
     fn close(&mut self, id: i64) -> Option<Watched> {
         let watched = self.watches.remove(&id)?;
         watched.abort.abort();
+        self.joining.remove(&id);
+        self.joined_bytes -= watched.joined.bytes;
+        self.core.counters.watchers.sub(1);
         self.serials.remove(&watched.serial);
         Some(watched)
     }
@@ -251,6 +313,9 @@ impl Session {
         match brought {
             Some(Ok(batch)) => self.send(id, batch),
             Some(Err(Error::Compacted { compacted, .. })) => {
+                if self.joining.contains(&id) {
+                    self.tell_joined_of(id);
+                }
                 self.close(id);
                 self.ready.push_back(WatchResponse {
                     header: self.core.header(0),
@@ -264,7 +329,7 @@ impl Session {
             // The store remembers no more for those who are slow; it still has it on disk.
             Some(Err(Error::WatchTooSlow)) => {
                 if let Some(watched) = self.close(id) {
-                    self.open(id, watched.request, watched.reached + 1);
+                    self.open(id, watched.request, watched.reached + 1, watched.present);
                 }
             }
             Some(Err(error)) => return Err(error::status(&error)),
@@ -275,10 +340,6 @@ impl Session {
 
     fn send(&mut self, id: i64, batch: WatchBatch) {
         let Some(watched) = self.watches.get_mut(&id) else { return };
-        // A watch that begins later has nothing to tell yet (etcd #20221).
-        let has_begun = batch.revision >= watched.reached;
-        watched.reached = watched.reached.max(batch.revision);
-        self.brought = self.brought.max(batch.revision);
         let filters = &watched.request.filters;
         let wanted = |kind| {
             let filter = match kind {
@@ -301,11 +362,51 @@ impl Session {
                 prev_kv: event.prev_kv.map(convert::key_value),
             })
             .collect();
+        if batch.revision < watched.present || self.joining.contains(&id) {
+            self.join(id, batch.revision, events);
+        } else {
+            self.tell(id, batch.revision, events, is_progress);
+        }
+    }
+
+    /// Keeps what a watch that catches up has read, to be told with what follows.
+    fn join(&mut self, id: i64, through: i64, events: Vec<mvccpb::Event>) {
+        let Some(watched) = self.watches.get_mut(&id) else { return };
+        self.joining.insert(id);
+        self.joined_bytes += watched.joined.add(through, events);
+        let is_present = through >= watched.present;
+        let is_full = watched.joined.revisions >= JOINED_REVISIONS_MAX;
+        if is_present || is_full || self.joined_bytes >= JOINED_BYTES_MAX {
+            self.tell_joined_of(id);
+        }
+    }
+
+    /// Nothing more can be read at once: the rest of their history does not concern these watches.
+    fn tell_joined(&mut self) {
+        while let Some(id) = self.joining.first().copied() {
+            self.tell_joined_of(id);
+        }
+    }
+
+    fn tell_joined_of(&mut self, id: i64) {
+        self.joining.remove(&id);
+        let Some(watched) = self.watches.get_mut(&id) else { return };
+        let Joined { events, bytes, through, .. } = std::mem::take(&mut watched.joined);
+        self.joined_bytes -= bytes;
+        self.tell(id, through, events, false);
+    }
+
+    fn tell(&mut self, id: i64, revision: i64, events: Vec<mvccpb::Event>, is_progress: bool) {
+        let Some(watched) = self.watches.get_mut(&id) else { return };
+        // A watch that begins later has nothing to tell yet (etcd #20221).
+        let has_begun = revision >= watched.reached;
+        watched.reached = watched.reached.max(revision);
+        self.brought = self.brought.max(revision);
         let told = is_progress && has_begun && std::mem::take(&mut watched.tells_progress);
         if told || !events.is_empty() {
             watched.is_quiet &= told;
             let answer = WatchResponse {
-                header: self.core.header(batch.revision),
+                header: self.core.header(revision),
                 watch_id: id,
                 events,
                 ..WatchResponse::default()
@@ -369,6 +470,14 @@ impl Session {
             asked.map_err(|error| error::status(&error))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let counters = &self.core.counters;
+        counters.watch_streams.sub(1);
+        counters.watchers.sub(self.watches.len() as u64);
     }
 }
 

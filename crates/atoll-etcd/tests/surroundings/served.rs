@@ -39,7 +39,9 @@ impl Api {
             client_urls: vec![format!("http://{address}")],
             ..config
         };
-        let server = EtcdServer::new(store.keyspace(Keyspace::Applications), store.cluster(), own);
+        let (keys, records) =
+            (store.keyspace(Keyspace::Applications), store.keyspace(Keyspace::Cluster));
+        let server = EtcdServer::new(keys, records, store.cluster(), own);
         let accepted = futures::stream::unfold(listener, |listener| async move {
             let (stream, remote) = listener.accept().await.ok()?;
             Some(((stream, Some(remote)), listener))

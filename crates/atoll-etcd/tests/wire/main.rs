@@ -29,4 +29,5 @@ mod raw;
 mod served;
 mod side;
 mod streams;
+mod surface;
 mod watching;

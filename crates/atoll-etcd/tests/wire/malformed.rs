@@ -118,6 +118,13 @@ fn txns() -> Vec<Step> {
         success(vec![put_op("b"), inner(success(vec![delete_op("a", "z")]))]),
         success(vec![inner(success(vec![put_op("b")])), inner(success(vec![put_op("b")]))]),
         success(vec![inner(both.clone())]),
+        // What the outer one takes is not left for the inner.
+        success([many(99), vec![inner(success(many(28)))]].concat()),
+        success([many(99), vec![inner(success(many(29)))]].concat()),
+        success(
+            [many(63), vec![inner(TxnRequest { failure: many(65), ..Default::default() })]]
+                .concat(),
+        ),
         success(vec![inner(both.clone()), put_op("a")]),
         both,
         deep,
@@ -214,6 +221,52 @@ async fn other_services(pair: &mut Pair) {
     );
 }
 
+/// One that a client has raised, of a member that there is not, and what it forbids.
+async fn alarms(pair: &mut Pair) {
+    const NOSPACE: i32 = 1;
+    const CORRUPT: i32 = 2;
+    let alarm = |action, alarm| AlarmRequest { action, member_id: 123, alarm };
+    let (get, raise, lower) = (0, 1, 2);
+    let grant = Step::Grant(LeaseGrantRequest { ttl: 600, id: 77 });
+    for kind in [NOSPACE, CORRUPT] {
+        pair.both(&grant, "before the alarm").await;
+        asked!(
+            pair,
+            maintenance.alarm(alarm(raise, kind)),
+            maintenance.alarm(alarm(raise, kind)),
+            maintenance.alarm(alarm(get, 0)),
+            maintenance.alarm(alarm(get, NOSPACE)),
+            maintenance.alarm(alarm(lower, 0)),
+        );
+        for (number, step) in [
+            Step::Put(put("", "1")),
+            Step::Put(put("a", "1")),
+            Step::Txn(success(vec![put_op("a")])),
+            Step::Txn(TxnRequest { failure: vec![put_op("a")], ..TxnRequest::default() }),
+            Step::Txn(success(vec![delete_op("b", "")])),
+            Step::Txn(success(vec![range_op(range("a", ""))])),
+            Step::Range(range("a", "")),
+            Step::Delete(DeleteRangeRequest { key: "c".into(), ..Default::default() }),
+            Step::Compact(CompactionRequest { revision: 3, physical: false }),
+            Step::Revoke(77),
+            grant.clone(),
+        ]
+        .iter()
+        .enumerate()
+        {
+            pair.both(step, &format!("step {number} under the alarm {kind}")).await;
+        }
+        asked!(
+            pair,
+            maintenance.alarm(alarm(lower, kind)),
+            maintenance.alarm(alarm(lower, kind)),
+            maintenance.alarm(alarm(get, 0)),
+        );
+        pair.both(&Step::Put(put("a", "2")), "after the alarm").await;
+        pair.both(&Step::Revoke(77), "after the alarm").await;
+    }
+}
+
 async fn refused_alike(release: Release) {
     let Some(mut pair) = Pair::start(release).await else { return };
     for (key, value) in [("a", "1"), ("b", "2"), ("c", "3")] {
@@ -224,6 +277,12 @@ async fn refused_alike(release: Release) {
         pair.both(step, &format!("message {number}")).await;
     }
     other_services(&mut pair).await;
+    alarms(&mut pair).await;
+    if release == Release::Distro35 {
+        // Earlier ones keep an alarm of no kind.
+        let nothing = AlarmRequest { action: 1, member_id: 123, alarm: 0 };
+        asked!(pair, maintenance.alarm(nothing), maintenance.alarm(AlarmRequest::default()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,5 +319,5 @@ async fn values_of_no_name_are_refused() {
     }
     let alarm = AlarmRequest { action: 9, member_id: 0, alarm: 0 };
     let status = raw.maintenance.alarm(alarm).await.expect_err("it is refused");
-    assert_eq!(status.code(), tonic::Code::Unimplemented);
+    assert_eq!(refused(status), says("invalid action of an alarm request"));
 }

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 
 use crate::raw::Raw;
 use crate::served::{PATIENCE, Served};
+use crate::surface::get;
 
 struct Three {
     served: Served,
@@ -134,6 +135,8 @@ async fn members_are_added_as_learners_and_are_found_until_they_are_removed() {
     // It begins without a vote, whatever was asked: a vote that nobody casts is a majority lost.
     assert!(member.is_learner && member.name.is_empty() && member.id != 0);
     assert_eq!(added.members.len(), 4);
+    // As it was given, though peers here speak TLS.
+    assert_eq!(member.peer_ur_ls, ["http://m9:2380"]);
     let again = refusal(cluster.member_add(add("http://m9:2380", true)).await);
     assert_eq!(again, says(Code::FailedPrecondition, "Peer URLs already exists"));
     let promoted = refusal(cluster.member_promote(MemberPromoteRequest { id: member.id }).await);
@@ -148,22 +151,93 @@ async fn members_are_added_as_learners_and_are_found_until_they_are_removed() {
     let update = |peer_ur_ls| MemberUpdateRequest { id: member.id, peer_ur_ls };
     let refused = refusal(cluster.member_update(update(taken)).await);
     assert_eq!(refused, says(Code::FailedPrecondition, "Peer URLs already exists"));
-    cluster.member_update(update(peer_ur_ls)).await.expect("a new address");
+    let updated = cluster.member_update(update(peer_ur_ls.clone())).await.expect("a new address");
+    let known = updated.into_inner().members;
+    assert!(known.iter().any(|one| one.id == member.id && one.peer_ur_ls == peer_ur_ls));
     let remove = MemberRemoveRequest { id: member.id };
     let removed = cluster.member_remove(remove).await.expect("it goes").into_inner();
     assert_eq!(removed.members.len(), 3);
     let refused = refusal(cluster.member_remove(remove).await);
     assert_eq!(refused, says(Code::NotFound, "member not found"));
+    // Each says itself where clients reach it; a port of another would not be its own.
+    let expected: Vec<(u64, Vec<String>)> = (0..3)
+        .map(|number| (three.id(number), vec![format!("http://{}", three.served.address(number))]))
+        .collect();
     let deadline = Instant::now() + PATIENCE;
     for raw in &mut three.raws {
         loop {
             let asked = raw.cluster.member_list(MemberListRequest { linearizable: true }).await;
             let members = asked.unwrap().into_inner().members;
-            if members.len() == 3 && members.iter().all(|one| !one.client_ur_ls.is_empty()) {
+            let is_there = |(id, urls): &(u64, Vec<String>)| {
+                members.iter().any(|one| one.id == *id && one.client_ur_ls == *urls)
+            };
+            if members.len() == 3 && expected.iter().all(is_there) {
                 break;
             }
             assert!(Instant::now() < deadline, "{members:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_learner_at_a_time_is_added_and_all_its_urls_are_kept() {
+    let served = Served::start(1).await;
+    let mut raw = Raw::open(served.address(0)).await;
+    let add = |urls: &[&str], is_learner| MemberAddRequest {
+        peer_ur_ls: urls.iter().map(|url| (*url).to_owned()).collect(),
+        is_learner,
+    };
+    let several = add(&["http://m1:778", "http://m1:777"], true);
+    let added = raw.cluster.member_add(several).await.unwrap().into_inner().member.unwrap();
+    assert_eq!(added.peer_ur_ls, ["http://m1:777", "http://m1:778"]);
+    let taken = refusal(raw.cluster.member_add(add(&["http://m1:778"], false)).await);
+    assert_eq!(taken, says(Code::FailedPrecondition, "Peer URLs already exists"));
+    let second = refusal(raw.cluster.member_add(add(&["unix://m2:88"], true)).await);
+    assert_eq!(second, says(Code::FailedPrecondition, "too many learner members in cluster"));
+    // One that is to vote is no learner to etcd.
+    let voter = raw.cluster.member_add(add(&["unix://m2:88"], false)).await.unwrap().into_inner();
+    assert_eq!(voter.member.unwrap().peer_ur_ls, ["unix://m2:88"]);
+    raw.cluster.member_remove(MemberRemoveRequest { id: added.id }).await.unwrap();
+    raw.cluster.member_add(add(&["http://m3:2380"], true)).await.expect("the first is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_removes_itself_says_that_it_is_done() {
+    let mut three = Three::start().await;
+    let number = three.follower();
+    let remove = MemberRemoveRequest { id: three.id(number) };
+    let removed = three.raws[number].cluster.member_remove(remove).await.expect("it goes");
+    let left: Vec<u64> = removed.into_inner().members.iter().map(|member| member.id).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(!left.contains(&remove.id));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alarm_that_one_member_was_told_of_is_known_to_all() {
+    let mut three = Three::start().await;
+    let (follower, leader) = (three.follower(), three.leader);
+    let alarm = |action| AlarmRequest { action, member_id: 123, alarm: 2 };
+    three.raws[follower].maintenance.alarm(alarm(1)).await.unwrap();
+    let put = || PutRequest { key: "a".into(), ..PutRequest::default() };
+    let corrupt = says(Code::DataLoss, "corrupt cluster");
+    assert_eq!(refusal(three.raws[follower].kv.put(put()).await), corrupt);
+    let deadline = Instant::now() + PATIENCE;
+    while three.raws[leader].kv.put(put()).await.is_ok() {
+        assert!(Instant::now() < deadline, "the leader knows of no alarm");
+    }
+    let status = three.status(leader).await;
+    assert_eq!(status.errors, ["memberID:123 alarm:CORRUPT "]);
+    let ready = get(three.served.address(leader), "/readyz").await;
+    let failed = "[-]data_corruption failed: alarm activated: CORRUPT\n";
+    assert!(ready.0.contains("503") && ready.1.starts_with(failed), "{ready:?}");
+    let health = get(three.served.address(leader), "/health").await;
+    assert_eq!(health.1, "{\"health\":\"false\",\"reason\":\"ALARM CORRUPT\"}\n");
+    let health = get(three.served.address(leader), "/health?exclude=CORRUPT").await;
+    assert_eq!(health.1, "{\"health\":\"true\",\"reason\":\"\"}");
+    let counted = get(three.served.address(leader), "/metrics").await.1;
+    let up = "etcd_debugging_server_alarms{alarm_type=\"CORRUPT\",server_id=\"7b\"} 1";
+    assert!(counted.contains(up), "{counted}");
+    three.raws[follower].maintenance.alarm(alarm(2)).await.unwrap();
+    three.raws[follower].kv.put(put()).await.expect("it is lowered");
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use atoll_etcd::proto::etcdserverpb::watch_request::RequestUnion;
 use atoll_etcd::proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest, RangeRequest, StatusRequest,
-    WatchCreateRequest, WatchRequest, WatchResponse,
+    LeaseGrantRequest, LeaseKeepAliveRequest, MemberListRequest, PutRequest, RangeRequest,
+    StatusRequest, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -15,6 +15,7 @@ use tonic::{Code, Request, Status, Streaming};
 
 use crate::raw::Raw;
 use crate::served::{PATIENCE, Served};
+use crate::surface::get;
 
 const NO_LEADER: (Code, &str) = (Code::Unavailable, "etcdserver: no leader");
 /// A deadline that a read in a minority does not meet.
@@ -103,6 +104,20 @@ async fn a_minority_says_that_it_has_no_leader_and_serves_stale_reads() {
     assert_eq!(refused(raw.kv.range(range("a")).await), no_leader);
     assert_eq!(refused(raw.kv.put(put("a", "lost")).await), no_leader);
     assert_eq!(refused(raw.kv.range(with_leader(stale("a"))).await), no_leader);
+    let asked = |linearizable| MemberListRequest { linearizable };
+    assert_eq!(refused(raw.cluster.member_list(asked(true)).await), no_leader);
+    raw.cluster.member_list(asked(false)).await.expect("what it knows");
+    let alone = served.address(leader);
+    assert!(get(alone, "/livez").await.0.contains("200"));
+    let ready = get(alone, "/readyz?exclude=non_learner").await;
+    assert!(ready.0.contains("503"), "{ready:?}");
+    let lines = "[+]data_corruption ok\n[+]serializable_read ok\n\
+                 [-]linearizable_read failed: etcdserver: no leader\n\n";
+    assert_eq!(ready.1, lines);
+    assert!(get(alone, "/readyz?exclude=linearizable_read").await.0.contains("200"));
+    let health = get(alone, "/health").await;
+    assert_eq!(health.1, "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n");
+    assert!(get(alone, "/health?serializable=true").await.0.contains("200"));
     let found = raw.kv.range(stale("a")).await.expect("a stale read").into_inner();
     assert_eq!(found.kvs[0].value, "1");
 

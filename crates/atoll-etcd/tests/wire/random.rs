@@ -1,5 +1,6 @@
 //! The same random messages to our server and to a real etcd.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use atoll_etcd::proto::etcdserverpb::{
@@ -57,6 +58,12 @@ impl Pair {
             assert!(pair.ours.take(&first).await.is_ok(), "ours does not write");
         }
         Some(pair)
+    }
+
+    /// Of ours and of theirs.
+    pub(crate) fn addresses(&self) -> [SocketAddr; 2] {
+        let theirs = self._etcd.endpoint().trim_start_matches("http://").parse().unwrap();
+        [self._served.address(0), theirs]
     }
 
     /// The answer that both give.

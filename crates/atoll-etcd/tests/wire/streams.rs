@@ -51,32 +51,37 @@ impl Stream {
     }
 }
 
-/// What a watch of all values brings: names with revisions, and how many messages were parts.
-async fn fragments(raw: &mut Raw, start_revision: i64) -> (Vec<(String, i64)>, usize) {
+/// What a watch of all values brings: names with revisions, and how many messages there were.
+async fn fragments(
+    raw: &mut Raw,
+    start_revision: i64,
+    fragment: bool,
+) -> (Vec<(String, i64)>, usize) {
     let create = WatchCreateRequest {
         key: "large".into(),
         range_end: "largf".into(),
         start_revision,
         prev_kv: true,
-        fragment: true,
+        fragment,
         ..WatchCreateRequest::default()
     };
     let mut stream = Stream::open(raw, create).await;
-    let (mut seen, mut parts) = (Vec::new(), 0);
+    let (mut seen, mut messages) = (Vec::new(), 0);
     loop {
         let answer = stream.next().await;
         let bytes = answer.encoded_len();
-        assert!(bytes < FRAGMENT_BYTES_MAX || answer.events.len() == 1, "{bytes}");
+        assert!(!fragment || bytes < FRAGMENT_BYTES_MAX || answer.events.len() == 1, "{bytes}");
         assert!(!answer.events.is_empty());
         for event in answer.events {
             let kv = event.kv.unwrap();
             seen.push((String::from_utf8(kv.key.to_vec()).unwrap(), kv.mod_revision));
         }
-        parts += usize::from(answer.fragment);
+        messages += 1;
         if seen.len() >= VALUES {
             assert!(!answer.fragment, "the last part says that there is more");
-            return (seen, parts);
+            return (seen, messages);
         }
+        assert!(answer.fragment, "history came in pieces that are not told to be pieces");
     }
 }
 
@@ -95,10 +100,12 @@ async fn large_answers_come_in_parts_as_from_an_etcd() {
         let written = pair.both(&txn, "in the beginning").await.revision.unwrap();
         start = if number == 0 { written } else { start };
     }
-    let (ours, parts) = fragments(&mut pair.ours.raw, start).await;
-    let (theirs, _) = fragments(&mut pair.theirs.raw, start).await;
-    assert_eq!(ours, theirs);
-    assert!(parts > 0, "nothing was split");
+    for fragment in [true, false] {
+        let (ours, messages) = fragments(&mut pair.ours.raw, start, fragment).await;
+        let (theirs, expected) = fragments(&mut pair.theirs.raw, start, fragment).await;
+        assert_eq!((ours, messages), (theirs, expected));
+        assert_eq!(messages > 1, fragment);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,15 +1,18 @@
 //! The etcd v3 API of a server, over the applications' keyspace: its flags, and where its
 //! connections come from.
 
+mod certificates;
+
 use super::connections::{Connections, handed_over};
 use crate::{handoff, listen::listen};
 use anyhow::{Context as _, Result, bail};
 use atoll_apiserver::server::accepted;
-use atoll_etcd::server::{Config, EtcdServer, tls_config};
+use atoll_etcd::server::{Config, CurrentTls, EtcdServer};
 use atoll_store::{EmbeddedStore, Keyspace};
+use certificates::{Certificates, Files};
 use std::{
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,7 +23,7 @@ pub struct Etcd {
     /// Where applications reach the etcd v3 API, which is off without it; plain on loopback only
     #[arg(id = "etcd_listen", long = "etcd-listen", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
-    /// The certificate of the etcd API, PEM
+    /// The certificate of the etcd API, PEM; a new one in its place is shown at once
     #[arg(
         id = "etcd_cert",
         long = "etcd-cert",
@@ -45,7 +48,7 @@ pub struct Etcd {
     /// Takes etcd connections that the supervisor of `atoll dev` accepted on this loopback port
     #[arg(id = "etcd_handoff", long = "etcd-handoff", hide = true, requires = "etcd_advertise")]
     pub handoff: Option<PathBuf>,
-    /// Where that supervisor listens
+    /// Where that supervisor listens for this server
     #[arg(id = "etcd_advertise", long = "etcd-advertise", hide = true)]
     pub advertise: Option<SocketAddr>,
 }
@@ -83,8 +86,9 @@ pub async fn serve(
         resident_bytes,
         ..Config::default()
     };
-    let keyspace = store.keyspace(Keyspace::Applications);
-    let etcd = EtcdServer::new(keyspace, store.cluster(), config);
+    let (keys, records) =
+        (store.keyspace(Keyspace::Applications), store.keyspace(Keyspace::Cluster));
+    let etcd = EtcdServer::new(keys, records, store.cluster(), config);
     info!(%address, scheme, "serving the etcd API");
     let stop = stop.clone();
     tasks.spawn(async move { etcd.serve(connections, tls, stop).await });
@@ -101,19 +105,17 @@ pub fn check_plain(address: SocketAddr, has_tls: bool, flag: &str) -> Result<()>
     )
 }
 
-fn tls(flags: &Etcd) -> Result<Option<Arc<rustls::ServerConfig>>> {
+fn tls(flags: &Etcd) -> Result<Option<Arc<CurrentTls>>> {
     let (Some(certificate), Some(key)) = (&flags.certificate, &flags.key) else {
         return Ok(None);
     };
-    let authority = flags.client_authority.as_deref().map(read).transpose()?;
-    let config = tls_config(&read(certificate)?, &read(key)?, authority.as_deref());
-    Ok(Some(
-        config.with_context(|| format!("serving the etcd API with {}", certificate.display()))?,
-    ))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("reading {}", path.display()))
+    let files = Files {
+        certificate: certificate.clone(),
+        key: key.clone(),
+        client_authority: flags.client_authority.clone(),
+    };
+    let certificates = Certificates::read(files)?;
+    Ok(Some(Arc::new(move || certificates.current())))
 }
 
 fn resident_bytes() -> Option<u64> {
