@@ -84,7 +84,12 @@ impl Cluster {
 
     /// A new cluster on whose first nodes there are several servers.
     pub fn start_servers(servers: u32, nodes: u32) -> Self {
-        let mut cluster = Self::folder(&[], nodes);
+        Self::start_servers_under(&[], servers, nodes)
+    }
+
+    /// The same, by a command as [`Self::start_under`] has it.
+    pub fn start_servers_under(wrapper: &[&str], servers: u32, nodes: u32) -> Self {
+        let mut cluster = Self::folder(wrapper, nodes);
         cluster.servers = servers;
         cluster.launch();
         cluster

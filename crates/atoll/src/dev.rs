@@ -6,6 +6,7 @@
 
 pub mod chaos;
 mod doors;
+mod etcd;
 pub mod folder;
 mod joining;
 mod leftovers;
@@ -19,7 +20,6 @@ use crate::{
     listen::listen,
     process::{Process, Recipe},
     registries::Registries,
-    server::check_plain,
 };
 use anyhow::{Context as _, Result, bail};
 use atoll_network::underlay::{self, Underlay};
@@ -40,7 +40,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -64,7 +64,7 @@ pub struct Dev {
     #[arg(long, default_value_t = 6443)]
     pub port: u16,
     /// Where applications on this machine reach the etcd v3 API, such as 127.0.0.1:2379; off
-    /// without it
+    /// without it. Of several servers each has the next address besides, such as 127.0.0.2:2379
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub etcd_listen: Option<SocketAddr>,
     #[command(flatten)]
@@ -104,7 +104,7 @@ pub async fn run(dev: Dev) -> Result<()> {
         warn!("{remark}");
     }
     let listener = listen((Ipv4Addr::LOCALHOST, dev.port).into(), "--port").await?;
-    let etcd = listen_for_etcd(&dev).await?;
+    let etcd = etcd::listeners(&dev, cluster.servers).await?;
     if !rustix::process::geteuid().is_root() {
         drop(etcd);
         return rootless::run(&dev, &folder, &cluster, listener, &mut signals, started).await;
@@ -119,12 +119,6 @@ pub async fn run(dev: Dev) -> Result<()> {
     folder.stopping();
     let cleared = leftovers::clear(&cluster.id, &[folder.root()], run_dir, lock).await;
     result.and(cleared.context("clearing up"))
-}
-
-async fn listen_for_etcd(dev: &Dev) -> Result<Option<TcpListener>> {
-    let Some(address) = dev.etcd_listen else { return Ok(None) };
-    check_plain(address, false, "--etcd-listen")?;
-    Ok(Some(listen(address, "--etcd-listen").await?))
 }
 
 /// A copied folder has the id of the original, whose names it would use in the system.
@@ -155,7 +149,7 @@ async fn run_nodes(
     dev: &Dev,
     folder: &Folder,
     cluster: &Cluster,
-    (listener, etcd): (TcpListener, Option<TcpListener>),
+    (listener, etcd): (TcpListener, Option<etcd::Listeners>),
     signals: &mut Signals,
     started: Instant,
 ) -> Result<()> {
@@ -165,15 +159,17 @@ async fn run_nodes(
     nodes.serve_etcd(dev.etcd_listen, dev.etcd_space.arguments());
     nodes.pull_by(&dev.registries);
     nodes.audit_by(&dev.audit);
-    #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
-    let accepting = tokio::spawn(nodes.doors().accept(listener));
-    #[allow(clippy::disallowed_methods, reason = "aborted below, when the cluster stops")]
-    let accepting_etcd = etcd.map(|etcd| tokio::spawn(nodes.etcd_doors().accept(etcd)));
-    let result = serve(dev, folder, &mut nodes, started, signals).await;
-    accepting.abort();
-    if let Some(accepting_etcd) = accepting_etcd {
-        accepting_etcd.abort();
+    // Aborted when the cluster stops.
+    let mut accepting = JoinSet::new();
+    accepting.spawn(nodes.doors().accept(listener));
+    if let Some(etcd::Listeners { shared, own }) = etcd {
+        accepting.spawn(nodes.etcd_doors().accept(shared));
+        for (doors, own) in nodes.own_etcd_doors().into_iter().zip(own) {
+            accepting.spawn(doors.accept(own));
+        }
     }
+    let result = serve(dev, folder, &mut nodes, started, signals).await;
+    accepting.abort_all();
     folder.stopping();
     info!("stopping: pods first, then what was made in the system");
     let hurry = nodes.hurry();

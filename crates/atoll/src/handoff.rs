@@ -22,7 +22,7 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Servers waiting to be accepted; there is one.
+/// Doors waiting to be accepted.
 const BACKLOG: i32 = 4;
 /// A server that takes longer to answer an offer does not answer.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
@@ -81,7 +81,7 @@ impl Receiver {
         Ok(Self { listener: watch(listener).context("watching a socket")? })
     }
 
-    /// The next supervisor that connects.
+    /// The next door of a supervisor that is opened.
     pub async fn accept(&self) -> io::Result<Incoming> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let accepted = self
@@ -92,7 +92,7 @@ impl Receiver {
     }
 }
 
-/// Connections from one supervisor.
+/// Connections by one door of a supervisor.
 pub struct Incoming {
     socket: AsyncFd<OwnedFd>,
 }

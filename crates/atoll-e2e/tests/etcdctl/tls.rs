@@ -5,16 +5,19 @@ use crate::servers::{Release, Served, start_ours_with};
 use atoll_e2e::{
     Cluster, Output,
     cluster::{binary, free_port, run},
-    is_root,
+    eventually, is_root,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType,
 };
+use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 /// A certificate and its key, as files.
@@ -143,6 +146,15 @@ fn who_shows_a_certificate_of_the_clients_authority_is_served_and_nobody_else() 
     assert!(["000", "401", "403"].contains(&code.as_str()), "{code}");
     // After all that the right one is served as before.
     secured.put("https", "servers", Some(&right)).ok();
+    // The server's own is renewed while it runs. Half a pair is not shown, and the whole one from
+    // the next connection on.
+    let renewed = Pair::authority(folder, "renewers").sign(folder, "renewed");
+    let own = Pair::named(folder, "server");
+    std::fs::rename(&renewed.key, &own.key).unwrap();
+    secured.put("https", "servers", Some(&right)).ok();
+    std::fs::rename(&renewed.certificate, &own.certificate).unwrap();
+    secured.put("https", "renewers", Some(&right)).ok();
+    secured.put("https", "servers", Some(&right)).fails();
 }
 
 #[test]
@@ -168,9 +180,10 @@ fn a_development_cluster_has_it_on_the_loopback() {
     if !is_root("etcdctl") {
         return;
     }
-    let endpoint = format!("127.0.0.1:{}", free_port());
+    let port = free_port();
+    let endpoint = format!("127.0.0.1:{port}");
     let script = format!("exec \"$@\" --etcd-listen {endpoint}");
-    let mut cluster = Cluster::start_under(&["sh", "-c", &script, "sh"], 1);
+    let mut cluster = Cluster::start_servers_under(&["sh", "-c", &script, "sh"], 3, 3);
     let etcdctl = |arguments: &[&str]| {
         let mut command = Command::new(&programs.etcdctl);
         command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint]).args(arguments);
@@ -178,10 +191,19 @@ fn a_development_cluster_has_it_on_the_loopback() {
     };
     assert_eq!(etcdctl(&["put", "a", "1"]).ok().trim(), "OK");
     assert_eq!(etcdctl(&["get", "a", "--print-value-only"]).ok().trim(), "1");
-    // The applications' keys alone, and where to reach it as its clients see it.
+    // The applications' keys alone, and where to reach each server as its clients see it.
     assert_eq!(etcdctl(&["get", "", "--prefix", "--keys-only"]).ok().trim(), "a");
-    let members = etcdctl(&["member", "list"]).ok();
-    assert!(members.contains(&format!("http://{endpoint}")), "{members}");
+    eventually(Duration::from_secs(10), "every server has said where it is", || {
+        let members = etcdctl(&["member", "list"]).ok();
+        let own = |last: u8| members.contains(&format!("http://127.0.0.{last}:{port},"));
+        if (2..=4).all(own) { Ok(()) } else { Err(members) }
+    });
+    etcdctl(&["endpoint", "health", "--cluster"]).ok();
+    let status = etcdctl(&["endpoint", "status", "--cluster", "-w", "json"]).ok();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let id = |one: &Value| one["Status"]["header"]["member_id"].as_u64();
+    let answered: BTreeSet<_> = status.as_array().unwrap().iter().map(id).collect();
+    assert_eq!(answered.len(), 3, "one server answers for another: {status}");
     let found = etcdctl(&["check", "datascale", "--load=s"]);
     assert!(found.stdout.contains("PASS") || found.stderr.contains("PASS"), "{found:?}");
     cluster.stop();

@@ -1,7 +1,8 @@
 //! The servers of a `dev` cluster: on its first nodes, each in its node's namespace.
 
 use super::{
-    doors::Doors,
+    doors::{Doors, Shut},
+    etcd,
     nodes::{API_PORT, Nodes},
     recipe,
 };
@@ -66,6 +67,12 @@ impl Nodes {
     /// And those of the etcd API.
     pub fn etcd_doors(&self) -> Doors {
         self.doors_of("etcd")
+    }
+
+    /// One for each server: clients of the etcd API choose between them by themselves.
+    pub fn own_etcd_doors(&self) -> Vec<Doors> {
+        let own = |node| Doors::new(vec![self.door("etcd", node)], Shut::default());
+        self.server_nodes().iter().map(own).collect()
     }
 
     fn doors_of(&self, kind: &str) -> Doors {
@@ -169,7 +176,9 @@ impl Nodes {
         arguments.extend(self.audit.arguments(self.number(node))?);
         if let Some(listen) = self.etcd_listen {
             arguments.push(("etcd-handoff", self.door("etcd", node).display().to_string()));
-            arguments.push(("etcd-advertise", listen.to_string()));
+            let number = u32::try_from(self.number(node)).unwrap_or(u32::MAX);
+            let own = etcd::own_address(listen, number, self.cluster.servers)?;
+            arguments.push(("etcd-advertise", own.to_string()));
         }
         if let Some(token) = token {
             let file = folder.join("join-token");
