@@ -326,11 +326,30 @@ fn linux(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, Error
     Ok(value)
 }
 
+/// libcontainer knows one propagation for all mounts: the widest that one of them asks for.
 fn root_propagation(spec: &ContainerSpec) -> &'static str {
-    let bidirectional = spec.mounts.iter().any(|m| {
-        matches!(m.source, MountSource::Bind { propagation: Propagation::Bidirectional, .. })
-    });
-    if bidirectional { "shared" } else { "slave" }
+    let asks = |wanted: Propagation| {
+        spec.mounts.iter().any(|mount| {
+            matches!(mount.source, MountSource::Bind { propagation, .. } if propagation == wanted)
+        })
+    };
+    if asks(Propagation::Bidirectional) {
+        "shared"
+    } else if asks(Propagation::HostToContainer) {
+        "slave"
+    } else {
+        "private"
+    }
+}
+
+/// The mounts for which that is too wide.
+pub(crate) fn parted(spec: &ContainerSpec) -> Vec<PathBuf> {
+    let is_wide = root_propagation(spec) != "private";
+    let is_private = |mount: &&Mount| {
+        matches!(mount.source, MountSource::Bind { propagation: Propagation::None, .. })
+    };
+    let private = spec.mounts.iter().filter(is_private);
+    private.filter(|_| is_wide).map(|mount| mount.destination.clone()).collect()
 }
 
 fn namespaces(spec: &ContainerSpec, cgroup_version: CgroupVersion) -> Vec<Value> {

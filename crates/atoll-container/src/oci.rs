@@ -158,7 +158,8 @@ impl Backend for Oci {
         let plan = bundle::filter_plan(spec);
         let filter = plan.as_ref().map(|p| self.filters.get(&p.capabilities)).transpose()?;
         let lent_admin = plan.is_some_and(|p| p.lent_admin);
-        Ok(Bundle { config: Some(config), filter, lent_admin, ..Bundle::default() })
+        let parted = bundle::parted(spec);
+        Ok(Bundle { config: Some(config), filter, lent_admin, parted, ..Bundle::default() })
     }
 
     fn update(&self, shims: &Supervisor, cgroup: &str, limits: &Resources) -> Result<(), Error> {

@@ -13,6 +13,7 @@ mod exec;
 mod launch;
 mod log;
 mod oom;
+mod parting;
 pub(crate) mod pause;
 mod probe;
 mod rights;
@@ -90,6 +91,9 @@ pub(crate) struct ShimConfig {
     /// The container's own command holds `CAP_SYS_ADMIN` until the filter is loaded.
     #[serde(default)]
     pub(crate) lent_admin: bool,
+    /// Mounts of the container that neither hear of the node's nor tell of their own.
+    #[serde(default)]
+    pub(crate) parted: Vec<PathBuf>,
     /// The command, for the process runtime alone; otherwise it is in `config.json`.
     #[serde(default)]
     pub(crate) process: Option<Process>,

@@ -66,6 +66,8 @@ pub struct Bundle {
     pub(crate) config: Option<Value>,
     pub(crate) filter: Option<PathBuf>,
     pub(crate) lent_admin: bool,
+    /// Mounts to be made private where others of the container are not.
+    pub(crate) parted: Vec<PathBuf>,
     /// Even where the specification does not ask for it.
     pub(crate) no_new_privileges: bool,
     /// The process runtime's part.
@@ -236,6 +238,7 @@ impl Supervisor {
             write_json(&dir.join(CONFIG_FILE), &config)?;
         }
         (shim.filter, shim.lent_admin) = (bundle.filter, bundle.lent_admin);
+        shim.parted = bundle.parted;
         shim.no_new_privileges |= bundle.no_new_privileges;
         shim.confinement = bundle.confinement;
         write_json(&dir.join(SHIM_FILE), &shim)?;
@@ -303,6 +306,7 @@ impl Supervisor {
             no_new_privileges: spec.security.no_new_privileges,
             filter: None,
             lent_admin: false,
+            parted: Vec::new(),
             process: (self.kind == Kind::Process).then(|| spec.process.clone()),
             confinement: None,
         }

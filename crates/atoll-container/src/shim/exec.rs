@@ -181,6 +181,17 @@ impl Rules {
         self.spec.process().as_ref().and_then(|p| p.no_new_privileges()).unwrap_or(false)
     }
 
+    /// What a container runs besides its own command goes with it when memory is short.
+    fn share_oom_score(&self) {
+        const PATH: &str = "/proc/self/oom_score_adj";
+        let score = self.spec.process().as_ref().and_then(|process| process.oom_score_adj());
+        if let Some(score) = score
+            && let Err(error) = fs::write(PATH, score.to_string())
+        {
+            super::complain(&format!("atoll shim: {PATH}: {error}"));
+        }
+    }
+
     fn seccomp(&self) -> io::Result<()> {
         if let Some(filter) = &self.filter {
             return command::load_filter(filter);
@@ -201,6 +212,9 @@ fn become_command(config: &ShimConfig, wish: &Wish, bounds: &Bounds, report: &Ow
     let env = command::with_home(crate::bundle::environment(process), process.user.uid);
     if let Err(error) = streams(wish, report) {
         return format!("connecting its streams: {error}");
+    }
+    if let Bounds::Rules(rules) = bounds {
+        rules.share_oom_score();
     }
     let cwd = if process.cwd.is_empty() { "/" } else { &process.cwd };
     // Before the user changes, as for the container's own command.

@@ -276,6 +276,8 @@ fn create(
     super::unified::complete(config, dir)?;
     let pid = container.pid().ok_or("the container has no pid")?.as_raw();
     let terminal = console.map(Console::receive).transpose()?;
+    // The last step: this process is inside then.
+    super::parting::part(pid, &config.parted)?;
     Ok((pid, terminal))
 }
 

@@ -1,8 +1,9 @@
 //! The container's log in CRI format, with rotation.
 //!
 //! `2026-01-02T03:04:05.000000006Z stdout F text`; a line longer than
-//! [`LINE_BYTES_MAX`] is cut, each piece but the last tagged `P`. Of the files put aside
-//! all but the newest are compressed, by `compress`.
+//! [`LINE_BYTES_MAX`] is cut, each piece but the last tagged `P`, and so is what ends without the
+//! end of a line: readers add none. A carriage return before the end of a line goes, as with
+//! containerd. Of the files put aside all but the newest are compressed, by `compress`.
 
 use std::fs;
 use std::io::{self, Write};
@@ -68,6 +69,7 @@ impl Log {
     pub(crate) fn feed(&mut self, stream: Stream, mut chunk: &[u8], at: Timestamp) {
         while let Some(end) = chunk.iter().position(|b| *b == b'\n') {
             self.add(stream, &chunk[..end], at);
+            self.pending(stream).pop_if(|last| *last == b'\r');
             self.emit(stream, b'F', at);
             chunk = &chunk[end + 1..];
             // Short lines grow tenfold by their stamps.
@@ -79,10 +81,10 @@ impl Log {
         self.flush(at);
     }
 
-    /// The stream has ended: what is left of it is a line too.
+    /// The stream has ended: what is left of it has no end of its line, and gets none.
     pub(crate) fn finish(&mut self, stream: Stream, at: Timestamp) {
         if !self.pending(stream).is_empty() {
-            self.emit(stream, b'F', at);
+            self.emit(stream, b'P', at);
         }
         self.flush(at);
     }
@@ -255,7 +257,8 @@ mod tests {
         let (dir, mut log) = log(1 << 20, 5);
         log.feed(Stream::Stdout, b"hel", at());
         log.feed(Stream::Stderr, b"oops\n", at());
-        log.feed(Stream::Stdout, b"lo\n\nrest", at());
+        log.feed(Stream::Stdout, b"lo\r", at());
+        log.feed(Stream::Stdout, b"\n\nrest", at());
         log.finish(Stream::Stdout, at());
         let text = fs::read_to_string(dir.path().join("0.log")).unwrap();
         let stamp = "2026-01-02T03:04:05.000000006Z";
@@ -263,7 +266,7 @@ mod tests {
             text,
             format!(
                 "{stamp} stderr F oops\n{stamp} stdout F hello\n{stamp} stdout F \n\
-                 {stamp} stdout F rest\n"
+                 {stamp} stdout P rest\n"
             )
         );
     }

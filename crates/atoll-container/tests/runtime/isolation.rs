@@ -34,8 +34,12 @@ async fn the_default_confinement_is_that_of_other_runtimes() {
                   touch /sys/x 2>/dev/null || echo no sysfs; \
                   mknod /tmp/d b 254 0 && head -c 1 /tmp/d 2>/dev/null || echo no device; \
                   ls /proc/1/fd; sleep 1000";
-    let container = world.run(&world.spec(&sandbox, "c", &["sh", "-c", script])).await;
+    let mut spec = world.spec(&sandbox, "c", &["sh", "-c", script]);
+    spec.oom_score_adj = Some(500);
+    let container = world.run(&spec).await;
     let ready = inside(&world, &container, "sleep 0.5; ls /dev").await;
+    let score = inside(&world, &container, "cat /proc/self/oom_score_adj").await;
+    assert_eq!(score, "500\n", "a command beside it is as dear as its own");
     assert!(ready.contains("null") && ready.contains("shm") && !ready.contains("vda"), "{ready}");
     let out = world.output("c", "stdout");
     let caps = default_capabilities();
@@ -131,4 +135,74 @@ async fn containers_of_a_sandbox_share_its_namespaces_and_mounts_appear() {
     let own = std::fs::metadata("/proc/self/ns/net").unwrap().ino();
     assert_ne!(std::fs::metadata(&net).unwrap().ino(), own);
     tear_down(world, &["i4"]).await;
+}
+
+/// A mount of the node that is gone when this is.
+struct OnNode(std::path::PathBuf);
+
+impl OnNode {
+    fn new(path: std::path::PathBuf) -> OnNode {
+        std::fs::create_dir_all(&path).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("none", &path, "tmpfs", flags, None).unwrap();
+        OnNode(path)
+    }
+}
+
+impl Drop for OnNode {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(&self.0, flags).expect("unmounting");
+    }
+}
+
+#[tokio::test]
+async fn mounts_come_through_only_where_that_is_asked_for() {
+    if !is_root() {
+        return;
+    }
+    let world = World::oci().await;
+    let sandbox = world.sandbox("i5").await;
+    let shared = OnNode::new(world.dir.path().join("shared"));
+    rustix::mount::mount_change(&shared.0, rustix::mount::MountPropagationFlags::SHARED).unwrap();
+    let mount = |at: &str, propagation| Mount {
+        source: MountSource::Bind { path: shared.0.clone(), propagation },
+        destination: at.into(),
+        read_only: false,
+        no_exec: false,
+    };
+    let mut alone = world.spec(&sandbox, "alone", &["sleep", "1000"]);
+    alone.mounts = vec![mount("/mnt/none", Propagation::None)];
+    let mut mixed = world.spec(&sandbox, "mixed", &["sleep", "1000"]);
+    mixed.mounts = vec![
+        mount("/mnt/none", Propagation::None),
+        mount("/mnt/hears", Propagation::HostToContainer),
+    ];
+    let mut tells = world.spec(&sandbox, "tells", &["sleep", "1000"]);
+    tells.security.privileged = true;
+    tells.mounts = vec![
+        mount("/mnt/none", Propagation::None),
+        mount("/mnt/tells", Propagation::Bidirectional),
+    ];
+    let (alone, mixed) = (world.run(&alone).await, world.run(&mixed).await);
+    let tells = world.run(&tells).await;
+    let later = OnNode::new(shared.0.join("later"));
+    std::fs::write(later.0.join("file"), "").unwrap();
+    let script = "mkdir -p /mnt/tells/own && mount -t tmpfs x /mnt/tells/own && touch \
+                  /mnt/tells/own/word; ls /mnt/*/later /mnt/*/own";
+    let seen = inside(&world, &tells, script).await;
+    assert_eq!(
+        seen,
+        "/mnt/none/later:\n\n/mnt/none/own:\n\n/mnt/tells/later:\nfile\n\n/mnt/tells/own:\nword\n"
+    );
+    assert!(shared.0.join("own/word").exists(), "the node sees what the container mounted");
+    let list = "ls /mnt/*/later /mnt/*/own";
+    assert_eq!(inside(&world, &alone, list).await, "/mnt/none/later:\n\n/mnt/none/own:\n");
+    assert_eq!(
+        inside(&world, &mixed, list).await,
+        "/mnt/hears/later:\nfile\n\n/mnt/hears/own:\nword\n\n/mnt/none/later:\n\n/mnt/none/own:\n"
+    );
+    rustix::mount::unmount(shared.0.join("own"), rustix::mount::UnmountFlags::DETACH).unwrap();
+    drop((later, shared));
+    tear_down(world, &["i5"]).await;
 }
