@@ -297,8 +297,8 @@ fn mark(call: &Call, object: &mut Value, options: &DeleteOptions) -> Mark {
     let waits = if marked_before {
         // A second delete can only shorten the time that is left.
         let shortens = options.grace_seconds.is_some() && grace < marked_grace;
-        if shortens && grace > 0 {
-            set_deletion(object, now, grace);
+        if shortens {
+            set_deletion(object, first_deleted(object).unwrap_or(now), grace);
         }
         marked_grace > 0 && !(shortens && grace == 0)
     } else {
@@ -309,13 +309,16 @@ fn mark(call: &Call, object: &mut Value, options: &DeleteOptions) -> Mark {
         raise_generation(object);
         terminate(&call.row, object);
     }
-    if waits || holds(&call.row, object) {
-        if !waits && marked_before {
-            metadata::of(object).insert("deletionGracePeriodSeconds".to_owned(), json!(0));
-        }
-        return Mark::Pending;
-    }
-    Mark::Gone
+    if waits || holds(&call.row, object) { Mark::Pending } else { Mark::Gone }
+}
+
+/// When an object that is marked was deleted first: from then on its grace period counts, however
+/// often it is shortened.
+fn first_deleted(object: &Value) -> Option<jiff::Timestamp> {
+    let own = &object["metadata"];
+    let ends: jiff::Timestamp = own.text("deletionTimestamp").parse().ok()?;
+    let grace = own.int("deletionGracePeriodSeconds").unwrap_or(0);
+    ends.checked_sub(SignedDuration::from_secs(grace)).ok()
 }
 
 fn set_deletion(object: &mut Value, now: jiff::Timestamp, grace: i64) {

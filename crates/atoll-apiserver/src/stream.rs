@@ -6,6 +6,7 @@
 mod copy;
 mod dial;
 pub(crate) mod frames;
+mod log_options;
 mod target;
 
 use std::time::Duration;
@@ -60,7 +61,10 @@ pub(crate) async fn serve(
         admission::admit(&call.core, &request, &mut options).await?;
         admission::validate(&call.core, &request, &options).await?;
     }
-    let target = Target::find(&call).await?;
+    if !stream {
+        log_options::check(&call)?;
+    }
+    let Some(target) = Target::find(&call).await? else { return Ok(plain_text(Body::empty())) };
     if stream {
         tunnel(&call, head, upgrade, &target).await
     } else {
@@ -111,12 +115,18 @@ async fn log(
     if let Some(client) = upgrade.filter(|_| frames::is_asked(&call.headers)) {
         return frames::answer(call, client, answer.into_body());
     }
-    let mut response = Response::new(Body::empty());
-    let text = HeaderValue::from_static("text/plain");
-    let content_type = answer.headers().get(CONTENT_TYPE).cloned().unwrap_or(text);
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    *response.body_mut() = Body::wrap(answer.into_body());
+    let content_type = answer.headers().get(CONTENT_TYPE).cloned();
+    let mut response = plain_text(Body::wrap(answer.into_body()));
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+    }
     Ok(response)
+}
+
+fn plain_text(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
 }
 
 async fn tunnel(
@@ -127,7 +137,7 @@ async fn tunnel(
 ) -> Result<Response<Body>, Status> {
     let wanted = call.headers.get(UPGRADE).cloned();
     let (Some(client), Some(_)) = (upgrade, wanted) else {
-        return Err(Status::bad_request("unable to upgrade: missing upgrade headers in request"));
+        return Err(Status::bad_request("Upgrade request required"));
     };
     let request = request(head.method, target, &call.headers)?;
     let mut answer = send(call, target, request)

@@ -101,7 +101,7 @@ impl Scheduler {
             "metadata": { "uid": pod.uid() },
             "status": { "nominatedNodeName": nominated, "conditions": [{
                 "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-                "lastTransitionTime": now,
+                "lastTransitionTime": now, "observedGeneration": pod.metadata.generation,
             }] },
         }));
         let api: Api<Pod> =
@@ -148,6 +148,7 @@ impl Scheduler {
             "status": { "conditions": [{
                 "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
                 "message": message, "lastTransitionTime": now,
+                "observedGeneration": victim.metadata.generation,
             }] },
         }));
         let gone = |error: &kube::Error| matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409));

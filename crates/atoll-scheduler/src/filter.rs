@@ -10,7 +10,7 @@ use crate::{
     spread,
     volumes::Needs,
 };
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use kube::ResourceExt;
 use ports::HostPort;
 
@@ -133,6 +133,21 @@ fn node_affinity(request: &Request<'_>, node: &NodeState) -> Option<Refusal> {
     } else {
         never("node(s) didn't match Pod's node affinity/selector")
     }
+}
+
+/// Whether a node's labels are what the pod asks for, for a node that is to run a pod which may
+/// never have met a scheduler.
+#[must_use]
+pub fn admits_labels(pod: &Pod, node: &Node) -> bool {
+    matches_node(pod, node.labels(), &node.name_any())
+}
+
+/// Whether the pod may stay where these taints are: those alone that drive pods out count.
+#[must_use]
+pub fn admits_taints(pod: &Pod, node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let mut driving = taints.into_iter().filter(|taint| taint.effect == "NoExecute");
+    driving.all(|taint| tolerated(pod, taint))
 }
 
 /// `nodeSelector` and the required node affinity together.

@@ -22,6 +22,7 @@ mod selector;
 mod spread;
 mod volumes;
 
+pub use filter::{admits_labels, admits_taints};
 pub use run::{Config, start};
 
 /// The scheduler that serves pods which do not name one.

@@ -108,10 +108,11 @@ pub fn bind(pod: &mut Value, binding: &Value, now: &str) -> Result<(), String> {
         let annotations = metadata::grandchild(pod, "metadata", "annotations");
         annotations.insert(key.clone(), value.clone());
     }
+    let generation = pod["metadata"]["generation"].clone();
     set_condition(
         metadata::child(pod, "status"),
         json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
-               "lastTransitionTime": now}),
+               "lastTransitionTime": now, "observedGeneration": generation}),
     );
     Ok(())
 }

@@ -21,11 +21,15 @@ pub(super) struct Target {
 const KUBELET_PORT: i64 = 10_250;
 
 impl Target {
-    pub(super) async fn find(call: &Call) -> Result<Self, Status> {
+    /// None for the log of a pod that no node has, which is empty; what needs a node is refused.
+    pub(super) async fn find(call: &Call) -> Result<Option<Self>, Status> {
         let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
         let pod = stored.ok_or_else(|| call.not_found())?.object(&call.row)?;
         let path = path(call, &pod)?;
         let node = pod["spec"].text("nodeName");
+        if node.is_empty() && call.subresource() == "log" {
+            return Ok(None);
+        }
         if node.is_empty() {
             return Err(Status::bad_request(format!(
                 "pod {} does not have a host assigned",
@@ -35,7 +39,7 @@ impl Target {
         let (host, port) = kubelet(call, node)?;
         let authority =
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Ok(Self { host, authority, path })
+        Ok(Some(Self { host, authority, path }))
     }
 }
 

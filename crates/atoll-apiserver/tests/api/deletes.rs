@@ -123,8 +123,14 @@ async fn a_running_pod_gets_its_grace_period() {
     let one = format!("{pods}/p");
     let marked = api.delete(&one).await.ok();
     assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+    let ends = |pod: &serde_json::Value| -> jiff::Timestamp {
+        pod["metadata"]["deletionTimestamp"].as_str().unwrap().parse().unwrap()
+    };
+    let until = ends(&marked);
     let shorter = api.delete_with(&one, &json!({"gracePeriodSeconds": 5})).await.ok();
     assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    let sooner = until.duration_since(ends(&shorter));
+    assert_eq!(sooner.as_secs(), 25, "it counts from the first delete");
     let longer = api.delete_with(&one, &json!({"gracePeriodSeconds": 50})).await.ok();
     assert_eq!(longer["metadata"]["deletionGracePeriodSeconds"], 5);
     api.delete_with(&one, &json!({"gracePeriodSeconds": 0})).await.ok();

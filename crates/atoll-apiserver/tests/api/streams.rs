@@ -150,7 +150,15 @@ async fn logs_come_from_the_node() {
     let gone = api.get(&format!("{pods}/gone/log")).await;
     gone.fails(400, "container \"c\" in pod \"gone\" is waiting to start: ContainerCreating");
     let waiting = api.get(&format!("{pods}/waiting/log")).await;
-    waiting.fails(400, "pod waiting does not have a host assigned");
+    assert_eq!(waiting.code, 200, "nobody has written it: {}", waiting.body);
+    let negative = api.get(&format!("{pods}/p/log?tailLines=-1")).await;
+    negative.fails(
+        422,
+        "PodLogOptions \"p\" is invalid: tailLines: Invalid value: -1: must be greater than or \
+         equal to 0",
+    );
+    let bare = api.get(&format!("{pods}/p/exec?command=sh&stdout=true")).await;
+    bare.fails(400, "Upgrade request required");
     let other = api.get(&format!("{pods}/p/log?container=x")).await;
     other.fails(400, "container x is not valid for pod p");
     api.shutdown().await;

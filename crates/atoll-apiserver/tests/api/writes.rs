@@ -279,7 +279,11 @@ async fn a_pod_is_bound_once() {
     assert_eq!(api.create(&url, &binding).await.code, 201);
     let bound = api.get(&format!("{pods}/p")).await.ok();
     assert_eq!(bound["spec"]["nodeName"], "n1");
-    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    let scheduled = &bound["status"]["conditions"][0];
+    assert_eq!(
+        (&scheduled["type"], &scheduled["observedGeneration"]),
+        (&json!("PodScheduled"), &json!(1))
+    );
     api.create(&url, &binding).await.fails(
         409,
         "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \
