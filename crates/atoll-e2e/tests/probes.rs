@@ -4,7 +4,8 @@
 use atoll_e2e::{Cluster, cluster::is_ready, eventually, image::import_busybox, is_root};
 use serde_json::{Value, json};
 use std::{
-    path::Path,
+    fs::File,
+    path::{Path, PathBuf},
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -21,6 +22,7 @@ fn probes_decide_over_containers() {
     let folder = tempfile::tempdir().unwrap();
     let _grpc = Grpc::start(&cluster, folder.path());
     let begun = Instant::now();
+    let told = Told::start(&cluster, folder.path());
     cluster.apply(include_str!("probes/pods.yaml"));
     liveness(&cluster, begun);
     startup(&cluster);
@@ -28,6 +30,34 @@ fn probes_decide_over_containers() {
     endpoints(&cluster);
     terminating(&cluster);
     healthy(&cluster);
+    told.of_no_end();
+}
+
+/// Every status of every pod, as a client that watches is told.
+struct Told(Child, PathBuf);
+
+impl Told {
+    fn start(cluster: &Cluster, folder: &Path) -> Self {
+        const FIELDS: &str = "jsonpath={.metadata.name}{'|'}{.metadata.deletionTimestamp}{'|'}\
+                              {.status.containerStatuses[*].state}{'\\n'}";
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(cluster.kubeconfig());
+        let file = folder.join("told");
+        command.args(["get", "pods", "--watch", "-o", FIELDS]).stdout(File::create(&file).unwrap());
+        Self(command.spawn().unwrap(), file)
+    }
+
+    /// A container that a probe ended and that starts again is never said to have ended: it runs,
+    /// or its next start is put off.
+    fn of_no_end(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        let text = std::fs::read_to_string(&self.1).unwrap();
+        assert!(text.contains("never-starts||"), "{text}");
+        let going_on = text.lines().filter(|line| line.contains("||"));
+        let ended: Vec<&str> = going_on.filter(|line| line.contains("terminated")).collect();
+        assert!(ended.is_empty(), "{ended:#?}");
+    }
 }
 
 /// Health as the gRPC project's own server for Python tells it, on the node's network.
@@ -80,6 +110,10 @@ fn liveness(cluster: &Cluster, begun: Instant) {
     }
     // The probe's own grace period wins over the pod's, which is five minutes.
     assert!(begun.elapsed() < Duration::from_secs(60));
+    let path = "/api/v1/nodes/node-1/proxy/metrics/probes";
+    let counted = cluster.kubectl(&["get", "--raw", path]).ok();
+    let line = |line: &str| line.starts_with("prober_probe_total{") && line.contains("live-tcp");
+    assert!(counted.lines().any(line), "{counted}");
     let pod = cluster.json(&["pod", "live-exec"]);
     assert_eq!(status(&pod)["lastState"]["terminated"]["exitCode"], 137);
 }

@@ -59,7 +59,10 @@ fn waits_because(cluster: &Cluster, name: &str, reason: &str, is_right: impl Fn(
         let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let said = conditions.iter().find(|one| one["type"] == "PodScheduled");
         let text = |key: &str| said.and_then(|one| one[key].as_str()).unwrap_or_default();
-        let is_said = text("reason") == reason && is_right(text("message"));
+        // As upstream, nothing looks at a pod that has gates.
+        let seen = said.is_some_and(|one| one["observedGeneration"] == 1);
+        let seen = seen || reason == "SchedulingGated";
+        let is_said = seen && text("reason") == reason && is_right(text("message"));
         if is_said { Ok(()) } else { Err(pod["status"].to_string()) }
     });
 }

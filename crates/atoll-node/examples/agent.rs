@@ -101,6 +101,7 @@ async fn agent(server: &str, dir: &Path, node_ip: IpAddr) -> Result<(), BoxError
         shim: program,
         version: "trial".into(),
         max_pods: 110,
+        seccomp_default: false,
         containers: true,
         rootless: atoll_node::rootless::Rootless::default(),
     };

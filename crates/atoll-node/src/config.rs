@@ -50,6 +50,8 @@ pub struct Config {
     /// Version of this program, for nodeInfo.
     pub version: String,
     pub max_pods: i64,
+    /// Containers that name no seccomp profile get the runtime's own instead of none.
+    pub seccomp_default: bool,
     /// False without root: host processes instead of containers.
     pub containers: bool,
     /// Used only then.

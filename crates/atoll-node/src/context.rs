@@ -47,10 +47,16 @@ impl Context {
         Timestamp::now()
     }
 
+    /// The node's object as it was last heard of.
+    #[must_use]
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.nodes.get(&Key::new("", &self.config.node_name))
+    }
+
     /// What the node offers pods: its own, and what others have announced for it.
     #[must_use]
     pub fn room(&self) -> Room {
-        let node = self.nodes.get(&Key::new("", &self.config.node_name));
+        let node = self.node();
         let extended = node.and_then(|node| node.status.as_ref().map(extended::room));
         Room { extended: extended.unwrap_or_default(), ..self.machine.room() }
     }

@@ -23,12 +23,12 @@ pub const PERIOD: Duration = Duration::from_secs(10);
 /// Unused images are looked for every so many rounds.
 pub const ROUNDS_PER_COLLECTION: u32 = 30;
 
-const MEMORY_AVAILABLE_MIN: i64 = 100 << 20;
+pub const MEMORY_AVAILABLE_MIN: i64 = 100 << 20;
 /// A disk is short when less of it is free than this part, and than these bytes: upstream's
 /// 10 and 15 % would keep pods off a large disk on which there is room for all of them.
-const DISK_AVAILABLE_MIN_PERCENT: u64 = 5;
+pub const DISK_AVAILABLE_MIN_PERCENT: u64 = 5;
 const DISK_AVAILABLE_MIN_BYTES: u128 = 4 << 30;
-const INODES_FREE_MIN_PERCENT: u64 = 5;
+pub const INODES_FREE_MIN_PERCENT: u64 = 5;
 /// A condition stays this long after its cause has gone.
 const CONDITION_HOLD: Duration = Duration::from_secs(300);
 /// Pods of this priority and above are spared.

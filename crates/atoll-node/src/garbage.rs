@@ -12,8 +12,8 @@ use crate::pod::{image_volume, spec};
 use crate::pods::PodIndex;
 
 /// Use of the disk at which images go, and down to which.
-const HIGH_PERCENT: u8 = 85;
-const LOW_PERCENT: u8 = 80;
+pub const HIGH_PERCENT: u8 = 85;
+pub const LOW_PERCENT: u8 = 80;
 const MIN_UNUSED: Duration = Duration::from_secs(120);
 
 /// Removes an ended run: its record, its root file system, its log.

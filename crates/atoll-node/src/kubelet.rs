@@ -5,14 +5,18 @@
 //! passes bytes on.
 
 pub mod access;
+pub mod configz;
 pub mod exec;
+pub mod files;
 pub mod forward;
 pub mod log_file;
 pub mod logs;
 pub mod metrics;
+pub mod probed;
 pub mod remote;
 pub mod resource;
 pub mod routes;
+pub mod running;
 pub mod server;
 pub mod spdy;
 pub mod stats;

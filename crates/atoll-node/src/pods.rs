@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use atoll_container::{Event, Observed};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio::sync::{broadcast, watch};
@@ -27,6 +27,8 @@ mod resizes;
 
 use resizes::Wish;
 
+/// How long a pod that the node's labels or taints keep away may hold up the others.
+const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long pods get to end when the agent takes them along.
 const REMOVE_ALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -112,7 +114,7 @@ impl Pods {
                     return;
                 }
                 event = events.next() => match event {
-                    Some(Ok(event)) => self.on_api(event),
+                    Some(Ok(event)) => self.on_api(event).await,
                     Some(Err(error)) => tracing::warn!(%error, "watching pods; will retry"),
                     None => return,
                 },
@@ -148,12 +150,16 @@ impl Pods {
             Err(error) => tracing::error!(%error, "the runtime's containers are not readable"),
         }
         match checkpoint::load(&self.cx.config.checkpoint()) {
-            Ok(pods) => pods.into_iter().for_each(|pod| self.want(pod, true)),
+            Ok(pods) => {
+                for pod in pods {
+                    self.want(pod, true).await;
+                }
+            }
             Err(error) => tracing::error!(%error, "going on without the pods on disk"),
         }
     }
 
-    fn on_api(&mut self, event: watcher::Event<Pod>) {
+    async fn on_api(&mut self, event: watcher::Event<Pod>) {
         match event {
             watcher::Event::Init => self.listing = Some(BTreeMap::new()),
             watcher::Event::InitApply(pod) => {
@@ -164,21 +170,21 @@ impl Pods {
             }
             watcher::Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
-                self.on_list(listed);
+                self.on_list(listed).await;
             }
-            watcher::Event::Apply(pod) => self.want(Arc::new(slim(pod)), false),
+            watcher::Event::Apply(pod) => self.want(Arc::new(slim(pod)), false).await,
             watcher::Event::Delete(pod) => self.forget(&pod.uid().unwrap_or_default()),
         }
         self.dirty = true;
     }
 
-    fn on_list(&mut self, listed: BTreeMap<String, Arc<Pod>>) {
+    async fn on_list(&mut self, listed: BTreeMap<String, Arc<Pod>>) {
         let known: Vec<String> = self.index.borrow().keys().cloned().collect();
         for uid in known.iter().filter(|uid| !listed.contains_key(*uid)) {
             self.forget(uid);
         }
         for pod in listed.into_values() {
-            self.want(pod, false);
+            self.want(pod, false).await;
         }
         for (uid, containers) in std::mem::take(&mut self.unclaimed) {
             tracing::info!(uid, containers = containers.len(), "what a former pod left; removing");
@@ -188,7 +194,7 @@ impl Pods {
     }
 
     /// The pod is to be here, as it is now.
-    fn want(&mut self, pod: Arc<Pod>, from_disk: bool) {
+    async fn want(&mut self, pod: Arc<Pod>, from_disk: bool) {
         let Some(id) = PodId::of(&pod) else { return };
         let known = self.index.borrow().get(&id.uid).cloned();
         if let Some(handle) = known {
@@ -198,7 +204,7 @@ impl Pods {
         let observed = self.unclaimed.remove(&id.uid).unwrap_or_default();
         // What has begun here has been admitted before.
         let begun = from_disk || !observed.is_empty() || is_terminal(&pod);
-        let refused = if begun { None } else { self.refusal(&pod) };
+        let refused = if begun { None } else { self.refusal(&pod).await };
         tracing::info!(pod = %id, "pod added");
         let desired = Desired { pod, gone: false, refused, pending: None };
         let handle = task::spawn(&self.cx, Start { desired, id: id.clone(), observed });
@@ -207,7 +213,21 @@ impl Pods {
         });
     }
 
-    fn refusal(&self, pod: &Arc<Pod>) -> Option<Refusal> {
+    async fn refusal(&self, pod: &Arc<Pod>) -> Option<Refusal> {
+        let refusal = match admit::other_system(pod).or_else(|| self.unsupported(pod)) {
+            Some(refusal) => Some(refusal),
+            None => self.admission(pod).await,
+        };
+        let Some(refusal) = refusal else {
+            self.tell_shortcomings(pod);
+            return None;
+        };
+        self.cx.warning(pod, &refusal.reason, refusal.message.clone());
+        Some(refusal.rejected())
+    }
+
+    /// What is asked for that this node cannot do.
+    fn unsupported(&self, pod: &Pod) -> Option<Refusal> {
         let mut fields = refuse::unsupported_fields(pod);
         if !self.cx.config.containers {
             let more = rootless::refuse::unsupported_fields(pod, &self.cx.allowed());
@@ -215,20 +235,31 @@ impl Pods {
                 more.into_iter().filter(|field| !fields.contains(field)).collect::<Vec<_>>(),
             );
         }
-        if !fields.is_empty() {
-            let message = format!("this node does not support {}", fields.join(", "));
-            let reason = messages::UNSUPPORTED_POD_SPEC.to_owned();
-            self.cx.warning(pod, &reason, message.clone());
-            return Some(Refusal { reason, message }.rejected());
-        }
+        let message = format!("this node does not support {}", fields.join(", "));
+        let reason = messages::UNSUPPORTED_POD_SPEC.to_owned();
+        (!fields.is_empty()).then_some(Refusal { reason, message })
+    }
+
+    /// Who put the pod here may have seen the node's labels and taints before this node has: they
+    /// are asked for before they keep a pod away.
+    async fn admission(&self, pod: &Pod) -> Option<Refusal> {
         let others = self.holders(&pod.uid().unwrap_or_default());
         let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
-        let Some(refusal) = admit::admit(pod, &others, &self.cx.room()) else {
-            self.tell_shortcomings(pod);
-            return None;
-        };
-        self.cx.warning(pod, &refusal.reason, refusal.message.clone());
-        Some(refusal.rejected())
+        let judge = |node: Option<&Node>| admit::admit(pod, &others, &self.cx.room(), node);
+        let known = self.cx.node();
+        let refusal = judge(known.as_deref())?;
+        if !admit::is_of_node(&refusal) {
+            return Some(refusal);
+        }
+        let api: Api<Node> = Api::all(self.cx.client.clone());
+        match tokio::time::timeout(NODE_TIMEOUT, api.get_opt(&self.cx.config.node_name)).await {
+            Ok(Ok(node)) => judge(node.as_ref()),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the node's object not read; going by an older one");
+                Some(refusal)
+            }
+            Err(_elapsed) => Some(refusal),
+        }
     }
 
     /// What a pod that is welcome will have to do without.

@@ -4,6 +4,7 @@
 //! verdict; the pod's task decides what they mean. Startup comes first: the task starts
 //! the other workers when it has succeeded.
 
+pub mod counts;
 pub mod exec;
 pub mod grpc;
 pub mod http;
@@ -11,6 +12,7 @@ pub mod streak;
 pub mod tcp;
 pub mod worker;
 
+pub use counts::Counts;
 pub use streak::Streak;
 pub use worker::{Kind, Report, Worker};
 

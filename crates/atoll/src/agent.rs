@@ -8,6 +8,7 @@ mod rootless;
 mod servers;
 
 use crate::{
+    confinement::Confinement,
     dev::{data_dir, folder::write_atomically},
     memory,
     process::{say_ready, supervised},
@@ -68,6 +69,8 @@ pub struct Agent {
     pub labels: Vec<(String, String)>,
     #[command(flatten)]
     pub registries: Registries,
+    #[command(flatten)]
+    pub confinement: Confinement,
     /// Names everything the node makes in the system
     #[arg(long, hide = true, default_value = "local")]
     pub cluster_id: String,
@@ -335,6 +338,7 @@ fn configure(
         shim,
         version: format!("v{}", env!("CARGO_PKG_VERSION")),
         max_pods: 110,
+        seccomp_default: agent.confinement.seccomp_default,
         containers: is_root,
         rootless: if is_root {
             atoll_node::rootless::Rootless::default()

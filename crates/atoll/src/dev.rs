@@ -17,6 +17,7 @@ mod servers;
 mod signals;
 
 use crate::{
+    confinement::Confinement,
     listen::listen,
     process::{Process, Recipe},
     registries::Registries,
@@ -73,6 +74,8 @@ pub struct Dev {
     pub audit: crate::server::audit::Audit,
     #[command(flatten)]
     pub registries: Registries,
+    #[command(flatten)]
+    pub confinement: Confinement,
 }
 
 impl Dev {
@@ -157,7 +160,7 @@ async fn run_nodes(
     let program = program::copy(folder)?;
     let mut nodes = Nodes::new(folder, cluster, &underlay, &program, dev.port)?;
     nodes.serve_etcd(dev.etcd_listen, dev.etcd_space.arguments());
-    nodes.pull_by(&dev.registries);
+    nodes.agents_by(dev.registries.arguments().chain(dev.confinement.arguments()));
     nodes.audit_by(&dev.audit);
     // Aborted when the cluster stops.
     let mut accepting = JoinSet::new();

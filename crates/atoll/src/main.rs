@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod client;
 mod config;
+mod confinement;
 mod dev;
 mod dns;
 mod etcd;

@@ -2,7 +2,7 @@
 
 use super::HOUR_GLASS;
 use atoll_e2e::{Cluster, cluster::is_ready, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     fs::read_to_string,
     path::Path,
@@ -21,6 +21,26 @@ pub(crate) fn check(cluster: &Cluster, host: &Path) {
     hook_fails(cluster);
     crash_loop(cluster);
     ends_in_order(cluster, host);
+    gone_without_grace(cluster);
+}
+
+/// A pod that the API has let go holds nothing of its node, not even while it still ends.
+fn gone_without_grace(cluster: &Cluster) {
+    let pod = |name: &str| {
+        let port = json!({ "containerPort": 80, "hostPort": 18_180 });
+        let container = json!({ "name": "c", "image": "test.local/busybox:1",
+            "command": ["sleep", "1000"], "ports": [port] });
+        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+            "spec": { "nodeName": "node-1", "containers": [container] } })
+    };
+    cluster.apply(&pod("first").to_string());
+    cluster.pod_becomes("first", HOUR_GLASS, |pod| is_ready(pod).then_some(()));
+    cluster.kubectl(&["delete", "pod", "first", "--force", "--grace-period=0"]).ok();
+    cluster.apply(&pod("second").to_string());
+    cluster.pod_becomes("second", HOUR_GLASS, |pod| {
+        assert_ne!(pod["status"]["phase"], "Failed", "{pod}");
+        is_ready(pod).then_some(())
+    });
 }
 
 /// The state of the pod's only (or first) container: `running`, `waiting`, `terminated`.
@@ -44,7 +64,7 @@ fn finished(cluster: &Cluster) {
     assert_eq!(state(&never, "terminated")["exitCode"], 7);
     assert_eq!(state(&never, "terminated")["message"], "bye\n");
     let words = &never["status"]["containerStatuses"][1]["state"]["terminated"]["message"];
-    assert_eq!(words, "line1\nline2\n", "the log stands in for last words");
+    assert_eq!(words, "line1\nline2", "the log stands in for last words");
     let ready = condition(&never, "Ready");
     assert_eq!((&ready["reason"], &ready["message"]), (&"PodFailed".into(), &Value::Null));
 
@@ -76,6 +96,16 @@ fn refused(cluster: &Cluster) {
             "Node didn't have enough resource: memory, requested: 109951162777600, used: ",
         ),
         ("sysctl", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted"),
+        (
+            "elsewhere",
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        ),
+        (
+            "windows",
+            "PodOSNotSupported",
+            "Failed to admit pod as the OS field doesn't match node OS",
+        ),
         (
             "unsupported",
             "UnsupportedPodSpec",

@@ -21,6 +21,7 @@ pub(crate) fn check(cluster: &Cluster) {
     });
     words(cluster);
     over_websocket(cluster);
+    of_the_node(cluster);
     refusals(cluster);
     rotation(cluster);
     flood(cluster);
@@ -57,8 +58,23 @@ fn words(cluster: &Cluster) {
     assert_eq!(parts.collect::<Vec<_>>(), ["stdout", "F", "b"]);
 }
 
-/// By `kubectl proxy`, which passes the upgrade on and brings the certificates.
 fn over_websocket(cluster: &Cluster) {
+    let path = "/api/v1/namespaces/default/pods/talk/log?container=a";
+    let log: Vec<u8> = messages(cluster, path, 0x82).concat();
+    assert_eq!(String::from_utf8_lossy(&log), "a0\na1\na2\na3\na4\n");
+    let path = "/api/v1/namespaces/default/pods?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Dtalk";
+    let events = messages(cluster, path, 0x81);
+    let [event] = events.as_slice() else { panic!("{events:?}") };
+    let event: serde_json::Value = serde_json::from_slice(event).unwrap();
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["name"]),
+        (&"ADDED".into(), &"talk".into())
+    );
+}
+
+/// What comes over a WebSocket, by `kubectl proxy`, which passes the upgrade on and brings the
+/// certificates.
+fn messages(cluster: &Cluster, path: &str, kind: u8) -> Vec<Vec<u8>> {
     let mut proxy = Command::new("kubectl");
     proxy.arg("--kubeconfig").arg(cluster.kubeconfig()).args(["proxy", "--port=0"]);
     let mut proxy = proxy.stdout(Stdio::piped()).spawn().unwrap();
@@ -68,7 +84,7 @@ fn over_websocket(cluster: &Cluster) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(HOUR_GLASS)).unwrap();
     let request = format!(
-        "GET /api/v1/namespaces/default/pods/talk/log?container=a HTTP/1.1\r\nHost: {address}\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\n\
          Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
          Sec-WebSocket-Protocol: binary.k8s.io\r\n\r\n"
@@ -81,15 +97,44 @@ fn over_websocket(cluster: &Cluster) {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
     let (head, mut frames) = (String::from_utf8_lossy(&answer[..end]), &answer[end + 4..]);
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    let mut log = Vec::new();
-    // So short a log needs no long lengths.
-    while let [0x82, length, rest @ ..] = frames {
-        let (piece, left) = rest.split_at((*length).into());
-        log.extend_from_slice(piece);
+    let mut all = Vec::new();
+    while let [first, length, rest @ ..] = frames
+        && *first == kind
+    {
+        let (length, rest) = match (length, rest) {
+            (126, [high, low, rest @ ..]) => (u16::from_be_bytes([*high, *low]).into(), rest),
+            (short, rest) => (usize::from(*short), rest),
+        };
+        let (piece, left) = rest.split_at(length);
+        all.push(piece.to_vec());
         frames = left;
     }
-    assert_eq!(String::from_utf8_lossy(&log), "a0\na1\na2\na3\na4\n");
     assert_eq!(frames, [0x88, 0x02, 0x03, 0xe8], "it says that it ends");
+    all
+}
+
+/// What else a node's own API tells, by way of the server.
+fn of_the_node(cluster: &Cluster) {
+    let pod = cluster.json(&["pod", "talk"]);
+    let (node, uid) = (pod["spec"]["nodeName"].as_str().unwrap(), &pod["metadata"]["uid"]);
+    let at = |path: &str| format!("/api/v1/nodes/{node}/proxy/{path}");
+    let get = |path: &str| cluster.kubectl(&["get", "--raw", &at(path)]).ok();
+    assert!(get("logs/").contains("<a href=\"pods/\">pods/</a>"));
+    let file = format!("logs/pods/default_talk_{}/b/0.log", uid.as_str().unwrap());
+    assert!(get(&file).ends_with(" stdout F b\n"));
+    let running: serde_json::Value = serde_json::from_str(&get("runningpods/")).unwrap();
+    let pods = running["items"].as_array().unwrap();
+    assert!(pods.iter().any(|one| one["metadata"]["uid"] == *uid), "{running}");
+    let config: serde_json::Value = serde_json::from_str(&get("configz")).unwrap();
+    assert_eq!(config["kubeletconfig"]["maxPods"], 110);
+    assert_eq!(get("healthz/ping"), "ok");
+    let run = at("run/default/talk/a?cmd=echo%20two%20words");
+    let said = cluster.kubectl_with(&["create", "--raw", &run, "-f", "-"], "").ok();
+    assert_eq!(said, "two words\n");
+    let lease = cluster.json(&["lease", node, "--namespace=kube-node-lease"]);
+    let owner = &lease["metadata"]["ownerReferences"][0];
+    let uid = &cluster.json(&["node", node])["metadata"]["uid"];
+    assert_eq!((&owner["kind"], &owner["uid"]), (&"Node".into(), uid), "{lease}");
 }
 
 fn refusals(cluster: &Cluster) {
@@ -107,6 +152,10 @@ fn refusals(cluster: &Cluster) {
     assert_eq!(unpulled, format!("{bad}{words}"));
     let unknown = fails(&["talk", "-c", "none"]);
     assert_eq!(unknown, "error: container none is not valid for pod talk\n");
+    let path = "/api/v1/namespaces/default/pods/talk/log?container=a&limitBytes=0";
+    let invalid = cluster.kubectl(&["get", "--raw", path]).fails();
+    let words = "limitBytes: Invalid value: 0: must be greater than 0";
+    assert!(invalid.contains(words), "{invalid}");
 }
 
 fn files(cluster: &Cluster, pod: &str) -> Vec<PathBuf> {

@@ -51,16 +51,17 @@ pub(crate) fn answer(
             format!("unable to forward port because pod is not running: {}", place.handle.id.name);
         return text(StatusCode::BAD_REQUEST, reason);
     }
-    let ports: Vec<u16> = query
-        .all("port")
-        .chain(query.all("ports"))
-        .flat_map(|list| list.split(','))
-        .filter_map(|port| port.parse().ok())
-        .collect();
     let agreed = upgrade::agree(request.headers(), WEBSOCKET_PROTOCOLS, SPDY_PROTOCOLS);
     let (protocol, answer) = match agreed {
         Ok(agreed) => agreed,
         Err(answer) => return *answer,
+    };
+    // Streams of their own each name a port; channels have theirs from the query.
+    let channels = matches!(&protocol, Protocol::WebSocket(name) if name != TUNNEL);
+    let ports = match ports(query) {
+        Ok(ports) => ports,
+        Err(reason) if channels => return text(StatusCode::BAD_REQUEST, reason),
+        Err(_) => Vec::new(),
     };
     let way = Way { netns: place.shown.netns.clone(), ports: place.shown.ports.clone() };
     let stop = routes.cx.stop.clone();
@@ -72,6 +73,29 @@ pub(crate) fn answer(
         }
     });
     answer
+}
+
+fn ports(query: &Query) -> Result<Vec<u16>, String> {
+    let named: Vec<&str> = query.all("port").chain(query.all("ports")).collect();
+    if named.is_empty() {
+        return Err("query parameter \"port\" is required".to_owned());
+    }
+    if named.contains(&"") {
+        return Err("query parameter \"port\" cannot be empty".to_owned());
+    }
+    let port = |text: &str| match text.parse::<u16>() {
+        Ok(0) => Err(format!("port \"{text}\" must be > 0")),
+        Ok(port) => Ok(port),
+        Err(error) => {
+            let fault = match error.kind() {
+                std::num::IntErrorKind::PosOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            let cause = format!("strconv.ParseUint: parsing \"{text}\": {fault}");
+            Err(format!("unable to parse \"{text}\" as a port: {cause}"))
+        }
+    };
+    named.iter().flat_map(|list| list.split(',')).map(port).collect()
 }
 
 async fn session(way: Way, ports: Vec<u16>, protocol: Protocol, request: Request<Incoming>) {

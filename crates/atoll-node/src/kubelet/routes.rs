@@ -8,7 +8,9 @@ use hyper::body::Incoming;
 use crate::context::Context;
 use crate::kubelet::access::Access;
 use crate::kubelet::usage::Usage;
-use crate::kubelet::{Answer, exec, forward, logs, metrics, resource, stats, text};
+use crate::kubelet::{
+    Answer, configz, exec, files, forward, logs, metrics, probed, resource, running, stats, text,
+};
 use crate::pod::task::{PodHandle, Shown};
 use crate::pods::PodIndex;
 
@@ -90,11 +92,16 @@ impl Routes {
         let parts: Vec<String> = path.trim_matches('/').split('/').map(decode).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let query = Query::parse(request.uri().query());
+        let reads = [Method::GET, Method::HEAD].contains(request.method());
         let streams = request.method() == Method::GET || request.method() == Method::POST;
         match parts.as_slice() {
-            ["healthz"] => text(StatusCode::OK, "ok"),
+            ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] => text(StatusCode::OK, "ok"),
             ["metrics"] => metrics::answer(self),
             ["metrics", "resource"] => resource::answer(self),
+            ["metrics", "probes"] => probed::answer(self),
+            ["configz"] => configz::answer(self),
+            ["runningpods"] => running::pods(self),
+            ["logs", below @ ..] if reads => files::answer(self, &path, below).await,
             ["stats", "summary"] => stats::answer(self),
             ["pods"] => stats::pods(self),
             ["containerLogs", namespace, pod, container] => {
@@ -116,6 +123,13 @@ impl Routes {
                 Ok(place) => forward::answer(self, &place, &query, request),
                 Err(answer) => *answer,
             },
+            ["run", namespace, pod, rest @ ..] if request.method() == Method::POST => {
+                let container = rest.last().copied().unwrap_or_default();
+                match self.find(namespace, pod, container) {
+                    Ok(place) => running::run(self, place, &query).await,
+                    Err(answer) => *answer,
+                }
+            }
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }

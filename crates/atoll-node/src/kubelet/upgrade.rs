@@ -31,11 +31,7 @@ pub fn agree(
     if upgrade == "spdy/3.1" {
         return agree_spdy(headers, spdy);
     }
-    Err(Box::new(text(
-        StatusCode::BAD_REQUEST,
-        "you must specify at least 1 of stdin, stdout, stderr over an upgraded connection \
-         (WebSocket or SPDY/3.1)",
-    )))
+    Err(Box::new(text(StatusCode::BAD_REQUEST, "Upgrade request required")))
 }
 
 fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {

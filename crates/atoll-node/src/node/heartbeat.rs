@@ -10,7 +10,8 @@ use std::time::Duration;
 use http::Request;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -26,11 +27,12 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// While servers answer pings, which are what a node's health hangs on. Each renewal is a write to
 /// the disk of every server, the greater part of what an idle cluster writes. All nodes renew at
 /// the same times, so that a log and a file system that gather what comes together write once.
-const LEASE_PERIOD: Duration = Duration::from_secs(300);
+const LEASE_PERIOD: Duration = Duration::from_secs(150);
 /// Nodes are spread over this much, so that no server meets all of them in one moment.
 const LEASE_SPREAD: Duration = Duration::from_secs(2);
-/// What the Lease says while servers answer: three periods, as a kubelet's has four.
-const LEASE_SECONDS: i32 = 900;
+/// What the Lease says while servers answer. An unchanged status is written less often than that,
+/// which clients take for a rule of kubelets.
+pub(crate) const LEASE_SECONDS: i32 = 240;
 /// A kubelet's, where no server knows of pings or none answers them.
 const UNHEARD_PERIOD: Duration = Duration::from_secs(10);
 const UNHEARD_SECONDS: i32 = 40;
@@ -284,16 +286,41 @@ async fn renew(cx: &Context, client: &Client, is_heard: bool) -> Result<(), kube
         renew_time: Some(MicroTime(cx.now())),
         ..LeaseSpec::default()
     };
-    let patch = Patch::Merge(json!({ "spec": spec }));
+    let owner = owner(cx, client).await;
+    let mut patch = json!({ "spec": spec });
+    if let Some(owner) = &owner {
+        patch["metadata"] = json!({ "ownerReferences": [owner] });
+    }
+    let patch = Patch::Merge(patch);
     match api.patch(name, &PatchParams::default(), &patch).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+            let metadata = ObjectMeta {
+                name: Some(name.clone()),
+                owner_references: owner.map(|owner| vec![owner]),
+                ..ObjectMeta::default()
+            };
             let lease = Lease { metadata, spec: Some(spec) };
             api.create(&PostParams::default(), &lease).await.map(drop)
         }
         Err(error) => Err(error),
     }
+}
+
+/// The Node, with which the Lease goes; none while there is no Node.
+async fn owner(cx: &Context, client: &Client) -> Option<OwnerReference> {
+    let name = &cx.config.node_name;
+    let uid = match cx.node() {
+        Some(node) => node.metadata.uid.clone(),
+        None => Api::<Node>::all(client.clone()).get(name).await.ok()?.metadata.uid,
+    };
+    Some(OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: name.clone(),
+        uid: uid?,
+        ..OwnerReference::default()
+    })
 }
 
 #[cfg(test)]
@@ -303,7 +330,7 @@ mod tests {
 
     #[test]
     fn nodes_renew_at_the_same_times() {
-        for (second, period) in [(1_000_000_200, 300), (1_000_000_201, 299), (1_000_000_499, 1)] {
+        for (second, period) in [(1_000_000_200, 150), (1_000_000_201, 149), (1_000_000_349, 1)] {
             let wait = until_next_period(Timestamp::from_second(second).unwrap());
             let period = Duration::from_secs(period);
             assert!(wait >= period && wait <= period + LEASE_SPREAD, "{second}: {wait:?}");

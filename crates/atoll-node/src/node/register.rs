@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::node::extended;
-use crate::node::heartbeat::until_next_period;
+use crate::node::heartbeat::{LEASE_SECONDS, until_next_period};
 use crate::node::object::{self, Health};
 
-/// An unchanged status that is older is written with the node's Lease, every five minutes: what
+/// An unchanged status that is older is written with every other renewal of the node's Lease: what
 /// comes together costs the disk little more than one write.
-const STATUS_AGE_MAX: Duration = Duration::from_secs(150);
+const STATUS_AGE_MAX: Duration = Duration::from_secs(LEASE_SECONDS.unsigned_abs() as u64);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 

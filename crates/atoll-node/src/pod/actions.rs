@@ -20,7 +20,7 @@ use crate::pod::env::{self, Surroundings};
 use crate::pod::identity::{RestartPolicy, find_container};
 use crate::pod::start::{StartEnd, StartJob, Target, start};
 use crate::pod::task::{JobEnd, PodTask, RESYNC, Stage};
-use crate::pod::track::{Condemned, Run, RunState, Waiting};
+use crate::pod::track::{Condemned, Renewal, Run, RunState, Waiting};
 use crate::pod::{ephemeral, image, image_volume, messages, refuse, sandbox, spec};
 use crate::rootless;
 use crate::volume::{self, Dirs, Ownership, gather};
@@ -64,26 +64,23 @@ impl PodTask {
             return;
         }
         for track in self.tracks.values_mut() {
-            let Some(run) = &mut track.current else { continue };
-            if run.exit().is_some() {
+            let Some(run) = track.current.as_ref().filter(|run| run.exit().is_none()) else {
                 continue;
-            }
+            };
             match self.cx.runtime.inspect(&run.reference.key).await {
                 Ok(Some(observed)) => {
                     let mut now = Run::from_observed(&observed);
                     read_message(&mut now, &self.cx.config.pods_dir());
-                    *run = now;
+                    track.observe(now);
                 }
                 // Its record is gone: how it ended will never be known.
                 Ok(None) if !track.starting => {
-                    run.state = RunState::Exited(Exit::unknown(None, self.cx.now()));
+                    let state = RunState::Exited(Exit::unknown(None, self.cx.now()));
+                    let now = Run { state, ..run.clone() };
+                    track.observe(now);
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(pod = %self.id, %error, "state not readable"),
-            }
-            if run.exit().is_some() {
-                track.condemned = None;
-                track.ready = false;
             }
         }
     }
@@ -124,6 +121,7 @@ impl PodTask {
         for kill in plan.kill {
             self.begin_stop(&pod_spec, kill);
         }
+        self.retire(&pod_spec, plan.retire);
         if plan.finished {
             self.begin_clearing_finished();
             return;
@@ -214,6 +212,7 @@ impl PodTask {
             node_name: &self.cx.config.node_name,
             allocatable_cpu_milli: self.cx.machine.cpus * 1000,
             allocatable_memory: self.cx.machine.allocatable_memory(),
+            allocatable_disk: self.cx.machine.allocatable_disk(),
             config_maps: &found.config_maps,
             secrets: &found.secrets,
             services: &services,
@@ -272,12 +271,14 @@ impl PodTask {
         };
         let track = self.tracks.entry(name.to_owned()).or_default();
         let attempt = track.next_attempt();
-        if let Some(exit) = track.exit().filter(|_| !track.resized) {
+        let crashed = track.renewal != Some(Renewal::Definition);
+        if let Some(exit) = track.exit().filter(|_| crashed) {
             let finished_at = exit.finished_at;
             track.crash.advance(finished_at);
         }
         track.starting = true;
-        track.waiting = None;
+        // One that is put off for its crashes waits until it stands again.
+        track.waiting.take_if(|waiting| waiting.reason != messages::CRASH_LOOP_BACK_OFF);
         track.condemned = None;
         let job = StartJob {
             pod: self.pod.clone(),
@@ -333,6 +334,7 @@ impl PodTask {
             track.retry_at = None;
             return false;
         };
+        track.stand_in = None;
         if let Some(delay) = delay {
             let text = messages::crash_loop(delay, name, &self.id);
             let wait = Waiting::new(messages::CRASH_LOOP_BACK_OFF, text);
@@ -395,7 +397,8 @@ impl PodTask {
                 if let StartEnd::HookFailed(message) = end {
                     track.waiting = Some(Waiting::new(messages::POST_START_HOOK_ERROR, message));
                     let message = "FailedPostStartHook".to_owned();
-                    track.condemned = Some(Condemned { message, grace_seconds: None });
+                    let condemned = Condemned { message, grace_seconds: None, renewal: None };
+                    track.condemned = Some(condemned);
                 } else {
                     track.waiting = None;
                 }
@@ -404,20 +407,20 @@ impl PodTask {
                 track.started = hooked && !has_startup;
                 track.ready = hooked && !has_readiness;
                 track.failed_at = None;
-                track.resized = false;
+                track.renewed();
                 self.on_pulled(name);
                 self.adopt_new_run(&uid, name);
             }
             StartEnd::Failed { reason, message, image } => {
                 track.unpulled = image;
                 if reason == messages::RUN_CONTAINER_ERROR {
-                    track.resized = false;
+                    track.renewed();
                     self.adopt_new_run(&uid, name);
                 }
                 self.on_start_failed(name, reason, message);
             }
             StartEnd::NeverStarted { run, message } => {
-                track.resized = false;
+                track.renewed();
                 self.adopt_run(name, *run);
                 self.on_start_failed(name, messages::RUN_CONTAINER_ERROR, message);
             }
@@ -480,6 +483,7 @@ impl PodTask {
         let track = self.tracks.entry(name.to_owned()).or_default();
         let image = track.unpulled.clone().unwrap_or(own);
         track.failed_at = Some(now);
+        track.stand_in = None;
         track.waiting = Some(Waiting::new(reason, message));
         let pull = matches!(
             reason,
@@ -514,6 +518,10 @@ impl PodTask {
         };
         if let Some(track) = self.tracks.get_mut(&kill.container) {
             track.killing = true;
+            if kill.renewal == Some(Renewal::Definition) {
+                track.crash.reset();
+            }
+            track.renewal = kill.renewal.or(track.renewal);
         }
         let cx = self.cx.clone();
         self.jobs.spawn(async move {

@@ -15,7 +15,7 @@ use crate::pod::messages;
 use crate::pod::resize::{self, Progress, Squeeze};
 use crate::pod::sandbox;
 use crate::pod::task::{JobEnd, PodTask};
-use crate::pod::track::Condemned;
+use crate::pod::track::{Condemned, Renewal};
 
 /// A resize that failed is tried again after this time.
 const RETRY: Duration = Duration::from_secs(10);
@@ -99,18 +99,19 @@ impl PodTask {
         let pod = self.pod.clone();
         for container in pod.spec.iter().flat_map(resize::resizable) {
             let Some(track) = self.tracks.get_mut(&container.name) else { continue };
+            // Between its two runs it still has what the first one had.
+            restarting |= track.stand_in.is_some() && track.renewal == Some(Renewal::Definition);
             let Some(run) = track.current.clone().filter(|run| run.is_running()) else { continue };
             let (has, wants) = (track.resources().cloned(), resize::own(container));
             let differs = has.as_ref() != Some(&wants);
             if let Some(has) = has.as_ref().filter(|has| resize::needs_restart(container, has)) {
                 restarting = true;
-                if !track.killing && !track.resized {
+                if !track.killing && track.renewal.is_none() {
                     let (id, name) = (&self.id, &container.name);
                     tracing::info!(pod = %id, container = name, ?has, "restarted for a resize");
-                    track.resized = true;
-                    track.crash.reset();
                     let message = messages::resize_restart(&container.name);
-                    track.condemned = Some(Condemned { message, grace_seconds: None });
+                    let renewal = Some(Renewal::Definition);
+                    track.condemned = Some(Condemned { message, grace_seconds: None, renewal });
                 }
             } else if differs || self.resizing.unsettled {
                 let before = has.map(|has| amount::cgroup_values(&resize::with(container, &has)));
@@ -166,7 +167,7 @@ impl PodTask {
     /// Whether some running container has not what it was allocated.
     fn is_resizing(&self) -> bool {
         self.pod.spec.iter().flat_map(resize::resizable).any(|container| {
-            let track = self.tracks.get(&container.name).filter(|track| track.is_running());
+            let track = self.tracks.get(&container.name).filter(|track| track.seems_running());
             let has = track.and_then(|track| track.resources());
             has.is_some_and(|has| *has != resize::own(container))
         })

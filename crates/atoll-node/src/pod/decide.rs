@@ -9,7 +9,7 @@ use crate::pod::backoff;
 use crate::pod::ephemeral;
 use crate::pod::identity::{RestartPolicy, is_sidecar};
 use crate::pod::messages;
-use crate::pod::track::{Condemned, Track, Tracks};
+use crate::pod::track::{Condemned, Renewal, Track, Tracks};
 
 /// What one look at the pod calls for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Plan {
     /// In this order.
     pub start: Vec<String>,
     pub kill: Vec<Kill>,
+    /// What nobody needs any more; the sidecars among them end last, the last one first.
+    pub retire: Vec<Kill>,
     /// Every container has ended and none will start again.
     pub finished: bool,
 }
@@ -27,6 +29,8 @@ pub struct Kill {
     pub container: String,
     pub message: String,
     pub grace_seconds: Option<i64>,
+    /// It starts again, however it ends.
+    pub renewal: Option<Renewal>,
 }
 
 /// Looks at all containers of a pod that is meant to run.
@@ -69,7 +73,7 @@ fn look_at_init(
 ) -> bool {
     if is_sidecar(container) {
         if track.is_running() {
-            condemn(container, track, plan);
+            condemn(container, track, policy, plan);
         } else if !track.starting && !track.killing {
             plan.start.push(container.name.clone());
         }
@@ -85,7 +89,8 @@ fn look_at_init(
         Some(exit) if exit.code == 0 => return true,
         Some(_) if policy == RestartPolicy::Never => return false,
         Some(_) => plan.start.push(container.name.clone()),
-        None if track.is_running() => condemn(container, track, plan),
+        // It ends as it began: another image is for those that have yet to start.
+        None if track.is_running() => {}
         None => plan.start.push(container.name.clone()),
     }
     false
@@ -98,23 +103,28 @@ fn look_at_app(container: &Container, track: &Track, policy: RestartPolicy, plan
     match track.exit() {
         Some(_) if ended_for_good(track, policy) => {}
         Some(_) => plan.start.push(container.name.clone()),
-        None if track.is_running() => condemn(container, track, plan),
+        None if track.is_running() => condemn(container, track, policy, plan),
         None => plan.start.push(container.name.clone()),
     }
 }
 
-fn condemn(container: &Container, track: &Track, plan: &mut Plan) {
+fn condemn(container: &Container, track: &Track, policy: RestartPolicy, plan: &mut Plan) {
     if track.killing {
         return;
     }
     let changed = track.current.as_ref().is_some_and(|run| {
         !run.image.is_empty() && container.image.as_deref().is_some_and(|image| image != run.image)
     });
+    let by_policy = |renewal: &Renewal| match renewal {
+        Renewal::Definition => true,
+        Renewal::Probe => policy != RestartPolicy::Never || is_sidecar(container),
+    };
     let condemned = match &track.condemned {
         Some(condemned) => condemned.clone(),
         None if changed => Condemned {
             message: messages::definition_changed(&container.name),
             grace_seconds: None,
+            renewal: Some(Renewal::Definition),
         },
         None => return,
     };
@@ -122,12 +132,13 @@ fn condemn(container: &Container, track: &Track, plan: &mut Plan) {
         container: container.name.clone(),
         message: condemned.message,
         grace_seconds: condemned.grace_seconds,
+        renewal: condemned.renewal.filter(by_policy),
     });
 }
 
 fn ended_for_good(track: &Track, policy: RestartPolicy) -> bool {
     !track.starting
-        && !track.resized
+        && track.renewal.is_none()
         && track.exit().is_some_and(|exit| !policy.restarts(exit.code))
 }
 
@@ -152,10 +163,11 @@ fn finish(spec: &PodSpec, tracks: &Tracks, plan: &mut Plan) {
         if track.is_running() {
             running = true;
             if !track.killing {
-                plan.kill.push(Kill {
+                plan.retire.push(Kill {
                     container: name.to_owned(),
                     message: messages::stopping(name),
                     grace_seconds: None,
+                    renewal: None,
                 });
             }
         }

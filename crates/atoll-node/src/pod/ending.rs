@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, PodStatus};
+use k8s_openapi::api::core::v1::{Container, PodSpec, PodStatus};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::context::Context;
-use crate::pod::identity::is_sidecar;
+use crate::pod::decide::Kill;
+use crate::pod::identity::{find_container, is_sidecar};
 use crate::pod::sandbox;
 use crate::pod::status::{self, View};
-use crate::pod::stop::{ENDPOINT_LEAD, GRACE_MIN, StopJob, stop};
+use crate::pod::stop::{ENDPOINT_LEAD, GRACE_MIN, StopJob, Turn, stop, take_turns};
 use crate::pod::task::{JobEnd, PodTask, Stage};
 use crate::pod::track::Track;
 use crate::pod::{ephemeral, messages, spec};
@@ -31,6 +31,8 @@ impl PodTask {
         let now = Instant::now();
         self.fate.ending_since = Some(now);
         self.stage = Stage::Stopping;
+        // What ends now ends for good.
+        self.tracks.values_mut().for_each(Track::renewed);
         let (sender, deadline) = watch::channel(now + self.grace());
         self.deadline = Some(sender);
         // Whoever sends traffic here has to hear of it first.
@@ -50,9 +52,11 @@ impl PodTask {
             let message = messages::stopping(&container.name);
             sidecars.extend(self.stop_job(container, message, deadline.clone(), now));
         }
+        take_turns(&apps, &mut sidecars);
         let cx = self.cx.clone();
         self.jobs.spawn(async move {
-            Box::pin(stop_all(&cx, apps, sidecars)).await;
+            let jobs = apps.into_iter().chain(sidecars);
+            Box::pin(futures::future::join_all(jobs.map(|job| stop(&cx, job)))).await;
             JobEnd::AllStopped
         });
     }
@@ -99,7 +103,39 @@ impl PodTask {
             message,
             deadline,
             not_before,
+            turn: Turn::default(),
         })
+    }
+
+    /// Ends what nobody needs any more; the sidecars among it are ended last.
+    pub(crate) fn retire(&mut self, pod_spec: &PodSpec, kills: Vec<Kill>) {
+        let seconds = pod_spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS);
+        let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).max(GRACE_MIN);
+        let now = Instant::now();
+        let (sender, deadline) = watch::channel(now + grace);
+        let sender = Arc::new(sender);
+        let (mut served, mut sidecars) = (Vec::new(), Vec::new());
+        for kill in kills {
+            let Some((list, container)) = find_container(pod_spec, &kill.container) else {
+                continue;
+            };
+            let job = self.stop_job(&container, kill.message, deadline.clone(), now);
+            let serves = list == "initContainers" && is_sidecar(&container);
+            if serves { &mut sidecars } else { &mut served }.extend(job);
+        }
+        take_turns(&served, &mut sidecars);
+        for job in served.into_iter().chain(sidecars) {
+            let container = job.container.name.clone();
+            if let Some(track) = self.tracks.get_mut(&container) {
+                track.killing = true;
+            }
+            let (cx, sender) = (self.cx.clone(), sender.clone());
+            self.jobs.spawn(async move {
+                stop(&cx, job).await;
+                drop(sender);
+                JobEnd::Stop { container }
+            });
+        }
     }
 
     pub(crate) fn on_all_stopped(&mut self) {
@@ -171,17 +207,5 @@ impl PodTask {
 
     pub(crate) fn any_running(&self) -> bool {
         self.tracks.values().any(Track::is_running)
-    }
-}
-
-/// Containers in parallel, then the sidecars that served them, last first.
-async fn stop_all(cx: &Arc<Context>, apps: Vec<StopJob>, sidecars: Vec<StopJob>) {
-    futures::future::join_all(apps.into_iter().map(|job| stop(cx, job))).await;
-    for mut job in sidecars {
-        let least = Instant::now() + GRACE_MIN;
-        if *job.deadline.borrow() < least {
-            job.deadline = watch::channel(least).1;
-        }
-        stop(cx, job).await;
     }
 }

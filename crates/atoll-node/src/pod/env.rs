@@ -23,6 +23,7 @@ pub struct Surroundings<'a> {
     /// What stands in for limits that a container does not set.
     pub allocatable_cpu_milli: i64,
     pub allocatable_memory: i64,
+    pub allocatable_disk: i64,
     pub config_maps: &'a BTreeMap<String, ConfigMap>,
     pub secrets: &'a BTreeMap<String, Secret>,
     pub services: &'a [std::sync::Arc<Service>],
@@ -247,6 +248,7 @@ pub fn resource_value(
     let default = match name {
         "cpu" => around.allocatable_cpu_milli,
         "memory" => around.allocatable_memory,
+        "ephemeral-storage" => around.allocatable_disk,
         _ => 0,
     };
     let amount = match kind {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 use crate::pod::identity::{all_containers, is_sidecar};
 use crate::pod::messages;
 use crate::pod::task::{PodTask, Stage};
-use crate::pod::track::{Condemned, RunState, Track};
+use crate::pod::track::{Condemned, Renewal, RunState, Track};
 use crate::probe::worker::News;
 use crate::probe::{Kind, Report, Worker};
 
@@ -20,6 +20,7 @@ impl PodTask {
             return;
         }
         let name = &report.container;
+        let renewal = Some(Renewal::Probe);
         let event = |reason: &str, text| {
             self.cx.container_event(&self.pod, name, EventType::Warning, reason, text);
         };
@@ -42,11 +43,11 @@ impl PodTask {
                 (Kind::Startup | Kind::Liveness, false) if stopping => {}
                 (Kind::Startup, false) => {
                     let message = messages::failed_startup(name);
-                    track.condemned = Some(Condemned { message, grace_seconds });
+                    track.condemned = Some(Condemned { message, grace_seconds, renewal });
                 }
                 (Kind::Liveness, false) => {
                     let message = messages::failed_liveness(name);
-                    track.condemned = Some(Condemned { message, grace_seconds });
+                    track.condemned = Some(Condemned { message, grace_seconds, renewal });
                 }
             },
         }
@@ -114,6 +115,7 @@ impl PodTask {
             runtime: self.cx.runtime.clone(),
             reference: run.reference.clone(),
             reports: self.reports.clone(),
+            counts: self.probed.clone(),
         })
     }
 }

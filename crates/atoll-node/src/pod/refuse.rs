@@ -18,6 +18,9 @@ use table::{KINDS, Kind};
 const LIMITS: &[&str] = &["cpu", "memory"];
 const REQUESTS: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 
+/// Where a kernel with SELinux shows it.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+
 /// The sysctls that touch nothing outside the pod.
 const SYSCTLS: &[&str] = &[
     "kernel.shm_rmid_forced",
@@ -39,7 +42,7 @@ const SYSCTLS: &[&str] = &[
 pub fn unsupported_fields(pod: &Pod) -> Vec<String> {
     let mut found = Vec::new();
     let Ok(spec) = serde_json::to_value(&pod.spec) else { return vec!["spec".to_owned()] };
-    look(&spec, "PodSpec", "spec", &mut found);
+    look(&spec, "PodSpec", "spec", &spec, &mut found);
     for list in ["initContainers", "containers"] {
         for (i, container) in items(&spec[list]) {
             let path = format!("spec.{list}[{i}].resources");
@@ -66,7 +69,7 @@ pub fn forbidden_sysctls(pod: &Pod) -> Vec<String> {
 }
 
 /// What stands in a value of this type, all the way down.
-fn look(value: &Value, kind: &str, path: &str, found: &mut Vec<String>) {
+fn look(value: &Value, kind: &str, path: &str, pod: &Value, found: &mut Vec<String>) {
     let Some(kind) = KINDS.iter().find(|known| known.name == kind) else { return };
     for (key, value) in value.as_object().into_iter().flatten() {
         let path = format!("{path}.{key}");
@@ -75,12 +78,12 @@ fn look(value: &Value, kind: &str, path: &str, found: &mut Vec<String>) {
             Some(inner) => match value {
                 Value::Array(items) => {
                     for (i, item) in items.iter().enumerate() {
-                        look(item, inner, &format!("{path}[{i}]"), found);
+                        look(item, inner, &format!("{path}[{i}]"), pod, found);
                     }
                 }
-                one => look(one, inner, &path, found),
+                one => look(one, inner, &path, pod, found),
             },
-            None if is_empty(value) || is_harmless(&path, key, value) => {}
+            None if is_empty(value) || is_harmless(&path, key, value, pod) => {}
             None => found.push(path),
         }
     }
@@ -99,7 +102,8 @@ fn items(list: &Value) -> impl Iterator<Item = (usize, &Value)> {
 
 fn keys(object: &Value, path: &str, known: &[&str], found: &mut Vec<String>) {
     for key in object.as_object().into_iter().flat_map(serde_json::Map::keys) {
-        if !known.contains(&key.as_str()) && !is_extended(key) {
+        let nothing = key.starts_with("hugepages-") && object[key] == "0";
+        if !known.contains(&key.as_str()) && !is_extended(key) && !nothing {
             found.push(format!("{path}.{key}"));
         }
     }
@@ -116,7 +120,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Whether a refused field asks for what the node does anyway.
-fn is_harmless(path: &str, field: &str, value: &Value) -> bool {
+fn is_harmless(path: &str, field: &str, value: &Value, pod: &Value) -> bool {
     match field {
         "recursiveReadOnly" => matches!(value.as_str(), Some("Disabled" | "IfPossible")),
         "supplementalGroupsPolicy" => value == "Merge",
@@ -124,9 +128,23 @@ fn is_harmless(path: &str, field: &str, value: &Value) -> bool {
         "os" => value["name"] == "linux",
         // The kernel here confines nothing by AppArmor, so that is what this asks for.
         "appArmorProfile" => value["type"] == "Unconfined",
-        // A sidecar.
-        "restartPolicy" => path.starts_with("spec.initContainers") && value == "Always",
+        "seLinuxChangePolicy" => value == "Recursive",
+        // Nobody looks at labels where there is no SELinux, as with other runtimes.
+        "seLinuxOptions" => !std::path::Path::new(SELINUX).exists(),
+        // For other nodes.
+        "windowsOptions" => true,
+        "restartPolicy" => is_own_policy(path, value, pod),
         _ => false,
+    }
+}
+
+/// A sidecar's, or what the pod does anyway.
+fn is_own_policy(path: &str, value: &Value, pod: &Value) -> bool {
+    let of_pod = pod["restartPolicy"].as_str().unwrap_or("Always");
+    match (path.starts_with("spec.initContainers"), of_pod) {
+        (true, _) if value == "Always" => true,
+        (true, "Always") => value == "OnFailure",
+        _ => value == of_pod,
     }
 }
 
@@ -142,10 +160,13 @@ mod tests {
     #[test]
     fn an_ordinary_pod_is_welcome() {
         let spec = json!({"restartPolicy": "Always", "dnsPolicy": "ClusterFirst",
-            "hostUsers": true, "securityContext": {}, "os": {"name": "linux"},
+            "hostUsers": true, "os": {"name": "linux"},
+            "securityContext": {"seLinuxChangePolicy": "Recursive",
+                "windowsOptions": {"runAsUserName": "x"}},
             "schedulerName": "default-scheduler", "enableServiceLinks": true,
             "initContainers": [{"name": "s", "restartPolicy": "Always"}],
-            "containers": [{"name": "c", "image": "i", "resources": {},
+            "containers": [{"name": "c", "image": "i", "restartPolicy": "Always",
+                "resources": {"limits": {"hugepages-2Mi": "0"}},
                 "volumeMounts": [{"name": "v", "mountPath": "/v", "recursiveReadOnly": "Disabled"}],
                 "ports": [{"containerPort": 80, "protocol": "TCP"}]}],
             "volumes": [{"name": "v", "emptyDir": {"medium": "Memory"}}]});
@@ -157,7 +178,7 @@ mod tests {
         let spec = json!({"runtimeClassName": "kata", "hostUsers": false,
             "containers": [{"name": "c", "volumeDevices": [{"name": "d", "devicePath": "/d"}],
                 "resources": {"limits": {"nvidia.com/gpu": "1", "ephemeral-storage": "1Gi"}},
-                "securityContext": {"seLinuxOptions": {"level": "s0"}}}],
+                "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}],
             "volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]});
         let mut found = fields(spec);
         found.sort();
@@ -165,7 +186,7 @@ mod tests {
             found,
             [
                 "spec.containers[0].resources.limits.ephemeral-storage",
-                "spec.containers[0].securityContext.seLinuxOptions",
+                "spec.containers[0].securityContext.appArmorProfile",
                 "spec.containers[0].volumeDevices",
                 "spec.hostUsers",
                 "spec.runtimeClassName",
@@ -178,7 +199,7 @@ mod tests {
     fn fields_deep_inside_are_looked_at() {
         let spec = json!({
             "initContainers": [{"name": "i", "restartPolicy": "Never"}],
-            "containers": [{"name": "c", "restartPolicy": "Always",
+            "containers": [{"name": "c", "restartPolicy": "Never",
                 "env": [{"name": "E", "valueFrom": {"fileKeyRef": {"key": "k"}}}],
                 "lifecycle": {"preStop": {"tcpSocket": {"port": 1}}},
                 "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}],

@@ -112,7 +112,7 @@ pub fn refusal(pod: &Pod, others: &[&Pod], room: &Room) -> Option<Pending> {
             return pending(INFEASIBLE, message);
         }
     }
-    admit(pod, others, room).and_then(|refusal| pending(DEFERRED, refusal.message))
+    admit(pod, others, room, None).and_then(|refusal| pending(DEFERRED, refusal.message))
 }
 
 /// Whether a container that has `has` must be restarted to get what its spec gives it.

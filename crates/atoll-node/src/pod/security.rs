@@ -74,7 +74,13 @@ pub fn verify_non_root(
 }
 
 /// `profiles` holds the files that `Localhost` profiles name.
-pub fn security(pod: &Pod, container: &Container, profiles: &Path) -> Result<Security, String> {
+/// `default` confines those that name no profile.
+pub fn security(
+    pod: &Pod,
+    container: &Container,
+    profiles: &Path,
+    default: &Seccomp,
+) -> Result<Security, String> {
     let own = container.security_context.clone().unwrap_or_default();
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let profile = own
@@ -87,15 +93,23 @@ pub fn security(pod: &Pod, container: &Container, profiles: &Path) -> Result<Sec
         privileged,
         capabilities_add: capabilities.add.unwrap_or_default(),
         capabilities_drop: capabilities.drop.unwrap_or_default(),
-        seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile, profiles)? },
+        seccomp: if privileged {
+            Seccomp::Unconfined
+        } else {
+            seccomp(profile, profiles, default)?
+        },
         no_new_privileges: own.allow_privilege_escalation == Some(false) && !privileged,
         read_only_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
     })
 }
 
-fn seccomp(profile: Option<&SeccompProfile>, profiles: &Path) -> Result<Seccomp, String> {
-    let Some(profile) = profile else { return Ok(Seccomp::RuntimeDefault) };
+fn seccomp(
+    profile: Option<&SeccompProfile>,
+    profiles: &Path,
+    default: &Seccomp,
+) -> Result<Seccomp, String> {
+    let Some(profile) = profile else { return Ok(default.clone()) };
     match profile.type_.as_str() {
         "RuntimeDefault" => Ok(Seccomp::RuntimeDefault),
         "Unconfined" => Ok(Seccomp::Unconfined),
@@ -157,7 +171,9 @@ mod tests {
             run_as(&pod, container),
             RunAs { user: Some(5), group: Some(2), non_root: false, groups: vec![4, 3] }
         );
-        let security = security(&pod, container, Path::new("/nowhere")).unwrap();
+        let profiles = Path::new("/nowhere");
+        let default = Seccomp::RuntimeDefault;
+        let security = security(&pod, container, profiles, &default).unwrap();
         assert!(security.no_new_privileges && !security.privileged);
         assert_eq!(security.seccomp, Seccomp::Unconfined);
         assert_eq!(security.capabilities_drop, ["ALL"]);
@@ -172,9 +188,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("p.json"), "{\"defaultAction\":\"SCMP_ACT_ALLOW\"}")
             .unwrap();
-        assert!(matches!(seccomp(Some(&profile("p.json")), dir.path()), Ok(Seccomp::Profile(_))));
+        let of = |profile: Option<&SeccompProfile>, default| seccomp(profile, dir.path(), &default);
+        let found = of(Some(&profile("p.json")), Seccomp::Unconfined);
+        assert!(matches!(found, Ok(Seccomp::Profile(_))));
         for name in ["../p.json", "/etc/passwd", "", "gone.json"] {
-            assert!(seccomp(Some(&profile(name)), dir.path()).is_err(), "{name}");
+            assert!(of(Some(&profile(name)), Seccomp::Unconfined).is_err(), "{name}");
+        }
+        for default in [Seccomp::Unconfined, Seccomp::RuntimeDefault] {
+            assert_eq!(of(None, default.clone()), Ok(default));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use atoll_container::{
     ContainerKey, ContainerSpec, LogSpec, Mount, MountSource, NamespaceMode, Namespaces, Process,
-    Propagation, Resources, Root, Stdio, User,
+    Propagation, Resources, Root, Seccomp, Stdio, User,
 };
 use atoll_image::{ImageInfo, Reference};
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
@@ -76,7 +76,10 @@ pub fn message_file(pods_dir: &Path, key: &ContainerKey) -> PathBuf {
 pub fn build(parts: Parts<'_>) -> Result<ContainerSpec, String> {
     let Parts { config, pod, id, container, .. } = &parts;
     let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
-    let security = security::security(pod, container, &config.root.join("seccomp"))?;
+    let profiles = config.root.join("seccomp");
+    let default =
+        if config.seccomp_default { Seccomp::RuntimeDefault } else { Seccomp::Unconfined };
+    let security = security::security(pod, container, &profiles, &default)?;
     let env = full_env(&parts);
     let process = Process {
         args: command(container, parts.image, &env)?,

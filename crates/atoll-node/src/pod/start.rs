@@ -274,6 +274,7 @@ fn variables(cx: &Context, job: &StartJob) -> Result<Vec<(String, String)>, Stri
         node_name: &cx.config.node_name,
         allocatable_cpu_milli: cx.machine.cpus * 1000,
         allocatable_memory: cx.machine.allocatable_memory(),
+        allocatable_disk: cx.machine.allocatable_disk(),
         config_maps: &job.found.config_maps,
         secrets: &job.found.secrets,
         services: &services,

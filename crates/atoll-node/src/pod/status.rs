@@ -148,8 +148,8 @@ fn phase(spec: &PodSpec, view: &View<'_>) -> &'static str {
     for container in spec.init_containers.iter().flatten() {
         let track = track(container);
         if is_sidecar(container) {
-            pending_init |= !any_app_run && !track.is_up();
-            sidecars_running |= track.is_running();
+            pending_init |= !any_app_run && !track.seems_up();
+            sidecars_running |= track.seems_running();
         } else {
             match track.exit() {
                 Some(exit) if exit.code == 0 => {}
@@ -175,13 +175,17 @@ fn phase_of_apps(
     sidecars_running: bool,
 ) -> &'static str {
     let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
-    let is_resized = |name: &str| view.tracks.get(name).is_some_and(|track| track.resized);
+    let is_renewed = |name: &str| {
+        view.tracks
+            .get(name)
+            .is_some_and(|track| track.renewal.is_some() || track.stand_in.is_some())
+    };
     for container in &spec.containers {
         match view.tracks.get(&container.name).and_then(|track| track.current.as_ref()) {
             None | Some(Run { state: RunState::Created, .. }) if !view.ended => waiting += 1,
             None | Some(Run { state: RunState::Created, .. }) => stopped += 1,
             Some(Run { state: RunState::Running { .. }, .. }) => running += 1,
-            Some(_) if !view.ended && is_resized(&container.name) => running += 1,
+            Some(_) if !view.ended && is_renewed(&container.name) => running += 1,
             Some(Run { state: RunState::Exited(exit), .. }) => {
                 stopped += 1;
                 succeeded += usize::from(exit.code == 0);
@@ -216,7 +220,7 @@ fn uninitialized(spec: &PodSpec, tracks: &Tracks) -> Vec<String> {
     let done = |c: &Container| {
         tracks.get(&c.name).is_some_and(|track| {
             if is_sidecar(c) {
-                track.is_up()
+                track.seems_up()
             } else {
                 track.exit().is_some_and(|exit| exit.code == 0)
             }
@@ -239,8 +243,8 @@ fn container_status(container: &Container, look: &Look, view: &View<'_>) -> Cont
     let (state, last_state) = states(track, default_reason, view, lost);
     let sidecar = init && is_sidecar(container);
     let completed = track.exit().is_some_and(|exit| exit.code == 0);
-    let running = track.is_running();
-    let ready = if init && !sidecar { completed } else { running && track.started && track.ready };
+    let running = track.seems_running();
+    let ready = if init && !sidecar { completed } else { track.seems_ready() };
     let shown = track.current.as_ref();
     let image = shown.map(|run| run.image.clone()).filter(|image| !image.is_empty());
     let held = (!init || sidecar).then(|| held(container, track));
@@ -251,7 +255,7 @@ fn container_status(container: &Container, look: &Look, view: &View<'_>) -> Cont
         container_id: shown.map(|run| container_id(run.id())),
         ready,
         restart_count: i32::try_from(track.restart_count()).unwrap_or(i32::MAX),
-        started: Some(if init && !sidecar { running } else { track.is_up() }),
+        started: Some(if init && !sidecar { running } else { track.seems_up() }),
         state: Some(state),
         last_state: Some(last_state),
         allocated_resources: held.as_ref().and_then(|_| resize::own(container).requests),
@@ -262,7 +266,7 @@ fn container_status(container: &Container, look: &Look, view: &View<'_>) -> Cont
 
 /// What a running container has; another will have what was allocated to it.
 fn held(container: &Container, track: &Track) -> ResourceRequirements {
-    let actual = track.resources().filter(|_| track.is_running());
+    let actual = track.resources().filter(|_| track.seems_running());
     actual.cloned().unwrap_or_else(|| resize::own(container))
 }
 
@@ -291,11 +295,15 @@ fn states(
         terminated: state,
         ..ContainerState::default()
     };
+    let running = |started_at: Timestamp| ContainerState {
+        running: Some(ContainerStateRunning { started_at: Some(Time(seconds(started_at))) }),
+        ..ContainerState::default()
+    };
+    if let Some(last) = track.stand_in {
+        return (running(last.started_at), of(previous));
+    }
     match current.map(|run| (&run.state, run)) {
-        Some((RunState::Running { started_at }, _)) => {
-            let running = ContainerStateRunning { started_at: Some(Time(seconds(*started_at))) };
-            (ContainerState { running: Some(running), ..ContainerState::default() }, of(previous))
-        }
+        Some((RunState::Running { started_at }, _)) => (running(*started_at), of(previous)),
         Some((RunState::Exited(_), run)) => match (&track.waiting, view.ended) {
             (Some(wait), false) => (waiting(Some(wait)), of(terminated(run))),
             _ => (of(terminated(run)), of(previous)),
@@ -364,7 +372,7 @@ fn conditions(
         message: None,
     };
     let init = initialized_verdict(spec, view.tracks, phase, initialized);
-    let containers = containers_ready(status, phase, initialized);
+    let containers = containers_ready(spec, status, phase);
     let ready = ready(view.pod, &containers);
     let scheduled = Verdict { kind: "PodScheduled", holds: true, reason: None, message: None };
     let mut all: Vec<PodCondition> = [sandbox, init, ready, containers, scheduled]
@@ -417,7 +425,7 @@ fn initialized_verdict(
     }
 }
 
-fn containers_ready(status: &PodStatus, phase: &str, initialized: bool) -> Verdict {
+fn containers_ready(spec: Option<&PodSpec>, status: &PodStatus, phase: &str) -> Verdict {
     let kind = "ContainersReady";
     let verdict = |reason, message| Verdict { kind, holds: false, reason: Some(reason), message };
     match phase {
@@ -425,10 +433,13 @@ fn containers_ready(status: &PodStatus, phase: &str, initialized: bool) -> Verdi
         "Failed" => return verdict("PodFailed", None),
         _ => {}
     }
-    let sidecars = status.init_container_statuses.iter().flatten();
-    let waiting_sidecars = sidecars
-        .filter(|s| initialized && s.state.as_ref().is_some_and(|s| s.terminated.is_none()));
-    let all = waiting_sidecars.chain(status.container_statuses.iter().flatten());
+    // Sidecars count whatever they are doing, and before the others have begun.
+    let init = spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let sidecars: Vec<&str> = init.filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect();
+    let init = status.init_container_statuses.iter().flatten();
+    let all = init
+        .filter(|s| sidecars.contains(&s.name.as_str()))
+        .chain(status.container_statuses.iter().flatten());
     let unready: Vec<_> = all.filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
     if unready.is_empty() && status.container_statuses.is_some() {
         return Verdict { kind, holds: true, reason: None, message: None };

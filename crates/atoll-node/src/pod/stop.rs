@@ -9,6 +9,7 @@ use atoll_informer::EventType;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::pod::identity::PodId;
@@ -37,14 +38,34 @@ pub struct StopJob {
     pub deadline: watch::Receiver<Instant>,
     /// The signal is not sent earlier.
     pub not_before: Instant,
+    pub turn: Turn,
+}
+
+/// Whose end a container waits for before it is told to end.
+#[derive(Debug, Default)]
+pub struct Turn {
+    after: Vec<CancellationToken>,
+    /// Cancelled when it has ended itself.
+    ended: CancellationToken,
+}
+
+/// Sidecars, the last one first, wait for all that they serve and for each other.
+pub fn take_turns(served: &[StopJob], sidecars: &mut [StopJob]) {
+    let mut before: Vec<_> = served.iter().map(|job| job.turn.ended.clone()).collect();
+    for job in sidecars {
+        job.turn.after.clone_from(&before);
+        before.push(job.turn.ended.clone());
+    }
 }
 
 /// Returns when the container has ended.
 pub async fn stop(cx: &Context, mut job: StopJob) {
+    let _ended = job.turn.ended.clone().drop_guard();
     let name = &job.container.name;
     cx.container_event(&job.pod, name, EventType::Normal, "Killing", job.message.clone());
     let reference = job.run.reference.clone();
     pre_stop(cx, &mut job).await;
+    wait_turn(&mut job).await;
     let lead = job.not_before.min(*job.deadline.borrow());
     tokio::time::sleep_until(lead).await;
     let signal = job.run.stop_signal.as_deref().and_then(|text| text.parse().ok());
@@ -79,7 +100,26 @@ async fn pre_stop(cx: &Context, job: &mut StopJob) {
         tracing::info!(pod = %job.id, reason, "preStop hook failed");
         cx.container_event(&job.pod, name, EventType::Warning, "FailedPreStopHook", text);
     }
-    // A hook that used up the grace period still leaves the least for the signal.
+    leave_the_least(job);
+}
+
+/// Until those before it have ended, or the grace period that they share is over.
+async fn wait_turn(job: &mut StopJob) {
+    if job.turn.after.is_empty() {
+        return;
+    }
+    let mut deadline = job.deadline.clone();
+    for ended in &job.turn.after {
+        tokio::select! {
+            () = ended.cancelled() => {}
+            () = passed(&mut deadline) => break,
+        }
+    }
+    leave_the_least(job);
+}
+
+/// Whatever used up the grace period still leaves the least for the signal.
+fn leave_the_least(job: &mut StopJob) {
     let least = Instant::now() + GRACE_MIN;
     if *job.deadline.borrow() < least {
         let (_sender, extended) = watch::channel(least);

@@ -22,12 +22,12 @@ use crate::network::PodSandbox;
 use crate::objects::Held;
 use crate::pod::actuate::{ResizeEnd, Resizing};
 use crate::pod::admit::Refusal;
-use crate::pod::identity::{PodId, find_container, is_terminal};
+use crate::pod::identity::{PodId, all_containers, find_container, is_terminal};
 use crate::pod::resize::{self, Pending};
 use crate::pod::start::StartEnd;
 use crate::pod::status_writer::StatusWriter;
 use crate::pod::track::{Run, Track, Tracks};
-use crate::probe::{Kind, Report};
+use crate::probe::{Counts, Kind, Report};
 use crate::rootless::ports::PodPorts;
 
 /// Even when nothing happens, everything is looked at this often: volumes, tokens.
@@ -90,6 +90,8 @@ pub struct PodHandle {
     pub notify: Arc<Notify>,
     /// Makes the pod fail for a reason outside of it (eviction).
     pub evict: mpsc::Sender<Refusal>,
+    /// Its probes, as `/metrics/probes` tells of them.
+    pub probed: Arc<Counts>,
 }
 
 /// Which part of its life the pod is in.
@@ -143,6 +145,7 @@ pub(crate) struct PodTask {
     pub pulls: HashMap<String, crate::pod::backoff::Backoff>,
     pub probes: HashMap<(String, Kind), (String, CancellationToken)>,
     pub reports: mpsc::Sender<Report>,
+    pub probed: Arc<Counts>,
     pub jobs: JoinSet<JobEnd>,
     /// Ends pulls when the pod is to end.
     pub cancel_starts: CancellationToken,
@@ -174,6 +177,7 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
     let (desired_sender, desired_receiver) = watch::channel(desired.clone());
     let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
     let (evict, evictions) = mpsc::channel(1);
+    let probed = Arc::new(Counts::default());
     let shown = Shown {
         pod: pod.clone(),
         status: status.clone().unwrap_or_default(),
@@ -203,6 +207,7 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
         pulls: HashMap::new(),
         probes: HashMap::new(),
         reports,
+        probed: probed.clone(),
         jobs: JoinSet::new(),
         cancel_starts: CancellationToken::new(),
         deadline: None,
@@ -216,7 +221,8 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
         pod,
     };
     let stop = cx.stop.clone();
-    let handle = PodHandle { id, desired: desired_sender, shown: shown_receiver, notify, evict };
+    let (desired, shown) = (desired_sender, shown_receiver);
+    let handle = PodHandle { id, desired, shown, notify, evict, probed };
     cx.tasks.spawn(task.run(desired_receiver, report_receiver, evictions, stop));
     handle
 }
@@ -338,6 +344,7 @@ impl PodTask {
         if resize::is_asked_for(&desired.pod, &self.pod) {
             self.on_allocation();
         }
+        self.on_images(&desired.pod);
         let (old, new) = (&self.pod.metadata, &desired.pod.metadata);
         // Variables may come from them.
         let changed = old.annotations != new.annotations || old.labels != new.labels;
@@ -351,6 +358,19 @@ impl PodTask {
             self.fate.failed = desired.refused;
         }
         self.move_deadline();
+    }
+
+    /// What failed with another image says nothing of the new one, which is tried at once.
+    fn on_images(&mut self, new: &Pod) {
+        let Some((old, new)) = self.pod.spec.as_ref().zip(new.spec.as_ref()) else { return };
+        for (_, container) in all_containers(new) {
+            let before = find_container(old, &container.name);
+            let is_other = before.is_some_and(|(_, before)| before.image != container.image);
+            if let Some(track) = self.tracks.get_mut(&container.name).filter(|_| is_other) {
+                track.crash.reset();
+                track.retry_at = None;
+            }
+        }
     }
 
     fn on_evicted(&mut self, refusal: Refusal) {

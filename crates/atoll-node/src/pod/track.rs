@@ -186,8 +186,10 @@ pub struct Track {
     pub failed_at: Option<Timestamp>,
     /// The next try is not before this time (start failures other than a crash).
     pub retry_at: Option<Timestamp>,
-    /// It ends, or has ended, because it gets other resources: it starts again, however it ended.
-    pub resized: bool,
+    /// The node ends it, or has ended it, to start it anew, however it ended.
+    pub renewal: Option<Renewal>,
+    /// What is shown of a run that has ended for that, until its successor stands.
+    pub stand_in: Option<StandIn>,
     /// What a run was given while it ran.
     pub applied: Option<(u32, ResourceRequirements)>,
     /// The image that could not be pulled: the container's own, or that of a volume.
@@ -202,6 +204,26 @@ pub struct Condemned {
     pub message: String,
     /// The failed probe's own grace period.
     pub grace_seconds: Option<i64>,
+    /// None when the pod's policy decides by how it ends.
+    pub renewal: Option<Renewal>,
+}
+
+/// Why the node ends a container only to start it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// What it is made of has changed, image or resources: it starts at once.
+    Definition,
+    /// A probe failed: it starts again as one that has crashed.
+    Probe,
+}
+
+/// A run as it was last seen before the node ended it. Until the next one stands nothing is
+/// said of its end, as with a kubelet, which writes no status between the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StandIn {
+    pub started_at: Timestamp,
+    pub ready: bool,
+    pub started: bool,
 }
 
 impl Track {
@@ -219,6 +241,47 @@ impl Track {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.is_running() && self.started && self.hooked
+    }
+
+    /// Whether it runs as far as anybody is told.
+    #[must_use]
+    pub fn seems_running(&self) -> bool {
+        self.is_running() || self.stand_in.is_some()
+    }
+
+    /// The same of [`Track::is_up`].
+    #[must_use]
+    pub fn seems_up(&self) -> bool {
+        self.is_up() || self.stand_in.is_some_and(|last| last.started)
+    }
+
+    /// Whether it is ready as far as anybody is told.
+    #[must_use]
+    pub fn seems_ready(&self) -> bool {
+        self.stand_in.map_or(self.is_running() && self.started && self.ready, |last| last.ready)
+    }
+
+    /// Takes in what its current run is doing now.
+    pub fn observe(&mut self, now: Run) {
+        if let Some(Run { state: RunState::Running { started_at }, .. }) = &self.current
+            && now.exit().is_some()
+            && self.renewal.is_some()
+        {
+            let ready = self.started && self.ready;
+            let started = self.started && self.hooked;
+            self.stand_in = Some(StandIn { started_at: *started_at, ready, started });
+        }
+        if now.exit().is_some() {
+            self.condemned = None;
+            self.ready = false;
+        }
+        self.current = Some(now);
+    }
+
+    /// It stands again, or will not for a while: how it is can be told.
+    pub fn renewed(&mut self) {
+        self.renewal = None;
+        self.stand_in = None;
     }
 
     /// What the current run has, as far as it is known.

@@ -94,14 +94,16 @@ impl Pods {
         self.cx.warning(pod, reason, text);
     }
 
-    /// The pods that hold resources of the node, but for this one.
+    /// The pods that hold resources of the node, but for this one. Those that are gone from the API
+    /// hold nothing: whoever put a pod here has counted on their room.
     pub(super) fn holders(&self, uid: &str) -> Vec<Arc<Pod>> {
         let index = self.index.borrow();
         let others = index
             .iter()
             .filter(|(other, handle)| *other != uid && !handle.shown.borrow().has_ended());
         let desired = others.map(|(_, handle)| handle.desired.borrow().clone());
-        desired.filter(|desired| desired.refused.is_none()).map(|desired| desired.pod).collect()
+        let holds = |desired: &Desired| desired.refused.is_none() && !desired.gone;
+        desired.filter(holds).map(|desired| desired.pod).collect()
     }
 }
 

@@ -50,6 +50,16 @@ pub async fn run(
     container: &ContainerRef,
     command: Vec<String>,
 ) -> Result<Ran, String> {
+    run_capped(runtime, container, command, OUTPUT_BYTES_MAX).await
+}
+
+/// The same with room for so much output.
+pub async fn run_capped(
+    runtime: &dyn Runtime,
+    container: &ContainerRef,
+    command: Vec<String>,
+    bytes_max: usize,
+) -> Result<Ran, String> {
     let mut process = process_of(container).await?;
     process.args = command;
     process.tty = false;
@@ -59,12 +69,11 @@ pub async fn run(
     let open = |fd: Option<std::os::fd::OwnedFd>| fd.map(FdStream::new).transpose();
     let stdout = open(streams.stdout).map_err(|error| error.to_string())?;
     let stderr = open(streams.stderr).map_err(|error| error.to_string())?;
-    let (out, err) =
-        tokio::join!(read_capped(stdout, OUTPUT_BYTES_MAX), read_capped(stderr, OUTPUT_BYTES_MAX));
+    let (out, err) = tokio::join!(read_capped(stdout, bytes_max), read_capped(stderr, bytes_max));
     let mut output = out.map_err(|error| error.to_string())?;
     let stdout_bytes = output.len();
     output.extend(err.map_err(|error| error.to_string())?);
-    output.truncate(OUTPUT_BYTES_MAX);
+    output.truncate(bytes_max);
     let code = exit.wait().await.map_err(|error| error.to_string())?;
     Ok(Ran { code, output: String::from_utf8_lossy(&output).into_owned(), stdout_bytes })
 }

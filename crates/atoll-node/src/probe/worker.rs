@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::probe::{Outcome, Streak, exec, grpc, http, tcp};
+use crate::probe::{Counts, Outcome, Streak, exec, grpc, http, tcp};
 
 /// A probe that could not be made is tried this often before its result is dropped.
 const TRIES_MAX: usize = 3;
@@ -75,6 +75,7 @@ pub struct Worker {
     pub runtime: Arc<dyn Runtime>,
     pub reference: ContainerRef,
     pub reports: mpsc::Sender<Report>,
+    pub counts: Arc<Counts>,
 }
 
 impl Worker {
@@ -114,6 +115,7 @@ impl Worker {
                     false
                 }
             };
+            self.counts.add(&self.container, self.kind, success);
             let Some(decided) = streak.observe(success, &self.probe) else { continue };
             if decided {
                 eager = None;

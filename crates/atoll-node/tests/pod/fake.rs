@@ -132,6 +132,7 @@ fn config(root: &Path, client: kube::Client) -> Config {
         shim: PathBuf::new(),
         version: "test".into(),
         max_pods: 110,
+        seccomp_default: false,
         containers: true,
         rootless: atoll_node::rootless::Rootless::default(),
     }
@@ -145,6 +146,7 @@ pub(crate) struct FakeRuntime {
     capabilities: Capabilities,
     containers: Mutex<BTreeMap<(String, u32), (ContainerSpec, State)>>,
     signals: Mutex<Vec<Signal>>,
+    signalled: Mutex<Vec<String>>,
     removed: Mutex<usize>,
     updates: Mutex<Vec<(String, Resources)>>,
     events: broadcast::Sender<Event>,
@@ -163,6 +165,7 @@ impl FakeRuntime {
             },
             containers: Mutex::default(),
             signals: Mutex::default(),
+            signalled: Mutex::default(),
             removed: Mutex::default(),
             updates: Mutex::default(),
             events: broadcast::Sender::new(64),
@@ -196,6 +199,11 @@ impl FakeRuntime {
 
     pub(crate) fn signals(&self) -> Vec<Signal> {
         self.signals.lock().unwrap().clone()
+    }
+
+    /// Containers that were sent a signal, in order.
+    pub(crate) fn signalled(&self) -> Vec<String> {
+        self.signalled.lock().unwrap().clone()
     }
 
     /// Limits that were changed since the last call, in order: of a container, or of the `pod`.
@@ -274,8 +282,9 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn signal(&self, _: &ContainerRef, signal: Signal, _: Scope) -> Result<(), Error> {
+    async fn signal(&self, to: &ContainerRef, signal: Signal, _: Scope) -> Result<(), Error> {
         self.signals.lock().unwrap().push(signal);
+        self.signalled.lock().unwrap().push(to.key.name.clone());
         Ok(())
     }
 
@@ -350,6 +359,10 @@ pub(crate) struct FakeApi {
 impl FakeApi {
     pub(crate) fn last_status(&self) -> Option<Value> {
         self.statuses.lock().unwrap().last().cloned()
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<Value> {
+        self.statuses.lock().unwrap().clone()
     }
 
     pub(crate) fn was_deleted(&self) -> bool {

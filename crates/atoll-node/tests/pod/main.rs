@@ -204,3 +204,85 @@ async fn a_resize_widens_the_pod_then_its_containers_then_narrows_the_pod() {
     resize("500m", "128Mi");
     eventually("as it was", || shows("128Mi")).await;
 }
+
+/// What clients of upstream's see of a changed image is one container running, then the next.
+#[tokio::test]
+async fn a_changed_image_is_started_anew_without_a_word_of_an_end() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let of = |image: &str| {
+        pod(json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": image}]}))
+    };
+    let handle = start(&node, of("test.local/x"));
+    let ready = |status: &serde_json::Value| status["containerStatuses"][0]["ready"] == true;
+    eventually("ready", || node.api.last_status().as_ref().is_some_and(ready)).await;
+    let before = node.api.statuses().len();
+    handle.desired.send_modify(|desired| desired.pod = of("test.local/x:latest").into());
+    eventually("told to stop", || !node.runtime.signals().is_empty()).await;
+    node.runtime.end("c", exit(0));
+    handle.notify.notify_one();
+    eventually("started anew", || {
+        node.api.last_status().is_some_and(|status| {
+            let container = &status["containerStatuses"][0];
+            container["restartCount"] == 1 && container["lastState"]["terminated"]["exitCode"] == 0
+        })
+    })
+    .await;
+    for status in &node.api.statuses()[before..] {
+        assert!(ready(status), "{status}");
+        assert_eq!(status["phase"], "Running", "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_image_is_not_held_back_for_the_crashes_of_the_last() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let of = |image: &str| pod(json!({"containers": [{"name": "c", "image": image}]}));
+    let handle = start(&node, of("test.local/x"));
+    for attempt in 0..2 {
+        eventually("an attempt", || node.runtime.created("c").len() == attempt + 1).await;
+        eventually("running", || node.runtime.is_running("c")).await;
+        node.runtime.end("c", exit(1));
+        handle.notify.notify_one();
+    }
+    eventually("held back", || {
+        node.api.last_status().is_some_and(|status| {
+            let waiting = &status["containerStatuses"][0]["state"]["waiting"];
+            waiting["reason"] == "CrashLoopBackOff"
+        })
+    })
+    .await;
+    let changed = tokio::time::Instant::now();
+    handle.desired.send_modify(|desired| desired.pod = of("test.local/x:latest").into());
+    eventually("started at once", || node.runtime.is_running("c")).await;
+    assert!(changed.elapsed() < Duration::from_secs(5), "{:?}", changed.elapsed());
+}
+
+#[tokio::test]
+async fn sidecars_of_finished_work_end_one_after_the_other_the_last_one_first() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let side = |name: &str| {
+        json!({"name": name, "image": "test.local/x",
+            "restartPolicy": "Always"})
+    };
+    let spec = json!({"restartPolicy": "Never", "initContainers": [side("one"), side("two")],
+        "containers": [{"name": "c", "image": "test.local/x"}]});
+    let handle = start(&node, pod(spec));
+    eventually("running", || node.runtime.is_running("c")).await;
+    for (name, expected) in [("c", &["two"][..]), ("two", &["two", "one"])] {
+        node.runtime.end(name, exit(0));
+        handle.notify.notify_one();
+        eventually("the next is told to end", || node.runtime.signalled() == expected).await;
+    }
+    node.runtime.end("one", exit(0));
+    handle.notify.notify_one();
+    eventually("succeeded", || phase(&handle) == "Succeeded").await;
+}

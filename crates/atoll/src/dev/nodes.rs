@@ -7,7 +7,7 @@ use super::{
     folder::{Cluster, Folder},
     joining, leftovers, recipe, start_under,
 };
-use crate::{process::Process, registries::Registries, server::audit::Audit};
+use crate::{process::Process, server::audit::Audit};
 use anyhow::{Context as _, Result, bail};
 use atoll_network::underlay::{self, Underlay, UnderlayNode};
 use kube::Client;
@@ -37,7 +37,8 @@ pub struct Nodes {
     pub(super) etcd_listen: Option<SocketAddr>,
     /// Flags of the servers for it.
     pub(super) etcd_flags: Vec<(&'static str, String)>,
-    registries: Registries,
+    /// Flags of the agents, the same for all.
+    agent_flags: Vec<(&'static str, String)>,
     pub(super) audit: Audit,
     /// By the names of their nodes.
     pub(super) servers: BTreeMap<String, Process>,
@@ -69,7 +70,7 @@ impl Nodes {
             port,
             etcd_listen: None,
             etcd_flags: Vec::new(),
-            registries: Registries::default(),
+            agent_flags: Vec::new(),
             audit: Audit::default(),
             servers: BTreeMap::new(),
             shut: Shut::default(),
@@ -89,9 +90,9 @@ impl Nodes {
         self.etcd_listen = listen;
     }
 
-    /// How all nodes reach registries.
-    pub fn pull_by(&mut self, registries: &Registries) {
-        self.registries = registries.clone();
+    /// What all agents are told besides.
+    pub fn agents_by(&mut self, flags: impl Iterator<Item = (&'static str, String)>) {
+        self.agent_flags = flags.collect();
     }
 
     /// What the servers keep of who asks for what.
@@ -144,7 +145,7 @@ impl Nodes {
             ("no-dns", String::new()),
             ("supervised", String::new()),
         ];
-        arguments.extend(self.registries.arguments());
+        arguments.extend(self.agent_flags.iter().cloned());
         let name = format!("agent/{}", node.name);
         let log = root.join("agent.log");
         let agent = recipe(&name, &self.program, Some(&node.netns), &log, &arguments);

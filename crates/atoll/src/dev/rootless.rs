@@ -145,7 +145,7 @@ impl Processes {
             ("no-dns", String::new()),
             ("supervised", String::new()),
         ];
-        arguments.extend(dev.registries.arguments());
+        arguments.extend(dev.registries.arguments().chain(dev.confinement.arguments()));
         let log = node_folder.join("agent.log");
         let agent = recipe("agent/node-1", program, None, &log, &arguments);
         self.agent = Some(start_under(agent, &self.hurry).await?);

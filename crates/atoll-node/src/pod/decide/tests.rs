@@ -65,7 +65,7 @@ fn a_failed_init_container_is_tried_again_unless_the_policy_is_never() {
     spec.restart_policy = Some("Never".into());
     let end = plan(&spec, &state);
     assert!(end.start.is_empty() && !end.finished);
-    assert_eq!(end.kill[0].container, "side");
+    assert_eq!(end.retire[0].container, "side");
     let state = tracks(&[("side", exited(137)), ("init", exited(1))]);
     assert!(plan(&spec, &state).finished);
 }
@@ -80,7 +80,7 @@ fn sidecars_restart_and_do_not_hold_back_completion() {
     let state =
         tracks(&[("side", running()), ("init", exited(0)), ("a", exited(0)), ("b", exited(0))]);
     let end = plan(&spec, &state);
-    assert_eq!((end.start.len(), end.kill.len(), end.finished), (0, 1, false));
+    assert_eq!((end.start.len(), end.retire.len(), end.finished), (0, 1, false));
 }
 
 #[test]
@@ -112,10 +112,27 @@ fn a_changed_image_or_a_failed_probe_kills() {
     let changed = spec(json!({"containers": [{"name": "a", "image": "other"}]}));
     let kill = &plan(&changed, &tracks(&[("a", running())])).kill[0];
     assert_eq!(kill.message, "Container a definition changed, will be restarted");
+    assert_eq!(kill.renewal, Some(Renewal::Definition));
+    let mut changed = two_stage();
+    changed.init_containers.as_mut().unwrap()[1].image = Some("other".into());
+    let busy = tracks(&[("side", running()), ("init", running())]);
+    assert_eq!(
+        plan(&changed, &busy),
+        Plan::default(),
+        "an init container that runs ends by itself"
+    );
     let mut track = running();
-    track.condemned = Some(Condemned { message: "x".into(), grace_seconds: Some(3) });
-    let same = spec(json!({"containers": [{"name": "a", "image": "img"}]}));
-    assert_eq!(plan(&same, &tracks(&[("a", track)])).kill[0].grace_seconds, Some(3));
+    track.condemned = Some(Condemned {
+        message: "x".into(),
+        grace_seconds: Some(3),
+        renewal: Some(Renewal::Probe),
+    });
+    let mut same = spec(json!({"containers": [{"name": "a", "image": "img"}]}));
+    let state = tracks(&[("a", track)]);
+    let kill = &plan(&same, &state).kill[0];
+    assert_eq!((kill.grace_seconds, kill.renewal), (Some(3), Some(Renewal::Probe)));
+    same.restart_policy = Some("Never".into());
+    assert_eq!(plan(&same, &state).kill[0].renewal, None, "it ends for good");
 }
 
 #[test]

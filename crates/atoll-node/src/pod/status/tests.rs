@@ -172,3 +172,38 @@ fn transition_times_stay_while_nothing_changes() {
     };
     assert_eq!(derive(&view, Some(&first)), first);
 }
+
+#[test]
+fn what_the_node_ends_to_start_it_anew_is_shown_as_it_was() {
+    let mut track = running();
+    track.renewal = Some(crate::pod::track::Renewal::Definition);
+    track.observe(exited(143).current.unwrap());
+    let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "c"}]}));
+    let shown = show(&pod, &[("c", track.clone())], false);
+    let container = &shown.container_statuses.as_ref().unwrap()[0];
+    let state = container.state.as_ref().unwrap();
+    assert_eq!(state.running.as_ref().unwrap().started_at.as_ref().unwrap().0, at(5));
+    assert!(container.ready && container.started == Some(true));
+    assert_eq!((find(&shown, "Ready").status.as_str(), container.restart_count), ("True", 2));
+    // Its next start is put off: now its end is told.
+    track.stand_in = None;
+    let shown = show(&pod, &[("c", track)], false);
+    let state = shown.container_statuses.as_ref().unwrap()[0].state.clone().unwrap();
+    assert_eq!(state.terminated.unwrap().exit_code, 143);
+    let mut own = running();
+    own.observe(exited(0).current.unwrap());
+    assert_eq!(own.stand_in, None, "it ended by itself");
+}
+
+#[test]
+fn a_sidecar_counts_for_readiness_whatever_it_does() {
+    let pod = pod(json!({"containers": [{"name": "c"}],
+        "initContainers": [{"name": "side", "restartPolicy": "Always"}, {"name": "i"}]}));
+    let message = |tracks: &[(&str, Track)]| {
+        let status = show(&pod, tracks, false);
+        find(&status, "Ready").message.clone().unwrap()
+    };
+    assert_eq!(message(&[]), "containers with unready status: [side c]");
+    let ended = [("side", exited(1)), ("i", exited(0)), ("c", running())];
+    assert_eq!(message(&ended), "containers with unready status: [side]");
+}
