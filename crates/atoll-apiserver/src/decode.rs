@@ -131,7 +131,9 @@ pub(crate) fn patched(
         Blamed::Result => object.to_string(),
         Blamed::Patch(patch) => go_value(patch),
     };
-    prune(expected, object, duplicates, validation).map_err(|problem| problem.of_patch(shown))
+    let converted = matches!(blamed, Blamed::Patch(_));
+    let pruned = prune(expected, object, duplicates, validation);
+    pruned.map_err(|problem| problem.of_patch(shown, converted))
 }
 
 /// What upstream shows of a patch that gives no object: its result, or the patch itself.
@@ -214,6 +216,9 @@ fn check_type(expected: &Expected, object: &mut Value, body: &[u8]) -> Result<()
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let wanted = expected.api_version();
+    if expected.custom.is_some() {
+        check_stated(expected, object, (&api_version, &kind), body)?;
+    }
     if !kind.is_empty() && kind != expected.kind {
         let known = schema::by_gvk_text(&api_version, &kind);
         let why = if known {
@@ -227,17 +232,43 @@ fn check_type(expected: &Expected, object: &mut Value, body: &[u8]) -> Result<()
         return Err(expected.error(Some((&api_version, &kind)), &why, body));
     }
     if !api_version.is_empty() && api_version != wanted {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version \
-             ({wanted})"
-        )));
+        return Err(wrong_version(&api_version, &wanted));
     }
     storage::set_type(object, &wanted, &expected.kind);
     Ok(())
 }
 
+/// A custom resource has no type that would say what it is: it says so itself.
+fn check_stated(
+    expected: &Expected,
+    object: &Value,
+    (api_version, kind): (&str, &str),
+    body: &[u8],
+) -> Result<(), Status> {
+    if kind.is_empty() {
+        let why = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(body));
+        return Err(expected.error(None, &why, body));
+    }
+    if api_version.is_empty() {
+        return Err(wrong_version("", &expected.api_version()));
+    }
+    if kind == expected.kind {
+        return Ok(());
+    }
+    let error = Path::new("kind").invalid(kind, format!("must be {}", expected.kind));
+    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    Err(Status::invalid_kind(&expected.group, kind, name, &[error]))
+}
+
+fn wrong_version(found: &str, wanted: &str) -> Status {
+    Status::bad_request(format!(
+        "the API version in the data ({found}) does not match the expected API version ({wanted})"
+    ))
+}
+
 /// Why a tree is no object of its kind.
 enum Misfit {
+    Type(schema::TypeError),
     /// This program's own fault.
     Unknown(Status),
     Text(String),
@@ -248,18 +279,21 @@ impl Misfit {
         match self {
             Self::Unknown(status) => status,
             Self::Text(why) => expected.named(&why),
+            Self::Type(error) => expected.named(&error.to_string()),
         }
     }
 
-    /// Upstream blames the patch, not the body.
-    fn of_patch(self, shown: String) -> Status {
-        match self {
-            Self::Unknown(status) => status,
-            Self::Text(why) => {
-                let error = Path::new("patch").invalid(shown, why);
-                Status::invalid_kind("", "", "", &[error])
-            }
-        }
+    /// Upstream blames the patch, not the body; one that is merged strategically is `converted`
+    /// without JSON.
+    fn of_patch(self, shown: String, converted: bool) -> Status {
+        let why = match self {
+            Self::Unknown(status) => return status,
+            Self::Text(why) => why,
+            Self::Type(error) if converted => error.of_converter(),
+            Self::Type(error) => error.to_string(),
+        };
+        let error = Path::new("patch").invalid(shown, why);
+        Status::invalid_kind("", "", "", &[error])
     }
 }
 
@@ -285,7 +319,7 @@ fn prune(
 
 /// Drops unknown fields, and tells which.
 fn unknown(expected: &Expected, object: &mut Value) -> Result<Vec<String>, Misfit> {
-    let text = |error: schema::TypeError| Misfit::Text(error.to_string());
+    let text = Misfit::Type;
     if let Some(custom) = &expected.custom {
         return Ok(custom.read(object).map_err(text)?.unknown);
     }

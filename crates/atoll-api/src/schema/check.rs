@@ -22,6 +22,33 @@ pub enum TypeError {
     Value(String),
 }
 
+impl TypeError {
+    /// What Go's converter says that goes from a tree to the type without JSON, as strategic
+    /// merge patches do (apimachinery's `DefaultUnstructuredConverter`).
+    #[must_use]
+    pub fn of_converter(&self) -> String {
+        let (found, wanted) = match self {
+            Self::Field { found, wanted, .. } | Self::Root { found, wanted } => (found, wanted),
+            Self::Value(text) => return text.clone(),
+        };
+        let found = match found.as_str() {
+            "number" => "int64",
+            "array" => "slice",
+            "object" => "map",
+            other => other,
+        };
+        match wanted.as_str() {
+            "string" if found == "int64" => "cannot convert int64 to string".to_owned(),
+            "string" | "bool" | "int32" | "int64" | "float64" => {
+                format!("unrecognized type: {wanted}")
+            }
+            map if map.starts_with("map[") => format!("cannot restore map from {found}"),
+            list if list.starts_with("[]") => format!("cannot restore slice from {found}"),
+            _ => format!("cannot restore struct from: {found}"),
+        }
+    }
+}
+
 /// Brings an object into the form of its type.
 ///
 /// Unknown fields are dropped and answered as paths (`spec.containers[0].foo`); null fields

@@ -405,6 +405,21 @@ async fn a_scale_is_a_number_that_fits() {
     let text = ".spec.replicas accessor error: x is of the type string, expected int64";
     refused(json!({"replicas": "x"}), text).await;
     api.create(WIDGETS, &widget("w", json!({"replicas": 7}))).await.ok();
+    // What comes says what it is, for no type does.
+    let mut other = widget("x", json!({}));
+    other["kind"] = json!("Gadget");
+    let words = "Gadget.shop.example.com \"x\" is invalid: kind: Invalid value: \"Gadget\": must be \
+                 Widget";
+    api.create(WIDGETS, &other).await.fails(422, words);
+    other["kind"] = json!(null);
+    let answer = api.create(WIDGETS, &other).await;
+    let said = answer.body["message"].as_str().unwrap();
+    assert!(answer.code == 400 && said.contains("Object 'Kind' is missing in '{"), "{said}");
+    let mut other = widget("x", json!({}));
+    other["apiVersion"] = json!(null);
+    let words = "the API version in the data () does not match the expected API version \
+                 (shop.example.com/v1)";
+    api.create(WIDGETS, &other).await.fails(400, words);
     // Items of a list say what they are: no type that a client knows does.
     let list = api.get(WIDGETS).await.ok();
     let item = &list["items"][0];

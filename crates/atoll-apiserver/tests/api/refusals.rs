@@ -185,6 +185,16 @@ async fn patches_that_are_wrong() {
         ),
         "{text}"
     );
+    // Merged strategically it does not come by JSON.
+    for (patch, why) in [
+        (r#"{"metadata":{"labels":"invalid"}}"#, "cannot restore map from string"),
+        (r#"{"metadata":{"finalizers":{"a":"b"}}}"#, "cannot restore slice from map"),
+        (r#"{"immutable":"yes"}"#, "unrecognized type: bool"),
+        (r#"{"data":{"a":1}}"#, "cannot convert int64 to string"),
+    ] {
+        let wrong = raw(STRATEGIC, patch, "").await;
+        assert!(wrong.code == 422 && message(&wrong).ends_with(why), "{patch}: {}", wrong.body);
+    }
     let strict = raw(STRATEGIC, r#"{"spec":1}"#, "?fieldValidation=Strict").await;
     strict.fails(
         422,
