@@ -12,6 +12,10 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// Services, and slices of endpoints, that somebody else than the node serves, or nobody; by
+/// presence of the label, whatever its value.
+const NOT_PROXIED: [&str; 2] =
+    ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 
 /// Address and podCIDR of a node; all that its peers need.
@@ -65,7 +69,11 @@ fn by_service(slices: &[Arc<EndpointSlice>]) -> Slices<'_> {
     map
 }
 
-/// Every port of every Service, as the node is to serve it.
+fn is_proxied(labels: Option<&BTreeMap<String, String>>) -> bool {
+    labels.is_none_or(|labels| !NOT_PROXIED.iter().any(|label| labels.contains_key(*label)))
+}
+
+/// Every port of every Service that is the node's to serve, as it is to serve it.
 #[must_use]
 pub fn service_ports(
     services: &[Arc<Service>],
@@ -74,11 +82,12 @@ pub fn service_ports(
 ) -> Vec<ServicePort> {
     let slices = by_service(slices);
     let mut ports = Vec::new();
-    for service in services {
+    for service in services.iter().filter(|one| is_proxied(one.metadata.labels.as_ref())) {
         let Some(spec) = &service.spec else { continue };
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let own = key(service.metadata.namespace.as_ref(), name);
-        let of_service = slices.get(&own).map(Vec::as_slice).unwrap_or_default();
+        let mut of_service = slices.get(&own).cloned().unwrap_or_default();
+        of_service.retain(|slice| is_proxied(slice.metadata.labels.as_ref()));
         if spec.type_.as_deref() == Some("ExternalName") || cluster_ips(spec).is_empty() {
             continue;
         }
@@ -93,7 +102,7 @@ pub fn service_ports(
                 cluster_addresses: cluster_ips(spec),
                 external_addresses: external_ips(service, spec),
                 node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0),
-                endpoints: endpoints(of_service, &port_name, protocol, node_name),
+                endpoints: endpoints(&of_service, &port_name, protocol, node_name),
                 affinity: affinity(spec),
                 internal_policy: policy(spec.internal_traffic_policy.as_deref()),
                 external_policy: policy(spec.external_traffic_policy.as_deref()),

@@ -66,6 +66,23 @@ fn headless_services_live_in_dns_alone() {
 }
 
 #[test]
+fn services_of_another_proxy_are_left_to_it_and_stay_in_dns() {
+    let endpoints = || slice(json!([{"addresses": ["10.42.0.5"]}]));
+    assert_eq!(service_ports(&[plain()], &[endpoints()], "n").len(), 1);
+    for label in NOT_PROXIED {
+        let labels = [(label.to_owned(), String::new())];
+        let mut service = (*plain()).clone();
+        service.metadata.labels = Some(labels.clone().into());
+        let all = [Arc::new(service)];
+        assert!(service_ports(&all, &[endpoints()], "n").is_empty(), "{label}");
+        assert_eq!(snapshot(&all, &[endpoints()], &[]).services.len(), 1, "{label}");
+        let mut slice = (*endpoints()).clone();
+        slice.metadata.labels.get_or_insert_default().extend(labels);
+        assert!(service_ports(&[plain()], &[Arc::new(slice)], "n")[0].endpoints.is_empty());
+    }
+}
+
+#[test]
 fn affinity_and_policies() {
     let service = service(json!({"clusterIP": "10.43.0.9", "sessionAffinity": "ClientIP",
         "externalTrafficPolicy": "Local", "ports": [{"port": 80}]}));
