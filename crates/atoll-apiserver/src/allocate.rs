@@ -5,6 +5,7 @@
 //! objects never hold one, and none is lost when a server dies.
 
 mod addresses;
+mod families;
 mod nodes;
 pub(crate) mod repair;
 mod services;

@@ -158,6 +158,8 @@ async fn service(core: &Core) -> Result<(), Status> {
             "type": "ClusterIP",
             "clusterIP": address.to_string(),
             "clusterIPs": [address.to_string()],
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
             "ports": [{
                 "name": "https",
                 "protocol": "TCP",

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
-use super::{Allocator, PREFIX, address_key, addresses, difference};
+use super::{Allocator, PREFIX, address_key, addresses, difference, families};
 use crate::call::Call;
 use crate::config::Cidr;
 use crate::status::Status;
@@ -30,7 +30,7 @@ fn create<'a>(
     _: usize,
 ) -> BoxFuture<'a, Result<Extra, Status>> {
     async move {
-        assign(call, &[], service).await?;
+        assign(call, None, service).await?;
         let mut extra = difference(service, &[], &held(service));
         addresses::follow(&call.core, None, service, &mut extra)?;
         Ok(extra)
@@ -46,7 +46,7 @@ fn update<'a>(
     async move {
         let before = held(old);
         keep_address(old, new);
-        assign(call, &before, new).await?;
+        assign(call, Some(old), new).await?;
         let mut extra = difference(new, &before, &held(new));
         addresses::follow(&call.core, addresses::of(old), new, &mut extra)?;
         Ok(extra)
@@ -112,33 +112,19 @@ fn port_key(port: i64) -> String {
 }
 
 /// Fills in what the Service needs and does not have, and checks what it asks for.
-async fn assign(call: &Call, before: &[String], service: &mut Value) -> Result<(), Status> {
+async fn assign(call: &Call, old: Option<&Value>, service: &mut Value) -> Result<(), Status> {
+    let before = old.map(held).unwrap_or_default();
     if has_address(service) {
-        set_families(service);
-        assign_address(call, before, service).await?;
+        let errors = families::set(old, service);
+        if !errors.is_empty() {
+            return Err(Status::invalid(&call.row, service["metadata"].text("name"), &errors));
+        }
+        assign_address(call, &before, service).await?;
     }
     if has_node_ports(service) {
-        assign_ports(call, before, service).await?;
+        assign_ports(call, &before, service).await?;
     }
     Ok(())
-}
-
-/// This cluster has one family; a headless Service without selector may mean any.
-fn set_families(service: &mut Value) {
-    let spec = &service["spec"];
-    let selects = spec.fields("selector").is_some_and(|selector| !selector.is_empty());
-    let any = spec.text("clusterIP") == "None" && !selects;
-    let (families, policy) = if any {
-        (json!(["IPv4", "IPv6"]), "RequireDualStack")
-    } else {
-        (json!(["IPv4"]), "SingleStack")
-    };
-    if spec.text("ipFamilyPolicy").is_empty() {
-        service["spec"]["ipFamilyPolicy"] = json!(policy);
-    }
-    if service["spec"].items("ipFamilies").is_empty() {
-        service["spec"]["ipFamilies"] = families;
-    }
 }
 
 async fn assign_address(call: &Call, before: &[String], service: &mut Value) -> Result<(), Status> {

@@ -28,6 +28,12 @@ async fn addresses_and_ports_are_given_once_and_given_back() {
     let taken = api.create(SERVICES, &second).await;
     assert_eq!(taken.code, 422);
     assert!(taken.body["message"].as_str().unwrap().ends_with("provided IP is already allocated"));
+    let mut dual = service("b", "ClusterIP");
+    dual["spec"]["ipFamilyPolicy"] = json!("RequireDualStack");
+    let refused = api.create(SERVICES, &dual).await;
+    assert_eq!(refused.code, 422);
+    let why = refused.body["message"].as_str().unwrap();
+    assert!(why.ends_with("this cluster is not configured for dual-stack services"), "{why}");
     let mut second = service("b", "NodePort");
     second["spec"]["ports"][0]["nodePort"] = port.clone();
     let taken = api.create(SERVICES, &second).await;
@@ -109,6 +115,8 @@ async fn the_api_has_a_service() {
     let api = Api::start().await;
     let own = api.get(&format!("{SERVICES}/kubernetes")).await.ok();
     assert_eq!(own["spec"]["clusterIP"], "10.43.0.1");
+    assert_eq!(own["spec"]["ipFamilies"], json!(["IPv4"]));
+    assert_eq!(own["spec"]["ipFamilyPolicy"], "SingleStack");
     let endpoints = api.get("/api/v1/namespaces/default/endpoints/kubernetes").await.ok();
     assert_eq!(endpoints["subsets"][0]["ports"][0]["name"], "https");
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
