@@ -247,6 +247,9 @@ pub(crate) fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
             })
             .collect();
         let Ok(value) = HeaderValue::from_str(&format!("299 - \"{escaped}\"")) else { continue };
-        response.headers_mut().append(WARNING, value);
+        // The kind and its row may have said the same.
+        if !response.headers().get_all(WARNING).iter().any(|known| known == value) {
+            response.headers_mut().append(WARNING, value);
+        }
     }
 }

@@ -16,6 +16,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     validate_create: Some(validate::node::create),
     validate_update: Some(validate::node::update),
     validate_status_update: Some(validate::node::status_update),
+    warnings: Some(validate::warnings::storage::node),
     selectable_fields,
     selectable_names: &["spec.unschedulable"],
     columns: columns::node::COLUMNS,

@@ -22,7 +22,7 @@ pub(super) const VOLUME_HOOKS: Hooks = Hooks {
     prepare_status_update: Some(prepare::keep_spec),
     validate_create: Some(validate::storage::volume),
     validate_update: Some(validate::storage::volume_update),
-    warnings: Some(validate::storage::volume_warnings),
+    warnings: Some(validate::warnings::storage::volume),
     columns: columns::storage::VOLUME,
     row: columns::storage::volume,
     ..Hooks::NONE
@@ -36,6 +36,7 @@ pub(super) const CLAIM_HOOKS: Hooks = Hooks {
     validate_create: Some(validate::storage::claim),
     validate_update: Some(validate::storage::claim_update),
     validate_status_update: Some(validate::storage::claim_status_update),
+    warnings: Some(validate::warnings::storage::claim),
     columns: columns::storage::CLAIM,
     row: columns::storage::claim,
     ..Hooks::NONE
@@ -45,6 +46,7 @@ pub(super) const CLASS_HOOKS: Hooks = Hooks {
     default: Some(defaults::storage::class),
     validate_create: Some(validate::storage::class),
     validate_update: Some(validate::storage::class_update),
+    warnings: Some(validate::warnings::storage::class),
     columns: columns::storage::CLASS,
     row: columns::storage::class,
     ..Hooks::NONE
@@ -74,6 +76,7 @@ pub(super) const CSI_CAPACITY_HOOKS: Hooks = Hooks {
     default: Some(defaults::storage::csi_capacity),
     validate_create: Some(validate::csi::capacity),
     validate_update: Some(validate::csi::capacity_update),
+    warnings: Some(validate::warnings::storage::capacity),
     columns: columns::CREATED_AT,
     row: columns::created_at_row,
     unconditional_update: false,

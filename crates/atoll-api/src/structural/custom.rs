@@ -160,18 +160,28 @@ fn row(crd: &Value, version: &Value, custom: CustomKind) -> ResourceInfo {
         definition: Name::Owned(definition_name(group, name, kind)),
         name_rule: names::subdomain_rule,
         served: version.flag("served"),
-        deprecation: deprecation(version, group, kind),
+        deprecation: deprecation(spec.items("versions"), version, group, kind),
         virtual_only: false,
         hooks: Hooks { unconditional_update: false, ..Hooks::NONE },
         custom: Some(Arc::new(custom)),
     }
 }
 
-fn deprecation(version: &Value, group: &str, kind: &str) -> Option<Name> {
+fn deprecation(all: &[Value], version: &Value, group: &str, kind: &str) -> Option<Name> {
     if !version.flag("deprecated") {
         return None;
     }
-    let default = || format!("{group}/{} {kind} is deprecated", version.text("name"));
+    let rank = |version: &Value| priority(version.text("name"));
+    let better = |other: &&Value| {
+        other.flag("served") && !other.flag("deprecated") && rank(other) > rank(version)
+    };
+    let default = || {
+        let text = format!("{group}/{} {kind} is deprecated", version.text("name"));
+        match all.iter().filter(better).max_by_key(|other| rank(other)) {
+            Some(best) => format!("{text}; use {group}/{} {kind}", best.text("name")),
+            None => text,
+        }
+    };
     let text = version.opt_text("deprecationWarning").map_or_else(default, str::to_owned);
     Some(Name::Owned(text))
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Additional, Node};
+use crate::field::Path;
 use crate::schema::{self, TypeError};
 
 /// Fields of an object that belong to every object.
@@ -90,7 +91,15 @@ impl Walk {
     fn metadata(&mut self, value: &mut Value) -> Result<(), TypeError> {
         const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
         let (Some(meta), true) = (schema::by_name(META), value.is_object()) else { return Ok(()) };
-        let unknown = schema::prune_and_check(meta, value)?;
+        // Of an object within another it is said where it is.
+        let sent = (self.path != "metadata").then(|| value.clone());
+        let unknown = schema::prune_and_check(meta, value).map_err(|error| match sent {
+            Some(sent) => {
+                let at = Path::new(&self.path);
+                TypeError::Value(at.invalid(sent, error.to_string()).to_string())
+            }
+            None => error,
+        })?;
         crate::defaults::normalise_metadata(value);
         let paths = unknown.into_iter().map(|field| format!("{}.{field}", self.path));
         self.pruned.unknown.extend(paths);

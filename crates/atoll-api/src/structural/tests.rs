@@ -65,6 +65,22 @@ fn unknown_fields_go_and_what_is_free_stays() {
 }
 
 #[test]
+fn metadata_of_a_wrong_type_is_found_where_it_is() {
+    let node = Node::compile(&json!({"type": "object", "properties": {
+        "embedded": {"type": "object", "x-kubernetes-embedded-resource": true,
+            "x-kubernetes-preserve-unknown-fields": true}}}));
+    let why =
+        "json: cannot unmarshal number into Go struct field ObjectMeta.namespace of type string";
+    let metadata = json!({"name": "a", "namespace": 42});
+    let mut inside = json!({"embedded": {"metadata": metadata}});
+    let shown = "embedded.metadata: Invalid value: {\"name\":\"a\",\"namespace\":42}: ";
+    let text = prune(&node, &mut inside).unwrap_err().to_string();
+    assert_eq!(text, format!("{shown}{why}"));
+    let mut own = json!({"metadata": metadata});
+    assert_eq!(prune(&node, &mut own).unwrap_err().to_string(), why);
+}
+
+#[test]
 fn defaults_fill_what_is_absent_and_nulls_go() {
     let mut value =
         object(json!({"color": null, "name": null, "maybe": null, "items": [{"id": "a"}]}));
@@ -151,7 +167,8 @@ fn a_definition_adds_rows() {
     let versions: Vec<&str> = rows.iter().map(|row| &*row.version).collect();
     assert_eq!(versions, ["v1", "v1alpha1"]);
     let (row, old) = (&rows[0], &rows[1]);
-    assert_eq!(old.deprecation.as_deref(), Some("x.io/v1alpha1 X is deprecated"));
+    let text = "x.io/v1alpha1 X is deprecated; use x.io/v1 X";
+    assert_eq!(old.deprecation.as_deref(), Some(text));
     assert_eq!(old.storage.version, "v1");
     assert_eq!(&*row.definition, "io.x.v1.X");
     assert!(row.subresource("status").is_some() && row.subresource("scale").is_some());

@@ -72,6 +72,10 @@ pub(crate) fn stateful_set_status_update(new: &Value, old: &Value) -> Vec<Error>
 
 pub(crate) fn stateful_set_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     let mut texts = warnings::workload(new, old);
+    let at = Path::new("spec").child("volumeClaimTemplates");
+    for (index, template) in new["spec"].items("volumeClaimTemplates").iter().enumerate() {
+        warnings::storage::claim_spec(&at.index(index), &template["spec"], &mut texts);
+    }
     if new["spec"].int("revisionHistoryLimit").is_some_and(|limit| limit < 0) {
         texts.push(
             "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value \

@@ -6,7 +6,7 @@ use super::{affinity, faults, immutable, label_selector, resources, same, volume
 use crate::access::Access as _;
 use crate::field::{Error, Path};
 use crate::kinds::amount;
-use crate::kinds::storage::{CLASS_ANNOTATION, class_of};
+use crate::kinds::storage::class_of;
 use crate::names;
 
 const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -233,26 +233,6 @@ fn munged(is: &Value, was: &Value, kind: &str) -> Value {
         }
     }
     source
-}
-
-/// Recycling is deprecated.
-pub(crate) fn volume_warnings(new: &Value, _: Option<&Value>) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if new["metadata"]["annotations"].has(CLASS_ANNOTATION) {
-        warnings.push(format!(
-            "metadata.annotations[{}]: deprecated since v1.8; use \"storageClassName\" attribute \
-             instead",
-            CLASS_ANNOTATION
-        ));
-    }
-    if new["spec"].text("persistentVolumeReclaimPolicy") == "Recycle" {
-        warnings.push(
-            "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. \
-             Instead, the recommended approach is to use dynamic provisioning."
-                .to_owned(),
-        );
-    }
-    warnings
 }
 
 pub(crate) fn claim(claim: &Value) -> Vec<Error> {
