@@ -12,9 +12,10 @@ use crate::{
     error::{Error, failed, gone_is_fine, settle},
     shared::ClientFor,
 };
-use atoll_informer::{Key, Outcome, WorkQueue, run_workers};
+use atoll_informer::{Key, Outcome, Recorder, WorkQueue, run_workers};
 use decide::{OwnerState, Verdict};
 use graph::{Graph, Node, Owner};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, ResourceExt,
     api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy},
@@ -29,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-pub(crate) use monitor::Kind;
+pub(crate) use monitor::{Kind, Served};
 
 /// Objects worked on at once.
 const WORKERS: usize = 8;
@@ -44,6 +45,7 @@ type Removed = Box<dyn Fn(&str) + Send + Sync>;
 /// What the collector knows of the cluster; others ask it about namespaces.
 pub(crate) struct Collector {
     client: Client,
+    recorder: Recorder,
     graph: Mutex<Graph>,
     catalog: watch::Sender<Option<Arc<Catalog>>>,
     synced: watch::Sender<bool>,
@@ -52,9 +54,17 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    pub(crate) fn new(clients: &ClientFor) -> Arc<Self> {
+    pub(crate) fn new(
+        clients: &ClientFor,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
+        let client = clients("generic-garbage-collector");
+        let component = "garbage-collector-controller";
+        let recorder = Recorder::start(client.clone(), component, None, tasks, stop.clone());
         Arc::new(Self {
-            client: clients("generic-garbage-collector"),
+            client,
+            recorder,
             graph: Mutex::new(Graph::default()),
             catalog: watch::Sender::new(None),
             synced: watch::Sender::new(false),
@@ -209,11 +219,36 @@ impl Collector {
                 Some(_) => OwnerState::Solid,
                 // Not in the graph: perhaps not seen yet, or not what the reference says, so
                 // only the API can tell.
-                None => self.look_up(catalog, owner, &node.namespace).await?,
+                None => {
+                    self.say_if_elsewhere(catalog, node, owner);
+                    self.look_up(catalog, owner, &node.namespace).await?
+                }
             };
             states.push((owner.clone(), state));
         }
         Ok(states)
+    }
+
+    /// An owner in another namespace is none; who wrote the reference is told why the object
+    /// goes, or is never collected.
+    fn say_if_elsewhere(&self, catalog: &Catalog, node: &Node, owner: &Owner) {
+        if !self.lock().is_news_of_elsewhere(node, owner) {
+            return;
+        }
+        let kind = catalog.kind(node.kind).resource;
+        let text = format!(
+            "ownerRef [{}/{}, namespace: {}, name: {}, uid: {}] does not exist in namespace {:?}",
+            owner.api_version, owner.kind, node.namespace, owner.name, owner.uid, node.namespace
+        );
+        let dependent = ObjectReference {
+            api_version: Some(kind.api_version),
+            kind: Some(kind.kind),
+            namespace: Some(node.namespace.clone()),
+            name: Some(node.name.clone()),
+            uid: Some(node.uid.clone()),
+            ..ObjectReference::default()
+        };
+        self.recorder.warning_of(dependent, "OwnerRefInvalidNamespace", text);
     }
 
     async fn look_up(

@@ -60,7 +60,7 @@ pub struct Config {
 pub fn start(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) {
     let Config { clients, root_ca_pem, signers, sign_token } = config;
     let shared = Shared::new();
-    let collector = Collector::new(clients);
+    let collector = Collector::new(clients, tasks, stop);
     deployment::start(clients, &shared, tasks, stop);
     replicaset::start(clients, &shared, tasks, stop);
     replication::start(clients, &shared, tasks, stop);

@@ -5,7 +5,7 @@
 
 use crate::{
     error::{Error, failed, gone_is_fine},
-    gc::{Collector, Kind},
+    gc::{Collector, Kind, Served},
     launch::launch,
     shared::{ClientFor, Shared},
 };
@@ -86,16 +86,24 @@ impl Controller {
             }
         }
         if !census.is_empty() {
-            let conditions = conditions(&census, self.collector.finalizers(&key.name), &failure);
+            let finalizers = self.collector.finalizers(&key.name);
+            let conditions = conditions(&census, finalizers, &failure, &[]);
             self.report(&namespace, conditions).await?;
             return failure.map_or(Ok(Outcome::Done), Err);
         }
         // The graph may lag behind the last creation, so the API has the last word.
-        if self.is_empty(&key.name).await? {
-            self.finalize(&namespace).await?;
-            return Ok(Outcome::Done);
+        let served = Served::ask(&self.client).await;
+        let served = served.map_err(failed("finding all kinds of", "namespace", &key.name))?;
+        if !self.is_empty(&key.name, &served.kinds).await? {
+            return Ok(Outcome::Retry);
         }
-        Ok(Outcome::Retry)
+        if !served.away.is_empty() {
+            // Whoever is away may have objects of the namespace.
+            self.report(&namespace, conditions(&[], Vec::new(), &None, &served.away)).await?;
+            return Ok(Outcome::Retry);
+        }
+        self.finalize(&namespace).await?;
+        Ok(Outcome::Done)
     }
 
     fn api(&self, namespace: &str, kind: &Kind) -> Api<DynamicObject> {
@@ -121,17 +129,20 @@ impl Controller {
         Ok(())
     }
 
-    async fn is_empty(&self, namespace: &str) -> Result<bool, Error> {
-        for kind in self.collector.namespaced_kinds() {
+    /// Deletes what it finds: the graph does not watch what other servers serve.
+    async fn is_empty(&self, namespace: &str, kinds: &[Kind]) -> Result<bool, Error> {
+        let mut empty = true;
+        for kind in kinds.iter().filter(|kind| kind.namespaced) {
             let one = ListParams::default().limit(1);
-            let listed = self.api(namespace, &kind).list_metadata(&one).await;
+            let listed = self.api(namespace, kind).list_metadata(&one).await;
             let listed =
                 listed.map_err(failed("listing what is left of", "namespace", namespace))?;
             if !listed.items.is_empty() {
-                return Ok(false);
+                self.empty(namespace, kind).await?;
+                empty = false;
             }
         }
-        Ok(true)
+        Ok(empty)
     }
 
     async fn finalize(&self, namespace: &Namespace) -> Result<(), Error> {
@@ -180,6 +191,7 @@ fn conditions(
     census: &[(Kind, usize)],
     finalizers: Vec<(String, usize)>,
     failure: &Option<Error>,
+    away: &[String],
 ) -> Vec<NamespaceCondition> {
     let counted = |items: Vec<String>| {
         let mut items = items;
@@ -212,15 +224,17 @@ fn conditions(
             condition(kind, "ContentDeletionFailed", Some(message), "")
         }
     };
+    let remaining = (!census.is_empty()).then(|| format!("Some resources are remaining: {left}"));
+    let (removed, all_removed) = ("ContentRemoved", "All content successfully removed");
+    let (empty_or, finalized) = if census.is_empty() {
+        (removed, all_removed)
+    } else {
+        ("ContentHasNoFinalizers", "All content-preserving finalizers finished")
+    };
     let finalizing = (!held.is_empty())
         .then(|| format!("Some content in the namespace has finalizers remaining: {held}"));
     vec![
-        condition(
-            "NamespaceDeletionDiscoveryFailure",
-            "ResourcesDiscovered",
-            None,
-            "All resources successfully discovered",
-        ),
+        discovered(away),
         condition(
             "NamespaceDeletionGroupVersionParsingFailure",
             "ParsedGroupVersions",
@@ -230,17 +244,35 @@ fn conditions(
         content,
         condition(
             "NamespaceContentRemaining",
-            "SomeResourcesRemain",
-            Some(format!("Some resources are remaining: {left}")),
-            "",
+            if remaining.is_some() { "SomeResourcesRemain" } else { removed },
+            remaining,
+            all_removed,
         ),
         condition(
             "NamespaceFinalizersRemaining",
-            if finalizing.is_some() { "SomeFinalizersRemain" } else { "ContentHasNoFinalizers" },
+            if finalizing.is_some() { "SomeFinalizersRemain" } else { empty_or },
             finalizing,
-            "All content-preserving finalizers finished",
+            finalized,
         ),
     ]
+}
+
+/// Whether all groups could say what they serve.
+fn discovered(away: &[String]) -> NamespaceCondition {
+    let kind = "NamespaceDeletionDiscoveryFailure";
+    if away.is_empty() {
+        let text = "All resources successfully discovered";
+        return condition(kind, "ResourcesDiscovered", None, text);
+    }
+    let stale: Vec<String> =
+        away.iter().map(|one| format!("{one}: stale GroupVersion discovery: {one}")).collect();
+    let text = format!(
+        "Discovery failed for some groups, {} failing: unable to retrieve the complete list of \
+         server APIs: {}",
+        away.len(),
+        stale.join(", ")
+    );
+    condition(kind, "DiscoveryFailed", Some(text), "")
 }
 
 fn qualified(kind: &Kind) -> String {
@@ -281,7 +313,7 @@ mod tests {
             delete_collection: true,
         };
         let said = |finalizers: Vec<(String, usize)>| -> Vec<String> {
-            conditions(&[(kind.clone(), 2)], finalizers, &None)
+            conditions(&[(kind.clone(), 2)], finalizers, &None, &[])
                 .into_iter()
                 .filter(|one| one.status == "True")
                 .filter_map(|one| one.message)
@@ -294,6 +326,15 @@ mod tests {
             [
                 left,
                 "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
+            ]
+        );
+        let away = conditions(&[], Vec::new(), &None, &["far.example.com/v1".to_owned()]);
+        let problems = away.into_iter().filter(|one| one.status == "True");
+        assert_eq!(
+            problems.filter_map(|one| one.message).collect::<Vec<_>>(),
+            [
+                "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of \
+              server APIs: far.example.com/v1: stale GroupVersion discovery: far.example.com/v1"
             ]
         );
     }

@@ -5,6 +5,7 @@
 //! pods. [`plan`] decides; rules and texts are kube-controller-manager's.
 
 mod ages;
+mod arrivals;
 mod evict;
 mod lease;
 mod plan;

@@ -110,11 +110,11 @@ impl Volumes {
             match binding::claim_key(volume) {
                 Some(claim) => other.add(claim),
                 // It may be what a claim waits for.
-                None => all.retry_unbound(&other),
+                None => all.retry_unbound(&other, Some(&volume.name_any())),
             }
         });
         let (other, all) = (claims.clone(), self.clone());
-        self.classes.on_change(move |_: &Change<'_, StorageClass>| all.retry_unbound(&other));
+        self.classes.on_change(move |_: &Change<'_, StorageClass>| all.retry_unbound(&other, None));
         let (own, other) = (pods.clone(), claims.clone());
         self.shared.pods.on_change(move |change: &Change<'_, Pod>| {
             let Some(pod) = change.object() else { return };
@@ -135,14 +135,17 @@ impl Volumes {
                 }
             }
             if change.old.is_none() {
-                all.retry_unbound(&waiting);
+                all.retry_unbound(&waiting, None);
             }
         });
     }
 
-    fn retry_unbound(&self, claims: &Queue) {
+    /// Claims that have no volume, and those that ask for this one: they may have been there
+    /// before it.
+    fn retry_unbound(&self, claims: &Queue, volume: Option<&str>) {
         for claim in self.claims.list() {
-            if binding::volume_name(&claim).is_none() {
+            let named = binding::volume_name(&claim);
+            if named.is_none() || named == volume {
                 claims.add(Key::of(claim.as_ref()));
             }
         }

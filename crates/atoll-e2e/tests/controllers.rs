@@ -629,6 +629,7 @@ fn nodes(cluster: &Cluster) {
     let tainted = Instant::now();
     cluster.kubectl(&["taint", "node", "node-1", "gone=yes:NoExecute"]).ok();
     tolerated(cluster, tainted);
+    comes_late(cluster);
     eventually(SOON, "the taint clears node-1", || {
         let nodes = nodes_of();
         if nodes.contains(&"node-1".to_owned()) { Err(format!("{nodes:?}")) } else { Ok(()) }
@@ -675,6 +676,14 @@ fn tolerated(cluster: &Cluster, tainted: Instant) {
         // Whoever bears it longer is there still.
         assert!(cluster.json(&["pod", "spared"])["metadata"]["deletionTimestamp"].is_null());
     }
+}
+
+/// A pod that comes to a taint that is old already has all its time.
+fn comes_late(cluster: &Cluster) {
+    let (came, seconds) = (Instant::now(), 3);
+    tolerant(cluster, "late", seconds);
+    cluster.kubectl(&["wait", "--for=delete", "pod/late", "--timeout=30s"]).ok();
+    assert!(came.elapsed() >= Duration::from_secs(seconds), "{:?}", came.elapsed());
 }
 
 /// The taint was taken away in time.

@@ -106,7 +106,26 @@ impl Recorder {
             uid: object.uid().unwrap_or_default(),
             field_path,
         };
-        let remark = Remark { subject, kind, reason: reason.to_owned(), message };
+        self.send(Remark { subject, kind, reason: reason.to_owned(), message });
+    }
+}
+
+impl Recorder {
+    /// Warns of an object of which no more is known than a reference to it.
+    pub fn warning_of(&self, object: ObjectReference, reason: &str, message: String) {
+        let subject = Subject {
+            api_version: object.api_version.unwrap_or_default(),
+            kind: object.kind.unwrap_or_default(),
+            namespace: object.namespace.unwrap_or_default(),
+            name: object.name.unwrap_or_default(),
+            uid: object.uid.unwrap_or_default(),
+            field_path: object.field_path,
+        };
+        self.send(Remark { subject, kind: EventType::Warning, reason: reason.to_owned(), message });
+    }
+
+    fn send(&self, remark: Remark) {
+        let reason = remark.reason.clone();
         if self.remarks.try_send((remark, Timestamp::now())).is_err() {
             debug!(reason, "event dropped: the queue is full or closed");
         }

@@ -79,6 +79,8 @@ pub(super) struct Graph {
     nodes: HashMap<String, Node>,
     /// Owner's uid → dependents' uids; an owner need not be known.
     dependents: HashMap<String, BTreeSet<String>>,
+    /// Dependent's uid → uids of the owners in other namespaces that were told of.
+    told: HashMap<String, BTreeSet<String>>,
 }
 
 impl Graph {
@@ -134,9 +136,18 @@ impl Graph {
         })
     }
 
+    /// Whether the owner is known to stand in another namespace than `node`, and this was not
+    /// asked before.
+    pub(super) fn is_news_of_elsewhere(&mut self, node: &Node, owner: &Owner) -> bool {
+        let known = self.nodes.get(&owner.uid).map_or("", |known| &known.namespace);
+        let elsewhere = !known.is_empty() && known != node.namespace;
+        elsewhere && self.told.entry(node.uid.clone()).or_default().insert(owner.uid.clone())
+    }
+
     /// Forgets an object; returns its namespace and the uids that need a look.
     pub(super) fn remove(&mut self, uid: &str) -> (Option<String>, Vec<String>) {
         self.unlink(uid);
+        self.told.remove(uid);
         let Some(node) = self.nodes.remove(uid) else { return (None, Vec::new()) };
         let dependents = self.dependents.get(uid).into_iter().flatten().cloned();
         let waiting = node.owners.iter().map(|owner| owner.uid.clone());
@@ -263,8 +274,14 @@ mod tests {
         let mut elsewhere = node("owner", &[]);
         elsewhere.namespace = "far".into();
         graph.insert(elsewhere, &|_, _| true);
-        assert_eq!(graph.insert(node("pod", &["owner"]), &|_, _| true), ["pod"]);
+        let pod = node("pod", &["owner"]);
+        assert_eq!(graph.insert(pod.clone(), &|_, _| true), ["pod"]);
+        let told: Vec<bool> =
+            (0..2).map(|_| graph.is_news_of_elsewhere(&pod, &pod.owners[0])).collect();
+        assert_eq!(told, [true, false]);
         graph.insert(node("owner", &[]), &|_, _| true);
+        let other = node("other", &["owner"]);
+        assert!(!graph.is_news_of_elsewhere(&other, &other.owners[0]), "it stands beside it");
         assert!(graph.insert(node("pod", &["owner"]), &|_, _| true).is_empty());
         assert_eq!(graph.insert(node("pod", &["owner"]), &|_, _| false), ["pod"]);
         let mut misnamed = node("pod", &["owner"]);

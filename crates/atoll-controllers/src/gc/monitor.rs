@@ -6,7 +6,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{
     Api, Client, ResourceExt,
     api::{DynamicObject, PartialObjectMeta},
-    core::ApiResource,
+    core::{
+        ApiResource,
+        discovery::v2::{APIGroupDiscoveryList, APIVersionDiscovery},
+    },
     discovery::{Discovery, Scope, verbs},
     runtime::{WatchStreamExt, watcher},
 };
@@ -201,6 +204,40 @@ impl Slot {
     fn new(kind: Kind) -> Self {
         Self { kind, gone: CancellationToken::new() }
     }
+}
+
+/// What the API serves now.
+pub(crate) struct Served {
+    pub(crate) kinds: Vec<Kind>,
+    /// Versions of groups whose server is away: `group/version`.
+    pub(crate) away: Vec<String>,
+}
+
+impl Served {
+    pub(crate) async fn ask(client: &Client) -> Result<Self, kube::Error> {
+        let groups = client.list_api_groups_aggregated().await?;
+        let discovery = Discovery::new(client.clone()).run_aggregated().await?;
+        Ok(Self { kinds: kinds(&discovery), away: away(&groups) })
+    }
+}
+
+fn away(groups: &APIGroupDiscoveryList) -> Vec<String> {
+    let mut away: Vec<String> = groups
+        .items
+        .iter()
+        .flat_map(|group| {
+            let name = group.metadata.as_ref().and_then(|metadata| metadata.name.clone());
+            let stale =
+                |version: &&APIVersionDiscovery| version.freshness.as_deref() == Some("Stale");
+            let versions = group.versions.iter().filter(stale);
+            versions.map(move |version| {
+                let version = version.version.as_deref().unwrap_or_default();
+                format!("{}/{version}", name.as_deref().unwrap_or_default())
+            })
+        })
+        .collect();
+    away.sort();
+    away
 }
 
 fn kinds(discovery: &Discovery) -> Vec<Kind> {

@@ -3,6 +3,7 @@
 
 use super::{
     ages::Ages,
+    arrivals::{Arrivals, bound_at},
     plan::{Stay, is_out_of_service, stay},
 };
 use crate::{
@@ -34,6 +35,7 @@ struct Evictor {
     recorder: Recorder,
     shared: Arc<Shared>,
     ages: Ages,
+    arrivals: Arrivals,
 }
 
 pub(super) fn start(
@@ -44,10 +46,16 @@ pub(super) fn start(
     stop: &CancellationToken,
 ) {
     let queue = WorkQueue::new();
-    let evictor =
-        Arc::new(Evictor { client, recorder, shared: shared.clone(), ages: Ages::default() });
-    let own = queue.clone();
+    let evictor = Arc::new(Evictor {
+        client,
+        recorder,
+        shared: shared.clone(),
+        ages: Ages::default(),
+        arrivals: Arrivals::default(),
+    });
+    let (own, witness) = (queue.clone(), evictor.clone());
     shared.pods.on_change(move |change: &Change<'_, Pod>| {
+        witness.witness(change);
         let moved = change.old.and_then(|pod| pods::node_name(pod))
             != change.new.and_then(|pod| pods::node_name(pod));
         let leaves = change.new.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some());
@@ -73,6 +81,17 @@ pub(super) fn start(
 }
 
 impl Evictor {
+    /// Notes when pods come to their nodes. Those of the first list came before.
+    fn witness(&self, change: &Change<'_, Pod>) {
+        match (change.old, change.new) {
+            (_, Some(pod)) if pods::node_name(pod).is_some() => {
+                self.arrivals.note(pod, self.shared.pods.is_synced(), Timestamp::now());
+            }
+            (Some(pod), None) => self.arrivals.forget(pod),
+            _ => {}
+        }
+    }
+
     async fn reconcile(&self, key: &Key) -> Result<Outcome, Error> {
         let Some(pod) = self.shared.pods.get(key) else { return Ok(Outcome::Done) };
         let Some(name) = pods::node_name(&pod) else { return Ok(Outcome::Done) };
@@ -88,7 +107,7 @@ impl Evictor {
             return Ok(Outcome::Done);
         }
         let now = Timestamp::now();
-        match stay(&self.ages.of(&node, now), &pod) {
+        match stay(&self.ages.of(&node, now), &pod, self.arrivals.of(&pod)) {
             Stay::Forever => Ok(Outcome::Done),
             Stay::For(left) => Ok(Outcome::After(left)),
             Stay::Leave => {
@@ -119,10 +138,7 @@ impl Evictor {
     /// A node that has been removed cannot confirm that its containers are gone.
     async fn on_missing_node(&self, pod: &Pod, node: &str) -> Result<Outcome, Error> {
         self.ages.forget(node);
-        let bound_at = pods::condition(pod, "PodScheduled")
-            .and_then(|condition| condition.last_transition_time.as_ref())
-            .map_or_else(|| pods::created_at(pod), |time| time.0);
-        let waited = Timestamp::now().duration_since(bound_at).unsigned_abs();
+        let waited = Timestamp::now().duration_since(bound_at(pod)).unsigned_abs();
         if let Some(left) = ORPHAN_QUARANTINE.checked_sub(waited).filter(|left| !left.is_zero()) {
             return Ok(Outcome::After(left));
         }

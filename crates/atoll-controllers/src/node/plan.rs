@@ -137,9 +137,9 @@ pub(super) enum Stay {
     Leave,
 }
 
-/// What the node's NoExecute taints, each with its age, mean for `pod`: the shortest of the
-/// tolerations that match counts from when the taint was added.
-pub(super) fn stay(taints: &[(Taint, Duration)], pod: &Pod) -> Stay {
+/// What the node's NoExecute taints, each with its age, mean for `pod`, which has been on the
+/// node for `there`: the shortest of the tolerations that match counts from when both were there.
+pub(super) fn stay(taints: &[(Taint, Duration)], pod: &Pod, there: Duration) -> Stay {
     let tolerations =
         pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
     let mut left: Option<Duration> = None;
@@ -153,7 +153,7 @@ pub(super) fn stay(taints: &[(Taint, Duration)], pod: &Pod) -> Stay {
             continue;
         };
         let tolerated = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        let rest = tolerated.saturating_sub(*age);
+        let rest = tolerated.saturating_sub((*age).min(there));
         left = Some(left.map_or(rest, |known| known.min(rest)));
     }
     match left {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_matching_toleration_counts_from_the_taint() {
+    fn the_shortest_matching_toleration_counts_from_when_pod_and_taint_met() {
         let taint = |seconds| {
             let taint = json!({ "key": UNREACHABLE, "effect": "NoExecute" });
             [(serde_json::from_value(taint).unwrap(), Duration::from_secs(seconds))]
@@ -293,9 +293,16 @@ mod tests {
         let five = pod(
             json!([{ "key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5 }]),
         );
-        assert_eq!(stay(&taint(2), &five), Stay::For(Duration::from_secs(3)));
-        assert_eq!(stay(&taint(5), &five), Stay::Leave);
-        assert_eq!(stay(&taint(0), &pod(json!([]))), Stay::Leave);
-        assert_eq!(stay(&taint(9), &pod(json!([{ "operator": "Exists" }]))), Stay::Forever);
+        let long = Duration::from_secs(60);
+        assert_eq!(stay(&taint(2), &five, long), Stay::For(Duration::from_secs(3)));
+        assert_eq!(stay(&taint(5), &five, long), Stay::Leave);
+        // A pod that comes to an old taint has all its time.
+        assert_eq!(
+            stay(&taint(60), &five, Duration::from_secs(1)),
+            Stay::For(Duration::from_secs(4))
+        );
+        assert_eq!(stay(&taint(60), &five, Duration::ZERO), Stay::For(Duration::from_secs(5)));
+        assert_eq!(stay(&taint(0), &pod(json!([])), long), Stay::Leave);
+        assert_eq!(stay(&taint(9), &pod(json!([{ "operator": "Exists" }])), long), Stay::Forever);
     }
 }

@@ -122,12 +122,18 @@ pub(super) fn default_class(classes: &[Arc<StorageClass>]) -> Option<String> {
 }
 
 /// Volumes that a claim was given a moment ago: two claims decided upon at once do not both
-/// begin to bind the same one. The API's word replaces the promise.
+/// begin to bind the same one. The API's word replaces the promise: it holds for the volume as
+/// it was, and whatever came of it, the volume that shows has another version.
 #[derive(Default)]
-pub(super) struct Promises(Mutex<HashMap<String, String>>);
+pub(super) struct Promises(Mutex<HashMap<String, Promise>>);
+
+struct Promise {
+    claim_uid: String,
+    version: Option<String>,
+}
 
 impl Promises {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, String>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Promise>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -139,19 +145,23 @@ impl Promises {
         choose: impl FnOnce(&[Arc<PersistentVolume>]) -> Option<Arc<PersistentVolume>>,
     ) -> Option<Arc<PersistentVolume>> {
         let mut promised = self.lock();
-        promised.retain(|name, _| {
-            volumes
-                .iter()
-                .any(|volume| volume.name_any() == *name && binding::claim_ref(volume).is_none())
+        promised.retain(|name, promise| {
+            volumes.iter().any(|volume| {
+                volume.name_any() == *name && volume.resource_version() == promise.version
+            })
         });
         let open: Vec<_> = volumes
             .into_iter()
             .filter(|volume| {
-                promised.get(&volume.name_any()).is_none_or(|holder| holder == claim_uid)
+                promised
+                    .get(&volume.name_any())
+                    .is_none_or(|promise| promise.claim_uid == claim_uid)
             })
             .collect();
         let chosen = choose(&open)?;
-        promised.insert(chosen.name_any(), claim_uid.to_owned());
+        let promise =
+            Promise { claim_uid: claim_uid.to_owned(), version: chosen.resource_version() };
+        promised.insert(chosen.name_any(), promise);
         Some(chosen)
     }
 }

@@ -85,13 +85,19 @@ fn a_volume_that_names_the_claim_is_its_own() {
 #[test]
 fn a_volume_is_promised_to_one_claim_only() {
     let promises = matching::Promises::default();
-    let all = || vec![volume("only", "1Gi", json!({}))];
-    let choose = |uid: &str| {
-        promises.choose(uid, all(), |open| open.first().cloned()).map(|one| one.name_any())
+    let all = |version: &str| {
+        let mut volume = (*volume("only", "1Gi", json!({}))).clone();
+        volume.metadata.resource_version = Some(version.to_owned());
+        vec![Arc::new(volume)]
     };
-    assert_eq!(choose("first").as_deref(), Some("only"));
-    assert_eq!(choose("second"), None);
-    assert_eq!(choose("first").as_deref(), Some("only"));
+    let choose = |uid: &str, version: &str| {
+        promises.choose(uid, all(version), |open| open.first().cloned()).map(|one| one.name_any())
+    };
+    assert_eq!(choose("first", "7").as_deref(), Some("only"));
+    assert_eq!(choose("second", "7"), None);
+    assert_eq!(choose("first", "7").as_deref(), Some("only"));
+    // It was bound and given back, and nobody chose meanwhile.
+    assert_eq!(choose("second", "9").as_deref(), Some("only"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod namespaces;
 mod owners;
 mod quotas;
+mod volumes;
 
 use atoll_e2e::{
     Output,
@@ -136,8 +137,11 @@ fn controllers_need_no_nodes() {
     owners::a_controller_waits_for_its_pods(&alone);
     owners::an_owner_that_stays_keeps_what_two_have(&alone);
     owners::orphans_stay(&alone);
+    owners::who_owns_across_namespaces_is_told(&alone);
     namespaces::pods_go_first(&alone);
+    namespaces::whoever_is_away_is_waited_for(&alone);
     namespaces::the_authority_is_kept(&alone);
+    volumes::no_claim_waits_in_vain(&alone);
     quotas::every_kind_is_counted_and_given_back(&alone);
     quotas::pods_are_counted_in_all_they_ask(&alone);
     quotas::scopes_part_the_pods(&alone);

@@ -70,3 +70,26 @@ pub(crate) fn the_authority_is_kept(alone: &Alone) {
     alone.delete(&map, "background");
     back("the authority after its end");
 }
+
+/// A group whose server is away may have objects in a namespace that ends.
+pub(crate) fn whoever_is_away_is_waited_for(alone: &Alone) {
+    let service = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+        "metadata": {"name": "v1.far.example.com"}, "spec": {"group": "far.example.com",
+            "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 100,
+            "service": {"name": "none", "namespace": "default"}}});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "waits"}});
+    alone.create(&[service, namespace]);
+    eventually(SOON, "the group is known to be away", || {
+        let service = alone.get(&["apiservice", "v1.far.example.com"]);
+        let said = service["status"]["conditions"].to_string();
+        if said.contains("ServiceNotFound") { Ok(()) } else { Err(said) }
+    });
+    alone.delete(&["namespace", "waits"], "background");
+    eventually(SOON, "the namespace says whom it waits for", || {
+        let conditions = alone.get(&["namespace", "waits"])["status"]["conditions"].to_string();
+        let said = conditions.contains("stale GroupVersion discovery: far.example.com/v1");
+        if said { Ok(()) } else { Err(conditions) }
+    });
+    alone.delete(&["apiservice", "v1.far.example.com"], "background");
+    alone.gone(&["namespace", "waits"]);
+}

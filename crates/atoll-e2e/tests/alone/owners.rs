@@ -109,3 +109,27 @@ pub(crate) fn orphans_stay(alone: &Alone) {
     }
     alone.delete(&["pods", "-l", "app=parent"], "background");
 }
+
+/// An owner in another namespace is none; the event is the only hint why the object went.
+pub(crate) fn who_owns_across_namespaces_is_told(alone: &Alone) {
+    let map = |name: &str, namespace: &str, owners: &[Value]| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata":
+            {"name": name, "namespace": namespace, "ownerReferences": owners}})
+    };
+    alone.create(&[map("owner", "kube-public", &[])]);
+    let owner = alone.get(&["configmap", "owner", "-n", "kube-public"]);
+    alone.create(&[map("owned", "default", &[reference(&owner)])]);
+    alone.gone(&["configmap", "owned"]);
+    let told = eventually(SOON, "an event says why", || {
+        let events = alone.items(&["events", "--field-selector=reason=OwnerRefInvalidNamespace"]);
+        events.first().cloned().ok_or_else(|| "no event".to_owned())
+    });
+    let uid = owner["metadata"]["uid"].as_str().unwrap();
+    let text = format!(
+        "ownerRef [v1/ConfigMap, namespace: default, name: owner, uid: {uid}] does not exist in \
+         namespace \"default\""
+    );
+    assert_eq!(told["message"], text);
+    assert_eq!(told["involvedObject"]["name"], "owned");
+    alone.delete(&["configmap", "owner", "-n", "kube-public"], "background");
+}
