@@ -27,6 +27,8 @@ const SCHEMES: &[(&str, bool)] =
 /// Members without a vote that clients may have added as such at a time.
 const LEARNERS_MAX: usize = 1;
 const OWN_NAME: &str = "atoll";
+/// How the store of a server that was removed begins to say so.
+const REMOVED: &str = "this server was removed from the cluster";
 /// How long this server may take to hear of a change that another one has made for it.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -78,6 +80,18 @@ impl Core {
         let mut membership = self.membership.clone();
         let known = membership.wait_for(|now| is_known(now));
         tokio::time::timeout(KNOWN_WITHIN, known).await.is_ok_and(|known| known.is_ok())
+    }
+
+    /// Whether this server is no member any more. One that goes may hear of it from its own log, or
+    /// from the others, who then talk to it no more.
+    async fn is_removed(&self) -> bool {
+        let own = self.config.member_id;
+        if self.membership.borrow().member(own).is_none() {
+            return true;
+        }
+        let again = self.control.remove(own).await;
+        matches!(again, Ok(()))
+            || matches!(again, Err(Error::Unavailable { detail }) if detail.starts_with(REMOVED))
     }
 
     /// No other member has one of these addresses.
@@ -176,15 +190,17 @@ impl Cluster for Shared {
             return Err(error::NOT_ENOUGH_STARTED.into());
         }
         let removed = self.control.remove(id).await;
-        let is_gone = || self.until_known(|now| now.member(id).is_none());
         match removed {
             Ok(()) => {
-                is_gone().await;
+                self.until_known(|now| now.member(id).is_none()).await;
             }
             // A store that is removed ends before it can say so.
-            Err(Error::Timeout { .. }) if id == self.config.member_id && is_gone().await => {
-                let header = self.header(0);
-                return Ok(Response::new(MemberRemoveResponse { header, members: self.members() }));
+            Err(Error::Timeout { .. })
+                if id == self.config.member_id && self.is_removed().await =>
+            {
+                let (header, mut members) = (self.header(0), self.members());
+                members.retain(|member| member.id != id);
+                return Ok(Response::new(MemberRemoveResponse { header, members }));
             }
             // Those who would be left are not enough, or do not answer.
             Err(Error::Unavailable { .. }) => return Err(error::UNHEALTHY.into()),
