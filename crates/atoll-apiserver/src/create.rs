@@ -154,7 +154,9 @@ pub(crate) async fn insert(
             quota::check(call, None, &candidate).await?;
             return dry(call, &name, candidate, warnings).await;
         }
-        if call.info.verb == "create" && !object["metadata"].text("resourceVersion").is_empty() {
+        if call.info.verb == "create"
+            && !matches!(object["metadata"].text("resourceVersion"), "" | "0")
+        {
             return Err(Status::version_on_create());
         }
         extra.lease = call.core.leases.of(&call.core, &call.row).await?;

@@ -334,7 +334,6 @@ fn raise_generation(object: &mut Value) {
     }
 }
 
-/// The finalizers that stand for a propagation policy; without a policy they stay.
 /// What nobody says is the kind's own policy, unless a finalizer says it already.
 fn policy_of(
     row: &ResourceInfo,
@@ -347,6 +346,7 @@ fn policy_of(
     stated.or(own)
 }
 
+/// The finalizers that stand for a propagation policy; without a policy they stay.
 fn propagate(object: &mut Value, policy: Option<Propagation>) {
     let Some(policy) = policy else { return };
     let wanted = match policy {

@@ -156,8 +156,8 @@ pub(crate) async fn write_back(
     create::drop_repeated_owners(call, &mut new);
     let warnings = complete(call, old, &mut new, part, options, managing).await?;
     storage::set_revision(&mut new, stored.revision);
-    if new == *old {
-        return Ok(Attempt::Done(Answer::ok(new).with_warnings(warnings)));
+    if new == *old || is_same_but_for_times(&new, old) {
+        return Ok(Attempt::Done(Answer::ok(old.clone()).with_warnings(warnings)));
     }
     let mut extra = allocate::on_update(call, old, &mut new).await?;
     if options.dry_run {
@@ -183,6 +183,30 @@ pub(crate) async fn write_back(
         }
         Written::Changed(_) | Written::Contended => Ok(Attempt::Retry),
     }
+}
+
+/// Whether nothing differs but when managers wrote: whoever states again what is there has changed
+/// nothing (upstream's `IgnoreManagedFieldsTimestampsTransformer`).
+fn is_same_but_for_times(new: &Value, old: &Value) -> bool {
+    let (now, then) = (&new["metadata"]["managedFields"], &old["metadata"]["managedFields"]);
+    if now == then {
+        return false;
+    }
+    let timeless = |fields: &Value| {
+        let mut fields = fields.clone();
+        for manager in fields.as_array_mut().into_iter().flatten() {
+            if let Value::Object(manager) = manager {
+                manager.remove("time");
+            }
+        }
+        fields
+    };
+    if timeless(now) != timeless(then) {
+        return false;
+    }
+    let mut alike = new.clone();
+    alike["metadata"]["managedFields"] = then.clone();
+    alike == *old
 }
 
 fn check_uid(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {

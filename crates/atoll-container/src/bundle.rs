@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::runtime::CgroupVersion;
+use crate::shim::Spread;
 use crate::spec::{
     ContainerSpec, Mount, MountSource, NamespaceMode, Process, Propagation, Resources, Seccomp,
 };
@@ -342,14 +343,18 @@ fn root_propagation(spec: &ContainerSpec) -> &'static str {
     }
 }
 
-/// The mounts for which that is too wide.
-pub(crate) fn parted(spec: &ContainerSpec) -> Vec<PathBuf> {
-    let is_wide = root_propagation(spec) != "private";
-    let is_private = |mount: &&Mount| {
-        matches!(mount.source, MountSource::Bind { propagation: Propagation::None, .. })
-    };
-    let private = spec.mounts.iter().filter(is_private);
-    private.filter(|_| is_wide).map(|mount| mount.destination.clone()).collect()
+/// What each volume asks for, where that is too wide for one of them.
+pub(crate) fn parted(spec: &ContainerSpec) -> Vec<Spread> {
+    if root_propagation(spec) == "private" {
+        return Vec::new();
+    }
+    let volumes = spec.mounts.iter().filter_map(|mount| match mount.source {
+        MountSource::Bind { propagation, .. } => {
+            Some(Spread { path: mount.destination.clone(), propagation })
+        }
+        MountSource::Tmpfs { .. } => None,
+    });
+    volumes.collect()
 }
 
 fn namespaces(spec: &ContainerSpec, cgroup_version: CgroupVersion) -> Vec<Value> {

@@ -36,6 +36,7 @@ use crate::frame::{Body, ErrorCode, Reply, ShimState};
 use crate::seqpacket;
 use crate::spec::{LogSpec, Process};
 pub(crate) use enclosure::Enclosure;
+pub(crate) use parting::Spread;
 
 /// Version of `shim.json`.
 pub(crate) const SHIM_VERSION: u32 = 1;
@@ -93,7 +94,7 @@ pub(crate) struct ShimConfig {
     pub(crate) lent_admin: bool,
     /// Mounts of the container that neither hear of the node's nor tell of their own.
     #[serde(default)]
-    pub(crate) parted: Vec<PathBuf>,
+    pub(crate) parted: Vec<Spread>,
     /// The command, for the process runtime alone; otherwise it is in `config.json`.
     #[serde(default)]
     pub(crate) process: Option<Process>,

@@ -33,7 +33,7 @@ use crate::runtime::{
 };
 use crate::seqpacket;
 use crate::shim::{
-    Confinement, EXIT_FILE, Kind, SHIM_FILE, SHIM_LOG_FILE, SHIM_VERSION, ShimConfig,
+    Confinement, EXIT_FILE, Kind, SHIM_FILE, SHIM_LOG_FILE, SHIM_VERSION, ShimConfig, Spread,
 };
 use crate::signal::Signal;
 use crate::spec::{ContainerSpec, Scope};
@@ -67,7 +67,7 @@ pub struct Bundle {
     pub(crate) filter: Option<PathBuf>,
     pub(crate) lent_admin: bool,
     /// Mounts to be made private where others of the container are not.
-    pub(crate) parted: Vec<PathBuf>,
+    pub(crate) parted: Vec<Spread>,
     /// Even where the specification does not ask for it.
     pub(crate) no_new_privileges: bool,
     /// The process runtime's part.

@@ -111,7 +111,7 @@ impl Controller {
         key: &Key,
     ) -> Result<Option<Arc<ServiceAccount>>, Error> {
         let name = secret.annotations().get(ACCOUNT).cloned().unwrap_or_default();
-        let uid = secret.annotations().get(ACCOUNT_UID);
+        let uid = secret.annotations().get(ACCOUNT_UID).filter(|uid| !uid.is_empty());
         let is_it = |account: &ServiceAccount| uid.is_none() || account.uid().as_ref() == uid;
         let cached = self.shared.service_accounts.get(&Key::new(&key.namespace, &name));
         if let Some(account) = cached.filter(|account| is_it(account)) {

@@ -25,6 +25,7 @@ fn controllers_keep_what_manifests_promise() {
     endpoints(&cluster);
     owners(&cluster);
     owners_of_pods(&cluster);
+    several_owners(&cluster);
     pods_go_first(&cluster);
     namespaces(&cluster);
     nodes(&cluster);
@@ -425,101 +426,108 @@ fn owners(cluster: &Cluster) {
     delete(cluster, "namespace/far");
 }
 
-/// Owners with pods: what stays, what goes, and what waits for it.
-fn owners_of_pods(cluster: &Cluster) {
-    let gone = |what: &str| {
-        eventually(SOON, &format!("{what} is gone"), || {
-            let found = cluster.kubectl(&["get", what]);
-            if found.stderr.contains("not found") { Ok(()) } else { Err(format!("{found:?}")) }
-        });
-    };
-    let controller = |name: &str| {
-        json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
+fn is_gone(cluster: &Cluster, what: &str) {
+    eventually(SOON, &format!("{what} is gone"), || {
+        let found = cluster.kubectl(&["get", what]);
+        if found.stderr.contains("not found") { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}
+
+/// A ReplicationController of one pod, and that pod.
+fn controller(cluster: &Cluster, name: &str) -> String {
+    apply(
+        cluster,
+        &json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
             "spec": {"replicas": 1, "selector": {"app": name}, "template": {
                 "metadata": {"labels": {"app": name}}, "spec": {
                     "terminationGracePeriodSeconds": 1,
-                    "containers": [{"name": "c", "image": "atoll.local/hello"}]}}}})
-    };
-    let pod_of = |name: &str| {
-        eventually(SOON, &format!("{name} has its pod"), || {
-            let pods = cluster.json(&["pods", "-l", &format!("app={name}")]);
-            let pod = pods["items"][0]["metadata"]["name"].as_str().map(ToOwned::to_owned);
-            pod.ok_or_else(|| pods.to_string())
-        })
-    };
+                    "containers": [{"name": "c", "image": "atoll.local/hello"}]}}}}),
+    );
+    first(cluster, "pods", name)
+}
+
+/// The name of the first of a kind that belongs to an app.
+fn first(cluster: &Cluster, kind: &str, app: &str) -> String {
+    eventually(SOON, &format!("{kind} of {app}"), || {
+        let all = cluster.json(&[kind, "-l", &format!("app={app}")]);
+        let name = all["items"][0]["metadata"]["name"].as_str().map(ToOwned::to_owned);
+        name.ok_or_else(|| all.to_string())
+    })
+}
+
+fn set_metadata(cluster: &Cluster, what: &str, metadata: &Value) {
+    let patch = json!({ "metadata": metadata }).to_string();
+    cluster.kubectl(&["patch", what, "--type=merge", "-p", &patch]).ok();
+}
+
+fn delete_in_foreground(cluster: &Cluster, what: &str) {
+    cluster.kubectl(&["delete", what, "--cascade=foreground", "--wait=false"]).ok();
+}
+
+/// Owners with pods: what stays, what goes, and what waits for it.
+fn owners_of_pods(cluster: &Cluster) {
     // A Deployment's ReplicaSet goes with it.
     apply(cluster, &deployment("owning", 1, "1", &json!({})));
-    let set = eventually(SOON, "its ReplicaSet", || {
-        let sets = cluster.json(&["replicasets", "-l", "app=owning"]);
-        let name = sets["items"][0]["metadata"]["name"].as_str().map(ToOwned::to_owned);
-        name.ok_or_else(|| sets.to_string())
-    });
+    let set = first(cluster, "replicasets", "owning");
     delete(cluster, "deployment/owning");
-    gone(&format!("replicaset/{set}"));
+    is_gone(cluster, &format!("replicaset/{set}"));
 
-    // In the foreground the controller waits for its pods, but for one that has another owner.
-    for name in ["waits", "shares", "orphans"] {
-        apply(cluster, &controller(name));
-    }
-    let patch = |pod: &str, metadata: Value| {
-        let patch = json!({"metadata": metadata}).to_string();
-        cluster.kubectl(&["patch", "pod", pod, "--type=merge", "-p", &patch]).ok();
-    };
-    let held = pod_of("waits");
-    patch(&held, json!({"finalizers": ["example.com/hold"]}));
-    let foreground = ["--cascade=foreground", "--wait=false"];
-    cluster.kubectl(&[&["delete", "rc", "waits"][..], &foreground].concat()).ok();
+    // In the foreground the controller waits for its pods.
+    let held = format!("pod/{}", controller(cluster, "waits"));
+    set_metadata(cluster, &held, &json!({"finalizers": ["example.com/hold"]}));
+    delete_in_foreground(cluster, "rc/waits");
     eventually(SOON, "the pod is being deleted", || {
-        let pod = cluster.json(&["pod", &held]);
+        let pod = cluster.json(&[&held]);
         if pod["metadata"]["deletionTimestamp"].is_null() { Err(pod.to_string()) } else { Ok(()) }
     });
     let waiting = cluster.json(&["rc", "waits"]);
     assert_eq!(waiting["metadata"]["finalizers"], json!(["foregroundDeletion"]));
-    patch(&held, json!({"finalizers": null}));
-    gone("rc/waits");
+    set_metadata(cluster, &held, &json!({"finalizers": null}));
+    is_gone(cluster, "rc/waits");
 
-    let shared = pod_of("shares");
+    // Orphans stay, and belong to nobody.
+    let orphan = format!("pod/{}", controller(cluster, "orphans"));
+    cluster.kubectl(&["delete", "rc", "orphans", "--cascade=orphan"]).ok();
+    eventually(SOON, "the pod has no owner", || {
+        let pod = cluster.json(&[&orphan]);
+        if pod["metadata"]["ownerReferences"].is_null() { Ok(()) } else { Err(pod.to_string()) }
+    });
+    is_gone(cluster, "rc/orphans");
+    delete(cluster, &orphan);
+}
+
+/// Who has another owner stays with that one; owners in a circle hold nobody.
+fn several_owners(cluster: &Cluster) {
+    let shared = format!("pod/{}", controller(cluster, "shares"));
     apply(cluster, &config_map("other-owner", "default", None));
-    let other = cluster.json(&["configmap", "other-owner"]);
-    let mut all = cluster.json(&["pod", &shared])["metadata"]["ownerReferences"].clone();
-    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "other-owner",
-        "uid": other["metadata"]["uid"]});
+    let owner = |name: &str| {
+        let uid = cluster.json(&["configmap", name])["metadata"]["uid"].clone();
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid})
+    };
+    let other = owner("other-owner");
+    let mut all = cluster.json(&[&shared])["metadata"]["ownerReferences"].clone();
     all.as_array_mut().unwrap().push(other.clone());
-    patch(&shared, json!({"ownerReferences": all}));
-    cluster.kubectl(&[&["delete", "rc", "shares"][..], &foreground].concat()).ok();
-    gone("rc/shares");
-    let pod = cluster.json(&["pod", &shared]);
+    set_metadata(cluster, &shared, &json!({"ownerReferences": all}));
+    delete_in_foreground(cluster, "rc/shares");
+    is_gone(cluster, "rc/shares");
+    let pod = cluster.json(&[&shared]);
     assert_eq!(pod["metadata"]["ownerReferences"], json!([other]));
     assert!(pod["metadata"]["deletionTimestamp"].is_null());
     delete(cluster, "configmap/other-owner");
-    gone(&format!("pod/{shared}"));
+    is_gone(cluster, &shared);
 
-    // Orphans stay, and belong to nobody.
-    let orphan = pod_of("orphans");
-    cluster.kubectl(&["delete", "rc", "orphans", "--cascade=orphan"]).ok();
-    eventually(SOON, "the pod has no owner", || {
-        let pod = cluster.json(&["pod", &orphan]);
-        if pod["metadata"]["ownerReferences"].is_null() { Ok(()) } else { Err(pod.to_string()) }
-    });
-    gone("rc/orphans");
-    delete(cluster, &format!("pod/{orphan}"));
-
-    // Owners in a circle hold nobody.
     let names = ["circle-1", "circle-2", "circle-3"];
     for name in names {
         apply(cluster, &config_map(name, "default", None));
     }
     for (at, name) in names.iter().enumerate() {
-        let owner = names[(at + 1) % names.len()];
-        let uid = cluster.json(&["configmap", owner])["metadata"]["uid"].clone();
-        let owner = json!({"metadata": {"ownerReferences": [{"apiVersion": "v1",
-            "kind": "ConfigMap", "name": owner, "uid": uid, "blockOwnerDeletion": true}]}});
-        let owner = owner.to_string();
-        cluster.kubectl(&["patch", "configmap", name, "--type=merge", "-p", &owner]).ok();
+        let mut next = owner(names[(at + 1) % names.len()]);
+        next["blockOwnerDeletion"] = json!(true);
+        set_metadata(cluster, &format!("configmap/{name}"), &json!({"ownerReferences": [next]}));
     }
-    cluster.kubectl(&[&["delete", "configmap", "circle-1"][..], &foreground].concat()).ok();
+    delete_in_foreground(cluster, "configmap/circle-1");
     for name in names {
-        gone(&format!("configmap/{name}"));
+        is_gone(cluster, &format!("configmap/{name}"));
     }
 }
 

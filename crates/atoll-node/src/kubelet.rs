@@ -1,6 +1,7 @@
 //! The kubelet API on port 10250: logs, exec, attach, port-forward, health, metrics.
 //!
-//! Only clients with a certificate of the API server's kubelet-client authority get in.
+//! Clients with a certificate of the API server's kubelet-client authority get in, and others
+//! with a token that the API vouches for ([`access`]).
 //! The agent ends the client's own protocol (WebSocket or SPDY); the API server only
 //! passes bytes on.
 

@@ -96,7 +96,7 @@ pub fn data_dir(named: Option<&Path>) -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".local/share/atoll/dev"))
 }
 
-pub async fn run(dev: Dev) -> Result<()> {
+pub async fn run(mut dev: Dev) -> Result<()> {
     let started = Instant::now();
     dev.etcd_space.limits(StoreConfig::default().applications)?;
     dev.audit.config()?;
@@ -107,6 +107,8 @@ pub async fn run(dev: Dev) -> Result<()> {
         warn!("{remark}");
     }
     let listener = listen((Ipv4Addr::LOCALHOST, dev.port).into(), "--port").await?;
+    // Zero is any that is free: whoever connects needs the one that it became.
+    dev.port = listener.local_addr().context("the port of the API")?.port();
     let etcd = etcd::listeners(&dev, cluster.servers).await?;
     if !rustix::process::geteuid().is_root() {
         drop(etcd);

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Definition, Field, Type};
+use super::{Definition, Field, ListKind, Type};
 
 /// Drops from an object of this type what Go would not write.
 pub fn drop_zeros(definition: &Definition, object: &mut Value) {
@@ -21,9 +21,25 @@ pub fn drop_zeros(definition: &Definition, object: &mut Value) {
 fn of_fields(definition: &Definition, map: &mut Map<String, Value>) {
     map.retain(|name, value| {
         let Some(field) = definition.field(name) else { return true };
-        within(&field.ty, value);
+        match &field.list {
+            // What an item is known by stays with it, or server-side apply would take it for another.
+            ListKind::Map(keys) if keys.len() == 1 => items(&field.ty, value, &keys[0]),
+            _ => within(&field.ty, value),
+        }
         !(field.omit_empty && !field.pointer && is_zero(field, value))
     });
+}
+
+fn items(ty: &Type, value: &mut Value, key: &str) {
+    let Value::Array(list) = value else { return within(ty, value) };
+    let Type::List(item) = ty else { return };
+    for value in list {
+        let known = value.get(key).cloned();
+        within(item, value);
+        if let (Some(known), Value::Object(map)) = (known, value) {
+            map.entry(key).or_insert(known);
+        }
+    }
 }
 
 fn within(ty: &Type, value: &mut Value) {

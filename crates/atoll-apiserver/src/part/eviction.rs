@@ -40,6 +40,8 @@ pub(super) async fn serve(call: &Call) -> Result<Answer, Status> {
     let request = call.admission(Operation::Create, call.name(), None, delete_options.dry_run);
     admission::admit(&call.core, &request, &mut incoming.object).await?;
     admission::validate(&call.core, &request, &incoming.object).await?;
+    // Whoever admits it may change how the pod goes.
+    delete_options = DeleteOptions::read(&incoming.object["deleteOptions"], &dry)?;
     delete_options.admitted = true;
     let stored = call.core.storage.get(&call.row, call.namespace(), call.name()).await?;
     let stored = stored.ok_or_else(|| call.not_found())?;

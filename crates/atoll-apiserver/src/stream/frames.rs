@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http::header::{
-    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    AUTHORIZATION, CONNECTION, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -17,6 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use crate::authn::TOKEN_PROTOCOL;
 use crate::body::Body;
 use crate::call::Call;
 use crate::status::Status;
@@ -67,6 +68,7 @@ pub(crate) fn switch(
     messages: impl Stream<Item = std::io::Result<(u8, Bytes)>> + Send + 'static,
 ) -> Result<Response<Body>, Status> {
     let headers = &call.headers;
+    check_origin(headers)?;
     let version = headers.get(SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
     let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
     let (Some(b"13"), Some(key)) = (version, key) else {
@@ -94,6 +96,22 @@ pub(crate) fn switch(
         }
     });
     Ok(response)
+}
+
+/// A page of another place may not use the certificate that a browser shows by itself; whoever
+/// brings a token of its own may come from anywhere.
+fn check_origin(headers: &HeaderMap) -> Result<(), Status> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let Some(origin) = text(ORIGIN) else { return Ok(()) };
+    let protocols = text(SEC_WEBSOCKET_PROTOCOL).unwrap_or_default();
+    let has_token = headers.contains_key(AUTHORIZATION)
+        || protocols.split(',').any(|name| name.trim().starts_with(TOKEN_PROTOCOL));
+    let host = origin.split_once("://").map(|(_, host)| host);
+    if has_token || (host.is_some() && host == text(HOST)) {
+        return Ok(());
+    }
+    let message = format!("WebSockets are not opened for pages of {origin:?}");
+    Err(Status::forbidden_text("", "", "", message))
 }
 
 /// The first of the client's protocols that there is; none when it names none.
@@ -198,6 +216,21 @@ mod tests {
             assert_eq!(out[..head.len()], head);
             assert_eq!(out.len(), head.len() + length);
         }
+    }
+
+    #[test]
+    fn pages_of_other_places_need_a_token() {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("127.0.0.1:6443"));
+        assert!(check_origin(&headers).is_ok());
+        for (origin, is_fine) in
+            [("https://127.0.0.1:6443", true), ("https://evil.example", false), ("null", false)]
+        {
+            headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            assert_eq!(check_origin(&headers).is_ok(), is_fine, "{origin}");
+        }
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        assert!(check_origin(&headers).is_ok());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::objects::Objects;
 use super::{AccountTokens, Reference, TokenProblem, account_groups, account_user};
+use crate::status::Status;
 use crate::user::UserInfo;
 
 const ISSUER: &str = "kubernetes/serviceaccount";
@@ -90,13 +91,18 @@ pub(crate) async fn verify(
     let reference = Reference { name: claims.account.clone(), uid: claims.account_uid.clone() };
     objects.check_one("serviceaccounts", &claims.namespace, &reference).await?;
     let encoded = STANDARD.encode(token);
-    let found = objects.get("secrets", &claims.namespace, &claims.secret).await;
-    let found = found.map_err(|status| TokenProblem::Lookup { why: status.to_string() })?;
-    let has = |secret: &serde_json::Value| {
-        secret["metadata"].text("deletionTimestamp").is_empty()
-            && secret["data"].text("token") == encoded
+    let lookup = |status: Status| TokenProblem::Lookup { why: status.to_string() };
+    let has = |secret: Option<serde_json::Value>| {
+        secret.is_some_and(|secret| {
+            secret["metadata"].text("deletionTimestamp").is_empty()
+                && secret["data"].text("token") == encoded
+        })
     };
-    if found.as_ref().is_some_and(has) {
+    let (namespace, name) = (claims.namespace.as_str(), claims.secret.as_str());
+    // Memory may still show it as it was before it was filled.
+    if has(objects.get("secrets", namespace, name).await.map_err(lookup)?)
+        || has(objects.fresh("secrets", namespace, name).await.map_err(lookup)?)
+    {
         return Ok(claims.user());
     }
     Err(TokenProblem::Invalidated { kind: "secrets", name: claims.secret })

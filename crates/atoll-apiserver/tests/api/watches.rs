@@ -160,7 +160,8 @@ async fn a_watch_over_a_websocket_is_a_message_for_each_event() {
     let address = listener.local_addr().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let (server, end) = (api.server.clone(), stop.clone());
-    let serving = tokio::spawn(async move { server.serve_http(listener, end).await });
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async move { server.serve_http(listener, end).await });
     for name in ["a", "b"] {
         api.create(CONFIG_MAPS, &config_map(name)).await.ok();
     }
@@ -199,6 +200,6 @@ async fn a_watch_over_a_websocket_is_a_message_for_each_event() {
         assert!(payload.windows(8).any(|part| part == b"MODIFIED"));
     }
     stop.cancel();
-    serving.await.unwrap();
+    serving.join_all().await;
     api.shutdown().await;
 }

@@ -454,11 +454,18 @@ async fn zero_values_are_as_good_as_none() {
     assert_eq!(api.merge(&one, &zeros).await.ok()["metadata"]["generation"], 1);
     let mut applied = deployment.clone();
     applied["metadata"] = json!({"name": "d"});
-    for _ in 0..2 {
+    let pull = json!([{"name": ""}]);
+    applied["spec"]["template"]["spec"]["imagePullSecrets"] = pull.clone();
+    let mut first = None;
+    for _ in 0..3 {
         let force = format!("{one}?fieldManager=me&force=true");
         let answer = api.patch(&force, APPLY, &applied).await.ok();
-        assert_eq!(answer["metadata"]["generation"], 1);
         assert!(answer["spec"]["template"]["spec"].get("hostNetwork").is_none());
+        assert_eq!(answer["spec"]["template"]["spec"]["imagePullSecrets"], pull);
+        // Not even the time of who applies changes.
+        let version = answer["metadata"]["resourceVersion"].clone();
+        assert_eq!(*first.get_or_insert(version.clone()), version);
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     }
     api.shutdown().await;
 }

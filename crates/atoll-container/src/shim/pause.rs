@@ -2,18 +2,19 @@
 //!
 //! `atoll shim --pause DIRECTORY CGROUP…` makes the namespace and the process, binds the
 //! namespace to `DIRECTORY/pid`, writes who holds it to `DIRECTORY/pause.json`, and ends. The
-//! process sees an empty file system with nothing but itself in it (read-only, so that who
+//! process is in the sandbox's other namespaces, sees an empty file system with nothing but itself in it (read-only, so that who
 //! reaches `/proc/1` finds no way to the node or to this program's file), has no capability
 //! and nobody's user, ignores what is sent to it from inside, and reaps orphans.
 
 use std::ffi::{CStr, OsString};
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::pipe::PipeFlags;
-use rustix::thread::{CapabilitySets, Gid, Uid, UnshareFlags};
+use rustix::thread::{CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags};
 use serde::{Deserialize, Serialize};
 
 use super::launch::{self, exit_now};
@@ -62,6 +63,7 @@ fn make(dir: &Path, cgroups: impl Iterator<Item = OsString>) -> Result<(), Strin
         let path = PathBuf::from(group).join("cgroup.procs");
         fs::write(&path, "0").map_err(|e| format!("joining {}: {e}", path.display()))?;
     }
+    join(dir)?;
     unshare(UnshareFlags::NEWPID).map_err(told("a new namespace of processes"))?;
     let (answer, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(told("pipe"))?;
     let child = launch::fork(|| {
@@ -86,6 +88,25 @@ fn make(dir: &Path, cgroups: impl Iterator<Item = OsString>) -> Result<(), Strin
     rustix::mount::mount_bind(format!("/proc/{pid}/ns/pid"), &path)
         .and_then(|()| rustix::mount::mount_change(&path, MountPropagationFlags::PRIVATE))
         .map_err(told("keeping the namespace"))
+}
+
+/// Enters what else the sandbox has of its own: nothing of the node may be seen through the
+/// process (`/proc/1/net` needs no right to be read).
+fn join(dir: &Path) -> Result<(), String> {
+    for (name, kind) in [
+        ("net", LinkNameSpaceType::Network),
+        ("ipc", LinkNameSpaceType::InterProcessCommunication),
+        ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
+    ] {
+        let path = dir.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let namespace = fs::File::open(&path).map_err(told("opening a namespace"))?;
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
+            .map_err(|error| format!("entering {}: {}", path.display(), io::Error::from(error)))?;
+    }
+    Ok(())
 }
 
 #[allow(unsafe_code, reason = "unshare is unsafe in rustix for the flag CLONE_FILES alone")]

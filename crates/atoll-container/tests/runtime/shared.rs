@@ -60,6 +60,23 @@ async fn containers_of_a_sandbox_see_each_other_and_nothing_of_the_node() {
     let said = says(&mut world, &shared, "c", hostile).await;
     assert_eq!(said.matches("Permission denied").count(), 3, "{said}");
     assert!(said.contains("65535") && said.contains("CapPrm:\t0000000000000000"), "{said}");
+    // Neither does it show the node's network; nor does it lead out with the right to look.
+    let mut looking = spec(
+        &world,
+        &shared,
+        "f",
+        "grep -c : /proc/1/net/dev; ls /proc/1/root/; \
+        cat /proc/1/root/etc/passwd; touch /proc/1/root/x; readlink /proc/1/ns/net /proc/self/ns/net",
+    );
+    looking.security.capabilities_add = vec!["SYS_PTRACE".to_owned()];
+    let container = world.run(&looking).await;
+    world.exit(&container).await;
+    let said = world.output("f", "stdout");
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[..2], ["1", "pause"], "{said}");
+    assert_eq!(lines[2], lines[3], "the network is the sandbox's: {said}");
+    let wrong = world.output("f", "stderr");
+    assert!(wrong.contains("No such file") && wrong.contains("Read-only file system"), "{wrong}");
     // One whose command ends takes what it started along, and nobody else.
     let running = says(&mut world, &shared, "d", "sleep 777 & ps").await;
     assert!(running.contains("sleep 777"), "{running}");

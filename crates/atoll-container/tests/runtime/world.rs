@@ -71,6 +71,7 @@ pub(crate) fn rootfs(dir: &Path) -> PathBuf {
     for applet in [
         "sh", "cat", "id", "sleep", "ls", "head", "hostname", "stty", "mkdir", "mount", "dd", "tr",
         "yes", "env", "kill", "printf", "seq", "unshare", "grep", "touch", "ps", "mknod",
+        "readlink",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }

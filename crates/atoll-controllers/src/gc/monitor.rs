@@ -63,7 +63,7 @@ impl Catalog {
         loop {
             match Discovery::new(client.clone()).run_aggregated().await {
                 Ok(discovery) => {
-                    let slots = kinds(&discovery).into_iter().map(Slot::new).collect();
+                    let slots = kinds(&discovery, WATCHED).into_iter().map(Slot::new).collect();
                     return Some(Self(Mutex::new(slots)));
                 }
                 Err(error) => warn!(%error, "discovery failed; retrying"),
@@ -186,7 +186,7 @@ impl Catalog {
                 Some(Ok(_)) => {}
             }
             let served = match Discovery::new(client.clone()).run_aggregated().await {
-                Ok(discovery) => kinds(&discovery),
+                Ok(discovery) => kinds(&discovery, WATCHED),
                 Err(error) => {
                     warn!(%error, "discovery failed; the next change of a definition asks again");
                     continue;
@@ -217,7 +217,7 @@ impl Served {
     pub(crate) async fn ask(client: &Client) -> Result<Self, kube::Error> {
         let groups = client.list_api_groups_aggregated().await?;
         let discovery = Discovery::new(client.clone()).run_aggregated().await?;
-        Ok(Self { kinds: kinds(&discovery), away: away(&groups) })
+        Ok(Self { kinds: kinds(&discovery, LISTED), away: away(&groups) })
     }
 }
 
@@ -240,11 +240,15 @@ fn away(groups: &APIGroupDiscoveryList) -> Vec<String> {
     away
 }
 
-fn kinds(discovery: &Discovery) -> Vec<Kind> {
+/// What the graph follows.
+const WATCHED: &[&str] = &[verbs::LIST, verbs::WATCH, verbs::DELETE];
+/// What can be found and taken away.
+const LISTED: &[&str] = &[verbs::LIST, verbs::DELETE];
+
+fn kinds(discovery: &Discovery, wanted: &[&str]) -> Vec<Kind> {
     let mut kinds = Vec::new();
     for group in discovery.groups() {
         for (resource, capabilities) in group.recommended_resources() {
-            let wanted = [verbs::LIST, verbs::WATCH, verbs::DELETE];
             let ignored = IGNORED.contains(&(resource.group.as_str(), resource.plural.as_str()));
             if ignored || !wanted.iter().all(|verb| capabilities.supports_operation(verb)) {
                 continue;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use atoll_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -130,7 +131,18 @@ pub(super) struct Promises(Mutex<HashMap<String, Promise>>);
 struct Promise {
     claim_uid: String,
     version: Option<String>,
+    made: Instant,
 }
+
+impl Promise {
+    fn new(claim_uid: &str, version: Option<String>) -> Self {
+        Self { claim_uid: claim_uid.to_owned(), version, made: Instant::now() }
+    }
+}
+
+/// How long a volume waits for the claim that chose it to be written down: longer than a write and
+/// its tries take.
+const KEPT_FOR: Duration = Duration::from_secs(60);
 
 impl Promises {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Promise>> {
@@ -145,10 +157,13 @@ impl Promises {
         choose: impl FnOnce(&[Arc<PersistentVolume>]) -> Option<Arc<PersistentVolume>>,
     ) -> Option<Arc<PersistentVolume>> {
         let mut promised = self.lock();
+        // A claim that chooses again gives up what it chose, and one that is gone chooses no more.
         promised.retain(|name, promise| {
-            volumes.iter().any(|volume| {
-                volume.name_any() == *name && volume.resource_version() == promise.version
-            })
+            let holds = promise.claim_uid != claim_uid && promise.made.elapsed() < KEPT_FOR;
+            holds
+                && volumes.iter().any(|volume| {
+                    volume.name_any() == *name && volume.resource_version() == promise.version
+                })
         });
         let open: Vec<_> = volumes
             .into_iter()
@@ -159,8 +174,7 @@ impl Promises {
             })
             .collect();
         let chosen = choose(&open)?;
-        let promise =
-            Promise { claim_uid: claim_uid.to_owned(), version: chosen.resource_version() };
+        let promise = Promise::new(claim_uid, chosen.resource_version());
         promised.insert(chosen.name_any(), promise);
         Some(chosen)
     }

@@ -91,7 +91,10 @@ fn a_copy_of_a_folder_does_not_touch_the_original() {
     cluster.kill();
     let refused = start();
     assert!(refused.contains("has not been stopped"), "{refused}");
+    // Any port that is free.
+    cluster.port = 0;
     cluster.launch();
+    cluster.json(&["nodes"]);
     cluster.stop();
     as_before(&before);
 }

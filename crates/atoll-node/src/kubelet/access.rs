@@ -21,9 +21,10 @@ use crate::context::Context;
 use crate::kubelet::{Answer, text};
 
 /// How long an answer of the API is believed: the kubelet's defaults.
-const TOKEN_FOR: Duration = Duration::from_secs(120);
-const ALLOWED_FOR: Duration = Duration::from_secs(300);
-const DENIED_FOR: Duration = Duration::from_secs(30);
+pub(super) const TOKEN_FOR: Duration = Duration::from_secs(120);
+pub(super) const ALLOWED_FOR: Duration = Duration::from_secs(300);
+pub(super) const DENIED_FOR: Duration = Duration::from_secs(30);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Answers that are kept; beyond it all are asked for anew.
 const KEPT_MAX: usize = 1024;
 
@@ -31,7 +32,8 @@ const KEPT_MAX: usize = 1024;
 #[derive(Default)]
 pub struct Access {
     users: Remembered<String, Option<Arc<UserInfo>>>,
-    rights: Remembered<(String, &'static str, &'static str), bool>,
+    /// By the whole question: two tokens of one name may be of other groups.
+    rights: Remembered<String, bool>,
 }
 
 /// Values that are good until a time.
@@ -87,8 +89,8 @@ impl Access {
         let spec = TokenReviewSpec { token: key.clone(), audiences: None };
         let review = TokenReview { spec, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(cx.client.clone());
-        let answer = api.create(&PostParams::default(), &review).await;
-        let status = answer.map_err(|error| unknown(&error))?.status.unwrap_or_default();
+        let status = asked(api.create(&PostParams::default(), &review)).await?.status;
+        let status = status.unwrap_or_default();
         let is_known = status.authenticated.unwrap_or(false);
         let user = status.user.filter(|_| is_known).map(Arc::new);
         self.users.put(key, user.clone(), if is_known { TOKEN_FOR } else { DENIED_FOR });
@@ -102,11 +104,6 @@ impl Access {
         verb: &'static str,
         subresource: &'static str,
     ) -> Result<bool, Box<Answer>> {
-        let name = user.username.clone().unwrap_or_default();
-        let key = (name, verb, subresource);
-        if let Some(known) = self.rights.get(&key) {
-            return Ok(known);
-        }
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
                 user: user.username.clone(),
@@ -125,22 +122,29 @@ impl Access {
             },
             ..SubjectAccessReview::default()
         };
+        let key = serde_json::to_string(&review.spec).unwrap_or_default();
+        if let Some(known) = self.rights.get(&key) {
+            return Ok(known);
+        }
         let api: Api<SubjectAccessReview> = Api::all(cx.client.clone());
-        let answer = api.create(&PostParams::default(), &review).await;
-        let status = answer.map_err(|error| unknown(&error))?.status.unwrap_or_default();
+        let status = asked(api.create(&PostParams::default(), &review)).await?.status;
+        let status = status.unwrap_or_default();
         let keep = if status.allowed { ALLOWED_FOR } else { DENIED_FOR };
         self.rights.put(key, status.allowed, keep);
         Ok(status.allowed)
     }
 }
 
-/// The API is away: nobody can be told apart.
-fn unknown(error: &kube::Error) -> Box<Answer> {
-    tracing::debug!(%error, "asking the API who asks the kubelet API");
-    Box::new(text(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "Authorization error: the API does not answer",
-    ))
+/// What the API says, if it says anything in time; while it is away nobody can be told apart.
+async fn asked<T>(review: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Box<Answer>> {
+    let reason = match tokio::time::timeout(ANSWER_WITHIN, review).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => error.to_string(),
+        Err(_elapsed) => "no answer in time".to_owned(),
+    };
+    tracing::debug!(reason, "asking the API who asks the kubelet API");
+    let words = "Authorization error: the API does not answer";
+    Err(Box::new(text(StatusCode::INTERNAL_SERVER_ERROR, words)))
 }
 
 fn bearer<B>(request: &Request<B>) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::kubelet::access;
 use crate::kubelet::routes::Routes;
 use crate::kubelet::{Answer, json as answer_json};
 use crate::node::heartbeat::LEASE_SECONDS;
@@ -18,8 +19,13 @@ pub(crate) fn answer(routes: &Routes) -> Answer {
         "address": config.kubelet_listen.ip().to_string(),
         "port": config.kubelet_listen.port(),
         "authentication": {
-            "anonymous": { "enabled": false }, "webhook": { "enabled": false },
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true, "cacheTTL": go_duration(access::TOKEN_FOR) },
         },
+        "authorization": { "mode": "Webhook", "webhook": {
+            "cacheAuthorizedTTL": go_duration(access::ALLOWED_FOR),
+            "cacheUnauthorizedTTL": go_duration(access::DENIED_FOR),
+        } },
         "clusterDomain": config.cluster_domain,
         "clusterDNS": [config.cluster_dns.to_string()],
         "syncFrequency": "1m0s",
@@ -44,4 +50,12 @@ pub(crate) fn answer(routes: &Routes) -> Answer {
         "failSwapOn": false,
         "featureGates": {},
     } }))
+}
+
+/// As Go prints a duration of whole seconds.
+fn go_duration(duration: std::time::Duration) -> String {
+    match (duration.as_secs() / 60, duration.as_secs() % 60) {
+        (0, seconds) => format!("{seconds}s"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    }
 }

@@ -57,6 +57,11 @@ impl Query {
     }
 }
 
+/// Percent-decoding of a part of a path, where `+` is itself.
+fn decode_part(text: &str) -> String {
+    decode(&text.replace('+', "%2B"))
+}
+
 /// Percent-decoding, with `+` for a space as in queries.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
@@ -89,7 +94,7 @@ pub struct Place {
 impl Routes {
     pub async fn answer(&self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path().to_owned();
-        let parts: Vec<String> = path.trim_matches('/').split('/').map(decode).collect();
+        let parts: Vec<String> = path.trim_matches('/').split('/').map(decode_part).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let query = Query::parse(request.uri().query());
         let reads = [Method::GET, Method::HEAD].contains(request.method());

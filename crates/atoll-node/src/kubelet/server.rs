@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -77,7 +78,10 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, routes: Routes) {
         let routes = routes.clone();
         async move {
             if !is_server && let Err(refusal) = routes.access.check(&routes.cx, &request).await {
-                return Ok::<_, std::convert::Infallible>(*refusal);
+                // Whoever is refused keeps no connection that others wait for.
+                let mut refusal = *refusal;
+                refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                return Ok::<_, std::convert::Infallible>(refusal);
             }
             Ok(Box::pin(routes.answer(request)).await)
         }

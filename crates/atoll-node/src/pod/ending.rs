@@ -145,6 +145,8 @@ impl PodTask {
     /// Every container has ended by itself; the pod's object stays.
     pub(crate) fn begin_clearing_finished(&mut self) {
         self.stage = Stage::Stopped;
+        // Nothing starts any more in whose stead another could be shown.
+        self.tracks.values_mut().for_each(Track::renewed);
         // Looked at again at once, to read how the last ones ended.
         self.notify.notify_one();
     }

@@ -299,7 +299,7 @@ fn states(
         running: Some(ContainerStateRunning { started_at: Some(Time(seconds(started_at))) }),
         ..ContainerState::default()
     };
-    if let Some(last) = track.stand_in {
+    if let Some(last) = track.stand_in.filter(|_| !view.ended) {
         return (running(last.started_at), of(previous));
     }
     match current.map(|run| (&run.state, run)) {
