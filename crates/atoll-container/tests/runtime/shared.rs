@@ -66,7 +66,7 @@ async fn containers_of_a_sandbox_see_each_other_and_nothing_of_the_node() {
         &shared,
         "f",
         "grep -c : /proc/1/net/dev; ls /proc/1/root/; \
-        cat /proc/1/root/etc/passwd; touch /proc/1/root/x; readlink /proc/1/ns/net /proc/self/ns/net",
+        cat /proc/1/root/etc/passwd; touch /proc/1/root/x; readlink /proc/1/ns/net; readlink /proc/self/ns/net",
     );
     looking.security.capabilities_add = vec!["SYS_PTRACE".to_owned()];
     let container = world.run(&looking).await;
