@@ -252,8 +252,9 @@ fn build_here(spec: &SandboxSpec, dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// New namespaces for this thread.
 #[allow(unsafe_code, reason = "unshare is unsafe in rustix for the flag CLONE_FILES alone")]
-fn unshare(flags: UnshareFlags) -> io::Result<()> {
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: namespaces only; no descriptor table is unshared.
     unsafe { rustix::thread::unshare_unsafe(flags) }?;
     Ok(())

@@ -61,7 +61,7 @@ pub struct Dev {
     /// without root]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The API's port on 127.0.0.1
+    /// The API's port on 127.0.0.1; 0 takes one that is free
     #[arg(long, default_value_t = 6443)]
     pub port: u16,
     /// Where applications on this machine reach the etcd v3 API, such as 127.0.0.1:2379; off

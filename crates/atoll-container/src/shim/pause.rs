@@ -18,6 +18,7 @@ use rustix::thread::{CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags};
 use serde::{Deserialize, Serialize};
 
 use super::launch::{self, exit_now};
+use crate::sandbox::unshare;
 
 /// `/proc/1/cmdline` in the namespace, and by which `main` branches off.
 pub const PAUSE_PROGRAM: &str = "/pause";
@@ -106,13 +107,6 @@ fn join(dir: &Path) -> Result<(), String> {
         rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
             .map_err(|error| format!("entering {}: {}", path.display(), io::Error::from(error)))?;
     }
-    Ok(())
-}
-
-#[allow(unsafe_code, reason = "unshare is unsafe in rustix for the flag CLONE_FILES alone")]
-fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    // SAFETY: namespaces only; no descriptor table is unshared.
-    unsafe { rustix::thread::unshare_unsafe(flags) }?;
     Ok(())
 }
 

@@ -122,7 +122,7 @@ impl Access {
             },
             ..SubjectAccessReview::default()
         };
-        let key = serde_json::to_string(&review.spec).unwrap_or_default();
+        let key = serde_json::to_string(&review.spec).map_err(|error| no_answer(&error))?;
         if let Some(known) = self.rights.get(&key) {
             return Ok(known);
         }
@@ -142,9 +142,13 @@ async fn asked<T>(review: impl Future<Output = Result<T, kube::Error>>) -> Resul
         Ok(Err(error)) => error.to_string(),
         Err(_elapsed) => "no answer in time".to_owned(),
     };
-    tracing::debug!(reason, "asking the API who asks the kubelet API");
+    Err(no_answer(&reason))
+}
+
+fn no_answer(reason: &dyn std::fmt::Display) -> Box<Answer> {
+    tracing::debug!(%reason, "asking the API who asks the kubelet API");
     let words = "Authorization error: the API does not answer";
-    Err(Box::new(text(StatusCode::INTERNAL_SERVER_ERROR, words)))
+    Box::new(text(StatusCode::INTERNAL_SERVER_ERROR, words))
 }
 
 fn bearer<B>(request: &Request<B>) -> Option<&str> {
