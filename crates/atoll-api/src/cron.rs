@@ -10,6 +10,8 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 
+use crate::go_time;
+
 /// No schedule is looked for further ahead: 30 February never comes.
 const YEARS_MAX: i16 = 5;
 /// Steps of one search. Each moves at least a minute on and most a day, so that a search of
@@ -136,47 +138,12 @@ fn descriptor(text: &str) -> Result<When, ScheduleError> {
         return fields(standard);
     }
     if let Some(period) = text.strip_prefix("@every ") {
-        let seconds = go_duration(period).ok_or_else(|| {
-            let quoted = crate::field::quote(period);
-            ScheduleError(format!(
-                "failed to parse duration {text}: time: invalid duration {quoted}"
-            ))
-        })?;
+        let nanos = go_time::parse_duration(period)
+            .map_err(|why| ScheduleError(format!("failed to parse duration {text}: {why}")))?;
+        let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(0);
         return Ok(When::Every(Duration::from_secs(seconds.max(1))));
     }
     Err(ScheduleError(format!("unrecognized descriptor: {text}")))
-}
-
-/// Whole seconds of `1h30m`, `90s`, `1.5h`.
-fn go_duration(text: &str) -> Option<u64> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest == "0" {
-        return Some(0);
-    }
-    let mut seconds = 0.0_f64;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|one: char| !one.is_ascii_digit() && one != '.')?;
-        let number: f64 = rest.get(..end)?.parse().ok()?;
-        rest = rest.get(end..)?;
-        let unit_end =
-            rest.find(|one: char| one.is_ascii_digit() || one == '.').unwrap_or(rest.len());
-        let factor = match rest.get(..unit_end)? {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        seconds += number * factor;
-        rest = rest.get(unit_end..)?;
-    }
-    // Go counts nanoseconds in 63 bits.
-    (seconds < 9.2e9).then_some(Duration::try_from_secs_f64(seconds).ok()?.as_secs())
 }
 
 fn fields(text: &str) -> Result<When, ScheduleError> {

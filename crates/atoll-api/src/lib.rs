@@ -10,6 +10,7 @@ pub mod columns;
 pub mod cron;
 pub mod defaults;
 pub mod field;
+pub mod go_time;
 pub mod kinds;
 pub mod names;
 pub mod patch;

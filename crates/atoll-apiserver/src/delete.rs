@@ -225,21 +225,24 @@ pub(crate) async fn one(
             return Ok(Answer::ok(old));
         }
         if options.dry_run {
-            return Ok(answer(&call.row, name, &old, (mark == Mark::Pending).then_some(new)));
+            return Ok(answer(&call.row, name, &old, (mark != Mark::Gone).then_some(new)));
         }
         let key = storage::key(&call.row, namespace, name);
-        let written = if mark == Mark::Gone {
-            let extra = allocate::on_delete(call, &old);
-            call.core.storage.delete(key, stored.revision, extra).await?
-        } else {
+        let mut revision = stored.revision;
+        if mark != Mark::Gone {
             let value = call.encode(&new).await?;
             let extra = storage::Extra::default();
-            call.core.storage.update(key, stored.revision, value, extra).await?
-        };
-        if let Written::Done(revision) = written {
-            storage::set_revision(&mut new, revision);
-            return Ok(answer(&call.row, name, &old, (mark == Mark::Pending).then_some(new)));
+            let written = call.core.storage.update(key.clone(), revision, value, extra).await?;
+            let Written::Done(marked) = written else { continue };
+            storage::set_revision(&mut new, marked);
+            revision = marked;
         }
+        if mark != Mark::Pending {
+            let extra = allocate::on_delete(call, &old);
+            let written = call.core.storage.delete(key, revision, extra).await?;
+            let Written::Done(_) = written else { continue };
+        }
+        return Ok(answer(&call.row, name, &old, (mark != Mark::Gone).then_some(new)));
     }
     Err(Status::modified(&call.row, name))
 }
@@ -275,18 +278,17 @@ fn answer(row: &ResourceInfo, name: &str, old: &Value, pending: Option<Value>) -
 enum Mark {
     /// It stays, marked, until its grace period or its finalizers are over.
     Pending,
+    /// It has a grace period by its kind, and this one is none: it goes at once, but marked, so that
+    /// its last state says so, as upstream's does.
+    Last,
     Gone,
 }
 
 fn mark(call: &Call, object: &mut Value, options: &DeleteOptions) -> Mark {
     let now = call.core.now();
-    let grace = call
-        .row
-        .hooks
-        .graceful_delete
-        .and_then(|graceful| graceful(object, options.grace_seconds))
-        .unwrap_or(0)
-        .max(0);
+    let graceful = call.row.hooks.graceful_delete;
+    let grace = graceful.and_then(|graceful| graceful(object, options.grace_seconds));
+    let grace = grace.unwrap_or(0).max(0);
     let marked_before = object["metadata"].has("deletionTimestamp");
     if let Some(prepare) = call.row.hooks.prepare_delete.filter(|_| !marked_before) {
         prepare(object);
@@ -309,7 +311,15 @@ fn mark(call: &Call, object: &mut Value, options: &DeleteOptions) -> Mark {
         raise_generation(object);
         terminate(&call.row, object);
     }
-    if waits || holds(&call.row, object) { Mark::Pending } else { Mark::Gone }
+    if waits || holds(&call.row, object) {
+        return Mark::Pending;
+    }
+    if graceful.is_none() || marked_before {
+        return Mark::Gone;
+    }
+    set_deletion(object, now, 0);
+    raise_generation(object);
+    Mark::Last
 }
 
 /// When an object that is marked was deleted first: from then on its grace period counts, however

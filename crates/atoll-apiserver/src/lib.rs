@@ -70,6 +70,7 @@ pub mod tokens;
 pub mod trust;
 mod turns;
 mod update;
+mod upgraded;
 pub mod user;
 mod verbs;
 mod version;

@@ -27,7 +27,7 @@ use crate::render;
 use crate::request::{self, RequestInfo, Target};
 use crate::status::Status;
 use crate::user::{Connection, UserInfo};
-use crate::{aggregate, compress, fairness, plain, proxy, stream, verbs};
+use crate::{aggregate, compress, fairness, plain, proxy, stream, upgraded, verbs};
 
 /// The body of a request from whatever source.
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -51,8 +51,12 @@ const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 const DROPPED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// For those who have not said who they are yet: a signing request or two.
 const STRANGER: BodyLimit = BodyLimit { bytes_max: 64 * 1024, timeout: Duration::from_secs(5) };
-/// One request without a watch or stream takes at most this long; upstream's number.
+/// One request without a watch or stream takes at most this long, or less where its client says
+/// so; upstream's number.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Below this are no paths of upstream's.
+const OWN_PATHS: &str = "/atoll/";
 
 /// Upstream answers these on every request that it has sorted.
 const FLOW_SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
@@ -69,7 +73,7 @@ pub(crate) async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Res
     let gzip = compress::accepted(&head.headers);
     let course = Course::new(&head, core.now());
     head.extensions.insert(course.clone());
-    let mut response = match permitted(core.clone(), head, query, target, body).await {
+    let mut response = match permitted(core.clone(), head, query, target, body, started).await {
         Ok(response) => response,
         Err(status) => render::failure(accept, &status),
     };
@@ -77,7 +81,7 @@ pub(crate) async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Res
         let whole = response.body().whole().cloned();
         let answered = trail.answered(response.status(), response.headers(), whole);
         if let Some(watching) = answered.await {
-            response = response.map(|body| body.holding(watching));
+            response = upgraded::hold(response, watching);
         }
     }
     if gzip {
@@ -88,13 +92,14 @@ pub(crate) async fn serve(core: Arc<Core>, request: Request<RequestBody>) -> Res
     response
 }
 
-/// Finds out who asks, sorts the request, and answers it when it has a place and a right.
+/// Finds out who asks, and answers in the time that there is.
 async fn permitted(
     core: Arc<Core>,
     mut head: Parts,
     query: Query,
     target: Target,
     body: RequestBody,
+    started: Instant,
 ) -> Result<Response<Body>, Status> {
     let connection = head.extensions.remove::<Connection>().unwrap_or_default();
     let local = head.extensions.get::<UserInfo>().is_some();
@@ -108,6 +113,41 @@ async fn permitted(
     };
     let asked = attributes(&user, &head, &query, &target);
     follow(&core, &asked, &head, &connection).await;
+    let patience = patience(&head, &query, &target)?;
+    let answer = Box::pin(dispatch(core, user, connection, head, query, target, body, local));
+    let Some(patience) = patience else { return answer.await };
+    tokio::time::timeout_at(started + patience, answer).await.unwrap_or_else(|_| {
+        let why = "request did not complete within requested timeout - context deadline exceeded";
+        Err(Status::timeout(why))
+    })
+}
+
+/// How long the answer may take to begin; `None` is as long as it likes.
+fn patience(head: &Parts, query: &Query, target: &Target) -> Result<Option<Duration>, Status> {
+    if is_long(target, query) {
+        return Ok(None);
+    }
+    let asked = query.timeout()?;
+    // A backup, or another key for everything, takes as long as there is data.
+    if head.uri.path().starts_with(OWN_PATHS) {
+        return Ok(asked);
+    }
+    Ok(Some(asked.map_or(REQUEST_TIMEOUT, |asked| asked.min(REQUEST_TIMEOUT))))
+}
+
+/// Answers a request when it has a place and a right.
+#[allow(clippy::too_many_arguments, reason = "what came, in its parts")]
+async fn dispatch(
+    core: Arc<Core>,
+    user: UserInfo,
+    connection: Connection,
+    mut head: Parts,
+    query: Query,
+    target: Target,
+    body: RequestBody,
+    local: bool,
+) -> Result<Response<Body>, Status> {
+    let asked = attributes(&user, &head, &query, &target);
     let place = admit(&core, &asked, &head, &query, &target, local).await?;
     let routed = match &target {
         Target::Plain => plain::find(&head.method, head.uri.path()),
@@ -120,10 +160,15 @@ async fn permitted(
     if let Some(remote) = core.aggregate.route(&target, head.uri.path()) {
         let answer = Box::pin(aggregate::serve(&core, &remote, &user, &connection, head, body));
         let answer = answer.await;
-        return Ok(answer.map(|body| match place {
-            Place::Long(place) => body.holding(place.without_seats()),
-            place => body.holding(place),
-        }));
+        return Ok(match place {
+            Place::Long(place) => upgraded::hold(answer, place.without_seats()),
+            // What a connection has become is no work of this server's.
+            place if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                drop(place);
+                upgraded::hold(answer, core.limits.admit_long().ok())
+            }
+            place => upgraded::hold(answer, place),
+        });
     }
     match target {
         Target::Plain => {
@@ -141,11 +186,9 @@ async fn permitted(
             if let Place::Long(place) = place {
                 let answer = Box::pin(resource).await?;
                 // A watch has its seats for as long as it takes to begin.
-                return Ok(answer.map(|body| body.holding(place.without_seats())));
+                return Ok(upgraded::hold(answer, place.without_seats()));
             }
-            tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(resource))
-                .await
-                .unwrap_or_else(|_| Err(Status::timeout("request did not complete within 1m0s")))
+            Box::pin(resource).await
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::pipeline::RequestBody;
 use crate::status::Status;
-use crate::stream;
+use crate::{stream, upgraded};
 use location::Location;
 use path::Way;
 
@@ -160,9 +160,7 @@ async fn tunnel(
         return Ok(passed_on(answer, &way(call, head, location)));
     }
     let server = hyper::upgrade::on(&mut answer);
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = answer.headers().clone();
-    stream::join(call, client, server);
+    let (response, upgraded) = upgraded::switching(answer.headers().clone());
+    stream::join(call, client, server, upgraded);
     Ok(response)
 }

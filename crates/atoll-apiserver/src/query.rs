@@ -1,6 +1,9 @@
 //! The parameters of a URL, and those that every verb knows.
 
+use std::time::Duration;
+
 use atoll_api::field::{self, Path};
+use atoll_api::go_time;
 
 use crate::request::percent_decode;
 use crate::status::Status;
@@ -70,6 +73,20 @@ impl Query {
                 Status::bad_request(why)
             }),
         }
+    }
+
+    /// How long the client would have its request take at most; not positive is as long as the
+    /// server likes.
+    pub(crate) fn timeout(&self) -> Result<Option<Duration>, Status> {
+        let text = self.text("timeout");
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let nanos = go_time::parse_duration(text).map_err(|why| {
+            Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))
+        })?;
+        let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0);
+        Ok(nanos.map(Duration::from_nanos))
     }
 
     /// `kind` is that of the options (`CreateOptions`, `PatchOptions`), for error texts.

@@ -25,6 +25,7 @@ use crate::admission::{self, Operation};
 use crate::body::{Body, BoxError};
 use crate::call::Call;
 use crate::status::Status;
+use crate::upgraded::{self, Upgraded};
 pub(crate) use dial::{reason as connect_reason, to_kubelet};
 use target::Target;
 pub(crate) use target::kubelet;
@@ -147,21 +148,20 @@ async fn tunnel(
         return Err(refusal(answer).await);
     }
     let kubelet = hyper::upgrade::on(&mut answer);
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = answer.headers().clone();
-    join(call, client, kubelet);
+    let (response, upgraded) = upgraded::switching(answer.headers().clone());
+    join(call, client, kubelet, upgraded);
     Ok(response)
 }
 
 /// Carries bytes between two upgraded connections until both have ended.
-pub(crate) fn join(call: &Call, client: OnUpgrade, server: OnUpgrade) {
+pub(crate) fn join(call: &Call, client: OnUpgrade, server: OnUpgrade, upgraded: Upgraded) {
     let stop = call.core.stop.clone();
     call.core.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = connect(client, server) => {}
         }
+        drop(upgraded);
     });
 }
 

@@ -41,6 +41,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// cgroup. Does nothing when it is gone.
     async fn remove_sandbox(&self, uid: &str) -> Result<(), Error>;
 
+    /// Kills what is left in it and takes down its namespaces and its cgroup, as a reboot does:
+    /// records of its containers stay.
+    async fn halt_sandbox(&self, uid: &str) -> Result<(), Error>;
+
+    /// Said before the node itself ends these containers: how they would have ended is not
+    /// known, with whatever code they do.
+    async fn cut_off(&self, containers: &[ContainerKey]) -> Result<(), Error>;
+
     /// Makes the container up to the point where only its command has yet to start.
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerRef, Error>;
 
@@ -198,6 +206,10 @@ pub enum Event {
     },
     /// The kernel killed some process in the container for lack of memory.
     Oom {
+        key: ContainerKey,
+    },
+    /// The container runs on without its shim: its output is lost, and it cannot be entered.
+    ShimGone {
         key: ContainerKey,
     },
 }

@@ -71,6 +71,15 @@ impl<B: Backend> Runtime for Shimmed<B> {
         self.backend.remove_sandbox(&self.supervisor.0, uid).await
     }
 
+    async fn halt_sandbox(&self, uid: &str) -> Result<(), Error> {
+        self.supervisor.0.halt_all(uid).await?;
+        self.backend.remove_sandbox(&self.supervisor.0, uid).await
+    }
+
+    async fn cut_off(&self, containers: &[ContainerKey]) -> Result<(), Error> {
+        self.supervisor.0.cut_off(containers)
+    }
+
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerRef, Error> {
         let bundle = self.backend.bundle(&self.supervisor.0, spec)?;
         self.supervisor.0.create(spec, bundle).await

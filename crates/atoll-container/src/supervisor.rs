@@ -3,6 +3,7 @@
 //! The attempt's directory is the truth; what is kept in memory is only a reading of it.
 
 mod adopt;
+mod ending;
 mod stream;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +13,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::net::SocketFlags;
@@ -40,14 +40,8 @@ use crate::spec::{ContainerSpec, Scope};
 
 const CONTAINER_FILE: &str = "container.json";
 const CONFIG_FILE: &str = "config.json";
-
-/// How long a killed container may take to be gone. Longer means a process that the
-/// kernel cannot end (it waits for a dead disk).
-const KILL_WAIT: Duration = Duration::from_secs(10);
-
-/// Between tries to remove a cgroup whose last processes are just ending; v1 has no
-/// notification for it.
-const CGROUP_RETRY: Duration = Duration::from_millis(20);
+/// Marks a container that the node itself ended.
+const CUT_OFF_FILE: &str = "cut-off";
 
 /// Version of `container.json`.
 const RECORD_VERSION: u32 = 1;
@@ -433,83 +427,6 @@ impl Supervisor {
 
     fn ignore_gone(&self, container: &ContainerRef, error: Error) -> Result<(), Error> {
         if container.dir.join(EXIT_FILE).exists() { Ok(()) } else { Err(error) }
-    }
-
-    /// Removes an ended container; one that was never started is killed first.
-    pub(crate) async fn remove(self: &Arc<Self>, container: &ContainerRef) -> Result<(), Error> {
-        let Some(tracked) = self.find(&container.key).await? else { return Ok(()) };
-        let state = tracked.state.borrow().clone();
-        match state {
-            State::Running { .. } => {
-                return Err(Error::StillRunning { container: container.key.to_string() });
-            }
-            State::Created | State::Creating => self.kill_and_wait(&tracked).await?,
-            State::Exited(_) => {}
-        }
-        self.remove_cgroup(&tracked.cgroup).await?;
-        for path in [&tracked.socket, &tracked.container.dir] {
-            let removed =
-                if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-            match removed {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(io_error("removing", path)(e));
-                }
-                _ => {}
-            }
-        }
-        // The directory of the name goes with its last attempt.
-        if let Some(parent) = tracked.container.dir.parent()
-            && let Err(error) = fs::remove_dir(parent)
-        {
-            tracing::trace!(%error, "other attempts are left");
-        }
-        self.lock().remove(&container.key);
-        Ok(())
-    }
-
-    async fn kill_and_wait(self: &Arc<Self>, tracked: &Tracked) -> Result<(), Error> {
-        let key = &tracked.container.key;
-        self.signal(&tracked.container, Signal::KILL, Scope::All).await?;
-        let mut state = tracked.state.subscribe();
-        let exited = state.wait_for(|s| matches!(s, State::Exited(_)));
-        match tokio::time::timeout(KILL_WAIT, exited).await {
-            Ok(_) => Ok(()),
-            Err(_elapsed) => Err(Error::StillRunning { container: key.to_string() }),
-        }
-    }
-
-    /// Kills and removes every container of a sandbox.
-    pub(crate) async fn remove_all(self: &Arc<Self>, sandbox: &str) -> Result<(), Error> {
-        if !is_component(sandbox) {
-            return Err(invalid_name("sandbox", sandbox));
-        }
-        for observed in self.list_in(&[sandbox.to_owned()]).await? {
-            let Some(tracked) = self.tracked(&observed.container.key) else { continue };
-            if !matches!(observed.state, State::Exited(_)) {
-                self.kill_and_wait(&tracked).await?;
-            }
-            self.remove(&observed.container).await?;
-        }
-        let dir = self.sandbox_dir(sandbox);
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("removing", &dir)(e)),
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) async fn remove_cgroup(&self, cgroup: &str) -> Result<(), Error> {
-        if self.kind == Kind::Process {
-            return Ok(());
-        }
-        let deadline = tokio::time::Instant::now() + KILL_WAIT;
-        loop {
-            self.cgroups.kill(cgroup)?;
-            match self.cgroups.remove(cgroup) {
-                Ok(()) => return Ok(()),
-                Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
-                Err(_busy) => tokio::time::sleep(CGROUP_RETRY).await,
-            }
-        }
     }
 
     /// The cgroup of a container that is known, and its first process while that runs.

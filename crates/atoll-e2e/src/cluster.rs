@@ -180,7 +180,8 @@ impl Cluster {
         Path::new("/run/atoll").join(self.id()).join("netns").join(node)
     }
 
-    /// The network namespace of a pod that runs, by way of one of its processes.
+    /// The network namespace of a pod that runs, by way of the first process of one of its
+    /// containers: others, of a command in it for example, may be gone in a moment.
     pub fn pod_netns(&self, pod: &str) -> PathBuf {
         let pod = self.json(&["pod", pod]);
         let uid = pod["metadata"]["uid"].as_str().unwrap();
@@ -189,7 +190,10 @@ impl Cluster {
         let mut inside = processes.filter(|process| {
             let groups = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
             let shut = std::fs::read_link(process.join("ns/pid")).is_ok_and(|pids| pids != own);
-            shut && groups.contains(&format!("pod{uid}"))
+            let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+            let numbers = status.lines().find(|line| line.starts_with("NSpid:"));
+            let is_first = numbers.is_some_and(|line| line.ends_with("\t1"));
+            shut && is_first && groups.contains(&format!("pod{uid}"))
         });
         inside.next().unwrap_or_else(|| panic!("no process of {uid}")).join("ns/net")
     }

@@ -580,6 +580,10 @@ fn namespaces(cluster: &Cluster) {
     cluster
         .kubectl(&["-n", "full", "rollout", "status", "deployment/inside", "--timeout=60s"])
         .ok();
+    let expose = ["-n", "full", "expose", "deployment", "inside", "--port=80", "--name"];
+    for name in ["one", "other"] {
+        cluster.kubectl(&[&expose[..], &[name]].concat()).ok();
+    }
     cluster.kubectl(&["delete", "namespace", "full", "--wait=false"]).ok();
     let held = eventually(SOON, "the conditions name what remains", || {
         let namespace = cluster.json(&["namespace", "full"]);
@@ -605,6 +609,8 @@ fn namespaces(cluster: &Cluster) {
         .ok();
     cluster.kubectl(&["wait", "--for=delete", "namespace/full", "--timeout=30s"]).ok();
     cluster.kubectl(&["create", "namespace", "full"]).ok();
+    let left = ["get", "deployments,replicasets,pods,services,endpointslices", "-n", "full"];
+    assert_eq!(cluster.kubectl(&[&left[..], &["-o", "name"]].concat()).ok(), "");
     let has_both = || {
         eventually(SOON, "the namespace has what pods need", || {
             let found =
@@ -615,6 +621,14 @@ fn namespaces(cluster: &Cluster) {
     has_both();
     cluster.kubectl(&["-n", "full", "delete", "sa/default", "cm/kube-root-ca.crt"]).ok();
     has_both();
+    let published =
+        || cluster.json(&["-n", "full", "configmap", "kube-root-ca.crt"])["data"]["ca.crt"].clone();
+    let right = published();
+    let wrong = r#"{"data":{"ca.crt":"nobody's"}}"#;
+    cluster.kubectl(&["-n", "full", "patch", "cm/kube-root-ca.crt", "-p", wrong]).ok();
+    eventually(SOON, "the published authority is the cluster's again", || {
+        if published() == right { Ok(()) } else { Err(published().to_string()) }
+    });
     delete(cluster, "namespace/full");
 }
 

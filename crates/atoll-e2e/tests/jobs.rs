@@ -46,6 +46,7 @@ fn pods_that_go_for_others() {
     a_drain_waits_for_its_budget(&cluster);
     the_urgent_push_others_off(&cluster);
     what_others_announce_is_shared_out(&cluster);
+    each_urgency_makes_room_for_the_next(&cluster);
     custom_endpoints_are_mirrored(&cluster);
     guestbook::guestbook(&cluster);
     guestbook::a_pod_of_kubectl(&cluster);
@@ -127,7 +128,7 @@ fn indexes_know_themselves(cluster: &Cluster) {
     let done = cluster.json(&["job", "indexed"]);
     assert_eq!(done["status"]["completedIndexes"], "0-2");
     for index in 0..3 {
-        let label = format!("batch.kubernetes.io/job-completion-index={index}");
+        let label = format!("job-name=indexed,batch.kubernetes.io/job-completion-index={index}");
         let said = cluster.kubectl(&["logs", "-l", &label]).ok();
         assert_eq!(said.trim(), format!("{index}-indexed-{index}"));
     }
@@ -392,6 +393,58 @@ fn what_others_announce_is_shared_out(cluster: &Cluster) {
     for node in ["node-1", "node-2"] {
         announce(cluster, node, &Value::Null);
     }
+}
+
+/// What a node announces, for ReplicaSets of four priorities, one after the other; then for a pod
+/// of the system.
+fn each_urgency_makes_room_for_the_next(cluster: &Cluster) {
+    announce(cluster, "node-1", &json!("10"));
+    let set = |name: &str, class: &str, amount: &str| {
+        let mut pod = with_foo(name, class, &json!({}));
+        let thing = json!({ FOO: amount });
+        pod["spec"]["containers"][0]["resources"] = json!({ "requests": thing, "limits": thing });
+        let labels = json!({ "path": name });
+        apply(
+            cluster,
+            &json!({ "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": { "name": name },
+                "spec": { "replicas": 1, "selector": { "matchLabels": labels },
+                    "template": { "metadata": { "labels": labels }, "spec": pod["spec"] } } }),
+        );
+    };
+    let of = |name: &str| cluster.json(&["pods", "-l", &format!("path={name}")])["items"].clone();
+    let mut before = Vec::new();
+    for (number, amount) in [(1, "2"), (2, "3"), (3, "4")] {
+        let (name, class) = (format!("path-{number}"), format!("urgency-{number}"));
+        cluster.kubectl(&["create", "priorityclass", &class, &format!("--value={number}")]).ok();
+        set(&name, &class, amount);
+        before.extend(cluster.pods_ready(&format!("path={name}"), 1, SOON));
+    }
+    cluster.kubectl(&["create", "priorityclass", "urgency-4", "--value=4"]).ok();
+    set("path-4", "urgency-4", "5");
+    cluster.pods_ready("path=path-4", 1, SOON);
+    // One was free, and the two least urgent give up two and three.
+    for pod in &before {
+        let name = pod["metadata"]["labels"]["path"].as_str().unwrap();
+        let stays = name == "path-3";
+        eventually(SOON, "only who had to go is replaced, by one that waits", || {
+            let now = of(name);
+            let is_same = now[0]["metadata"]["uid"] == pod["metadata"]["uid"];
+            let phase = now[0]["status"]["phase"].as_str();
+            let right = (is_same, phase, now[1].is_null());
+            let wanted = (stays, Some(if stays { "Running" } else { "Pending" }), true);
+            if right == wanted { Ok(()) } else { Err(now.to_string()) }
+        });
+    }
+    let mut critical = with_foo("critical", "system-cluster-critical", &json!({}));
+    critical["metadata"]["namespace"] = json!("kube-system");
+    apply(cluster, &critical);
+    let ready = ["-n", "kube-system", "wait", "--for=condition=Ready", "pod/critical"];
+    cluster.kubectl(&[&ready[..], &["--timeout=60s"]].concat()).ok();
+    assert_eq!(of("path-3")[0]["status"]["phase"], "Pending", "the least urgent that was there");
+    assert_eq!(of("path-4")[0]["status"]["phase"], "Running");
+    cluster.kubectl(&["-n", "kube-system", "delete", "pod", "critical", "--wait=false"]).ok();
+    cluster.kubectl(&["delete", "rs", "path-1", "path-2", "path-3", "path-4"]).ok();
+    announce(cluster, "node-1", &Value::Null);
 }
 
 fn custom_endpoints_are_mirrored(cluster: &Cluster) {

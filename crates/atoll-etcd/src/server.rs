@@ -20,6 +20,7 @@ use tonic::metadata::MetadataMap;
 use crate::proto::etcdserverpb::ResponseHeader;
 
 mod auth;
+mod authority;
 mod calls;
 mod cluster;
 mod connection;
@@ -43,6 +44,8 @@ mod snapshot;
 mod tls;
 mod watch_stream;
 
+#[doc(hidden)]
+pub use authority::fuzz::{connection as fuzz_connection, connections as fuzz_connections};
 #[doc(hidden)]
 pub use fuzz::{request as fuzz_request, requests as fuzz_requests};
 pub(crate) use hash::{stored_key, stored_value};

@@ -20,6 +20,7 @@ use crate::pod::admit::{self, Refusal};
 use crate::pod::identity::{PodId, is_terminal};
 use crate::pod::messages;
 use crate::pod::refuse;
+use crate::pod::sandbox::Leave;
 use crate::pod::task::{self, Desired, PodHandle, Start};
 use crate::rootless;
 
@@ -206,7 +207,7 @@ impl Pods {
         let begun = from_disk || !observed.is_empty() || is_terminal(&pod);
         let refused = if begun { None } else { self.refusal(&pod).await };
         tracing::info!(pod = %id, "pod added");
-        let desired = Desired { pod, gone: false, refused, pending: None };
+        let desired = Desired { pod, gone: false, halted: false, refused, pending: None };
         let handle = task::spawn(&self.cx, Start { desired, id: id.clone(), observed });
         self.change_index(|index| {
             index.insert(id.uid, handle);
@@ -284,7 +285,7 @@ impl Pods {
         let cx = self.cx.clone();
         let id = PodId { namespace: String::new(), name: String::new(), uid };
         self.cx.tasks.spawn(async move {
-            if let Err(reason) = crate::pod::sandbox::tear_down(&cx, &id, false).await {
+            if let Err(reason) = crate::pod::sandbox::tear_down(&cx, &id, Leave::Logs).await {
                 tracing::warn!(uid = id.uid, reason, "orphaned containers not removed");
             }
             let suffix = format!("_{}", id.uid);
@@ -301,7 +302,12 @@ impl Pods {
     fn on_runtime(&self, event: Result<Event, broadcast::error::RecvError>) {
         let index = self.index.borrow();
         match event {
-            Ok(Event::Started { key } | Event::Exited { key, .. } | Event::Oom { key }) => {
+            Ok(
+                Event::Started { key }
+                | Event::Exited { key, .. }
+                | Event::Oom { key }
+                | Event::ShimGone { key },
+            ) => {
                 if let Some(handle) = index.get(&key.sandbox) {
                     handle.notify.notify_one();
                 }
@@ -340,11 +346,15 @@ impl Pods {
         self.dirty = saved.is_err();
     }
 
-    /// Ends every pod without a word to the API, whose objects stay.
+    /// Ends every pod without a word to the API, whose objects stay: so do records, logs and
+    /// volumes, from which the next agent goes on as after a reboot.
     async fn remove_all(&mut self) {
         let index = self.index.borrow().clone();
         for handle in index.values() {
-            handle.desired.send_modify(|desired| desired.gone = true);
+            handle.desired.send_modify(|desired| {
+                desired.halted |= !desired.gone;
+                desired.gone = true;
+            });
         }
         let all = index.values().map(|handle| handle.desired.closed());
         let ended = futures::future::join_all(all);

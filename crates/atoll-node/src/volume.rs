@@ -118,10 +118,10 @@ fn apply_one(dirs: &Dirs, name: &str, plan: &Plan, owner: &Ownership) -> Result<
             return Ok(folder.clone());
         }
         Plan::EmptyDir { in_memory, size_bytes } => {
-            let fresh = !path.exists();
+            let mut fresh = !path.exists();
             std::fs::create_dir_all(&path).map_err(text)?;
             if *in_memory && dirs.can_mount {
-                mount_tmpfs(&path, *size_bytes).map_err(text)?;
+                fresh |= mount_tmpfs(&path, *size_bytes).map_err(text)?;
             }
             if fresh {
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
@@ -130,10 +130,10 @@ fn apply_one(dirs: &Dirs, name: &str, plan: &Plan, owner: &Ownership) -> Result<
             }
         }
         Plan::Files { payload, in_memory } => {
-            let fresh = !path.exists();
+            let mut fresh = !path.exists();
             std::fs::create_dir_all(&path).map_err(text)?;
             if *in_memory && dirs.can_mount {
-                mount_tmpfs(&path, 0).map_err(text)?;
+                fresh |= mount_tmpfs(&path, 0).map_err(text)?;
             }
             if fresh {
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
@@ -146,15 +146,16 @@ fn apply_one(dirs: &Dirs, name: &str, plan: &Plan, owner: &Ownership) -> Result<
     Ok(path)
 }
 
-/// Does nothing where a tmpfs is mounted already.
-fn mount_tmpfs(path: &Path, size_bytes: u64) -> io::Result<()> {
+/// Whether it did: not where a tmpfs is mounted already.
+fn mount_tmpfs(path: &Path, size_bytes: u64) -> io::Result<bool> {
     if is_mount_point(path)? {
-        return Ok(());
+        return Ok(false);
     }
     let size = if size_bytes > 0 { format!("size={size_bytes},") } else { String::new() };
     let options = std::ffi::CString::new(format!("{size}mode=0777"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    Ok(rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))?)
+    rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))?;
+    Ok(true)
 }
 
 pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {

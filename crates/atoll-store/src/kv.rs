@@ -380,6 +380,7 @@ pub trait KvStore: Send + Sync {
     async fn lease_keep_alive(&self, id: LeaseId) -> Result<i64>;
     async fn lease_revoke(&self, id: LeaseId) -> Result<()>;
     async fn lease_info(&self, id: LeaseId) -> Result<LeaseInfo>;
+    /// Those that end first come first, as far as this member knows.
     async fn leases(&self) -> Result<Vec<LeaseId>>;
     async fn status(&self) -> Result<Status>;
     /// Gives back what this member's state file takes of the disk and does not need, of both

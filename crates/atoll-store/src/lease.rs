@@ -89,6 +89,12 @@ impl LeaseClock {
         Some((left + Duration::from_nanos(999_999_999)).as_secs().cast_signed())
     }
 
+    /// Those that end first come first, by what this member knows: others' keep-alives it does
+    /// not, unless it leads.
+    pub(crate) fn sort_by_end(&self, ids: &mut [LeaseId]) {
+        ids.sort_by_cached_key(|id| (self.terms.get(id).map(|term| term.ends_at), *id));
+    }
+
     pub(crate) fn next_due(&self) -> Option<Duration> {
         self.wheel.first().map(|(at, _)| *at)
     }
@@ -188,6 +194,18 @@ mod tests {
             clock.end(id);
         }
         assert_eq!(clock.next_due(), None);
+    }
+
+    #[test]
+    fn those_that_end_first_are_first() {
+        let mut clock = LeaseClock::default();
+        for (id, ttl, at) in [(9, 30, 0), (5, 30, 1), (7, 10, 2), (1, 30, 3)] {
+            clock.start(id, ttl, 0, Duration::from_millis(at));
+        }
+        clock.keep_alive(9, SECOND).unwrap();
+        let mut ids = [1, 5, 7, 9];
+        clock.sort_by_end(&mut ids);
+        assert_eq!(ids, [7, 5, 1, 9]);
     }
 
     #[test]

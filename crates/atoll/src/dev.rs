@@ -294,7 +294,7 @@ fn greet(folder: &Folder, nodes: u32, took: Duration) {
          export KUBECONFIG={}\n  \
          kubectl apply -f examples/hello.yaml\n  \
          kubectl get pods -o wide\n\n\
-         Ctrl-C stops the cluster and removes what it made; its objects stay in the folder.\n",
+         Ctrl-C stops the cluster and takes along what it made in the system; all else stays in the folder.\n",
         took.as_secs_f64(),
         shell_word(&folder.kubeconfig()),
     );

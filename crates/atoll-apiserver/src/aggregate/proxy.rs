@@ -19,6 +19,7 @@ use crate::core::Core;
 use crate::hook::Lease;
 use crate::hop_by_hop;
 use crate::pipeline::RequestBody;
+use crate::upgraded::{self, Upgraded};
 use crate::user::{Connection, UserInfo};
 
 /// Passes a request on. What goes wrong is told in plain text, as upstream does.
@@ -59,10 +60,8 @@ pub(crate) async fn serve(
             return refusal(StatusCode::BAD_REQUEST, "unable to upgrade: this is no HTTP/1.1");
         };
         let server = hyper::upgrade::on(&mut answer);
-        join(core, client, server);
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *response.headers_mut() = answer.headers().clone();
+        let (response, upgraded) = upgraded::switching(answer.headers().clone());
+        join(core, client, server, upgraded);
         return response;
     }
     let (mut head, body) = answer.into_parts();
@@ -74,7 +73,7 @@ fn empty() -> RequestBody {
     http_body_util::Empty::new().map_err(|never| -> BoxError { match never {} }).boxed_unsync()
 }
 
-fn join(core: &Arc<Core>, client: OnUpgrade, server: OnUpgrade) {
+fn join(core: &Arc<Core>, client: OnUpgrade, server: OnUpgrade, upgraded: Upgraded) {
     let stop = core.stop.clone();
     core.tasks.spawn(async move {
         let carried = async {
@@ -90,6 +89,7 @@ fn join(core: &Arc<Core>, client: OnUpgrade, server: OnUpgrade) {
                 tracing::debug!(%error, "a stream to a server behind this one ended");
             }
         }
+        drop(upgraded);
     });
 }
 

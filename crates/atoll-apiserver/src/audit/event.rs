@@ -168,13 +168,11 @@ impl Trail {
         headers: &HeaderMap,
         whole: Option<Bytes>,
     ) -> Option<Watching> {
+        let whole = whole.filter(|_| code != StatusCode::SWITCHING_PROTOCOLS);
         let Some(bytes) = whole else {
             self.write(Stage::ResponseStarted, status(code, None), Value::Null).await;
             return Some(Watching { trail: self, code });
         };
-        if code == StatusCode::SWITCHING_PROTOCOLS {
-            self.write(Stage::ResponseStarted, status(code, None), Value::Null).await;
-        }
         let full = self.keep.level >= Level::RequestResponse && self.resource_request;
         let said = if full || code.as_u16() >= 400 || self.verb == "delete" {
             decode(&bytes, headers)

@@ -10,7 +10,7 @@ use http::header::{
     AUTHORIZATION, CONNECTION, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -21,6 +21,7 @@ use crate::authn::TOKEN_PROTOCOL;
 use crate::body::Body;
 use crate::call::Call;
 use crate::status::Status;
+use crate::upgraded;
 
 /// What the RFC has servers append to a client's key.
 const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -74,8 +75,7 @@ pub(crate) fn switch(
     let (Some(b"13"), Some(key)) = (version, key) else {
         return Err(Status::bad_request("the request for a WebSocket is not of version 13"));
     };
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let (mut response, upgraded) = upgraded::switching(HeaderMap::new());
     let own = response.headers_mut();
     own.insert(UPGRADE, HeaderValue::from_static("websocket"));
     own.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -94,6 +94,7 @@ pub(crate) fn switch(
                 }
             }
         }
+        drop(upgraded);
     });
     Ok(response)
 }

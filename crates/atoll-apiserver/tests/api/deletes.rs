@@ -138,6 +138,43 @@ async fn a_running_pod_gets_its_grace_period() {
     api.shutdown().await;
 }
 
+/// As upstream's, which marks even what goes at once: watchers tell by it what was deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_state_of_a_pod_says_that_it_was_deleted() {
+    let api = Api::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let container = json!([{"name": "c", "image": "i"}]);
+    for (name, spec, options) in [
+        (
+            "forced",
+            json!({"nodeName": "n", "containers": container}),
+            json!({"gracePeriodSeconds": 0}),
+        ),
+        ("unscheduled", json!({"containers": container}), json!({})),
+    ] {
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        api.create(pods, &pod).await.ok();
+        let watch = format!("{pods}?watch=1&fieldSelector=metadata.name={name}&resourceVersion=0");
+        let mut watch = api.watch(&watch, "application/json").await;
+        assert_eq!(watch.step().await, ("ADDED".to_owned(), name.to_owned()));
+        let one = format!("{pods}/{name}");
+        let answer = api.delete_with(&one, &options).await.ok();
+        let mut shown = vec![("MODIFIED".to_owned(), answer)];
+        for _ in 0..2 {
+            let event = watch.next().await.unwrap();
+            shown.push((event["type"].as_str().unwrap().to_owned(), event["object"].clone()));
+        }
+        let kinds: Vec<&str> = shown.iter().map(|(kind, _)| kind.as_str()).collect();
+        assert_eq!(kinds, ["MODIFIED", "MODIFIED", "DELETED"]);
+        for (kind, object) in &shown {
+            assert_eq!(object["metadata"]["deletionGracePeriodSeconds"], 0, "{kind}: {object}");
+            assert!(object["metadata"]["deletionTimestamp"].is_string(), "{kind}: {object}");
+        }
+        assert_eq!(api.get(&one).await.code, 404);
+    }
+    api.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_created_in_a_namespace_that_is_leaving() {
     let api = Api::start().await;

@@ -90,6 +90,52 @@ async fn events_are_kept_as_the_policy_wants() {
     assert_eq!(missing.get("responseObject"), None);
 }
 
+/// A connection that has become a WebSocket is a request until its client leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_connection_becomes_ends_with_it() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.log");
+    let api = start(&file).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (server, end) = (api.server.clone(), stop.clone());
+    let serving = tokio::spawn(async move { server.serve_http(listener, end).await });
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET {CONFIG_MAPS}?watch=1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket.read_u8().await.unwrap();
+    let stages = || -> Vec<_> {
+        events(&file)
+            .iter()
+            .filter(|event| event["verb"] == "watch")
+            .map(|event| (event["stage"].clone(), event["responseStatus"]["code"].clone()))
+            .collect()
+    };
+    let begun = (json!("ResponseStarted"), json!(101));
+    let written = async |wanted: &[(Value, Value)]| {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        while stages() != wanted {
+            assert!(tokio::time::Instant::now() < deadline, "{:?}", stages());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    written(std::slice::from_ref(&begun)).await;
+    // Another request is written down meanwhile.
+    api.create(CONFIG_MAPS, &config_map("x")).await.ok();
+    written(std::slice::from_ref(&begun)).await;
+    drop(socket);
+    written(&[begun, (json!("ResponseComplete"), json!(101))]).await;
+    stop.cancel();
+    serving.await.unwrap();
+    api.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn webhooks_have_their_say_in_it() {
     let folder = tempfile::tempdir().unwrap();

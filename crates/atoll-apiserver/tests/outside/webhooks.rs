@@ -29,6 +29,33 @@ pub(crate) fn add(path: &str, value: Value) -> Value {
     patched(&json!([{"op": "add", "path": path, "value": value}]))
 }
 
+/// Upstream's words for a request that takes longer than its client has patience, and for times
+/// that are none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_says_how_long_its_request_may_take() {
+    let api = Api::start().await;
+    let hook = Hook::start(|_| {
+        std::thread::sleep(Duration::from_secs(2));
+        json!({"allowed": true})
+    })
+    .await;
+    let webhook = hook.webhook("a.example.com", &["CREATE"], "configmaps");
+    configure(&api, "validating", "m", vec![webhook]).await;
+    let path = format!("{CONFIG_MAPS}?timeout=100ms");
+    let why =
+        "Timeout: request did not complete within requested timeout - context deadline exceeded";
+    api.create(&path, &config_map("x")).await.fails(504, why);
+    for path in ["/version", CONFIG_MAPS] {
+        api.get(&format!("{path}?timeout=invalid")).await.fails(
+            400,
+            "invalid timeout specified in the request URL - time: invalid duration \"invalid\"",
+        );
+        for timeout in ["0s", "10h", "-1s", ""] {
+            api.get(&format!("{path}?timeout={timeout}")).await.ok();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_changes_what_is_created() {
     let api = Api::start().await;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rustix::process::{Pid, PidfdFlags};
 use serde::de::DeserializeOwned;
 
-use super::{CONTAINER_FILE, Record, Supervisor, Tracked, write_json};
+use super::{CONTAINER_FILE, CUT_OFF_FILE, Record, Supervisor, Tracked, write_json};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -105,17 +105,22 @@ impl Supervisor {
             return Ok(Some(self.keep(key, tracked)));
         }
         match self.greet(&tracked).await {
-            Some((connection, state)) => {
+            Greeting::Alive(connection, state) => {
                 tracked.process = Some((state.pid, state.start_ticks));
                 tracked.state.send_replace(match state.started_at {
                     Some(started_at) => State::Running { pid: state.pid, started_at },
                     None => State::Created,
                 });
+                go_on(&dir);
                 let tracked = self.keep(key, tracked);
                 self.watch(key.clone(), connection);
                 Ok(Some(tracked))
             }
-            None => self.adopt_without_shim(key, tracked).map(Some),
+            Greeting::Gone => {
+                tracked.shim_alive = false;
+                self.adopt_alone(key, tracked).map(Some)
+            }
+            Greeting::Unknown => self.adopt_alone(key, tracked).map(Some),
         }
     }
 
@@ -128,6 +133,9 @@ impl Supervisor {
     fn read_exit(&self, tracked: &mut Tracked) -> Result<bool, Error> {
         match read_json::<Exit>(&tracked.container.dir.join(EXIT_FILE), "exit record")? {
             Some(exit) => {
+                let cut_off = tracked.container.dir.join(CUT_OFF_FILE).exists();
+                let unknown = || Exit::unknown(exit.started_at, exit.finished_at);
+                let exit = if cut_off { unknown() } else { exit };
                 tracked.shim_alive = false;
                 tracked.state.send_replace(State::Exited(exit));
                 Ok(true)
@@ -136,23 +144,32 @@ impl Supervisor {
         }
     }
 
-    async fn greet(&self, tracked: &Tracked) -> Option<(Connection, ShimState)> {
-        let connection = Connection::connect(&tracked.socket).ok()?;
-        connection.send(Op::Watch, &[]).await.ok()?;
-        match connection.recv().await {
-            Ok(Some((reply, _))) => match reply.body {
-                Body::Status(state) => Some((connection, state)),
-                other => {
-                    tracing::warn!(container = %tracked.container.key, ?other, "odd greeting");
-                    None
-                }
-            },
-            _ => None,
-        }
+    async fn greet(&self, tracked: &Tracked) -> Greeting {
+        let greeting = async {
+            let connection = Connection::connect(&tracked.socket)?;
+            connection.send(Op::Watch, &[]).await?;
+            io::Result::Ok(match connection.recv().await? {
+                Some((reply, _)) => match reply.body {
+                    Body::Status(state) => Greeting::Alive(connection, state),
+                    other => {
+                        tracing::warn!(container = %tracked.container.key, ?other, "odd greeting");
+                        Greeting::Unknown
+                    }
+                },
+                None => Greeting::Gone,
+            })
+        };
+        greeting.await.unwrap_or_else(|error| {
+            if says_gone(&error) {
+                return Greeting::Gone;
+            }
+            tracing::warn!(container = %tracked.container.key, %error, "shim not asked");
+            Greeting::Unknown
+        })
     }
 
-    /// The shim is gone: the container runs on alone, or its end is lost.
-    fn adopt_without_shim(
+    /// Nothing is heard of the shim: the container is followed by its process, or its end is lost.
+    fn adopt_alone(
         self: &Arc<Self>,
         key: &ContainerKey,
         mut tracked: Tracked,
@@ -161,7 +178,6 @@ impl Supervisor {
         if self.read_exit(&mut tracked)? {
             return Ok(self.keep(key, tracked));
         }
-        tracked.shim_alive = false;
         let state = read_json::<ShimState>(&tracked.container.dir.join(STATE_FILE), "state")?;
         if let Some(state) = state
             && state.is_alive()
@@ -171,6 +187,7 @@ impl Supervisor {
                 Some(started_at) => State::Running { pid: state.pid, started_at },
                 None => State::Created,
             });
+            go_on(&tracked.container.dir);
             let tracked = self.keep(key, tracked);
             self.follow(key.clone(), state);
             return Ok(tracked);
@@ -210,17 +227,16 @@ impl Supervisor {
                     Body::Exited { exit } => return self.on_exited(key, exit),
                     other => tracing::debug!(container = %key, ?other, "not expected of a shim"),
                 },
-                Ok(None) => break,
+                Ok(None) => return self.on_shim_silent(key, true),
                 Err(error) => {
                     tracing::warn!(container = %key, %error, "shim connection");
-                    break;
+                    return self.on_shim_silent(key, says_gone(&error));
                 }
             }
         }
-        self.on_shim_gone(key);
     }
 
-    fn on_shim_gone(self: &Arc<Self>, key: &ContainerKey) {
+    fn on_shim_silent(self: &Arc<Self>, key: &ContainerKey, is_gone: bool) {
         let dir = self.dir(key);
         let settled = || -> Result<Option<Exit>, Error> {
             if let Some(exit) = read_json::<Exit>(&dir.join(EXIT_FILE), "exit record")? {
@@ -229,8 +245,11 @@ impl Supervisor {
             let state = read_json::<ShimState>(&dir.join(STATE_FILE), "state")?;
             match state {
                 Some(state) if state.is_alive() => {
-                    tracing::warn!(container = %key, "shim gone, container runs on without it");
-                    self.update(key, |tracked| tracked.shim_alive = false);
+                    if is_gone {
+                        tracing::warn!(container = %key, "shim gone, container runs on without it");
+                        self.update(key, |tracked| tracked.shim_alive = false);
+                        self.emit(Event::ShimGone { key: key.clone() });
+                    }
                     self.follow(key.clone(), state);
                     Ok(None)
                 }
@@ -265,6 +284,32 @@ impl Supervisor {
             };
             this.on_exited(&key, exit);
         });
+    }
+}
+
+/// What a shim answers to a new agent.
+enum Greeting {
+    Alive(Connection, ShimState),
+    Gone,
+    /// That it could not be asked says nothing of it.
+    Unknown,
+}
+
+fn says_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected, NotFound};
+    matches!(
+        error.kind(),
+        NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | NotConnected
+    )
+}
+
+/// An agent that was to end it has not: how it ends is its own doing again.
+fn go_on(dir: &Path) {
+    let path = dir.join(CUT_OFF_FILE);
+    if path.exists()
+        && let Err(error) = fs::remove_file(&path)
+    {
+        tracing::warn!(path = %path.display(), %error, "not removed");
     }
 }
 

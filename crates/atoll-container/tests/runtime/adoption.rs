@@ -93,6 +93,51 @@ async fn a_container_outlives_its_shim_and_its_exit_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_is_halted_is_found_as_after_a_reboot() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::oci().await;
+    let sandbox = world.sandbox("a6").await;
+    let ended = world.run(&world.spec(&sandbox, "ended", &["sh", "-c", "exit 3"])).await;
+    assert_eq!(world.exit(&ended).await.code, 3);
+    let late = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"];
+    let cut = world.run(&world.spec(&sandbox, "cut", &late)).await;
+    let own = world.run(&world.spec(&sandbox, "own", &["sleep", "1000"])).await;
+    let made = world.runtime.create(&world.spec(&sandbox, "made", &["sh"])).await.unwrap();
+    world.runtime.cut_off(&[cut.key.clone(), own.key.clone()]).await.unwrap();
+    let (term, first) = (atoll_container::Signal::TERM, atoll_container::Scope::Init);
+    world.runtime.signal(&cut, term, first).await.unwrap();
+    assert_eq!(world.exit(&cut).await.code, 0, "this agent hears it as it is");
+    world.runtime.halt_sandbox("a6").await.unwrap();
+    for controller in ["memory", "freezer", "unified"] {
+        let path = world.cgroup_path(controller, "poda6");
+        assert!(!path.exists(), "{} is left", path.display());
+    }
+    world.restart().await;
+    let found = async |container| world.observed(container).await.state;
+    assert!(matches!(found(&ended).await, State::Exited(exit) if exit.code == 3 && !exit.unknown));
+    for container in [&cut, &own] {
+        let state = found(container).await;
+        assert!(
+            matches!(&state, State::Exited(exit) if exit.unknown && exit.code == 137
+                && exit.started_at.is_some()),
+            "{state:?}"
+        );
+    }
+    let all = world.runtime.list().await.unwrap();
+    assert!(all.iter().all(|one| one.container.key != made.key), "it had not begun");
+    // And it goes on.
+    let sandbox = world.sandbox("a6").await;
+    assert!(sandbox.created);
+    let mut next = world.spec(&sandbox, "cut", &["sh", "-c", "exit 0"]);
+    next.attempt = 1;
+    let next = world.run(&next).await;
+    assert_eq!(world.exit(&next).await.code, 0);
+    tear_down(world, &["a6"]).await;
+}
+
+#[tokio::test]
 async fn a_container_that_died_with_its_shim_is_found_dead() {
     if !is_root() {
         return;

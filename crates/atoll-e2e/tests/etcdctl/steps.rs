@@ -184,6 +184,13 @@ pub fn operators(t: &mut Transcript<'_>) {
     let kept = ["\"Revision\"", "\"Leader\"", "\"Endpoint\""];
     let names: Vec<_> = status.lines().filter_map(|line| line.split_once(" :")).collect();
     t.note(&format!("{}", kept.iter().all(|name| names.iter().any(|(found, _)| found == name))));
+    // Of 3.4, this is no authority of a URI.
+    t.scheme = "http://";
+    t.step(&["endpoint", "hashkv"]);
+    t.step(&["endpoint", "hashkv", "--cluster"]);
+    t.step(&["defrag"]);
+    t.run(&["endpoint", "status", "--cluster"]).ok();
+    t.scheme = "";
     t.step(&["alarm", "list"]);
     t.step(&["alarm", "disarm"]);
     t.step(&["defrag"]);

@@ -18,6 +18,8 @@ const LINE_MAX: Duration = Duration::from_secs(20);
 pub struct Transcript<'a> {
     etcdctl: &'a Path,
     pub served: &'a Served,
+    /// What stands before the endpoint: nothing, or `http://`.
+    pub scheme: &'static str,
     text: String,
     /// What stood for an id before.
     names: BTreeMap<String, String>,
@@ -59,12 +61,13 @@ impl Running {
 
 impl<'a> Transcript<'a> {
     pub fn new(etcdctl: &'a Path, served: &'a Served) -> Self {
-        Self { etcdctl, served, text: String::new(), names: BTreeMap::new() }
+        Self { etcdctl, served, scheme: "", text: String::new(), names: BTreeMap::new() }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.etcdctl);
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.served.endpoint]);
+        let endpoint = format!("{}{}", self.scheme, self.served.endpoint);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint]);
         command.args(arguments);
         command
     }

@@ -24,6 +24,19 @@ pub(crate) fn check(cluster: &Cluster, host: &Path) {
     gone_without_grace(cluster);
 }
 
+/// Each restart counts one more, and none less.
+pub(crate) fn counts_on(cluster: &Cluster) {
+    let count = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
+    let mut last = count(&cluster.json(&["pod", "crash-on"])).unwrap();
+    // The third comes 70 s after the start.
+    cluster.pod_becomes("crash-on", 2 * HOUR_GLASS, |pod| {
+        let now = count(pod)?;
+        assert!(now == last || now == last + 1, "{last}, then {now}");
+        last = now;
+        (now >= 3).then_some(())
+    });
+}
+
 /// A pod that the API has let go holds nothing of its node, not even while it still ends.
 fn gone_without_grace(cluster: &Cluster) {
     let pod = |name: &str| {

@@ -29,7 +29,7 @@ fn pods_are_what_kubectl_expects_of_them() {
     if !is_root("pods") {
         return;
     }
-    let cluster = Cluster::start(2);
+    let mut cluster = Cluster::start(2);
     let host = tempfile::tempdir().unwrap();
     import_busybox(&cluster, "test.local/busybox:1", json!({"Cmd": ["sh"]}));
     let user = json!({"Cmd": ["sleep", "1000"], "User": "app", "StopSignal": "SIGUSR1"});
@@ -47,8 +47,10 @@ fn pods_are_what_kubectl_expects_of_them() {
     streams::check(&cluster, host.path());
     logs::check(&cluster);
     resize::check(&cluster);
+    lifecycle::counts_on(&cluster);
     survival::check(&cluster);
     resize::stays(&cluster);
+    survival::comes_back(&mut cluster);
 }
 
 /// What pods hear of each other, and what becomes of one that is changed again and again.

@@ -2,6 +2,7 @@
 
 use super::HOUR_GLASS;
 use atoll_e2e::{Cluster, cluster::is_ready, eventually, http};
+use serde_json::{Value, json};
 use std::{fs, net::SocketAddr};
 
 const PROFILE: &str = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}"#;
@@ -25,6 +26,26 @@ pub(crate) fn check(cluster: &Cluster) {
     host_port(cluster);
     limits(cluster);
     confinement(cluster);
+    account(cluster);
+}
+
+/// The account's token, authority and namespace are files, and the token opens the API.
+fn account(cluster: &Cluster) {
+    let file = |name: &str| {
+        inside(cluster, "env", &format!("cat /var/run/secrets/kubernetes.io/serviceaccount/{name}"))
+    };
+    assert_eq!(file("namespace"), "default");
+    let published = cluster.json(&["configmap", "kube-root-ca.crt"]);
+    assert_eq!(file("ca.crt"), published["data"]["ca.crt"].as_str().unwrap());
+    let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": { "token": file("token") } });
+    let create = ["create", "-f", "-", "-o", "json"];
+    let review = cluster.kubectl_with(&create, &review.to_string()).ok();
+    let review: Value = serde_json::from_str(&review).unwrap();
+    let user = &review["status"]["user"];
+    assert_eq!(user["username"], "system:serviceaccount:default:default", "{review}");
+    let name = &user["extra"]["authentication.kubernetes.io/pod-name"];
+    assert_eq!(name, &json!(["env"]), "{review}");
 }
 
 fn logs(cluster: &Cluster, pod: &str, container: &str) -> Vec<String> {

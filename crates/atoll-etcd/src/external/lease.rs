@@ -174,7 +174,6 @@ impl Leases {
             chosen.kvs.into_iter().map(|kv| kv.lease).collect();
         let mut ids: Vec<LeaseId> = answer.leases.into_iter().map(|lease| lease.id).collect();
         ids.retain(|id| self.is_tagged(*id) || chosen.contains(id));
-        ids.sort_unstable();
         Ok(ids)
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::authority::AnyAuthority;
 use super::calls::Calls;
 use super::{CurrentTls, EtcdServer};
 
@@ -124,7 +125,8 @@ impl EtcdServer {
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
         let serving = async {
-            let serving = builder.serve_connection(TokioIo::new(stream), service);
+            let stream = TokioIo::new(AnyAuthority::new(stream));
+            let serving = builder.serve_connection(stream, service);
             let mut serving = std::pin::pin!(serving);
             tokio::select! {
                 ended = serving.as_mut() => ended,

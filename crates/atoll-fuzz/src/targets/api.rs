@@ -18,6 +18,11 @@ pub(super) const TARGETS: &[Target] = &[
         seeds: atoll_etcd::server::fuzz_requests,
     },
     Target {
+        name: "etcd_connection",
+        run: atoll_etcd::server::fuzz_connection,
+        seeds: atoll_etcd::server::fuzz_connections,
+    },
+    Target {
         name: "etcd_marker",
         run: atoll_etcd::external::fuzz::marker,
         seeds: atoll_etcd::external::fuzz::markers,

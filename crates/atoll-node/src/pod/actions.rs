@@ -72,6 +72,9 @@ impl PodTask {
                     let mut now = Run::from_observed(&observed);
                     read_message(&mut now, &self.cx.config.pods_dir());
                     track.observe(now);
+                    if !observed.shim_alive {
+                        track.condemn_unreachable();
+                    }
                 }
                 // Its record is gone: how it ended will never be known.
                 Ok(None) if !track.starting => {
@@ -177,18 +180,20 @@ impl PodTask {
         let is_init = |name: &str| {
             pod_spec.init_containers.iter().flatten().any(|container| container.name == name)
         };
-        let mut changed = false;
+        let (mut changed, mut dropped) = (false, Vec::new());
         for (name, track) in &mut self.tracks {
-            let again = |run: &mut Run| {
-                run.exit().is_none_or(|exit| is_init(name) || policy.restarts(exit.code))
-            };
-            let Some(mut run) = track.current.take_if(again) else { continue };
-            changed = true;
-            if run.exit().is_none() {
+            if let Some(run) = track.current.as_mut().filter(|run| run.exit().is_none()) {
                 run.state = RunState::Exited(Exit::unknown(None, self.cx.now()));
             }
-            track.previous = Some(run);
+            let again = |run: &mut Run| {
+                let begins_anew = is_init(name) && policy != RestartPolicy::Never;
+                run.exit().is_some_and(|exit| begins_anew || policy.restarts(exit.code))
+            };
+            let Some(run) = track.current.take_if(again) else { continue };
+            changed = true;
+            dropped.extend(track.previous.replace(run));
         }
+        dropped.into_iter().for_each(|run| self.remove_run(run));
         if changed {
             let text = "Pod sandbox changed, it will be killed and re-created.";
             self.cx.normal(&self.pod, "SandboxChanged", text.to_owned());
@@ -456,9 +461,9 @@ impl PodTask {
 
     fn adopt_run(&mut self, name: &str, run: Run) {
         let Some(track) = self.tracks.get_mut(name) else { return };
-        let old = track.current.replace(run);
-        let dropped = std::mem::replace(&mut track.previous, old);
-        if let Some(run) = dropped {
+        // Without one the last run is known already: it went with its sandbox.
+        let Some(old) = track.current.replace(run) else { return };
+        if let Some(run) = track.previous.replace(old) {
             self.remove_run(run);
         }
     }

@@ -89,6 +89,9 @@ fn look_at_init(
         Some(exit) if exit.code == 0 => return true,
         Some(_) if policy == RestartPolicy::Never => return false,
         Some(_) => plan.start.push(container.name.clone()),
+        None if track.is_running() && track.condemned.is_some() => {
+            condemn(container, track, policy, plan);
+        }
         // It ends as it began: another image is for those that have yet to start.
         None if track.is_running() => {}
         None => plan.start.push(container.name.clone()),

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_container::ContainerKey;
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodStatus};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::pod::decide::Kill;
 use crate::pod::identity::{find_container, is_sidecar};
-use crate::pod::sandbox;
+use crate::pod::sandbox::{self, Leave};
 use crate::pod::status::{self, View};
 use crate::pod::stop::{ENDPOINT_LEAD, GRACE_MIN, StopJob, Turn, stop, take_turns};
 use crate::pod::task::{JobEnd, PodTask, Stage};
@@ -31,6 +32,7 @@ impl PodTask {
         let now = Instant::now();
         self.fate.ending_since = Some(now);
         self.stage = Stage::Stopping;
+        let cut_off = if self.halted { self.unfinished() } else { Vec::new() };
         // What ends now ends for good.
         self.tracks.values_mut().for_each(Track::renewed);
         let (sender, deadline) = watch::channel(now + self.grace());
@@ -55,10 +57,19 @@ impl PodTask {
         take_turns(&apps, &mut sidecars);
         let cx = self.cx.clone();
         self.jobs.spawn(async move {
+            if let Err(error) = cx.runtime.cut_off(&cut_off).await {
+                tracing::warn!(%error, "what is ended now may pass for finished");
+            }
             let jobs = apps.into_iter().chain(sidecars);
             Box::pin(futures::future::join_all(jobs.map(|job| stop(&cx, job)))).await;
             JobEnd::AllStopped
         });
+    }
+
+    fn unfinished(&self) -> Vec<ContainerKey> {
+        let runs = self.tracks.values().filter_map(|track| track.current.as_ref());
+        let unfinished = runs.filter(|run| run.exit().is_none());
+        unfinished.map(|run| run.reference.key.clone()).collect()
     }
 
     fn grace(&self) -> Duration {
@@ -158,11 +169,12 @@ impl PodTask {
         // agent would run it again. A deleted one will not run again anyway.
         let written = (!self.gone && !self.is_deleted()).then(|| self.writer.flushed());
         let (cx, id) = (self.cx.clone(), self.id.clone());
+        let leave = if self.halted { Leave::Everything } else { Leave::Logs };
         self.jobs.spawn(async move {
             if let Some(written) = written {
                 written.await;
             }
-            while let Err(reason) = sandbox::tear_down(&cx, &id, false).await {
+            while let Err(reason) = sandbox::tear_down(&cx, &id, leave).await {
                 tracing::warn!(pod = %id, reason, "pod not taken down; will retry");
                 tokio::time::sleep(TEAR_DOWN_RETRY).await;
             }
@@ -176,6 +188,10 @@ impl PodTask {
 
     /// The object may go: nothing of the pod is left here.
     pub(crate) async fn finish(self) {
+        if self.halted {
+            tracing::info!(pod = %self.id, "pod halted");
+            return;
+        }
         let logs = spec::pod_log_dir(&self.cx.config, &self.id);
         if let Err(error) = tokio::fs::remove_dir_all(&logs).await
             && error.kind() != std::io::ErrorKind::NotFound

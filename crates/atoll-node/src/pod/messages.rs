@@ -88,6 +88,12 @@ pub fn unhealthy(kind: &str, output: &str) -> String {
     format!("{kind} probe failed: {output}")
 }
 
+/// Of ours: upstream's runtimes report such a container as ended.
+#[must_use]
+pub fn unreachable(container: &str) -> String {
+    format!("Container {container} cannot be reached any more: its shim is gone")
+}
+
 #[must_use]
 pub fn failed_liveness(container: &str) -> String {
     format!("Container {container} failed liveness probe, will be restarted")

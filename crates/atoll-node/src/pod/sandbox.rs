@@ -42,8 +42,11 @@ pub async fn ensure(
     let (ip, ports) = match &made.net {
         Some(netns) => {
             let ports = host_ports(pod);
-            let ip = cx.network.attach(&id.uid, netns, &ports).await;
-            (ip.map_err(|error| with_sources(&error))?.to_string(), PodPorts::default())
+            let ip = match cx.network.attach(&id.uid, netns, &ports).await {
+                Ok(ip) => ip.to_string(),
+                Err(error) => return Err(unmade(cx, id, made.created, with_sources(&error)).await),
+            };
+            (ip, PodPorts::default())
         }
         None => {
             let ports = cx.network.ports(&id.uid, pod).await;
@@ -53,6 +56,15 @@ pub async fn ensure(
     write_files(cx, pod, &names, &ip, &PodFiles::of(&dir)).await?;
     let sandbox = PodSandbox { net: made.net, ipc: made.ipc, uts: made.uts, ip, ports };
     Ok(Ensured { sandbox, created: made.created })
+}
+
+/// A new sandbox that nothing came of is made anew next time: that it is new must not be
+/// forgotten.
+async fn unmade(cx: &Context, id: &PodId, created: bool, why: String) -> String {
+    if created && let Err(error) = cx.runtime.halt_sandbox(&id.uid).await {
+        tracing::warn!(pod = %id, %error, "a sandbox without a network stays");
+    }
+    why
 }
 
 /// The specification with the limits that follow from the pod.
@@ -138,25 +150,35 @@ async fn write_files(
     Ok(())
 }
 
-/// Takes away all that the pod has in the system. The containers must have ended. Its log
-/// files stay unless `logs` says otherwise.
-pub async fn tear_down(cx: &Context, id: &PodId, logs: bool) -> Result<(), String> {
-    cx.runtime.remove_sandbox(&id.uid).await.map_err(|error| with_sources(&error))?;
+/// What is left of a pod that has been taken down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    Logs,
+    /// All that it has on disk.
+    Everything,
+}
+
+/// Takes away what the pod has in the system. The containers must have ended.
+pub async fn tear_down(cx: &Context, id: &PodId, leave: Leave) -> Result<(), String> {
+    let removed = match leave {
+        Leave::Logs => cx.runtime.remove_sandbox(&id.uid).await,
+        Leave::Everything => cx.runtime.halt_sandbox(&id.uid).await,
+    };
+    removed.map_err(|error| with_sources(&error))?;
     cx.network.detach(&id.uid).await.map_err(|error| with_sources(&error))?;
     let dir = cx.config.pod_dir(&id.uid);
     for rootfs in rootfs_dirs(&dir).into_iter().chain(image_volume::roots(&dir)) {
         cx.images.unmount(&rootfs).await.map_err(|error| with_sources(&error))?;
     }
     cx.tokens.forget(&id.uid);
-    let log_dir = logs.then(|| super::spec::pod_log_dir(&cx.config, id));
     tokio::task::spawn_blocking(move || {
         volume::unmount_below(&dir)
             .map_err(|error| format!("unmounting below {}: {error}", dir.display()))?;
-        for dir in std::iter::once(dir).chain(log_dir) {
-            atoll_image::remove_tree(&dir)
-                .map_err(|error| format!("removing {}: {error}", dir.display()))?;
+        if leave != Leave::Logs {
+            return Ok(());
         }
-        Ok(())
+        atoll_image::remove_tree(&dir)
+            .map_err(|error| format!("removing {}: {error}", dir.display()))
     })
     .await
     .map_err(|error| error.to_string())?

@@ -42,6 +42,8 @@ pub struct Desired {
     /// The API has no such pod any more (or the agent leaves and takes its pods along):
     /// end it without a word to the API.
     pub gone: bool,
+    /// The agent takes it along, and the next one goes on with it: what it has on disk stays.
+    pub halted: bool,
     /// Refused before it began.
     pub refused: Option<Refusal>,
     /// It asks for other resources than it has, and cannot have them now.
@@ -123,7 +125,7 @@ pub(crate) struct Fate {
     pub failed: Option<Refusal>,
     /// Since when its end is wanted.
     pub ending_since: Option<Instant>,
-    /// It was finished before this agent knew it: its status is as it is.
+    /// It was finished before this agent knew it, or by somebody else: its status is as it is.
     pub frozen: bool,
 }
 
@@ -132,6 +134,7 @@ pub(crate) struct PodTask {
     pub id: PodId,
     pub pod: Arc<Pod>,
     pub gone: bool,
+    pub halted: bool,
     pub stage: Stage,
     pub fate: Fate,
     pub tracks: Tracks,
@@ -196,6 +199,7 @@ pub fn spawn(cx: &Arc<Context>, start: Start) -> PodHandle {
         cx: cx.clone(),
         id: id.clone(),
         gone: desired.gone,
+        halted: desired.halted,
         stage: Stage::Running,
         fate: Fate { failed: desired.refused, ending_since: None, frozen: is_terminal(&pod) },
         tracks,
@@ -354,8 +358,13 @@ impl PodTask {
             self.on_notified();
         }
         self.gone |= desired.gone;
+        self.halted |= desired.halted;
         if self.fate.failed.is_none() {
             self.fate.failed = desired.refused;
+        }
+        // Somebody else says that it has ended, and has the last word, as with a kubelet.
+        if self.stage == Stage::Running && !self.must_end() && is_terminal(&self.pod) {
+            self.fate.frozen = true;
         }
         self.move_deadline();
     }

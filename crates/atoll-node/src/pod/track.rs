@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use crate::pod::backoff::Backoff;
+use crate::pod::messages;
 
 /// Notes that travel with a container, so that an agent that restarts knows them again.
 pub mod label {
@@ -230,6 +231,15 @@ impl Track {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.current.as_ref().is_some_and(Run::is_running)
+    }
+
+    /// Its output goes nowhere and no command gets into it any more: it has to be made anew.
+    pub(crate) fn condemn_unreachable(&mut self) {
+        let Some(run) = self.current.as_ref().filter(|run| run.is_running()) else { return };
+        if self.condemned.is_none() && !self.killing {
+            let message = messages::unreachable(&run.reference.key.name);
+            self.condemned = Some(Condemned { message, grace_seconds: None, renewal: None });
+        }
     }
 
     #[must_use]

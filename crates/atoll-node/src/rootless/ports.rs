@@ -164,7 +164,15 @@ impl PodNetwork for NodePorts {
 
     async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
         self.lock().remove(uid);
-        Ok(())
+        // The pod may come back when somebody else has them.
+        let path = self.pods_dir.join(uid).join(FILE);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(NetworkError {
+                what: format!("removing {}", path.display()),
+                source: source.into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     async fn ports(&self, uid: &str, pod: &Pod) -> Result<PodPorts, NetworkError> {

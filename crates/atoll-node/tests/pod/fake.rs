@@ -148,6 +148,8 @@ pub(crate) struct FakeRuntime {
     signals: Mutex<Vec<Signal>>,
     signalled: Mutex<Vec<String>>,
     removed: Mutex<usize>,
+    halted: Mutex<usize>,
+    cut_off: Mutex<Vec<String>>,
     updates: Mutex<Vec<(String, Resources)>>,
     events: broadcast::Sender<Event>,
 }
@@ -167,6 +169,8 @@ impl FakeRuntime {
             signals: Mutex::default(),
             signalled: Mutex::default(),
             removed: Mutex::default(),
+            halted: Mutex::default(),
+            cut_off: Mutex::default(),
             updates: Mutex::default(),
             events: broadcast::Sender::new(64),
         }
@@ -209,6 +213,15 @@ impl FakeRuntime {
     /// Limits that were changed since the last call, in order: of a container, or of the `pod`.
     pub(crate) fn take_updates(&self) -> Vec<(String, Resources)> {
         std::mem::take(&mut self.updates.lock().unwrap())
+    }
+
+    pub(crate) fn sandboxes_halted(&self) -> usize {
+        *self.halted.lock().unwrap()
+    }
+
+    /// Names of containers that the node itself was the end of.
+    pub(crate) fn cut_off(&self) -> Vec<String> {
+        self.cut_off.lock().unwrap().clone()
     }
 
     pub(crate) fn sandboxes_removed(&self) -> usize {
@@ -266,6 +279,17 @@ impl Runtime for FakeRuntime {
     async fn remove_sandbox(&self, _uid: &str) -> Result<(), Error> {
         *self.removed.lock().unwrap() += 1;
         self.containers.lock().unwrap().clear();
+        Ok(())
+    }
+
+    async fn halt_sandbox(&self, _uid: &str) -> Result<(), Error> {
+        *self.halted.lock().unwrap() += 1;
+        Ok(())
+    }
+
+    async fn cut_off(&self, containers: &[ContainerKey]) -> Result<(), Error> {
+        assert!(containers.is_empty() || self.signals().is_empty(), "said before they end");
+        self.cut_off.lock().unwrap().extend(containers.iter().map(|key| key.name.clone()));
         Ok(())
     }
 

@@ -13,7 +13,8 @@ use serde_json::json;
 
 fn start(node: &Node, pod: k8s_openapi::api::core::v1::Pod) -> PodHandle {
     let id = PodId::of(&pod).unwrap();
-    let desired = Desired { pod: pod.into(), gone: false, refused: None, pending: None };
+    let desired =
+        Desired { pod: pod.into(), gone: false, halted: false, refused: None, pending: None };
     task::spawn(&node.cx, Start { desired, id, observed: Vec::new() })
 }
 
@@ -86,6 +87,63 @@ async fn a_pod_whose_handle_is_dropped_runs_on() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(node.runtime.signals().is_empty(), "{:?}", node.runtime.signals());
     assert!(node.runtime.is_running("c"));
+}
+
+/// A controller of nodes, or of an operator, may give up a pod: it ends, and what was said stays.
+#[tokio::test]
+async fn a_pod_that_others_call_failed_ends() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let running = pod(json!({"terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "c", "image": "test.local/x"}]}));
+    let handle = start(&node, running.clone());
+    eventually("running", || phase(&handle) == "Running").await;
+    eventually("written", || node.api.last_status().is_some()).await;
+    let before = node.api.last_status();
+    let mut failed = running;
+    failed.status =
+        serde_json::from_value(json!({"phase": "Failed", "reason": "GivenUp"})).unwrap();
+    handle.desired.send_modify(|desired| desired.pod = failed.into());
+    eventually("told to end", || node.runtime.signalled() == ["c"]).await;
+    node.runtime.end("c", exit(0));
+    handle.notify.notify_one();
+    eventually("cleared", || node.runtime.sandboxes_removed() == 1).await;
+    assert_eq!(node.api.last_status(), before, "nothing is said against it");
+    assert!(!node.api.was_deleted());
+}
+
+/// The agent takes the pod along, and the next one goes on with what is on disk: how `ended`
+/// ended is known, how `cut` would have nobody knows.
+#[tokio::test]
+async fn a_pod_that_is_halted_keeps_what_it_has_on_disk() {
+    if needs_root() {
+        return;
+    }
+    let node = Node::new().await;
+    let spec = json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [
+        {"name": "ended", "image": "test.local/x"}, {"name": "cut", "image": "test.local/x"}]});
+    let handle = start(&node, pod(spec));
+    eventually("both run", || ["ended", "cut"].iter().all(|name| node.runtime.is_running(name)))
+        .await;
+    node.runtime.end("ended", exit(0));
+    handle.notify.notify_one();
+    eventually("one has ended", || {
+        let status = node.api.last_status().unwrap_or_default();
+        status.to_string().contains("terminated")
+    })
+    .await;
+    handle.desired.send_modify(|desired| (desired.gone, desired.halted) = (true, true));
+    eventually("told to end", || node.runtime.signalled() == ["cut"]).await;
+    node.runtime.end("cut", exit(0));
+    handle.notify.notify_one();
+    eventually("over", || handle.desired.is_closed()).await;
+    assert_eq!(node.runtime.cut_off(), ["cut"]);
+    assert_eq!((node.runtime.sandboxes_halted(), node.runtime.sandboxes_removed()), (1, 0));
+    assert!(node.cx.config.pod_dir("u").exists());
+    assert_eq!(node.api.last_status().unwrap()["phase"], "Running", "the API hears nothing of it");
+    assert!(!node.api.was_deleted());
 }
 
 #[tokio::test]

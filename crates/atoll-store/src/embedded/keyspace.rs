@@ -239,7 +239,9 @@ impl KvStore for KeyspaceHandle {
 
     async fn leases(&self) -> Result<Vec<LeaseId>> {
         self.wait_readable().await?;
-        Ok(read(&self.keyspace.state).leases.keys().copied().collect())
+        let mut ids: Vec<_> = read(&self.keyspace.state).leases.keys().copied().collect();
+        lock(&self.keyspace.leases).sort_by_end(&mut ids);
+        Ok(ids)
     }
 
     async fn status(&self) -> Result<Status> {

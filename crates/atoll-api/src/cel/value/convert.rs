@@ -6,6 +6,7 @@ use serde_json::{Map as JsonMap, Number, Value as Json};
 
 use super::Value;
 use crate::cel::error::{EvalError, fail};
+use crate::go_time;
 
 const NANOS: i128 = 1_000_000_000;
 /// The first double that is no integer of 64 bits any more.
@@ -212,66 +213,7 @@ pub(in crate::cel) fn duration_text(nanos: i64) -> String {
     format!("{sign}{seconds}.{}s", digits.trim_end_matches('0'))
 }
 
-/// `1h30m`, `-1.5s`, `100ms`: what Go's `time.ParseDuration` takes.
+/// `1h30m`, `-1.5s`, `100ms`, in nanoseconds.
 pub(in crate::cel) fn duration(text: &str) -> Result<i64, EvalError> {
-    let bad = |why: &str| EvalError::Failed(format!("time: {why} {}", crate::field::quote(text)));
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(bad("invalid duration"));
-    }
-    let mut total: i128 = 0;
-    while !rest.is_empty() {
-        let end = rest.find(|one: char| !one.is_ascii_digit() && one != '.');
-        let number = rest.get(..end.unwrap_or(rest.len())).unwrap_or("");
-        rest = rest.get(number.len()..).unwrap_or("");
-        let end = rest.find(|one: char| one.is_ascii_digit() || one == '.');
-        let unit = rest.get(..end.unwrap_or(rest.len())).unwrap_or("");
-        rest = rest.get(unit.len()..).unwrap_or("");
-        if unit.is_empty() {
-            return Err(bad("missing unit in duration"));
-        }
-        let Some(scale) = unit_nanos(unit) else {
-            let why = format!("unknown unit {} in duration", crate::field::quote(unit));
-            return Err(bad(&why));
-        };
-        let amount = scaled(number, scale).ok_or_else(|| bad("invalid duration"))?;
-        total += amount;
-        if total > i128::from(i64::MAX) + i128::from(negative) {
-            return Err(bad("invalid duration"));
-        }
-    }
-    let total = if negative { -total } else { total };
-    i64::try_from(total).ok().ok_or_else(|| bad("invalid duration"))
-}
-
-fn unit_nanos(unit: &str) -> Option<i128> {
-    Some(match unit {
-        "ns" => 1,
-        "us" | "µs" | "μs" => 1_000,
-        "ms" => 1_000_000,
-        "s" => NANOS,
-        "m" => 60 * NANOS,
-        "h" => 3600 * NANOS,
-        _ => return None,
-    })
-}
-
-/// A decimal number of units, cut to nanoseconds.
-fn scaled(number: &str, scale: i128) -> Option<i128> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let units: i128 = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()?.into() };
-    // More digits than these are less than a nanosecond of an hour.
-    let digits: String = fraction.chars().take(18).collect();
-    let part: i128 = if digits.is_empty() { 0 } else { digits.parse::<u64>().ok()?.into() };
-    let power = u32::try_from(digits.len()).ok()?;
-    Some(units * scale + part * scale / 10_i128.pow(power))
+    go_time::parse_duration(text).map_err(EvalError::Failed)
 }
