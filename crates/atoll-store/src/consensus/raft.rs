@@ -427,7 +427,8 @@ impl Consensus for RaftConsensus {
     fn read_index(&mut self, number: u64) {
         let context = [number.to_le_bytes(), self.node.raft.id.to_le_bytes()].concat();
         // As the crate does it: what cannot be asked now is asked again.
-        drop(self.reading.ask(&mut self.node, reading::question(context)));
+        let question = reading::question(context, self.node.raft.term);
+        drop(self.reading.ask(&mut self.node, question));
     }
 
     fn unreachable(&mut self, peer: u64) {

@@ -82,6 +82,52 @@ fn reads_of_equal_numbers_are_all_answered() {
     assert_eq!(three.reads, BTreeMap::from(expected));
 }
 
+/// What a member has to say now: kinds of messages, to whom, and what is in them.
+fn says(member: &mut RaftConsensus) -> Vec<(MessageType, u64, Message)> {
+    let mut said = Vec::new();
+    while let Some(work) = member.poll() {
+        member.persisted(work.number);
+        let all = work.messages.into_iter().chain(work.messages_after_persist);
+        said.extend(all.map(|message| {
+            let content = Message::decode(&message.content[..]).unwrap();
+            (content.get_msg_type(), message.to, content)
+        }));
+    }
+    said
+}
+
+/// A member asks, in its own term and this many later; what the leader says to that, and to whom.
+fn asked(later: i64) -> (u64, Vec<(MessageType, u64)>) {
+    let mut three = Three::new();
+    let leader = three.leader();
+    let asker = [1, 2, 3].into_iter().find(|id| *id != leader).unwrap();
+    let member = three.members.get_mut(&asker).unwrap();
+    member.read_index(42);
+    let (kind, to, mut question) = says(member).remove(0);
+    assert_eq!((kind, to), (MessageType::MsgReadIndex, leader));
+    question.log_term = question.log_term.checked_add_signed(later).unwrap();
+    let first = three.members.get_mut(&leader).unwrap();
+    first.step(asker, &question.encode_to_vec()).unwrap();
+    let said = says(first).into_iter().map(|(kind, to, _)| (kind, to)).collect();
+    (asker, said)
+}
+
+#[test]
+fn who_asks_in_the_leaders_term_is_answered_at_once() {
+    let (asker, said) = asked(0);
+    assert_eq!(said, [(MessageType::MsgReadIndexResp, asker)]);
+}
+
+/// Members of older releases name none, which is an earlier one too.
+#[test]
+fn who_asks_in_another_term_proves_nothing() {
+    for later in [-1, 1] {
+        let (_, said) = asked(later);
+        let kinds: Vec<_> = said.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(kinds, [MessageType::MsgHeartbeat; 2], "{later}");
+    }
+}
+
 #[test]
 fn who_answers_is_known_at_every_moment_and_who_died_soon() {
     let mut three = Three::new();
