@@ -19,6 +19,8 @@ use crate::status::Status;
 use crate::storage::{self, Stored, Written};
 use crate::turns::Attempts;
 
+const MANAGED_FIELDS: &str = "managedFields";
+
 /// Which rules a change of the object follows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
@@ -188,10 +190,11 @@ pub(crate) async fn write_back(
 /// Whether nothing differs but when managers wrote: whoever states again what is there has changed
 /// nothing (upstream's `IgnoreManagedFieldsTimestampsTransformer`).
 fn is_same_but_for_times(new: &Value, old: &Value) -> bool {
-    let (now, then) = (&new["metadata"]["managedFields"], &old["metadata"]["managedFields"]);
-    if now == then {
+    // What most changes change is looked at first, and costs no copy.
+    if !is_same_but_for(new, old, &["metadata", MANAGED_FIELDS]) {
         return false;
     }
+    let (now, then) = (&new["metadata"][MANAGED_FIELDS], &old["metadata"][MANAGED_FIELDS]);
     let timeless = |fields: &Value| {
         let mut fields = fields.clone();
         for manager in fields.as_array_mut().into_iter().flatten() {
@@ -201,12 +204,25 @@ fn is_same_but_for_times(new: &Value, old: &Value) -> bool {
         }
         fields
     };
-    if timeless(now) != timeless(then) {
-        return false;
-    }
-    let mut alike = new.clone();
-    alike["metadata"]["managedFields"] = then.clone();
-    alike == *old
+    timeless(now) == timeless(then)
+}
+
+/// Whether two objects are equal in all but the field at this path.
+fn is_same_but_for(new: &Value, old: &Value, path: &[&str]) -> bool {
+    let (Value::Object(new), Value::Object(old)) = (new, old) else { return new == old };
+    let Some((first, rest)) = path.split_first() else { return true };
+    let others =
+        |map: &serde_json::Map<String, Value>| map.len() - usize::from(map.contains_key(*first));
+    let within = match (new.get(*first), old.get(*first)) {
+        (Some(new), Some(old)) if !rest.is_empty() => is_same_but_for(new, old, rest),
+        (new, old) => rest.is_empty() || new == old,
+    };
+    within
+        && others(new) == others(old)
+        && new
+            .iter()
+            .filter(|(name, _)| name != first)
+            .all(|(name, value)| old.get(name) == Some(value))
 }
 
 fn check_uid(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
@@ -249,4 +265,27 @@ async fn complete(
     }
     admission::validate(&call.core, &request, new).await?;
     Ok(row.warnings(new, Some(old)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_times_of_managers_make_no_change() {
+        let of = |data: &str, manager: &str, time: &str| {
+            json!({"data": {"a": data}, "metadata": {"name": "x", "managedFields": [
+                {"manager": manager, "time": time}]}})
+        };
+        let old = of("1", "me", "2026-01-01T00:00:00Z");
+        assert!(is_same_but_for_times(&of("1", "me", "2026-01-01T00:00:09Z"), &old));
+        assert!(!is_same_but_for_times(&of("2", "me", "2026-01-01T00:00:09Z"), &old));
+        assert!(!is_same_but_for_times(&of("1", "other", "2026-01-01T00:00:00Z"), &old));
+        let mut more = old.clone();
+        more["metadata"]["labels"] = json!({});
+        assert!(!is_same_but_for_times(&more, &old) && !is_same_but_for_times(&old, &more));
+        let mut none = old.clone();
+        none["metadata"].as_object_mut().unwrap().remove("managedFields");
+        assert!(!is_same_but_for_times(&none, &old), "who owned it is another matter");
+    }
 }

@@ -101,7 +101,8 @@ async fn what_a_connection_becomes_ends_with_it() {
     let address = listener.local_addr().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let (server, end) = (api.server.clone(), stop.clone());
-    let serving = tokio::spawn(async move { server.serve_http(listener, end).await });
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async move { server.serve_http(listener, end).await });
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!(
         "GET {CONFIG_MAPS}?watch=1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
@@ -132,7 +133,7 @@ async fn what_a_connection_becomes_ends_with_it() {
     drop(socket);
     written(&[begun, (json!("ResponseComplete"), json!(101))]).await;
     stop.cancel();
-    serving.await.unwrap();
+    serving.join_all().await;
     api.shutdown().await;
 }
 

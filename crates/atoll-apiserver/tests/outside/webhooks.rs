@@ -34,11 +34,7 @@ pub(crate) fn add(path: &str, value: Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_says_how_long_its_request_may_take() {
     let api = Api::start().await;
-    let hook = Hook::start(|_| {
-        std::thread::sleep(Duration::from_secs(2));
-        json!({"allowed": true})
-    })
-    .await;
+    let hook = Hook::start(|_| json!({"allowed": true, "sleep": 2})).await;
     let webhook = hook.webhook("a.example.com", &["CREATE"], "configmaps");
     configure(&api, "validating", "m", vec![webhook]).await;
     let path = format!("{CONFIG_MAPS}?timeout=100ms");

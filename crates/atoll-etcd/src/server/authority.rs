@@ -192,8 +192,9 @@ impl Mender {
                 frame.truncate(FRAME_HEADER_BYTES + before);
                 frame.extend_from_slice(&block);
                 let length = frame.len() - FRAME_HEADER_BYTES;
-                // At most FRAME_BYTES_MAX: the first of the three bytes is zero.
-                frame[..3].copy_from_slice(&[0, (length >> 8) as u8, (length & 0xff) as u8]);
+                // At most FRAME_BYTES_MAX, which fits into three bytes.
+                let [.., high, middle, low] = length.to_be_bytes();
+                frame[..3].copy_from_slice(&[high, middle, low]);
                 self.state = State::Calls;
             }
             None if self.state == State::FirstCall => self.state = State::Through,

@@ -52,18 +52,18 @@ fn authority(block: &[u8]) -> Option<Range<usize>> {
 
 /// A string's length in the form without Huffman code (RFC 7541, 5.1).
 pub(super) fn put_length(block: &mut Vec<u8>, length: usize) {
-    const PREFIX: usize = 0x7f;
-    if length < PREFIX {
-        block.push(length as u8);
+    const PREFIX: u8 = 0x7f;
+    let low = |value: usize| value.to_le_bytes()[0];
+    let Some(mut rest) = length.checked_sub(usize::from(PREFIX)) else {
+        block.push(low(length));
         return;
-    }
-    block.push(PREFIX as u8);
-    let mut rest = length - PREFIX;
+    };
+    block.push(PREFIX);
     while rest >= 0x80 {
-        block.push((rest & 0x7f) as u8 | 0x80);
+        block.push(low(rest) | 0x80);
         rest >>= 7;
     }
-    block.push(rest as u8);
+    block.push(low(rest));
 }
 
 /// Reads a header block. `None` is: cut off, or malformed; h2 says so.

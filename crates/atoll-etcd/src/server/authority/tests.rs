@@ -1,3 +1,5 @@
+//! Header blocks and whole connections, as clients of etcd 3.4 and others send them.
+
 use super::block::{mend, put_length};
 use super::*;
 
