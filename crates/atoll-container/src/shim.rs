@@ -215,7 +215,12 @@ fn run(dir: &Path, control: &OwnedFd) -> Result<(), Failure> {
     let config = read_config(dir)?;
     settle();
     let listener = listen(&config.socket)?;
-    reserve_exit(dir)?;
+    if let Err(failure) = reserve_exit(dir) {
+        // A new agent that found nobody here may have taken the folder away: nobody else knows
+        // of the socket.
+        release(&config, dir);
+        return Err(failure);
+    }
     let launched = match launch::launch(&config, dir) {
         Ok(launched) => launched,
         Err(message) => {

@@ -207,10 +207,10 @@ impl Supervisor {
         }
         let dir = self.dir(&key);
         let made = self.create_new(spec, bundle, &key, &dir).await;
-        if made.is_err()
-            && let Err(error) = fs::remove_dir_all(&dir)
-        {
-            tracing::debug!(%error, dir = %dir.display(), "removing a failed attempt");
+        if made.is_err() {
+            let created_at = Timestamp::now();
+            let record = Record { version: RECORD_VERSION, created_at, spec: spec.clone() };
+            self.clear(&self.track(&record, &key, &dir)).await;
         }
         made
     }

@@ -47,6 +47,18 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Takes away what a failed attempt has left: its shim may have been killed at any moment.
+    pub(super) async fn clear(&self, tracked: &Tracked) {
+        if let Err(error) = self.remove_cgroup(&tracked.cgroup).await {
+            tracing::warn!(%error, "a failed attempt has left a cgroup");
+        }
+        for path in [&tracked.socket, &tracked.container.dir] {
+            if let Err(error) = remove_path(path) {
+                tracing::debug!(%error, "removing a failed attempt");
+            }
+        }
+    }
+
     async fn kill_and_wait(self: &Arc<Self>, tracked: &Tracked) -> Result<(), Error> {
         let key = &tracked.container.key;
         self.signal(&tracked.container, Signal::KILL, Scope::All).await?;
