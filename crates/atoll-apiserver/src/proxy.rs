@@ -161,6 +161,6 @@ async fn tunnel(
     }
     let server = hyper::upgrade::on(&mut answer);
     let (response, upgraded) = upgraded::switching(answer.headers().clone());
-    stream::join(call, client, server, upgraded);
+    stream::join(&call.core, client, server, upgraded);
     Ok(response)
 }

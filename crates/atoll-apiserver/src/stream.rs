@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::admission::{self, Operation};
 use crate::body::{Body, BoxError};
 use crate::call::Call;
+use crate::core::Core;
 use crate::status::Status;
 use crate::upgraded::{self, Upgraded};
 pub(crate) use dial::{reason as connect_reason, to_kubelet};
@@ -149,14 +150,14 @@ async fn tunnel(
     }
     let kubelet = hyper::upgrade::on(&mut answer);
     let (response, upgraded) = upgraded::switching(answer.headers().clone());
-    join(call, client, kubelet, upgraded);
+    join(&call.core, client, kubelet, upgraded);
     Ok(response)
 }
 
 /// Carries bytes between two upgraded connections until both have ended.
-pub(crate) fn join(call: &Call, client: OnUpgrade, server: OnUpgrade, upgraded: Upgraded) {
-    let stop = call.core.stop.clone();
-    call.core.tasks.spawn(async move {
+pub(crate) fn join(core: &Core, client: OnUpgrade, server: OnUpgrade, upgraded: Upgraded) {
+    let stop = core.stop.clone();
+    core.tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = connect(client, server) => {}
@@ -165,16 +166,16 @@ pub(crate) fn join(call: &Call, client: OnUpgrade, server: OnUpgrade, upgraded: 
     });
 }
 
-async fn connect(client: OnUpgrade, kubelet: OnUpgrade) {
-    let (client, kubelet) = match futures::future::try_join(client, kubelet).await {
+async fn connect(client: OnUpgrade, server: OnUpgrade) {
+    let (client, server) = match futures::future::try_join(client, server).await {
         Ok(both) => both,
         Err(error) => {
             tracing::debug!(%error, "an upgrade was not completed");
             return;
         }
     };
-    if let Err(error) = copy::both(TokioIo::new(client), TokioIo::new(kubelet)).await {
-        tracing::debug!(%error, "a stream to a kubelet ended");
+    if let Err(error) = copy::both(TokioIo::new(client), TokioIo::new(server)).await {
+        tracing::debug!(%error, "a stream to a server behind this one ended");
     }
 }
 

@@ -11,7 +11,6 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 use super::{Remote, headers};
 use crate::body::{Body, BoxError};
@@ -19,8 +18,8 @@ use crate::core::Core;
 use crate::hook::Lease;
 use crate::hop_by_hop;
 use crate::pipeline::RequestBody;
-use crate::upgraded::{self, Upgraded};
 use crate::user::{Connection, UserInfo};
+use crate::{stream, upgraded};
 
 /// Passes a request on. What goes wrong is told in plain text, as upstream does.
 pub(crate) async fn serve(
@@ -61,7 +60,7 @@ pub(crate) async fn serve(
         };
         let server = hyper::upgrade::on(&mut answer);
         let (response, upgraded) = upgraded::switching(answer.headers().clone());
-        join(core, client, server, upgraded);
+        stream::join(core, client, server, upgraded);
         return response;
     }
     let (mut head, body) = answer.into_parts();
@@ -71,26 +70,6 @@ pub(crate) async fn serve(
 
 fn empty() -> RequestBody {
     http_body_util::Empty::new().map_err(|never| -> BoxError { match never {} }).boxed_unsync()
-}
-
-fn join(core: &Arc<Core>, client: OnUpgrade, server: OnUpgrade, upgraded: Upgraded) {
-    let stop = core.stop.clone();
-    core.tasks.spawn(async move {
-        let carried = async {
-            let (client, server) = futures::future::try_join(client, server).await?;
-            let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-            let copied = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-            copied.map_err(|error| -> BoxError { error.into() })?;
-            Ok::<_, BoxError>(())
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            ended = carried => if let Err(error) = ended {
-                tracing::debug!(%error, "a stream to a server behind this one ended");
-            }
-        }
-        drop(upgraded);
-    });
 }
 
 fn refusal(code: StatusCode, text: &str) -> Response<Body> {

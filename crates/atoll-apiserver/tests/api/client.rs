@@ -1,5 +1,6 @@
 //! A server over a store in a temporary folder, and a client in the same process.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 pub(crate) struct Api {
@@ -123,6 +127,17 @@ impl Api {
     pub(crate) async fn shutdown(self) {
         self.server.shutdown().await;
         self.store.shutdown().await;
+    }
+
+    /// Serves on a loopback address too, without TLS, until the server ends: for whoever needs a
+    /// socket.
+    pub(crate) async fn open(&self) -> (SocketAddr, JoinSet<()>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = self.server.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { server.serve_http(listener, CancellationToken::new()).await });
+        (address, tasks)
     }
 
     pub(crate) async fn response(&self, request: Request<Full<Bytes>>) -> Response<Body> {

@@ -1,12 +1,8 @@
 //! The real kubectl, over HTTP.
 
-use std::net::Ipv4Addr;
 use std::process::Stdio;
 
-use tokio::net::TcpListener;
 use tokio::process::Command;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::client::Api;
 
@@ -63,12 +59,8 @@ async fn kubectl_works_unmodified() {
         return;
     }
     let api = Api::start().await;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let server = format!("http://{}", listener.local_addr().unwrap());
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let (serving, end) = (api.server.clone(), stop.clone());
-    tasks.spawn(async move { serving.serve_http(listener, end).await });
+    let (address, _serving) = api.open().await;
+    let server = format!("http://{address}");
     let kubectl = Kubectl { server, cache: tempfile::tempdir().unwrap() };
 
     kubectl.ok(&["get", "namespaces"], "", "kube-system").await;
@@ -102,7 +94,5 @@ async fn kubectl_works_unmodified() {
     assert!(success, "{text}");
     let (success, text) = kubectl.run(&apply, MANIFEST).await;
     assert!(!success && text.contains("Apply failed with 1 conflict"), "{text}");
-    stop.cancel();
     api.shutdown().await;
-    while tasks.join_next().await.is_some() {}
 }

@@ -156,12 +156,7 @@ async fn message(socket: &mut tokio::net::TcpStream) -> (u8, Vec<u8>) {
 async fn a_watch_over_a_websocket_is_a_message_for_each_event() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let api = Api::start().await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let stop = tokio_util::sync::CancellationToken::new();
-    let (server, end) = (api.server.clone(), stop.clone());
-    let mut serving = tokio::task::JoinSet::new();
-    serving.spawn(async move { server.serve_http(listener, end).await });
+    let (address, _serving) = api.open().await;
     for name in ["a", "b"] {
         api.create(CONFIG_MAPS, &config_map(name)).await.ok();
     }
@@ -199,7 +194,5 @@ async fn a_watch_over_a_websocket_is_a_message_for_each_event() {
         let (_, payload) = message(&mut socket).await;
         assert!(payload.windows(8).any(|part| part == b"MODIFIED"));
     }
-    stop.cancel();
-    serving.join_all().await;
     api.shutdown().await;
 }

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::client::Api;
 use crate::hooked::tls;
@@ -246,11 +245,7 @@ async fn an_upgrade_goes_through() {
     let (behind, bundle, _tasks) = things().await;
     let api = Api::start().await;
     register(&api, behind.port(), &bundle).await;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = api.server.clone();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move { server.serve_http(listener, CancellationToken::new()).await });
+    let (address, _serving) = api.open().await;
     let mut client = TcpStream::connect(address).await.unwrap();
     let request = "GET /apis/things.io/v1/namespaces/a/things/b/exec HTTP/1.1\r\nHost: x\r\n\
                    Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";

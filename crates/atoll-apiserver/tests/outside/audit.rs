@@ -97,12 +97,7 @@ async fn what_a_connection_becomes_ends_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("audit.log");
     let api = start(&file).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let stop = tokio_util::sync::CancellationToken::new();
-    let (server, end) = (api.server.clone(), stop.clone());
-    let mut serving = tokio::task::JoinSet::new();
-    serving.spawn(async move { server.serve_http(listener, end).await });
+    let (address, _serving) = api.open().await;
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!(
         "GET {CONFIG_MAPS}?watch=1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
@@ -132,8 +127,6 @@ async fn what_a_connection_becomes_ends_with_it() {
     written(std::slice::from_ref(&begun)).await;
     drop(socket);
     written(&[begun, (json!("ResponseComplete"), json!(101))]).await;
-    stop.cancel();
-    serving.join_all().await;
     api.shutdown().await;
 }
 

@@ -1,12 +1,7 @@
 //! The real kubectl meets webhooks, API servers behind the API, and priority levels.
 
-use std::net::Ipv4Addr;
-
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio::process::Command;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::aggregate::{register, things};
 use crate::client::Api;
@@ -46,11 +41,8 @@ async fn kubectl_shows_what_they_say() {
         return;
     }
     let api = Api::start().await;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let server = format!("http://{}", listener.local_addr().unwrap());
-    let mut tasks = JoinSet::new();
-    let serving = api.server.clone();
-    tasks.spawn(async move { serving.serve_http(listener, CancellationToken::new()).await });
+    let (address, _serving) = api.open().await;
+    let server = format!("http://{address}");
     let mut kubectl = Kubectl { server, cache: tempfile::tempdir().unwrap() };
     let hook = Hook::start(|asked| match asked["name"].as_str() {
         Some("bad") => json!({"allowed": false, "status": {"message": "not on Fridays"}}),

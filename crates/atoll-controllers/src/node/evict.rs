@@ -30,6 +30,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// (kube-controller-manager's quarantine).
 const ORPHAN_QUARANTINE: Duration = Duration::from_secs(40);
 
+/// A pod without a node that is marked for deletion is given this long to go by itself.
+const MARKED_QUARANTINE: Duration = Duration::from_secs(10);
+
 struct Evictor {
     client: Client,
     recorder: Recorder,
@@ -94,7 +97,7 @@ impl Evictor {
 
     async fn reconcile(&self, key: &Key) -> Result<Outcome, Error> {
         let Some(pod) = self.shared.pods.get(key) else { return Ok(Outcome::Done) };
-        let Some(name) = pods::node_name(&pod) else { return Ok(Outcome::Done) };
+        let Some(name) = pods::node_name(&pod) else { return self.on_unbound(&pod).await };
         let Some(node) = self.shared.nodes.get(&Key::new("", name)) else {
             return self.on_missing_node(&pod, name).await;
         };
@@ -115,6 +118,18 @@ impl Evictor {
                 Ok(Outcome::Done)
             }
         }
+    }
+
+    /// A pod that never had a node is marked and goes at once; what stands between the two, a
+    /// server that dies, leaves it marked, and nobody else ends it (the pod garbage collector's
+    /// unscheduled, terminating pods).
+    async fn on_unbound(&self, pod: &Pod) -> Result<Outcome, Error> {
+        let Some(left) = left_to_go(pod, Timestamp::now()) else { return Ok(Outcome::Done) };
+        if !left.is_zero() {
+            return Ok(Outcome::After(left));
+        }
+        self.forget(pod).await?;
+        Ok(Outcome::Done)
     }
 
     async fn evict(&self, key: &Key, pod: &Pod, now: Timestamp) -> Result<(), Error> {
@@ -166,5 +181,37 @@ impl Evictor {
 
     fn api(&self, pod: &Pod) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default())
+    }
+}
+
+/// How long a marked pod has left to go by itself; `None` when nothing holds it but finalizers, or
+/// it is not marked.
+fn left_to_go(pod: &Pod, now: Timestamp) -> Option<Duration> {
+    let marked = pod.metadata.deletion_timestamp.as_ref()?;
+    if pod.metadata.finalizers.iter().flatten().next().is_some() {
+        return None;
+    }
+    let waited = Duration::try_from(now.duration_since(marked.0)).unwrap_or_default();
+    Some(MARKED_QUARANTINE.saturating_sub(waited))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_marked_and_held_by_nothing_goes_after_a_while() {
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+        let left = |metadata: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
+            left_to_go(&pod, now).map(|left| left.as_secs())
+        };
+        assert_eq!(left(json!({})), None);
+        assert_eq!(left(json!({"deletionTimestamp": "2026-01-01T00:00:57Z"})), Some(7));
+        assert_eq!(left(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})), Some(0));
+        // A clock that was ahead.
+        assert_eq!(left(json!({"deletionTimestamp": "2026-01-01T00:09:00Z"})), Some(10));
+        let held = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a/b"]});
+        assert_eq!(left(held), None);
     }
 }

@@ -1,12 +1,7 @@
 //! A custom resource by kubectl, from its definition to its end.
 
-use std::net::Ipv4Addr;
-
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio::process::Command;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::client::Api;
 use crate::kubectl::Kubectl;
@@ -26,12 +21,8 @@ async fn kubectl_works_with_custom_resources() {
         return;
     }
     let api = Api::start().await;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let server = format!("http://{}", listener.local_addr().unwrap());
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    let (serving, end) = (api.server.clone(), stop.clone());
-    tasks.spawn(async move { serving.serve_http(listener, end).await });
+    let (address, _serving) = api.open().await;
+    let server = format!("http://{address}");
     let kubectl = Kubectl { server, cache: tempfile::tempdir().unwrap() };
 
     let definition = super::widgets().to_string();
@@ -69,9 +60,7 @@ async fn kubectl_works_with_custom_resources() {
     // It remembers what it discovered.
     assert!(!success && text.contains("could not find the requested resource"), "{text}");
     keeping(&kubectl).await;
-    stop.cancel();
     api.shutdown().await;
-    while tasks.join_next().await.is_some() {}
 }
 
 /// Definitions that keep unknown fields: in a part, in an embedded object, and everywhere.
