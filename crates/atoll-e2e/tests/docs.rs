@@ -3,7 +3,7 @@
 
 use atoll_e2e::{
     Cluster,
-    cluster::{binary, workspace},
+    cluster::{binary, free_port, workspace},
     console, is_root,
 };
 
@@ -20,7 +20,9 @@ fn the_documentation_does_what_it_says() {
             pages.push(path);
         }
     }
-    let cluster = Cluster::start(3);
+    let etcd = format!("127.0.0.1:{}", free_port());
+    let script = format!("exec \"$@\" --etcd-listen {etcd}");
+    let cluster = Cluster::start_under(&["sh", "-c", &script, "sh"], 3);
     let program = binary();
     let path = std::env::var("PATH").unwrap();
     let path = format!(
@@ -32,6 +34,8 @@ fn the_documentation_does_what_it_says() {
         ("PATH".to_owned(), path),
         ("KUBECONFIG".to_owned(), cluster.kubeconfig().display().to_string()),
         ("ATOLL_DATA_DIR".to_owned(), cluster.dir.display().to_string()),
+        ("ETCDCTL_API".to_owned(), "3".to_owned()),
+        ("ETCDCTL_ENDPOINTS".to_owned(), etcd),
     ];
     let mut count = 0;
     for page in pages {

@@ -15,6 +15,11 @@ mod generated {
     pub mod etcdserverpb;
     pub mod grpc_health_v1;
     pub mod mvccpb;
+    pub mod v3electionpb;
+    pub mod v3lockpb;
 }
 
-pub use generated::{authpb, etcdserverpb, grpc_health_v1, mvccpb};
+pub use generated::{authpb, etcdserverpb, grpc_health_v1, mvccpb, v3electionpb, v3lockpb};
+
+/// All of these as a `FileDescriptorSet`: what messages and calls are, for whoever translates them.
+pub(crate) const DESCRIPTORS: &[u8] = include_bytes!("proto/generated/descriptors.binpb");

@@ -27,13 +27,16 @@ mod connection;
 mod convert;
 mod counters;
 mod deadline;
+mod election;
 mod error;
 mod fuzz;
+mod gateway;
 mod grpc_health;
 mod hash;
 mod health;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod metrics;
 mod order;
@@ -42,12 +45,15 @@ mod records;
 mod router;
 mod snapshot;
 mod tls;
+mod waiting;
 mod watch_stream;
 
 #[doc(hidden)]
 pub use authority::fuzz::{connection as fuzz_connection, connections as fuzz_connections};
 #[doc(hidden)]
 pub use fuzz::{request as fuzz_request, requests as fuzz_requests};
+#[doc(hidden)]
+pub use gateway::fuzz::{bodies as fuzz_gateway_bodies, body as fuzz_gateway_body};
 pub(crate) use hash::{stored_key, stored_value};
 pub use tls::{CurrentTls, TlsError, tls_config};
 
@@ -98,7 +104,7 @@ pub struct EtcdServer {
     core: Shared,
     router: router::Router,
     stop: CancellationToken,
-    connections: TaskTracker,
+    tasks: TaskTracker,
 }
 
 impl EtcdServer {
@@ -109,7 +115,7 @@ impl EtcdServer {
         control: Arc<dyn ClusterControl>,
         config: Config,
     ) -> Self {
-        let stop = CancellationToken::new();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let core = Shared(Arc::new(Core {
             store,
             cluster,
@@ -118,10 +124,11 @@ impl EtcdServer {
             config,
             records: records::unknown(),
             counters: Arc::default(),
+            tasks: tasks.clone(),
             stop: stop.clone(),
         }));
         let router = router::Router::new(&core);
-        Self { core, router, stop, connections: TaskTracker::new() }
+        Self { core, router, stop, tasks }
     }
 
     /// What goes on beside the calls, until the server stops.
@@ -155,6 +162,8 @@ struct Core {
     config: Config,
     records: watch::Sender<records::Records>,
     counters: Arc<counters::Counters>,
+    /// Connections, and what goes on beside them.
+    tasks: TaskTracker,
     stop: CancellationToken,
 }
 

@@ -176,8 +176,10 @@ impl Ranking {
     fn first_of(ranks: &BTreeSet<Rank>, crowd: &Crowd, least: i64) -> Option<Rank> {
         let mut best: Option<Rank> = None;
         for (score, pods, node) in ranks.iter().rev() {
-            let at_best = score::crowded(*score, least);
-            if best.as_ref().is_some_and(|(found, _, _)| at_best < *found) {
+            // Many nodes have the same score: it takes the whole rank to know that all others
+            // are behind.
+            let at_best = (score::crowded(*score, least), pods, node);
+            if best.as_ref().is_some_and(|(score, pods, node)| at_best < (*score, pods, node)) {
                 break;
             }
             let siblings = crowd.get(&*node.0).copied().unwrap_or(0);
@@ -275,6 +277,35 @@ mod tests {
         let node = rankings.best(&pod, true, cluster)?;
         cluster.assume(pod, &node);
         Some(node)
+    }
+
+    /// The end of the search is not before the best.
+    #[test]
+    fn the_best_is_the_best_of_all() {
+        use rand::{Rng as _, SeedableRng as _};
+        for seed in 0..500 {
+            let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+            let nodes: Vec<Arc<str>> = (0..20).map(|index| format!("n{index}").into()).collect();
+            let mut draw = |from: i64, to: i64| random.random_range(from..=to);
+            let least = draw(0, 1);
+            let crowd: Crowd = nodes
+                .iter()
+                .map(|node| (node.to_string(), draw(least, 3)))
+                .filter(|(_, siblings)| *siblings > 0)
+                .collect();
+            let ranks: BTreeSet<Rank> = nodes
+                .iter()
+                .map(|node| {
+                    let pods = usize::try_from(draw(0, 2)).unwrap();
+                    (draw(0, 4) * 100, Reverse(pods), Reverse(node.clone()))
+                })
+                .collect();
+            let siblings = |node: &str| crowd.get(node).copied().unwrap_or(0);
+            let all = ranks.iter().map(|(score, pods, node)| {
+                (score::crowded(*score, siblings(&node.0)), *pods, node.clone())
+            });
+            assert_eq!(Ranking::first_of(&ranks, &crowd, least), all.max(), "seed {seed}");
+        }
     }
 
     #[test]

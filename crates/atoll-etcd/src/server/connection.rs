@@ -54,7 +54,7 @@ impl EtcdServer {
     ) where
         S: Stream<Item = (TcpStream, Option<SocketAddr>)> + Send + Unpin,
     {
-        self.connections.spawn(Self::keep_up(self.core.clone()));
+        self.tasks.spawn(Self::keep_up(self.core.clone()));
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else { break };
@@ -68,14 +68,14 @@ impl EtcdServer {
             }
             let server = self.clone();
             let tls = tls.clone();
-            self.connections.spawn(async move {
+            self.tasks.spawn(async move {
                 server.serve_accepted(stream, remote, tls).await;
                 drop(permit);
             });
         }
         self.stop.cancel();
-        self.connections.close();
-        if tokio::time::timeout(DRAIN, self.connections.wait()).await.is_err() {
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
             tracing::warn!("calls were still running when the etcd API stopped");
         }
     }

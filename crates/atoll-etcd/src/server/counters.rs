@@ -78,6 +78,13 @@ pub(super) const METHODS: &[(&str, &str, &str)] = &[
     ("etcdserverpb.Watch", "Watch", BOTH_WAYS),
     ("grpc.health.v1.Health", "Check", UNARY),
     ("grpc.health.v1.Health", "Watch", ANSWERS),
+    ("v3electionpb.Election", "Campaign", UNARY),
+    ("v3electionpb.Election", "Leader", UNARY),
+    ("v3electionpb.Election", "Observe", ANSWERS),
+    ("v3electionpb.Election", "Proclaim", UNARY),
+    ("v3electionpb.Election", "Resign", UNARY),
+    ("v3lockpb.Lock", "Lock", UNARY),
+    ("v3lockpb.Lock", "Unlock", UNARY),
 ];
 const UNARY: &str = "unary";
 const ANSWERS: &str = "server_stream";

@@ -73,7 +73,7 @@ fn not_allowed() -> Response<Body> {
 }
 
 /// A refusal, as Go's servers write it.
-fn error(status: StatusCode, said: &str) -> Response<Body> {
+pub(super) fn error(status: StatusCode, said: &str) -> Response<Body> {
     unsniffed(respond(status, TEXT, format!("{said}\n")))
 }
 

@@ -3,14 +3,14 @@
 use std::convert::Infallible;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Incoming};
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
-use tonic::codegen::Service;
+use tonic::codegen::{Bytes, Service, StdError};
 use tonic::{Code, Status};
 
 use super::counters::Call;
-use super::{MESSAGE_OVERHEAD_BYTES, Shared, deadline, error, plain};
+use super::{MESSAGE_OVERHEAD_BYTES, Shared, deadline, error, gateway, plain};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -18,6 +18,8 @@ use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::etcdserverpb::watch_server::WatchServer;
 use crate::proto::grpc_health_v1::health_server::HealthServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 
 /// A call with this header is refused, and a stream ends, where there is no leader.
 const REQUIRE_LEADER: &str = "hasleader";
@@ -40,12 +42,14 @@ pub(super) struct Router {
     cluster: ClusterServer<Shared>,
     maintenance: MaintenanceServer<Shared>,
     auth: AuthServer<Shared>,
+    lock: LockServer<Shared>,
+    election: ElectionServer<Shared>,
     health: HealthServer<Shared>,
 }
 
 impl Router {
     pub(super) fn new(shared: &Shared) -> Self {
-        let message_bytes_max = shared.config.request_bytes_max + MESSAGE_OVERHEAD_BYTES;
+        let message_bytes_max = message_bytes_max(shared);
         macro_rules! service {
             ($server:ident) => {
                 $server::new(shared.clone())
@@ -61,20 +65,34 @@ impl Router {
             cluster: service!(ClusterServer),
             maintenance: service!(MaintenanceServer),
             auth: service!(AuthServer),
+            lock: service!(LockServer),
+            election: service!(ElectionServer),
             health: service!(HealthServer),
             shared: shared.clone(),
         }
     }
 
+    pub(super) fn message_bytes_max(&self) -> usize {
+        message_bytes_max(&self.shared)
+    }
+
     pub(super) async fn serve(self, request: Request<Incoming>) -> Response<Body> {
+        if gateway::owns(request.uri().path()) {
+            return gateway::serve(self, request).await;
+        }
         if let Some(answer) = plain::answer(&self.shared, &request).await {
             return answer;
         }
+        self.call(request).await
+    }
+
+    /// A call, whoever made a request of it.
+    pub(super) async fn call<B: CallBody>(self, request: Request<B>) -> Response<Body> {
         let call = Call::begin(&self.shared.counters, request.uri().path());
         call.answered(self.answer(request).await)
     }
 
-    async fn answer(self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn answer<B: CallBody>(self, mut request: Request<B>) -> Response<Body> {
         let checked = encoding(request.headers_mut()).and_then(|()| self.check(&request));
         if let Err(refused) = checked {
             return refused.into_http();
@@ -88,7 +106,7 @@ impl Router {
         }
     }
 
-    async fn dispatch(self, request: Request<Incoming>) -> Response<Body> {
+    async fn dispatch<B: CallBody>(self, request: Request<B>) -> Response<Body> {
         let path = request.uri().path();
         let Some((service, method)) = path.trim_start_matches('/').rsplit_once('/') else {
             let malformed = format!("malformed method name: \"{path}\"");
@@ -96,13 +114,15 @@ impl Router {
         };
         let unknown = format!("unknown method {method} for service {service}");
         let answer = match service {
-            "etcdserverpb.KV" => call(self.kv, request).await,
-            "etcdserverpb.Watch" => call(self.watch, request).await,
-            "etcdserverpb.Lease" => call(self.lease, request).await,
-            "etcdserverpb.Cluster" => call(self.cluster, request).await,
-            "etcdserverpb.Maintenance" => call(self.maintenance, request).await,
-            "etcdserverpb.Auth" => call(self.auth, request).await,
-            "grpc.health.v1.Health" => call(self.health, request).await,
+            "etcdserverpb.KV" => to(self.kv, request).await,
+            "etcdserverpb.Watch" => to(self.watch, request).await,
+            "etcdserverpb.Lease" => to(self.lease, request).await,
+            "etcdserverpb.Cluster" => to(self.cluster, request).await,
+            "etcdserverpb.Maintenance" => to(self.maintenance, request).await,
+            "etcdserverpb.Auth" => to(self.auth, request).await,
+            "v3lockpb.Lock" => to(self.lock, request).await,
+            "v3electionpb.Election" => to(self.election, request).await,
+            "grpc.health.v1.Health" => to(self.health, request).await,
             _ => return Status::unimplemented(format!("unknown service {service}")).into_http(),
         };
         reword(answer, &unknown)
@@ -119,9 +139,22 @@ impl Router {
     }
 }
 
-async fn call<S>(mut service: S, request: Request<Incoming>) -> Response<Body>
+/// The body of a call: of a connection, or of the gateway.
+pub(super) trait CallBody:
+    HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static
+{
+}
+
+impl<B> CallBody for B where B: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static
+{}
+
+fn message_bytes_max(shared: &Shared) -> usize {
+    shared.config.request_bytes_max + MESSAGE_OVERHEAD_BYTES
+}
+
+async fn to<S, B>(mut service: S, request: Request<B>) -> Response<Body>
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
 {
     match service.call(request).await {
         Ok(answer) => answer,

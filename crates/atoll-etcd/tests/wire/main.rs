@@ -16,6 +16,8 @@ mod connections;
 #[path = "../conformance/etcd.rs"]
 #[allow(dead_code, reason = "shared with the conformance suite")]
 mod etcd;
+mod gateway;
+mod locks;
 mod malformed;
 mod members;
 mod minority;

@@ -18,6 +18,11 @@ pub(super) const TARGETS: &[Target] = &[
         seeds: atoll_etcd::server::fuzz_requests,
     },
     Target {
+        name: "etcd_gateway",
+        run: atoll_etcd::server::fuzz_gateway_body,
+        seeds: atoll_etcd::server::fuzz_gateway_bodies,
+    },
+    Target {
         name: "etcd_connection",
         run: atoll_etcd::server::fuzz_connection,
         seeds: atoll_etcd::server::fuzz_connections,

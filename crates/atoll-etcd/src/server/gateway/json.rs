@@ -1,0 +1,65 @@
+//! JSON to messages and back.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use prost::Message as _;
+use prost_reflect::{
+    DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
+};
+use serde_json::Value;
+use tonic::Status;
+
+/// Keys and values take a third more in base64, and names some.
+pub(super) const fn bytes_max(message_bytes_max: usize) -> usize {
+    message_bytes_max * 2
+}
+
+/// The message of the first JSON text; of none an empty one. Fields that it does not have are not
+/// looked at.
+pub(super) fn message(json: &[u8], kind: MessageDescriptor) -> Result<Vec<u8>, Status> {
+    let refused = |error: &dyn Display, kind: &MessageDescriptor| {
+        let name = kind.full_name();
+        Status::invalid_argument(format!("the body is no {name}: {error}"))
+    };
+    let mut texts = serde_json::Deserializer::from_slice(json).into_iter::<Value>();
+    let mut text = match texts.next() {
+        None => return Ok(Vec::new()),
+        Some(text) => text.map_err(|error| refused(&error, &kind))?,
+    };
+    keep_known(&mut text, &kind);
+    // Unknown words of an enumeration are refused, as an etcd does.
+    let options = DeserializeOptions::new().deny_unknown_fields(true);
+    let read = DynamicMessage::deserialize_with_options(kind.clone(), text, &options);
+    Ok(read.map_err(|error| refused(&error, &kind))?.encode_to_vec())
+}
+
+/// Drops the fields that a message does not have, in it and in those within.
+fn keep_known(text: &mut Value, kind: &MessageDescriptor) {
+    let Value::Object(fields) = text else { return };
+    fields.retain(|name, value| {
+        let known = kind.get_field_by_name(name).or_else(|| kind.get_field_by_json_name(name));
+        let Some(field) = known else { return false };
+        if let Kind::Message(inner) = field.kind() {
+            match value {
+                Value::Array(items) => items.iter_mut().for_each(|item| keep_known(item, &inner)),
+                one => keep_known(one, &inner),
+            }
+        }
+        true
+    });
+}
+
+/// As etcd's gateway writes it: names as in the `.proto` files, nothing that is not set, whole
+/// numbers of 64 bits as strings, bytes in base64.
+pub(super) fn text(message: Bytes, kind: MessageDescriptor) -> Result<Vec<u8>, Status> {
+    let internal = |error: String| Status::internal(format!("an answer cannot be shown: {error}"));
+    let read =
+        DynamicMessage::decode(kind, message).map_err(|error| internal(error.to_string()))?;
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    let mut out = Vec::new();
+    let mut writer = serde_json::Serializer::new(&mut out);
+    read.serialize_with_options(&mut writer, &options)
+        .map_err(|error| internal(error.to_string()))?;
+    Ok(out)
+}
