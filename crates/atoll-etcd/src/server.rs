@@ -124,6 +124,7 @@ impl EtcdServer {
             config,
             records: records::unknown(),
             counters: Arc::default(),
+            places: waiting::Places::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         }));
@@ -162,6 +163,7 @@ struct Core {
     config: Config,
     records: watch::Sender<records::Records>,
     counters: Arc<counters::Counters>,
+    places: waiting::Places,
     /// Connections, and what goes on beside them.
     tasks: TaskTracker,
     stop: CancellationToken,

@@ -88,8 +88,8 @@ pub(crate) struct Cluster {
     nominated: HashMap<String, Nomination>,
     /// Pods whose anti-affinity may close nodes to others, by uid.
     repelling: HashSet<String>,
-    /// How many pods of each controller, by its uid, stand on which nodes, those not counted that
-    /// are leaving.
+    /// How many pods of each controller, by its uid, stand on which known nodes, those not counted
+    /// that are leaving.
     siblings: HashMap<String, HashMap<String, i64>>,
     /// Which nodes have changed, the latest last; it begins with change number `touched_from`.
     touched: VecDeque<String>,
@@ -124,6 +124,9 @@ impl Cluster {
         else {
             return;
         };
+        if !self.nodes.contains_key(node) {
+            return;
+        }
         let nodes = self.siblings.entry(owner.to_owned()).or_default();
         let count = nodes.entry(node.to_owned()).or_default();
         *count += more;
@@ -132,6 +135,14 @@ impl Cluster {
         }
         if nodes.is_empty() {
             self.siblings.remove(owner);
+        }
+    }
+
+    /// Counts, or no longer counts, the siblings on a node that comes or goes.
+    fn count_all(&mut self, node: &str, more: i64) {
+        let pods = self.nodes.get(node).map(|state| state.pods.values().cloned());
+        for pod in pods.into_iter().flatten().collect::<Vec<_>>() {
+            self.count_sibling(&pod, node, more);
         }
     }
 
@@ -175,11 +186,13 @@ impl Cluster {
             }
         }
         self.touch(&name);
-        self.nodes.insert(name, state);
+        self.nodes.insert(name.clone(), state);
+        self.count_all(&name, 1);
         true
     }
 
     pub(crate) fn remove_node(&mut self, name: &str) {
+        self.count_all(name, -1);
         self.nodes.remove(name);
         self.touch(name);
     }
@@ -448,7 +461,16 @@ mod tests {
         assert_eq!(counted(&cluster), Some(1));
         cluster.remove_pod("q");
         assert_eq!(counted(&cluster), Some(1));
+        // A node that goes takes its count along, and brings it back.
+        cluster.remove_node("a");
+        assert!(cluster.siblings(&of("p")).is_none());
+        cluster.set_pod(Arc::new(of("r")), "a");
+        cluster.set_node(node("a"));
+        assert_eq!(counted(&cluster), Some(2));
+        cluster.remove_pod("r");
+        cluster.remove_node("a");
         cluster.remove_pod("p");
+        cluster.set_node(node("a"));
         assert!(cluster.siblings(&of("p")).is_none());
     }
 

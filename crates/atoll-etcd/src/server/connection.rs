@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -43,6 +44,25 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long calls may take to finish once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// The kernel asks a client that says nothing over HTTP/1.1, as Go's servers have it do.
+const SILENT_FOR: Duration = Duration::from_secs(15);
+const ASKS_MAX: u32 = 4;
+/// How long bytes may wait for the client's word that they came.
+const UNHEARD_MAX: Duration = Duration::from_secs(60);
+
+fn watch_over(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let keepalive =
+        TcpKeepalive::new().with_time(SILENT_FOR).with_interval(SILENT_FOR).with_retries(ASKS_MAX);
+    let set = stream
+        .set_nodelay(true)
+        .and_then(|()| socket.set_tcp_keepalive(&keepalive))
+        .and_then(|()| socket.set_tcp_user_timeout(Some(UNHEARD_MAX)));
+    if let Err(error) = set {
+        tracing::debug!(%error, "a connection is not watched over");
+    }
+}
+
 impl EtcdServer {
     /// Serves the connections of a stream until `stop`, then lets running calls finish. With
     /// TLS when there are configurations, plainly otherwise.
@@ -63,9 +83,7 @@ impl EtcdServer {
                 next = connections.next() => next,
             };
             let Some((stream, remote)) = next else { break };
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "no TCP_NODELAY");
-            }
+            watch_over(&stream);
             let server = self.clone();
             let tls = tls.clone();
             self.tasks.spawn(async move {

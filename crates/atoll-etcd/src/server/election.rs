@@ -6,13 +6,15 @@ use std::pin::Pin;
 use atoll_store::kv::EventKind;
 use bytes::Bytes;
 use futures::Stream;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::waiting::{Entered, Place, Waiting, below};
+use super::waiting::{Entered, Place, below};
 use super::{Shared, convert};
-use crate::proto::etcdserverpb::{PutRequest, ResponseHeader, request_op};
+use crate::proto::etcdserverpb::request_op::Request as Op;
+use crate::proto::etcdserverpb::{PutRequest, ResponseHeader};
 use crate::proto::mvccpb::KeyValue;
 use crate::proto::v3electionpb::election_server::Election;
 use crate::proto::v3electionpb::{
@@ -45,15 +47,15 @@ impl Shared {
         value: Bytes,
     ) -> Result<Option<ResponseHeader>, Status> {
         let put = PutRequest { key: place.key.clone(), value, lease, ..PutRequest::default() };
-        let put = request_op::Request::RequestPut(put);
-        let done = self.commit(place.is_held(), put, None).await?;
+        let done = self.commit(place.is_held(), &[Op::RequestPut(put)], &[]).await?;
         if done.succeeded { Ok(done.header) } else { Err(not_leader()) }
     }
 
-    /// Sends who leads, from now on. Ends with the observer, which may be slow.
-    async fn follow(self, name: Bytes, seen: Sender) {
+    /// Sends who leads, from now on. Ends with the observer, which may be slow, and with its call.
+    async fn follow(self, name: Bytes, seen: Sender, ends: BoxFuture<'static, Status>) {
         let ended = tokio::select! {
             () = seen.closed() => return,
+            status = ends => Err(status),
             ended = self.follow_all(&name, &seen) => ended,
         };
         if let Err(status) = ended {
@@ -117,13 +119,15 @@ impl Election for Shared {
     ) -> Result<Response<CampaignResponse>, Status> {
         let CampaignRequest { name, lease, value } = request.into_inner();
         let lease = self.session(lease).await?;
-        let Entered { place, header, known } = self.enter(&name, lease, value.clone()).await?;
-        let waiting = Waiting::new(self, place.clone());
-        if known.is_some_and(|known| known.value != value) {
-            self.announce(&place, lease, value).await?;
+        let entered = self.enter(&name, lease, value.clone()).await?;
+        if entered.known.as_ref().is_some_and(|known| known.value != value) {
+            self.announce(&entered.place, lease, value).await?;
         }
-        self.turn(&name, &place).await?;
-        waiting.keep();
+        if self.turn(&name, &entered).await?.is_none() {
+            return Err(not_leader());
+        }
+        let Entered { place, header, waiting, .. } = entered;
+        waiting.won();
         let leader = LeaderKey { name, key: place.key, rev: place.since, lease };
         Ok(Response::new(CampaignResponse { header: Some(header), leader: Some(leader) }))
     }
@@ -153,8 +157,9 @@ impl Election for Shared {
 
     async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Leaders>, Status> {
         let (seen, leaders) = mpsc::channel(UNSEEN_MAX);
+        let ends = self.stream_ends(request.metadata());
         let name = request.into_inner().name;
-        self.tasks.spawn(self.clone().follow(name, seen));
+        self.tasks.spawn(self.clone().follow(name, seen, ends));
         Ok(Response::new(Box::pin(ReceiverStream::new(leaders))))
     }
 

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::Shared;
-use super::waiting::{Entered, Waiting, handed_on};
+use super::waiting::handed_on;
+use crate::proto::etcdserverpb::DeleteRangeRequest;
 use crate::proto::etcdserverpb::kv_server::Kv as _;
-use crate::proto::etcdserverpb::{DeleteRangeRequest, RangeRequest};
 use crate::proto::v3lockpb::lock_server::Lock;
 use crate::proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
 
@@ -15,22 +15,12 @@ impl Lock for Shared {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
         let LockRequest { name, lease } = request.into_inner();
         let lease = self.session(lease).await?;
-        let Entered { place, header, .. } = self.enter(&name, lease, Bytes::new()).await?;
-        let key = place.key.clone();
-        let waiting = Waiting::new(self, place.clone());
-        let mut header = Some(header);
-        if self.turn(&name, &place).await? {
-            // Its own lease may have ended while it waited.
-            let own = RangeRequest { key: key.clone(), ..RangeRequest::default() };
-            let read = self.read(own).await?;
-            let is_held = read.kvs.iter().any(|kv| kv.create_revision == place.since);
-            if !is_held {
-                return Err(Status::unknown("mutex: session is expired"));
-            }
-            header = read.header;
-        }
-        waiting.keep();
-        Ok(Response::new(LockResponse { header, key }))
+        let entered = self.enter(&name, lease, Bytes::new()).await?;
+        let Some(header) = self.turn(&name, &entered).await? else {
+            return Err(Status::unknown("mutex: session is expired"));
+        };
+        entered.waiting.won();
+        Ok(Response::new(LockResponse { header: Some(header), key: entered.place.key }))
     }
 
     async fn unlock(

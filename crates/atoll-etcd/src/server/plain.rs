@@ -11,7 +11,7 @@ use super::{Core, ETCD_VERSION, health, metrics};
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// `None` for calls of gRPC, which are posted.
+/// `None` for calls of gRPC.
 pub(super) async fn answer(core: &Core, request: &Request<Incoming>) -> Option<Response<Body>> {
     let (path, query) = (request.uri().path(), Query(request.uri().query().unwrap_or_default()));
     let is_get = request.method() == Method::GET;
@@ -32,10 +32,18 @@ pub(super) async fn answer(core: &Core, request: &Request<Incoming>) -> Option<R
             Err(failed) => error(StatusCode::SERVICE_UNAVAILABLE, &failed),
         });
     }
-    if request.method() == Method::POST && request.version() == http::Version::HTTP_2 {
+    if is_call(request) {
         return None;
     }
     Some(error(StatusCode::NOT_FOUND, "404 page not found"))
+}
+
+/// As grpc-go and an etcd tell them: a page of a browser can post anything else.
+fn is_call(request: &Request<Incoming>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    request.method() == Method::POST
+        && request.version() == http::Version::HTTP_2
+        && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// What follows the `?`. The names that are looked for here need no escapes.

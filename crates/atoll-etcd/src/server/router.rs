@@ -76,6 +76,10 @@ impl Router {
         message_bytes_max(&self.shared)
     }
 
+    pub(super) fn stops(&self) -> impl Future<Output = ()> + use<> {
+        self.shared.stop.clone().cancelled_owned()
+    }
+
     pub(super) async fn serve(self, request: Request<Incoming>) -> Response<Body> {
         if gateway::owns(request.uri().path()) {
             return gateway::serve(self, request).await;

@@ -4,24 +4,33 @@
 //! etcd's clients do the same by themselves (its package `concurrency`): they, and who uses these
 //! services, keep each other out.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use atoll_store::kv::{self, Error, EventKind, KeyRange};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tonic::{Code, Request, Status};
 
+use super::maintenance::Effect;
 use super::{Core, Shared, error};
 use crate::proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use crate::proto::etcdserverpb::kv_server::Kv as _;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::response_op::Response as Answer;
 use crate::proto::etcdserverpb::{
     Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp,
-    ResponseHeader, TxnRequest, TxnResponse, request_op,
+    ResponseHeader, TxnRequest, TxnResponse,
 };
 use crate::proto::mvccpb::KeyValue;
 
 /// Seconds of a lease that a call needs and does not name: those of a session of etcd's clients.
 const SESSION_TTL: i64 = 60;
+/// A place that cannot be given up is tried again after this, and then less and less often.
+const LEAVE_AGAIN_AFTER: Duration = Duration::from_millis(100);
+const LEAVE_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 /// The keys of those who wait for `name`.
 pub(super) fn below(name: &[u8]) -> KeyRange {
@@ -43,32 +52,70 @@ impl Place {
     }
 }
 
-/// A place that is given up with the call that waits in it.
+/// The calls of this server that wait in a place, or have come to their turn in it.
+#[derive(Debug, Default)]
+struct Calls {
+    waiting: usize,
+    /// One of them made the key: it is theirs to delete.
+    made: bool,
+    /// One of them was told that it has the name.
+    won: bool,
+}
+
+/// All places in which somebody waits, by key and revision.
+#[derive(Debug, Default)]
+pub(super) struct Places(Mutex<HashMap<(Bytes, i64), Calls>>);
+
+impl Places {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Bytes, i64), Calls>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that waits in a place. The key that was made for it goes with the last of the calls that
+/// wait there, when none of them came to its turn.
 pub(super) struct Waiting {
     core: Shared,
-    place: Option<Place>,
+    place: Place,
 }
 
 impl Waiting {
-    pub(super) fn new(core: &Shared, place: Place) -> Self {
-        Self { core: core.clone(), place: Some(place) }
+    fn new(core: &Shared, place: Place, made: bool) -> Self {
+        let mut places = core.places.lock();
+        let calls = places.entry((place.key.clone(), place.since)).or_default();
+        calls.waiting += 1;
+        calls.made |= made;
+        drop(places);
+        Self { core: core.clone(), place }
     }
 
-    /// It is kept.
-    pub(super) fn keep(mut self) {
-        self.place = None;
+    /// The caller is told that it has the name.
+    pub(super) fn won(self) {
+        let mut places = self.core.places.lock();
+        if let Some(calls) = places.get_mut(&(self.place.key.clone(), self.place.since)) {
+            calls.won = true;
+        }
+    }
+
+    /// Whether the place is to be given up: this was the last call, and none has the name.
+    fn end(&self) -> bool {
+        let mut places = self.core.places.lock();
+        let key = (self.place.key.clone(), self.place.since);
+        let Some(calls) = places.get_mut(&key) else { return false };
+        calls.waiting -= 1;
+        if calls.waiting > 0 {
+            return false;
+        }
+        places.remove(&key).is_some_and(|calls| calls.made && !calls.won)
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let Some(place) = self.place.take() else { return };
-        let core = self.core.clone();
-        self.core.tasks.spawn(async move {
-            if let Err(status) = core.leave(&place).await {
-                tracing::warn!(key = ?place.key, %status, "a place goes with its lease only");
-            }
-        });
+        if self.end() {
+            let (core, place) = (self.core.clone(), self.place.clone());
+            self.core.tasks.spawn(async move { core.surely_leave(&place).await });
+        }
     }
 }
 
@@ -86,7 +133,10 @@ impl Shared {
     /// exists is found when a key is put on it.
     pub(super) async fn session(&self, lease: i64) -> Result<i64, Status> {
         let renewed = match lease {
-            0 => self.store.lease_grant(0, SESSION_TTL).await.map(|(id, _)| id),
+            0 => {
+                self.check_alarms(Effect::Grows).map_err(handed_on)?;
+                self.store.lease_grant(0, SESSION_TTL).await.map(|(id, _)| id)
+            }
             id => self.store.lease_keep_alive(id).await.map(|_| id),
         };
         match renewed {
@@ -95,78 +145,108 @@ impl Shared {
         }
     }
 
-    /// Makes the key of `lease` below `name`, or finds it, with its value.
+    /// Makes the key of `lease` below `name`, or finds it. A call that is given up meanwhile
+    /// leaves no key behind.
     pub(super) async fn enter(
         &self,
-        name: &[u8],
+        name: &Bytes,
         lease: i64,
         value: Bytes,
     ) -> Result<Entered, Status> {
-        let mut key = below(name).key.to_vec();
-        key.extend(format!("{lease:x}").bytes());
-        let key = Bytes::from(key);
+        let (shared, name) = (self.clone(), name.clone());
+        let entering = self.tasks.spawn(async move { shared.enter_now(&name, lease, value).await });
+        entering.await.map_err(|error| Status::internal(error.to_string()))?
+    }
+
+    async fn enter_now(&self, name: &[u8], lease: i64, value: Bytes) -> Result<Entered, Status> {
+        let key = key_of(name, lease);
         let put = PutRequest { key: key.clone(), value, lease, ..PutRequest::default() };
         let get = RangeRequest { key: key.clone(), ..RangeRequest::default() };
-        let entered = self
+        let oldest = by_age(name, SortOrder::Ascend);
+        let done = self
             .commit(
                 made_at(&key, 0),
-                request_op::Request::RequestPut(put),
-                Some(request_op::Request::RequestRange(get)),
+                &[Op::RequestPut(put), Op::RequestRange(oldest.clone())],
+                &[Op::RequestRange(get), Op::RequestRange(oldest)],
             )
             .await?;
-        let header = entered.header.unwrap_or_default();
-        if entered.succeeded {
-            let place = Place { key, since: header.revision };
-            return Ok(Entered { place, header, known: None });
-        }
-        let known = match entered.responses.into_iter().next().and_then(|one| one.response) {
+        let header = done.header.unwrap_or_default();
+        let mut found = done.responses.into_iter().map(|one| match one.response {
             Some(Answer::ResponseRange(read)) => read.kvs.into_iter().next(),
             _ => None,
+        });
+        let (known, first) = (found.next().flatten(), found.next().flatten());
+        let since = match (&known, done.succeeded) {
+            (_, true) => header.revision,
+            (Some(known), false) => known.create_revision,
+            (None, false) => return Err(Status::internal("a key is neither there nor made")),
         };
-        let known = known.ok_or_else(|| Status::internal("a key is neither there nor made"))?;
-        Ok(Entered {
-            place: Place { key, since: known.create_revision },
-            header,
-            known: Some(known),
-        })
+        let place = Place { key, since };
+        let waiting = Waiting::new(self, place.clone(), done.succeeded);
+        // Before a key that was just made there may be none at all.
+        let is_first = first.is_none_or(|first| first.create_revision == since);
+        Ok(Entered { place, header, known, is_first, waiting })
     }
 
     /// `then` if `compare` holds.
     pub(super) async fn commit(
         &self,
         compare: Compare,
-        then: request_op::Request,
-        otherwise: Option<request_op::Request>,
+        then: &[Op],
+        otherwise: &[Op],
     ) -> Result<TxnResponse, Status> {
-        let op = |request| RequestOp { request: Some(request) };
-        let txn = TxnRequest {
-            compare: vec![compare],
-            success: vec![op(then)],
-            failure: otherwise.into_iter().map(op).collect(),
+        let ops = |ops: &[Op]| {
+            ops.iter().map(|op| RequestOp { request: Some(op.clone()) }).collect::<Vec<_>>()
         };
+        let (success, failure) = (ops(then), ops(otherwise));
+        let txn = TxnRequest { compare: vec![compare], success, failure };
         Ok(self.txn(Request::new(txn)).await.map_err(handed_on)?.into_inner())
     }
 
     /// Gives a place up, unless it is another's by now.
     pub(super) async fn leave(&self, place: &Place) -> Result<TxnResponse, Status> {
         let delete = DeleteRangeRequest { key: place.key.clone(), ..DeleteRangeRequest::default() };
-        self.commit(place.is_held(), request_op::Request::RequestDeleteRange(delete), None).await
+        self.commit(place.is_held(), &[Op::RequestDeleteRange(delete)], &[]).await
     }
 
-    /// Until nobody below `name` is before `place`; whether somebody was.
-    pub(super) async fn turn(&self, name: &[u8], place: &Place) -> Result<bool, Status> {
-        let mut waited = false;
+    /// Tries until it is done or the server stops: others wait behind the key.
+    async fn surely_leave(&self, place: &Place) {
+        let mut pause = LEAVE_AGAIN_AFTER;
+        while let Err(status) = self.leave(place).await {
+            tracing::debug!(key = ?place.key, %status, "a place is not given up yet");
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(LEAVE_AGAIN_MAX);
+        }
+    }
+
+    /// Until nobody below `name` is before the place; `None` where the place is lost by then, with
+    /// its lease. The header is that of the moment at which it was known.
+    pub(super) async fn turn(
+        &self,
+        name: &[u8],
+        entered: &Entered,
+    ) -> Result<Option<ResponseHeader>, Status> {
+        if entered.is_first {
+            return Ok(Some(entered.header));
+        }
+        let place = &entered.place;
         loop {
             let before = RangeRequest {
                 max_create_revision: place.since - 1,
                 ..by_age(name, SortOrder::Descend)
             };
             let read = self.read(before).await?;
-            let Some(last) = read.kvs.into_iter().next() else { return Ok(waited) };
-            waited = true;
+            let Some(last) = read.kvs.into_iter().next() else { break };
             let revision = read.header.unwrap_or_default().revision;
             self.deletion(last.key, revision).await?;
         }
+        let own = RangeRequest { key: place.key.clone(), ..RangeRequest::default() };
+        let read = self.read(own).await?;
+        let is_held = read.kvs.iter().any(|kv| kv.create_revision == place.since);
+        Ok(read.header.filter(|_| is_held))
     }
 
     /// Who has `name`.
@@ -196,7 +276,8 @@ impl Core {
         self.store.watch(kv::WatchRequest { range, start_revision, prev_kv: false })
     }
 
-    /// `None` where the history has been compacted.
+    /// `None` where the watch has to begin again with what there is now: its history has been
+    /// compacted, or who looks is slow.
     pub(super) async fn next_of(
         &self,
         changes: &mut Changes,
@@ -207,7 +288,7 @@ impl Core {
         };
         match next {
             Some(Ok(batch)) => Ok(Some(batch)),
-            Some(Err(Error::Compacted { .. })) => Ok(None),
+            Some(Err(Error::Compacted { .. } | Error::WatchTooSlow { .. })) => Ok(None),
             Some(Err(error)) => Err(error::status(&error)),
             None => Err(error::STOPPED.into()),
         }
@@ -222,6 +303,17 @@ pub(super) struct Entered {
     pub(super) header: ResponseHeader,
     /// What was there already.
     pub(super) known: Option<KeyValue>,
+    /// Nobody was before it, in the same moment.
+    is_first: bool,
+    pub(super) waiting: Waiting,
+}
+
+/// As etcd's clients name it: the lease in hexadecimal.
+fn key_of(name: &[u8], lease: i64) -> Bytes {
+    let mut key = below(name).key.to_vec();
+    let sign = if lease < 0 { "-" } else { "" };
+    key.extend(format!("{sign}{:x}", lease.unsigned_abs()).bytes());
+    key.into()
 }
 
 fn made_at(key: &Bytes, revision: i64) -> Compare {

@@ -234,16 +234,34 @@ async fn others(address: SocketAddr) {
     stream.write_all(text.as_bytes()).await.ok();
     let (_, text) = post(address, "/v3/kv/range", r#"{"key":"YQ=="}"#).await;
     assert!(!text.contains("kvs"), "{text}");
-    // A stream says why it ends.
+    // A stream that has not begun is refused as a call is; a client tries another server by that.
     let (status, text) = post(address, "/v3/watch", "{\"create_request\":").await;
     let text: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((status, &text["error"]["grpc_code"]), (200, &json!(3)), "{text}");
+    assert_eq!((status, &text["error"]["grpc_code"]), (400, &json!(3)), "{text}");
+    let (status, text) = post(address, "/v3beta/kv/range", r#"{"key":"Zm9v"}"#).await;
+    assert!(status == 200 && text.contains("kvs"), "{text}");
+    let many = format!(r#"{{"compare":[{}{{}}]}}"#, "{},".repeat(20_000));
+    let (status, text) = post(address, "/v3/kv/txn", &many).await;
+    assert!(status == 400 && text.contains("more than 16384 objects"), "{text}");
     // As long as the client waits, and no longer.
     let wait = "Grpc-Timeout: 100m\r\n";
     let create = r#"{"create_request":{"key":"d2F0Y2g="}}"#;
     let watch = Posted::send(address, "/v3/watch", wait, create).await;
     let (_, text) = timeout(Duration::from_secs(10), watch.whole()).await.expect("it ends");
     assert!(text.contains("context deadline exceeded"), "{text}");
+    let observe = Posted::send(address, "/v3/election/observe", wait, r#"{"name":"eA=="}"#).await;
+    let (status, text) = timeout(Duration::from_secs(10), observe.whole()).await.expect("it ends");
+    assert!(status == 504 && text.contains("context deadline exceeded"), "{status} {text}");
+    let wrong = Posted::send(address, "/v3/kv/range", "Grpc-Timeout: 1\r\n", "{}").await;
+    let (status, text) = wrong.whole().await;
+    assert!(status == 400 && text.contains("invalid grpc-timeout: 1"), "{status} {text}");
+    // A body that does not come.
+    let head = format!("POST /v3/kv/put HTTP/1.1\r\nHost: a\r\n{wait}Content-Length: 9\r\n\r\n{{");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 16];
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("an answer").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 504"), "{answer:?}");
     let (_, text) = post(address, "/v3/maintenance/snapshot", "{}").await;
     assert!(levelled(&text)[0]["result"]["blob"].is_string());
 }

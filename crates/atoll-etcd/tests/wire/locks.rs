@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 use crate::etcd::Release;
 use crate::random::Pair;
 use crate::raw::{Channel, Raw};
-use crate::served::PATIENCE;
+use crate::served::{PATIENCE, Served};
 
 /// What should not happen has this long to happen.
 const QUIET: Duration = Duration::from_millis(100);
@@ -249,4 +249,46 @@ async fn locks_and_elections_are_those_of_an_etcd() {
         told.push(side.told);
     }
     assert_eq!(told[0], told[1]);
+}
+
+/// Calls of one lease have one place, which goes with the last of them, and not at all when one of
+/// them has the lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_one_lease_share_their_place() {
+    let served = Served::start(1).await;
+    let mut side = Side::of(&Raw::open(served.address(0)).await);
+    for id in [1, 2] {
+        side.lease(id).await;
+    }
+    let held = side.lock("l", 1).await;
+    let call = |side: &Side| {
+        let mut lock = side.lock.clone();
+        async move { lock.lock(LockRequest { name: "l".into(), lease: 2 }).await }
+    };
+    let (mut one, mut other) = (JoinSet::new(), JoinSet::new());
+    one.spawn(call(&side));
+    side.until_below("l", 2).await;
+    other.spawn(call(&side));
+    // Both wait by now.
+    tokio::time::sleep(QUIET).await;
+    one.abort_all();
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(side.below("l").await, 2, "the other call still waits there");
+    side.lock.unlock(UnlockRequest { key: held.clone() }).await.unwrap();
+    let won = timeout(PATIENCE, other.join_next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(won.unwrap().into_inner().key, "l/2");
+    // It is locked again by its owner, and that call taken back.
+    one.spawn(call(&side));
+    let again = timeout(PATIENCE, one.join_next()).await.unwrap().unwrap();
+    assert!(again.is_err() || again.is_ok_and(|locked| locked.is_ok()));
+    let first = side.lock.unlock(UnlockRequest { key: held }).await;
+    assert!(first.is_ok() && side.below("l").await == 1, "the second has it");
+    // The last that waits takes the place along.
+    side.lease(3).await;
+    let mut lock = side.lock.clone();
+    let mut last = JoinSet::new();
+    last.spawn(async move { lock.lock(LockRequest { name: "l".into(), lease: 3 }).await });
+    side.until_below("l", 2).await;
+    last.abort_all();
+    side.until_below("l", 1).await;
 }

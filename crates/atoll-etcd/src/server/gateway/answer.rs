@@ -1,6 +1,7 @@
 //! Answers of calls as answers of HTTP.
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
@@ -59,56 +60,59 @@ fn end(refused: &Status) -> Value {
     } })
 }
 
-pub(super) async fn one(body: Body, kind: MessageDescriptor) -> Response<Body> {
-    match first(body).await.and_then(|message| json::text(message, kind)) {
-        Ok(text) => respond(StatusCode::OK, Body::new(Full::from(text))),
-        Err(refused) => refusal(&refused),
-    }
+/// A stream that ended before it told anything.
+pub(super) fn refused_stream(refused: &Status) -> Response<Body> {
+    respond(http_status(refused.code()), Body::new(Full::from(end(refused).to_string())))
 }
 
-async fn first(body: Body) -> Result<Bytes, Status> {
-    let mut messages = Messages { body, unframed: Unframed::default(), ended: false };
-    let missing = || Status::internal("a call was answered with nothing");
-    let message = messages.next().await?.ok_or_else(missing)?;
-    // The status comes last.
-    match messages.next().await? {
-        None => Ok(message),
-        Some(_) => Err(Status::internal("a call was answered twice")),
-    }
-}
-
-/// One text a line, as they come.
-pub(super) fn stream(body: Body, kind: MessageDescriptor) -> Response<Body> {
-    let messages = Messages { body, unframed: Unframed::default(), ended: false };
-    let lines = futures::stream::unfold(Some(messages), move |messages| {
-        let kind = kind.clone();
-        async move {
-            let mut messages = messages?;
-            let text = match messages.next().await {
-                Ok(message) => json::text(message?, kind),
-                Err(refused) => Err(refused),
-            };
-            Some(match text {
-                Ok(text) => {
-                    let line = [b"{\"result\":", text.as_slice(), b"}\n"].concat();
-                    (line, Some(messages))
-                }
-                Err(refused) => (format!("{}\n", end(&refused)).into_bytes(), None),
-            })
-        }
-    });
-    let frames = futures::StreamExt::map(lines, |line| Ok::<_, Status>(Frame::data(line.into())));
-    respond(StatusCode::OK, Body::new(StreamBody::new(frames)))
-}
-
-/// The messages of an answer of gRPC, and how it ends.
-struct Messages {
+/// The messages of an answer of gRPC as JSON, and how it ends.
+pub(super) struct Messages {
     body: Body,
+    kind: MessageDescriptor,
     unframed: Unframed,
     ended: bool,
 }
 
 impl Messages {
+    pub(super) fn new(body: Body, kind: MessageDescriptor) -> Self {
+        Self { body, kind, unframed: Unframed::default(), ended: false }
+    }
+
+    pub(super) async fn one(mut self) -> Result<Response<Body>, Status> {
+        let missing = || Status::internal("a call was answered with nothing");
+        let text = self.text().await?.ok_or_else(missing)?;
+        // The status comes last.
+        match self.next().await? {
+            None => Ok(respond(StatusCode::OK, Body::new(Full::from(text)))),
+            Some(_) => Err(Status::internal("a call was answered twice")),
+        }
+    }
+
+    /// One text a line, as they come. What ends it before the first is an error of the call, by
+    /// which clients try another server.
+    pub(super) async fn stream(mut self) -> Result<Response<Body>, Status> {
+        let Some(first) = self.text().await? else {
+            return Ok(respond(StatusCode::OK, Body::empty()));
+        };
+        let rest = futures::stream::unfold(Some(self), |messages| async move {
+            let mut messages = messages?;
+            Some(match messages.text().await {
+                Ok(text) => (result(&text?), Some(messages)),
+                Err(refused) => (format!("{}\n", end(&refused)).into_bytes(), None),
+            })
+        });
+        let lines = futures::stream::iter([result(&first)]).chain(rest);
+        let frames = lines.map(|line| Ok::<_, Status>(Frame::data(line.into())));
+        Ok(respond(StatusCode::OK, Body::new(StreamBody::new(frames))))
+    }
+
+    async fn text(&mut self) -> Result<Option<Vec<u8>>, Status> {
+        match self.next().await? {
+            Some(message) => json::text(message, self.kind.clone()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = self.unframed.next()? {
@@ -121,20 +125,23 @@ impl Messages {
                 self.ended = true;
                 continue;
             };
-            let frame = frame?;
-            match frame.into_data() {
+            match frame?.into_data() {
                 Ok(part) => self.unframed.add(&part),
                 Err(frame) => {
                     self.ended = true;
                     let trailers = frame.into_trailers().unwrap_or_default();
-                    match Status::from_header_map(&trailers) {
-                        Some(status) if status.code() != Code::Ok => return Err(status),
-                        _ => {}
+                    let status = Status::from_header_map(&trailers);
+                    if let Some(refused) = status.filter(|status| status.code() != Code::Ok) {
+                        return Err(refused);
                     }
                 }
             }
         }
     }
+}
+
+fn result(text: &[u8]) -> Vec<u8> {
+    [b"{\"result\":", text, b"}\n"].concat()
 }
 
 fn respond(status: StatusCode, body: Body) -> Response<Body> {

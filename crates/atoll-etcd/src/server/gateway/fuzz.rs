@@ -9,10 +9,10 @@ pub fn body(bytes: &[u8]) {
     let Some((which, body)) = bytes.split_first() else { return };
     let Some(kind) = calls::nth(usize::from(*which)) else { return };
     requests::fuzz(body);
-    let Ok(message) = json::message(body, kind.clone()) else { return };
-    let shown = json::text(Bytes::from(message.clone()), kind.clone());
+    let Ok(message) = json::read(body, kind.clone()) else { return };
+    let shown = json::write(Bytes::from(message.clone()), kind.clone());
     let shown = shown.expect("what was read can be shown");
-    let again = json::message(&shown, kind).expect("what is shown can be read");
+    let again = json::read(&shown, kind).expect("what is shown can be read");
     assert_eq!(again, message, "{}", String::from_utf8_lossy(&shown));
 }
 

@@ -15,9 +15,42 @@ pub(super) const fn bytes_max(message_bytes_max: usize) -> usize {
     message_bytes_max * 2
 }
 
+/// Larger ones are translated where they hold up nobody.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+/// Objects in one text. No request has so many that is not refused for its operations, and each
+/// takes much more memory than its two characters.
+const OBJECTS_MAX: usize = 16_384;
+
 /// The message of the first JSON text; of none an empty one. Fields that it does not have are not
 /// looked at.
-pub(super) fn message(json: &[u8], kind: MessageDescriptor) -> Result<Vec<u8>, Status> {
+pub(super) async fn message(json: Bytes, kind: MessageDescriptor) -> Result<Vec<u8>, Status> {
+    apart(json.len(), move || read(&json, kind)).await
+}
+
+/// As etcd's gateway writes it: names as in the `.proto` files, nothing that is not set, whole
+/// numbers of 64 bits as strings, bytes in base64.
+pub(super) async fn text(message: Bytes, kind: MessageDescriptor) -> Result<Vec<u8>, Status> {
+    apart(message.len(), move || write(message, kind)).await
+}
+
+async fn apart(
+    bytes: usize,
+    work: impl FnOnce() -> Result<Vec<u8>, Status> + Send + 'static,
+) -> Result<Vec<u8>, Status> {
+    if bytes <= INLINE_BYTES_MAX {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Status::internal(error.to_string()))?
+}
+
+pub(super) fn read(json: &[u8], kind: MessageDescriptor) -> Result<Vec<u8>, Status> {
+    if json.iter().filter(|byte| **byte == b'{').count() > OBJECTS_MAX {
+        let name = kind.full_name();
+        return Err(Status::invalid_argument(format!(
+            "the body is no {name}: it has more than {OBJECTS_MAX} objects"
+        )));
+    }
     let refused = |error: &dyn Display, kind: &MessageDescriptor| {
         let name = kind.full_name();
         Status::invalid_argument(format!("the body is no {name}: {error}"))
@@ -28,7 +61,7 @@ pub(super) fn message(json: &[u8], kind: MessageDescriptor) -> Result<Vec<u8>, S
         Some(text) => text.map_err(|error| refused(&error, &kind))?,
     };
     keep_known(&mut text, &kind);
-    // Unknown words of an enumeration are refused, as an etcd does.
+    // Unknown words of an enumeration are refused, as by a 3.5.
     let options = DeserializeOptions::new().deny_unknown_fields(true);
     let read = DynamicMessage::deserialize_with_options(kind.clone(), text, &options);
     Ok(read.map_err(|error| refused(&error, &kind))?.encode_to_vec())
@@ -50,9 +83,7 @@ fn keep_known(text: &mut Value, kind: &MessageDescriptor) {
     });
 }
 
-/// As etcd's gateway writes it: names as in the `.proto` files, nothing that is not set, whole
-/// numbers of 64 bits as strings, bytes in base64.
-pub(super) fn text(message: Bytes, kind: MessageDescriptor) -> Result<Vec<u8>, Status> {
+pub(super) fn write(message: Bytes, kind: MessageDescriptor) -> Result<Vec<u8>, Status> {
     let internal = |error: String| Status::internal(format!("an answer cannot be shown: {error}"));
     let read =
         DynamicMessage::decode(kind, message).map_err(|error| internal(error.to_string()))?;

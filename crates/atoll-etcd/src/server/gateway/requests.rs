@@ -20,7 +20,7 @@ pub(super) fn stream(body: Incoming, kind: MessageDescriptor, message_bytes_max:
                 Ok(text) => text?,
                 Err(refused) => return Some((Err(refused), None)),
             };
-            match json::message(&text, kind) {
+            match json::message(text.freeze(), kind).await {
                 Ok(message) => {
                     Some((Ok(Frame::data(frames::framed(&message))), Some((body, texts))))
                 }
