@@ -288,7 +288,7 @@ impl Core {
         };
         match next {
             Some(Ok(batch)) => Ok(Some(batch)),
-            Some(Err(Error::Compacted { .. } | Error::WatchTooSlow { .. })) => Ok(None),
+            Some(Err(Error::Compacted { .. } | Error::WatchTooSlow)) => Ok(None),
             Some(Err(error)) => Err(error::status(&error)),
             None => Err(error::STOPPED.into()),
         }
