@@ -1,7 +1,7 @@
-//! Clients of etcd that nobody here wrote: Python's aetcd by the tests that it brings along, and
-//! npm's etcd3.
+//! Clients of etcd that nobody here wrote: Python's aetcd by the tests that it brings along, npm's
+//! etcd3, and Patroni.
 
-use crate::servers::{Release, start_ours};
+use crate::servers::{Release, start_etcd, start_ours};
 use atoll_e2e::cluster::{run, workspace};
 use std::{
     path::{Path, PathBuf},
@@ -67,4 +67,25 @@ fn npms_etcd3_finds_what_it_expects() {
     command.arg(script).env("CLIENTS_MODULES", modules).env("ENDPOINTS", &ours.endpoint);
     let said = run(command, "").ok();
     assert!(said.contains("everything held"), "{said}");
+}
+
+/// It is told the same by ours and by an etcd.
+#[test]
+fn patroni_keeps_its_cluster_in_it() {
+    let Some(programs) = Release::Distro35.programs() else { return };
+    let Some(python) = installed("patroni/bin/python") else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/etcdctl/patroni_members.py");
+    let told = |endpoint: &str| {
+        let mut command = Command::new(&python);
+        command.arg(&script).arg(endpoint);
+        run(command, "").ok()
+    };
+    let (ours, theirs) = (start_ours(), start_etcd(&programs));
+    let (found, expected) = std::thread::scope(|scope| {
+        let found = scope.spawn(|| told(&ours.endpoint));
+        let expected = scope.spawn(|| told(&theirs.endpoint));
+        (found.join().unwrap(), expected.join().unwrap())
+    });
+    assert!(expected.contains("everything held"), "{expected}");
+    assert_eq!(found, expected);
 }
