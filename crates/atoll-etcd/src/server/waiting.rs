@@ -31,6 +31,8 @@ const SESSION_TTL: i64 = 60;
 /// A place that cannot be given up is tried again after this, and then less and less often.
 const LEAVE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const LEAVE_AGAIN_MAX: Duration = Duration::from_secs(5);
+/// A call whose key is just being deleted for an earlier one looks again after this.
+const ENTER_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// The keys of those who wait for `name`.
 pub(super) fn below(name: &[u8]) -> KeyRange {
@@ -60,6 +62,8 @@ struct Calls {
     made: bool,
     /// One of them was told that it has the name.
     won: bool,
+    /// The key is being deleted: who finds it now has not found a place.
+    leaving: bool,
 }
 
 /// All places in which somebody waits, by key and revision.
@@ -80,13 +84,17 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    fn new(core: &Shared, place: Place, made: bool) -> Self {
+    /// `None` where the place is being given up.
+    fn new(core: &Shared, place: Place, made: bool) -> Option<Self> {
         let mut places = core.places.lock();
         let calls = places.entry((place.key.clone(), place.since)).or_default();
+        if calls.leaving {
+            return None;
+        }
         calls.waiting += 1;
         calls.made |= made;
         drop(places);
-        Self { core: core.clone(), place }
+        Some(Self { core: core.clone(), place })
     }
 
     /// The caller is told that it has the name.
@@ -106,7 +114,12 @@ impl Waiting {
         if calls.waiting > 0 {
             return false;
         }
-        places.remove(&key).is_some_and(|calls| calls.made && !calls.won)
+        calls.leaving = calls.made && !calls.won;
+        let leaves = calls.leaving;
+        if !leaves {
+            places.remove(&key);
+        }
+        leaves
     }
 }
 
@@ -114,7 +127,10 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         if self.end() {
             let (core, place) = (self.core.clone(), self.place.clone());
-            self.core.tasks.spawn(async move { core.surely_leave(&place).await });
+            self.core.tasks.spawn(async move {
+                core.surely_leave(&place).await;
+                core.places.lock().remove(&(place.key, place.since));
+            });
         }
     }
 }
@@ -154,11 +170,24 @@ impl Shared {
         value: Bytes,
     ) -> Result<Entered, Status> {
         let (shared, name) = (self.clone(), name.clone());
-        let entering = self.tasks.spawn(async move { shared.enter_now(&name, lease, value).await });
+        let entering = self.tasks.spawn(async move {
+            loop {
+                if let Some(entered) = shared.enter_now(&name, lease, value.clone()).await? {
+                    return Ok(entered);
+                }
+                tokio::time::sleep(ENTER_AGAIN_AFTER).await;
+            }
+        });
         entering.await.map_err(|error| Status::internal(error.to_string()))?
     }
 
-    async fn enter_now(&self, name: &[u8], lease: i64, value: Bytes) -> Result<Entered, Status> {
+    /// `None` while the key of an earlier call is being deleted.
+    async fn enter_now(
+        &self,
+        name: &[u8],
+        lease: i64,
+        value: Bytes,
+    ) -> Result<Option<Entered>, Status> {
         let key = key_of(name, lease);
         let put = PutRequest { key: key.clone(), value, lease, ..PutRequest::default() };
         let get = RangeRequest { key: key.clone(), ..RangeRequest::default() };
@@ -182,10 +211,12 @@ impl Shared {
             (None, false) => return Err(Status::internal("a key is neither there nor made")),
         };
         let place = Place { key, since };
-        let waiting = Waiting::new(self, place.clone(), done.succeeded);
+        let Some(waiting) = Waiting::new(self, place.clone(), done.succeeded) else {
+            return Ok(None);
+        };
         // Before a key that was just made there may be none at all.
         let is_first = first.is_none_or(|first| first.create_revision == since);
-        Ok(Entered { place, header, known, is_first, waiting })
+        Ok(Some(Entered { place, header, known, is_first, waiting }))
     }
 
     /// `then` if `compare` holds.

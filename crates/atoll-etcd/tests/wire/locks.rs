@@ -292,3 +292,27 @@ async fn calls_of_one_lease_share_their_place() {
     last.abort_all();
     side.until_below("l", 1).await;
 }
+
+/// A call that is taken back does not take the lock along that the next of the same lease gets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_taken_back_leaves_the_next_one_alone() {
+    let served = Served::start(1).await;
+    let mut side = Side::of(&Raw::open(served.address(0)).await);
+    for id in [1, 2] {
+        side.lease(id).await;
+    }
+    for round in 0..50 {
+        let held = side.lock("l", 1).await;
+        let mut waiting = JoinSet::new();
+        let mut lock = side.lock.clone();
+        waiting.spawn(async move { lock.lock(LockRequest { name: "l".into(), lease: 2 }).await });
+        side.until_below("l", 2).await;
+        waiting.abort_all();
+        drop(waiting);
+        side.lock.unlock(UnlockRequest { key: held }).await.unwrap();
+        let own = side.lock("l", 2).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(side.below("l").await, 1, "round {round}: nobody has what was locked");
+        side.lock.unlock(UnlockRequest { key: own }).await.unwrap();
+    }
+}
