@@ -11,6 +11,7 @@ use crate::core::{Arrivals, CoreOpenError};
 use crate::disk::Lie;
 use crate::folder;
 use crate::shared::LEVEL;
+use crate::wal::WalError;
 
 pub(super) struct Node {
     plan: ClusterPlan,
@@ -187,7 +188,7 @@ pub(super) fn disk_delay(slow: Duration, random: &mut StdRng) -> Duration {
 /// Room that waiting had freed may be gone again.
 fn met_full_disk(error: &CoreOpenError) -> bool {
     match error {
-        CoreOpenError::Epoch => true,
+        CoreOpenError::Epoch | CoreOpenError::Write(WalError::Full { .. }) => true,
         CoreOpenError::Replay { detail } => detail.starts_with("the disk is full"),
         _ => false,
     }

@@ -187,6 +187,12 @@ fn seed_4949() {
     check(ClusterPlan::of(4949));
 }
 
+/// A start that finds no room for its log is refused, and says so.
+#[test]
+fn seed_11693() {
+    check(ClusterPlan::of(11693));
+}
+
 fn start_with(world: &mut World, id: u64, level_max: u32) {
     let node = world.nodes.get_mut(&id).unwrap();
     node.stop(Crash::Kill, 0);
