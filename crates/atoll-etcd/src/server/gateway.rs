@@ -94,13 +94,14 @@ async fn passed_on(
 /// The one message of a call; what follows it is not read, as by etcd's gateway.
 async fn only(body: Incoming, method: &MethodDescriptor, max: usize) -> Result<Bytes, Status> {
     let limit = json::bytes_max(max);
-    let read = Limited::new(body, limit).collect().await.map_err(|error| match error
-        .downcast_ref::<LengthLimitError>(
-    ) {
-        Some(_) => Status::resource_exhausted(format!(
-            "grpc: received message larger than max (a body of more than {limit} bytes vs. {max})"
-        )),
-        None => Status::invalid_argument(error.to_string()),
+    let read = Limited::new(body, limit).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            Status::resource_exhausted(format!(
+                "grpc: received message larger than max (more than {limit} vs. {max})"
+            ))
+        } else {
+            Status::invalid_argument(error.to_string())
+        }
     })?;
     json::message(read.to_bytes(), method.input()).await.map(|message| frames::framed(&message))
 }
