@@ -10,6 +10,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// A server and its nodes, each in a network namespace of its own, joined by a bridge.
@@ -120,26 +121,83 @@ impl Drop for Lab {
             pid.map(|pid| kill_process(pid, Signal::TERM));
             process.wait().ok();
         }
-        // Whatever runs from this folder: shims outlive their agents.
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let program = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let folder = self.folder.path();
-            let ours = program.starts_with(folder)
-                || String::from_utf8_lossy(&line).contains(folder.to_str().unwrap());
-            let pid = entry.file_name().to_string_lossy().parse::<i32>().ok();
-            if let Some(pid) = pid.filter(|_| ours).and_then(Pid::from_raw) {
-                kill_process(pid, Signal::KILL).ok();
-            }
-        }
+        end_all_of(self.folder.path());
         for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(&format!("{}-", self.name)) {
                 ip(&format!("netns del {name}"));
             }
         }
-        unmount_below(self.folder.path());
     }
+}
+
+/// Ends whatever runs from a folder, with its cgroups and mounts: shims outlive their agents, and
+/// containers their shims.
+pub fn end_all_of(folder: &Path) {
+    let all = processes();
+    let mut ours: Vec<i32> =
+        all.iter().filter(|(pid, _)| runs_from(*pid, folder)).map(|(pid, _)| *pid).collect();
+    let mut known = 0;
+    while known < ours.len() {
+        let parent = ours[known];
+        let children = all.iter().filter(|(pid, of)| *of == parent && !ours.contains(pid));
+        let children: Vec<i32> = children.map(|(pid, _)| *pid).collect();
+        ours.extend(children);
+        known += 1;
+    }
+    let groups: Vec<PathBuf> = ours.iter().flat_map(|pid| cgroups(*pid)).collect();
+    for pid in &ours {
+        Pid::from_raw(*pid).map(|pid| kill_process(pid, Signal::KILL));
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_there = |pid: &i32| Path::new("/proc").join(pid.to_string()).exists();
+    while ours.iter().any(is_there) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for group in groups {
+        // Up to the first that others are in; that of all clusters stays.
+        for group in group.ancestors().take_while(|group| !group.ends_with("atoll")) {
+            if std::fs::remove_dir(group).is_err() {
+                break;
+            }
+        }
+    }
+    unmount_below(folder);
+}
+
+/// All processes, and their parents.
+fn processes() -> Vec<(i32, i32)> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let parent = |pid: i32| -> Option<i32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may hold anything; the state comes behind, then the parent.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    pids.filter_map(|pid| Some((pid, parent(pid)?))).collect()
+}
+
+fn runs_from(pid: i32, folder: &Path) -> bool {
+    let entry = PathBuf::from(format!("/proc/{pid}"));
+    let program = std::fs::read_link(entry.join("exe")).unwrap_or_default();
+    let line = std::fs::read(entry.join("cmdline")).unwrap_or_default();
+    program.starts_with(folder) || String::from_utf8_lossy(&line).contains(folder.to_str().unwrap())
+}
+
+/// The groups below `atoll` that a process is in.
+fn cgroups(pid: i32) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let rows = text.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+    });
+    let ours = rows.filter(|(_, path)| path.starts_with("/atoll/"));
+    let root = Path::new("/sys/fs/cgroup");
+    ours.flat_map(|(names, path)| {
+        let path = path.trim_start_matches('/').to_owned();
+        names.split(',').map(|name| root.join(name).join(&path)).collect::<Vec<_>>()
+    })
+    .collect()
 }
 
 fn unmount_below(folder: &Path) {

@@ -10,6 +10,7 @@ use atoll_e2e::{
     Output,
     cluster::{binary, run, workspace},
     eventually, is_root,
+    lab::end_all_of,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -191,28 +192,8 @@ impl Drop for Lab {
             pid.map(|pid| kill_process(pid, Signal::TERM));
             process.wait().ok();
         }
-        // Shims outlive their agent.
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let program = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let folder = self.folder.path();
-            let ours = program.starts_with(folder)
-                || String::from_utf8_lossy(&line).contains(folder.to_str().unwrap());
-            let pid = entry.file_name().to_string_lossy().parse::<i32>().ok();
-            if let Some(pid) = pid.filter(|_| ours).and_then(Pid::from_raw) {
-                kill_process(pid, Signal::KILL).ok();
-            }
-        }
+        end_all_of(self.folder.path());
         ip(&format!("netns del {}", self.netns));
-        let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let points = table.lines().filter_map(|line| line.split(' ').nth(1));
-        let below: Vec<&str> =
-            points.filter(|point| Path::new(point).starts_with(self.folder.path())).collect();
-        for point in below.into_iter().rev() {
-            let mut command = Command::new("umount");
-            command.args(["-l", point]);
-            run(command, "");
-        }
     }
 }
 
