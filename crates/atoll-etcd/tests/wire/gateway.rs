@@ -217,6 +217,11 @@ async fn others(address: SocketAddr) {
     assert!(!text.contains("kvs"), "{text}");
     let (head, body) = crate::surface::get(address, "/v3/kv/range").await;
     assert!(head.starts_with("HTTP/1.1 405 ") && body == "Method Not Allowed\n", "{head}");
+    let (_, text) = post(address, "/v3/kv/range", r#"{"key":"YQ==","limit":"x"}"#).await;
+    assert!(
+        text.contains("the body is no etcdserverpb.RangeRequest: limit: invalid digit"),
+        "{text}"
+    );
     // A text that is deeper than any message, and one that is longer.
     let deep = format!("{}1{}", "{\"a\":[".repeat(5_000), "]}".repeat(5_000));
     let (status, _) = post(address, "/v3/kv/range", &deep).await;

@@ -61,10 +61,26 @@ pub(super) fn read(json: &[u8], kind: MessageDescriptor) -> Result<Vec<u8>, Stat
         Some(text) => text.map_err(|error| refused(&error, &kind))?,
     };
     keep_known(&mut text, &kind);
-    // Unknown words of an enumeration are refused, as by a 3.5.
+    let read = within(&text, &kind).map_err(|error| match culprit(&text, &kind) {
+        Some(field) => refused(&format_args!("{field}: {error}"), &kind),
+        None => refused(&error, &kind),
+    });
+    Ok(read?.encode_to_vec())
+}
+
+/// Unknown words of an enumeration are refused, as by a 3.5.
+fn within(text: &Value, kind: &MessageDescriptor) -> Result<DynamicMessage, serde_json::Error> {
     let options = DeserializeOptions::new().deny_unknown_fields(true);
-    let read = DynamicMessage::deserialize_with_options(kind.clone(), text, &options);
-    Ok(read.map_err(|error| refused(&error, &kind))?.encode_to_vec())
+    DynamicMessage::deserialize_with_options(kind.clone(), text, &options)
+}
+
+/// The field of a refused text that is refused by itself too.
+fn culprit<'a>(text: &'a Value, kind: &MessageDescriptor) -> Option<&'a str> {
+    let mut fields = text.as_object()?.iter();
+    let is_refused = |(name, value): &(&String, &Value)| {
+        within(&serde_json::json!({ name.as_str(): value }), kind).is_err()
+    };
+    fields.find(is_refused).map(|(name, _)| name.as_str())
 }
 
 /// Drops the fields that a message does not have, in it and in those within.
