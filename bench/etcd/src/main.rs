@@ -29,6 +29,7 @@ usage: atoll-bench-etcd ATOLL ETCD FOLDER [OPTION…] [NAME…]
   --rounds N           (5)
   --seconds S          of each measurement (2)
   --only TEXT          of `load` and `embedded`, what has this in its name, as \"put ×1\"
+  --at-last           all clients of `load` at the last server, which seldom leads
   --embedded PROGRAM   the example `embedded` of atoll-store
 
 NAMEs; all of them without one, but `embedded` only with its program:
@@ -50,6 +51,7 @@ struct Settings {
     time: Duration,
     /// Of the loads, those with this in their name.
     only: String,
+    at_last: bool,
     embedded: Option<PathBuf>,
     names: Vec<String>,
 }
@@ -57,7 +59,7 @@ struct Settings {
 fn settings() -> Outcome<Settings> {
     let mut plain = Vec::new();
     let (mut servers, mut rounds, mut seconds) = (1, 5, 2.0);
-    let (mut only, mut embedded) = (String::new(), None);
+    let (mut only, mut at_last, mut embedded) = (String::new(), false, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(HELP);
@@ -66,6 +68,7 @@ fn settings() -> Outcome<Settings> {
             "--rounds" => rounds = value()?.parse()?,
             "--seconds" => seconds = value()?.parse()?,
             "--only" => only = value()?,
+            "--at-last" => at_last = true,
             "--embedded" => embedded = Some(PathBuf::from(value()?)),
             "--help" => {
                 println!("{HELP}");
@@ -82,7 +85,7 @@ fn settings() -> Outcome<Settings> {
     let [atoll, etcd, folder] = [0, 1, 2].map(|at| PathBuf::from(&plain[at]));
     let programs = Programs { atoll, etcd };
     let time = Duration::from_secs_f64(seconds);
-    Ok(Settings { programs, folder, servers, rounds, time, only, embedded, names })
+    Ok(Settings { programs, folder, servers, rounds, time, only, at_last, embedded, names })
 }
 
 impl Settings {
@@ -155,7 +158,8 @@ async fn under_load(settings: &Settings) -> Outcome<()> {
             let mut found = [Vec::new(), Vec::new()];
             for _ in 0..settings.rounds {
                 for (side, found) in sides.iter().zip(&mut found) {
-                    let connections = connect(&side.endpoints, clients).await?;
+                    let first = if settings.at_last { side.endpoints.len() - 1 } else { 0 };
+                    let connections = connect(&side.endpoints[first..], clients).await?;
                     let before = side.cpu()?;
                     let taken = measure(&connections, kind, clients, settings.time).await?;
                     let cpu = side.cpu()?.saturating_sub(before);

@@ -68,8 +68,8 @@ pub struct Config {
     /// Where clients reach this API, as URLs: the other members are told. Empty when the members'
     /// own URLs are to be shown.
     pub client_urls: Vec<String>,
-    /// Memory of this process, for its metrics; `None` when it cannot be told.
-    pub resident_bytes: fn() -> Option<u64>,
+    /// This process as the system sees it, for its metrics.
+    pub process: fn() -> Process,
     /// A request that writes, as it would stand in etcd's log.
     pub request_bytes_max: usize,
     /// Compares, and operations of each branch, of one transaction.
@@ -84,12 +84,25 @@ impl Default for Config {
             cluster_id: 0,
             member_id: 0,
             client_urls: Vec::new(),
-            resident_bytes: || None,
+            process: Process::default,
             request_bytes_max: 1_572_864,
             txn_operations_max: 128,
             progress_every: Duration::from_secs(600),
         }
     }
+}
+
+/// A process as its system sees it; what cannot be told is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Process {
+    /// In user mode and in the kernel.
+    pub cpu_seconds: Option<f64>,
+    pub resident_bytes: Option<u64>,
+    pub virtual_bytes: Option<u64>,
+    pub open_files: Option<u64>,
+    pub open_files_max: Option<u64>,
+    /// When it began, in seconds since 1970.
+    pub start_seconds: Option<f64>,
 }
 
 /// gRPC messages may be this much larger than requests.

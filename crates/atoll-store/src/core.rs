@@ -29,6 +29,7 @@ mod ask;
 mod asks;
 mod background;
 mod chains;
+mod crowd;
 mod gone;
 mod health;
 mod install;
@@ -278,19 +279,21 @@ impl Core {
 
     fn fail_with(&mut self, detail: String) {
         self.shared.fail(detail.clone());
-        self.give_up_waiting(&Error::Timeout { maybe_applied: true });
-        self.answer_withdrawals();
-        self.refuse_rewrites(&Error::Unavailable { detail });
+        self.end_all(&Error::Unavailable { detail });
     }
 
     /// This folder must not be used any more: a new member has to take its place.
     fn condemn(&mut self, detail: String) {
         self.shared.condemn(detail.clone());
+        self.end_all(&Error::Unavailable { detail });
+    }
+
+    /// Nobody waits for what cannot come any more.
+    fn end_all(&mut self, error: &Error) {
         self.give_up_waiting(&Error::Timeout { maybe_applied: true });
         self.answer_withdrawals();
-        let error = Error::Unavailable { detail };
-        self.refuse_reads(&error);
-        self.refuse_rewrites(&error);
+        self.refuse_reads(error);
+        self.refuse_rewrites(error);
     }
 
     /// How far it has come, and the chain there.

@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 
+mod direct;
 mod overlay;
 mod real;
 mod simulated;
@@ -23,6 +24,10 @@ pub trait Disk: Send + Sync + Debug {
     fn list(&self, folder: &str) -> io::Result<Vec<String>>;
     /// Opens for reading and writing; `create` makes an empty file when there is none.
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>>;
+    /// As [`Self::open`], for a file that is written with [`DiskFile::write_blocks`].
+    fn open_log(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(name, create)
+    }
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes creations, renames and removals in a folder durable.
@@ -72,6 +77,11 @@ pub trait DiskFile: Send + Sync + Debug {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
     /// Extends the file where needed.
     fn write_at(&self, offset: u64, content: &[u8]) -> io::Result<()>;
+    /// As [`Self::write_at`], for whole blocks that nobody will read soon: without a copy of them in
+    /// the page cache, where that can be. No more durable than that, until [`Self::sync`].
+    fn write_blocks(&self, offset: u64, content: &[u8]) -> io::Result<()> {
+        self.write_at(offset, content)
+    }
     fn set_length(&self, length: u64) -> io::Result<()>;
     /// Content and length are durable when this returns; the time of change need not be.
     fn sync(&self) -> io::Result<()>;

@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+use crate::times::DiskTimes;
+
 /// A point in a keyspace's history. An empty store is at revision 1.
 pub type Revision = i64;
 /// A lease's id; 0 is no lease.
@@ -383,6 +385,10 @@ pub trait KvStore: Send + Sync {
     /// Those that end first come first, as far as this member knows.
     async fn leases(&self) -> Result<Vec<LeaseId>>;
     async fn status(&self) -> Result<Status>;
+    /// How long this member's disk takes; not every store has one of its own.
+    fn disk_times(&self) -> Option<DiskTimes> {
+        None
+    }
     /// Gives back what this member's state file takes of the disk and does not need, of both
     /// keyspaces. It serves meanwhile, and a caller that does not wait for the end stops nothing.
     async fn defragment(&self) -> Result<()> {

@@ -29,6 +29,7 @@ mod snapshot;
 mod sync;
 #[doc(hidden)]
 pub mod testing;
+mod times;
 pub mod transport;
 pub mod wal;
 mod watch;
@@ -36,3 +37,4 @@ mod watch;
 pub use embedded::{EmbeddedStore, Keyspace, OpenError, Snapshots, StoreConfig, StoreSnapshot};
 pub use newer::Newer;
 pub use retention::{KeyspaceLimits, Retention};
+pub use times::{DiskTimes, TimesSeen};

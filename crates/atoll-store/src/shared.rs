@@ -8,6 +8,7 @@ use crate::kv::Error;
 use crate::lease::LeaseClock;
 use crate::mvcc::{ReadFault, State};
 use crate::sync::{lock, read, write};
+use crate::times::Times;
 use crate::watch::Hub;
 
 mod cluster;
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) raft_index: AtomicU64,
     pub(crate) applied_index: AtomicU64,
     pub(crate) log_bytes_written: AtomicU64,
+    pub(crate) log_times: Times,
+    pub(crate) state_times: Times,
     pub(crate) is_leader: AtomicBool,
     /// A sole member that leads: whatever was acknowledged has been applied here.
     pub(crate) is_alone: AtomicBool,
@@ -56,6 +59,8 @@ impl Shared {
             raft_index: AtomicU64::new(0),
             applied_index: AtomicU64::new(0),
             log_bytes_written: AtomicU64::new(0),
+            log_times: Times::default(),
+            state_times: Times::default(),
             is_leader: AtomicBool::new(false),
             is_alone: AtomicBool::new(false),
         }

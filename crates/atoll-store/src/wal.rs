@@ -323,7 +323,7 @@ impl Wal {
         // A crash of the machine may take back what is only written, so until the sync returns
         // nothing of this batch is known to be safe.
         self.failed = true;
-        let written = self.active.file.write_at(self.active.tail, &self.buffer);
+        let written = self.active.file.write_blocks(self.active.tail, &self.buffer);
         written.map_err(|source| self.failure("writing a batch failed", source))?;
         let synced = self.active.file.sync();
         synced.map_err(|source| self.failure("syncing a batch failed", source))?;

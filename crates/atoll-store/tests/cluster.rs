@@ -51,6 +51,40 @@ async fn what_one_server_acknowledged_every_other_reads_at_once() {
     }
 }
 
+/// Many readers at one server share rounds; none of them misses what was acknowledged before it
+/// asked, and none of them is forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_readers_is_served_and_leaves_nobody_waiting() {
+    const READERS: usize = 40;
+    let dir = dir();
+    let cluster = TestCluster::start(dir.path(), 3).await.expect("it starts");
+    let leader = cluster.leader().await.expect("a leader");
+    let follower = (leader + 1) % 3;
+    for at in [follower, leader] {
+        for round in 0..20 {
+            let value = format!("{at}-{round}");
+            put(cluster.store(leader), "a", &value).await.expect("written");
+            let (store, value) = (cluster.store(at), value.as_str());
+            let readers = (0..READERS).map(|_| async move {
+                for _ in 0..5 {
+                    assert_eq!(linearizable(store, "a").await.as_deref(), Some(value));
+                }
+            });
+            futures::future::join_all(readers).await;
+        }
+        // Alone, just after the crowd has gone.
+        let mut taken = Vec::new();
+        for _ in 0..30 {
+            let began = Instant::now();
+            linearizable(cluster.store(at), "a").await;
+            taken.push(began.elapsed());
+        }
+        taken.sort_unstable();
+        // Whom nobody wakes is found by a tick, 100 ms later.
+        assert!(taken[taken.len() / 2] < Duration::from_millis(50), "{taken:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_go_on_when_the_leader_is_gone_and_it_comes_back() {
     let dir = dir();

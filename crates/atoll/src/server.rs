@@ -12,6 +12,7 @@ mod golden;
 mod join;
 mod leader;
 mod peers;
+mod process;
 mod rejoin;
 pub mod remembered;
 mod sealing;

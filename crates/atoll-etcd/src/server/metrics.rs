@@ -3,11 +3,12 @@
 
 use std::fmt::{Display, Write as _};
 
+use atoll_store::TimesSeen;
 use atoll_store::kv::{Consistency, KeyRange, RangeRequest, Status};
 
 use super::counters::{CODES, Counter, METHODS};
 use super::maintenance::STORAGE_VERSION;
-use super::{Core, ETCD_VERSION};
+use super::{Core, ETCD_VERSION, Process};
 
 pub(super) const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 const GAUGE: &str = "gauge";
@@ -19,8 +20,24 @@ pub(super) async fn page(core: &Core) -> String {
     members(core, &mut page);
     // A store that cannot say how it is has nothing to show.
     if let Ok(status) = core.store.status().await {
-        stored(core, &status, &mut page);
+        stored(&status, &mut page);
         alarms(core, &status, &mut page);
+    }
+    if let Some(times) = core.store.disk_times() {
+        page.times(
+            "etcd_disk_wal_fsync_duration_seconds",
+            "The latency distributions of fsync called by WAL.",
+            &times.log,
+        );
+        page.times(
+            "etcd_disk_backend_commit_duration_seconds",
+            "The latency distributions of commit called by backend.",
+            &times.state,
+        );
+    }
+    // It is read from files of the system.
+    if let Ok(figures) = tokio::task::spawn_blocking(core.config.process).await {
+        process(&figures, &mut page);
     }
     if let Some(keys) = keys(core).await {
         page.one(GAUGE, "etcd_debugging_mvcc_keys_total", "Total number of keys.", keys);
@@ -38,7 +55,7 @@ impl Page {
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: u64) {
+    fn sample(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: impl Display) {
         let labels: Vec<_> =
             labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
         let labels =
@@ -46,7 +63,18 @@ impl Page {
         writeln!(self.0, "{name}{labels} {value}").unwrap_or_default();
     }
 
-    fn one(&mut self, kind: &str, name: &str, help: &str, value: u64) {
+    fn times(&mut self, name: &str, help: &str, times: &TimesSeen) {
+        self.head("histogram", name, help);
+        let bucket = format!("{name}_bucket");
+        for (bound, count) in &times.buckets {
+            self.sample(&bucket, &[("le", &bound.as_secs_f64())], *count);
+        }
+        self.sample(&bucket, &[("le", &"+Inf")], times.count);
+        self.sample(&format!("{name}_sum"), &[], times.total.as_secs_f64());
+        self.sample(&format!("{name}_count"), &[], times.count);
+    }
+
+    fn one(&mut self, kind: &str, name: &str, help: &str, value: impl Display) {
         self.head(kind, name, help);
         self.sample(name, &[], value);
     }
@@ -164,7 +192,7 @@ fn members(core: &Core, page: &mut Page) {
     }
 }
 
-fn stored(core: &Core, status: &Status, page: &mut Page) {
+fn stored(status: &Status, page: &mut Page) {
     let table = [
         (
             "etcd_server_quota_backend_bytes",
@@ -201,17 +229,58 @@ fn stored(core: &Core, status: &Status, page: &mut Page) {
             "The total number of consensus proposals applied.",
             Some(status.applied_index),
         ),
-        (
-            "process_resident_memory_bytes",
-            "Resident memory size in bytes.",
-            (core.config.resident_bytes)(),
-        ),
     ];
     for (name, help, value) in table {
         if let Some(value) = value {
             page.one(GAUGE, name, help, value);
         }
     }
+}
+
+/// As clients of Prometheus show it of their own process.
+fn process(of: &Process, page: &mut Page) {
+    let table: [(&str, &str, &str, Option<&dyn Display>); 6] = [
+        (
+            COUNTER,
+            "process_cpu_seconds_total",
+            "Total user and system CPU time spent in seconds.",
+            shown(&of.cpu_seconds),
+        ),
+        (
+            GAUGE,
+            "process_max_fds",
+            "Maximum number of open file descriptors.",
+            shown(&of.open_files_max),
+        ),
+        (GAUGE, "process_open_fds", "Number of open file descriptors.", shown(&of.open_files)),
+        (
+            GAUGE,
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes.",
+            shown(&of.resident_bytes),
+        ),
+        (
+            GAUGE,
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds.",
+            shown(&of.start_seconds),
+        ),
+        (
+            GAUGE,
+            "process_virtual_memory_bytes",
+            "Virtual memory size in bytes.",
+            shown(&of.virtual_bytes),
+        ),
+    ];
+    for (kind, name, help, value) in table {
+        if let Some(value) = value {
+            page.one(kind, name, help, value);
+        }
+    }
+}
+
+fn shown<T: Display>(value: &Option<T>) -> Option<&dyn Display> {
+    value.as_ref().map(|value| value as &dyn Display)
 }
 
 fn alarms(core: &Core, status: &Status, page: &mut Page) {

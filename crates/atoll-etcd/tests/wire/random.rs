@@ -6,6 +6,8 @@ use std::time::Duration;
 use atoll_etcd::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, WatchCreateRequest,
 };
+use atoll_etcd::server::{Config, Process};
+use atoll_store::StoreConfig;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout};
@@ -38,11 +40,24 @@ pub(crate) struct Pair {
     _etcd: Etcd,
 }
 
+/// One of which everything is known.
+fn a_process() -> Process {
+    Process {
+        cpu_seconds: Some(1.5),
+        resident_bytes: Some(1 << 20),
+        virtual_bytes: Some(1 << 21),
+        open_files: Some(7),
+        open_files_max: Some(1024),
+        start_seconds: Some(1e9),
+    }
+}
+
 impl Pair {
     /// `None` where that etcd is not installed.
     pub(crate) async fn start(release: Release) -> Option<Self> {
         let etcd = Etcd::start(&release.program()?).await;
-        let served = Served::start(1).await;
+        let config = Config { process: a_process, ..Config::default() };
+        let served = Served::start_with(1, StoreConfig::default(), config).await;
         let ours = Side::open(served.address(0)).await;
         let theirs = etcd.endpoint().trim_start_matches("http://").parse().unwrap();
         let mut pair =

@@ -8,7 +8,7 @@ use std::time::Duration;
 use atoll_etcd::proto::etcdserverpb::kv_client::KvClient;
 use atoll_etcd::proto::etcdserverpb::watch_request::RequestUnion;
 use atoll_etcd::proto::etcdserverpb::{
-    PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
+    DefragmentRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use atoll_etcd::proto::grpc_health_v1::HealthCheckRequest;
 use atoll_etcd::proto::grpc_health_v1::health_client::HealthClient;
@@ -113,7 +113,10 @@ async fn plain(pair: &Pair) {
 }
 
 /// Everything that ours counts has the name, the kind and the words that theirs has.
-async fn metrics(pair: &Pair) {
+async fn metrics(pair: &mut Pair) {
+    // Its own copy of what lives is written before it answers.
+    let maintenance = &mut pair.ours.raw.maintenance;
+    maintenance.defragment(DefragmentRequest {}).await.expect("it is done");
     let [ours, theirs] = pair.addresses();
     let (found, expected) = (get(ours, "/metrics").await.1, get(theirs, "/metrics").await.1);
     let heads = |page: &str| -> BTreeSet<String> {
@@ -133,6 +136,20 @@ async fn metrics(pair: &Pair) {
         assert_eq!(number(&found, name), number(&expected, name), "{name}");
     }
     assert_eq!(number(&found, "etcd_server_proposals_pending "), "0");
+    assert_eq!(number(&found, "process_cpu_seconds_total "), "1.5");
+    for name in
+        ["etcd_disk_wal_fsync_duration_seconds", "etcd_disk_backend_commit_duration_seconds"]
+    {
+        let bounds = |page: &str| -> Vec<String> {
+            let start = format!("{name}_bucket{{le=");
+            let lines = page.lines().filter_map(|line| line.strip_prefix(&start));
+            lines.filter_map(|line| Some(line.split_once('}')?.0.to_owned())).collect()
+        };
+        assert_eq!(bounds(&found), bounds(&expected), "{name}");
+        let count: u64 = number(&found, &format!("{name}_count ")).parse().unwrap();
+        let sum: f64 = number(&found, &format!("{name}_sum ")).parse().unwrap();
+        assert!(count > 0 && sum > 0.0, "{name}: {count}, {sum} s");
+    }
     for name in
         ["etcd_mvcc_put_total ", "etcd_mvcc_range_total ", "etcd_server_leader_changes_seen_total "]
     {
@@ -322,7 +339,7 @@ async fn probes_and_impatient_clients_meet_what_an_etcd_has() {
     half_closed_streams(&mut pair).await;
     cancelled_watches(&pair).await;
     plain(&pair).await;
-    metrics(&pair).await;
+    metrics(&mut pair).await;
     health(&pair).await;
     compressed(&pair).await;
     long_metadata(&mut pair).await;

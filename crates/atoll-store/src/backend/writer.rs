@@ -30,6 +30,8 @@ pub(crate) struct Flushed {
     /// What the state file takes on the disk.
     pub(crate) file_bytes: u64,
     pub(crate) rewriting: Rewriting,
+    /// Of the transaction, with its wait for room on a full disk.
+    pub(crate) took: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,7 @@ impl StateWriter {
         self.retired.extend(job.retired.clone());
         // One reference is the list's own.
         self.retired.retain(|backend| backend.is_read(1));
-        let rewriting = self.write(job)?;
+        let (rewriting, took) = self.write(job)?;
         if let Err(error) = job.released.remove() {
             tracing::warn!(%error, "an old log segment could not be removed");
         }
@@ -79,10 +81,11 @@ impl StateWriter {
             Rewriting::Replaced(backend) => backend,
             _ => &job.backend,
         };
-        Ok(Flushed { views: backend.views()?, file_bytes: self.file_bytes(), rewriting })
+        Ok(Flushed { views: backend.views()?, file_bytes: self.file_bytes(), rewriting, took })
     }
 
-    fn write(&mut self, job: &FlushJob) -> Result<Rewriting, BackendError> {
+    /// What became of the rewrite, and how long the transaction took.
+    fn write(&mut self, job: &FlushJob) -> Result<(Rewriting, Option<Duration>), BackendError> {
         let of_another = |rewrite: &mut Rewrite| !rewrite.is_of(&job.backend);
         if self.rewrite.take_if(of_another).is_some() {
             // A state from another member has taken the place of the one that was copied.
@@ -93,19 +96,21 @@ impl StateWriter {
             match rewrite.replace(&*self.disk, job) {
                 Ok(backend) => {
                     self.retired.push(job.backend.clone());
-                    return Ok(Rewriting::Replaced(backend));
+                    return Ok((Rewriting::Replaced(backend), None));
                 }
                 Err(Kept::Old(error)) => given_up = Some(self.give_up(&error)),
                 Err(Kept::Unknown(error)) => return Err(error),
             }
         }
+        let began = self.clock.now();
         job.backend.write_guarded(job)?;
+        let took = Some(self.clock.now().saturating_sub(began));
         if let Some(text) = given_up {
-            return Ok(Rewriting::GivenUp(text));
+            return Ok((Rewriting::GivenUp(text), took));
         }
         match self.go_on(job) {
-            Ok(rewriting) => Ok(rewriting),
-            Err(error) => Ok(Rewriting::GivenUp(self.give_up(&error))),
+            Ok(rewriting) => Ok((rewriting, took)),
+            Err(error) => Ok((Rewriting::GivenUp(self.give_up(&error)), took)),
         }
     }
 

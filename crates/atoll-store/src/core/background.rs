@@ -216,7 +216,10 @@ impl Core {
             return;
         }
         match result {
-            Ok(Flushed { views, file_bytes, rewriting }) => {
+            Ok(Flushed { views, file_bytes, rewriting, took }) => {
+                if let Some(took) = took {
+                    self.shared.state_times.note(took);
+                }
                 for (keyspace, view) in self.shared.keyspaces.iter().zip(views) {
                     let flushed = write(&keyspace.state).end_flush(view);
                     // Thousands of records: freed when readers no longer wait.

@@ -77,17 +77,22 @@ pub(crate) struct WalDone {
     hard_state: Option<HardState>,
     seal: bool,
     outcome: Result<(), WalError>,
+    /// The writes to the log alone, without the making of room; nothing where there were none.
+    took: Option<Duration>,
     ended: Duration,
 }
 
 impl WalJob {
     pub(crate) fn run(mut self, clock: &dyn Clock) -> WalDone {
-        let outcome = self.write();
+        let mut began = None;
+        let outcome = self.write(|| began = Some(clock.now()));
+        let ended = clock.now();
+        let took = began.map(|began| ended.saturating_sub(began));
         let Self { wal, writes, hard_state, seal, .. } = self;
-        WalDone { wal, writes, hard_state, seal, outcome, ended: clock.now() }
+        WalDone { wal, writes, hard_state, seal, outcome, took, ended }
     }
 
-    fn write(&mut self) -> Result<(), WalError> {
+    fn write(&mut self, has_room: impl FnOnce()) -> Result<(), WalError> {
         if self.seal {
             return self.wal.seal();
         }
@@ -99,6 +104,7 @@ impl WalJob {
             self.wal.restart(at, self.hard_state)?;
             return self.wal.append(None, entries());
         }
+        has_room();
         self.wal.append(self.hard_state, entries())
     }
 
@@ -276,6 +282,9 @@ impl Core {
         match done.outcome {
             Ok(()) => {
                 journal.full_until = None;
+                if let Some(took) = done.took {
+                    self.shared.log_times.note(took);
+                }
                 let took = done.ended.saturating_sub(began);
                 journal.times.push_back((done.ended, took));
                 if journal.times.len() > TIMES_KEPT {

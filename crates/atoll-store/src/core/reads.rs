@@ -6,18 +6,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::crowd::{Crowd, Gathering};
 use super::{Ask, AskReply, Core, Told};
 use crate::kv::Error;
 use crate::sync::lock;
 
 /// A round gets lost with any of its messages; then it is begun anew.
 const ROUND_MAX: Duration = Duration::from_millis(300);
-
-/// A round costs all members processor time, however many it is for. When so many readers have
-/// gathered during one…
-const GATHER_FROM: usize = 16;
-/// …the next waits so long for more: they wait longer than that for processors.
-const GATHER: Duration = Duration::from_micros(300);
 
 /// Waits until nothing acknowledged before it asked is missing here.
 #[derive(Debug)]
@@ -36,8 +31,8 @@ pub(super) struct Reads {
     /// Confirmed, and served when this index has been applied.
     confirmed: VecDeque<(u64, Vec<ReadReply>)>,
     rounds: u64,
-    /// The next round begins at this time.
-    gather_until: Option<Duration>,
+    gathering: Option<Gathering>,
+    crowd: Crowd,
 }
 
 #[derive(Debug)]
@@ -47,6 +42,26 @@ struct Round {
     term: u64,
     leader: u64,
     replies: Vec<ReadReply>,
+}
+
+impl Reads {
+    /// Whether the next round still waits for others.
+    fn gathers(&mut self, now: Duration) -> bool {
+        if self.gathering.is_none() {
+            self.gathering = self.crowd.gathering(now);
+        }
+        let waiting = self.waiting.len();
+        let Some(gathering) = &self.gathering else { return false };
+        let is_enough = gathering.is_enough(waiting);
+        if !is_enough && !gathering.is_late(now) {
+            return true;
+        }
+        if !is_enough {
+            self.crowd.correct(waiting);
+        }
+        self.gathering = None;
+        false
+    }
 }
 
 impl Core {
@@ -78,12 +93,12 @@ impl Core {
                 self.reads.waiting = round.replies;
             }
         }
-        if self.reads.gather_until.is_some_and(|until| until > now) {
-            return false;
-        }
-        self.reads.gather_until = None;
         let can_ask = standing.leader != 0 && (!standing.is_leader || standing.is_settled);
         if self.reads.waiting.is_empty() || !can_ask {
+            self.reads.gathering = None;
+            return false;
+        }
+        if self.reads.gathers(now) {
             return false;
         }
         self.reads.rounds += 1;
@@ -100,14 +115,21 @@ impl Core {
         true
     }
 
-    /// A round is under way, and its end starts the next one for those who come meanwhile.
-    pub(crate) fn holds_reads(&self) -> bool {
-        (self.reads.round.is_some() || self.reads.gather_until.is_some()) && !self.failed()
+    /// So many readers have to come before the core has something to do for them: while a round is
+    /// under way none, for its end starts the next one for those who come meanwhile.
+    pub(crate) fn reads_wanted(&self) -> usize {
+        let reads = &self.reads;
+        match &reads.gathering {
+            _ if self.failed() => 1,
+            _ if reads.round.is_some() => usize::MAX,
+            Some(gathering) => gathering.missing(reads.waiting.len()),
+            None => 1,
+        }
     }
 
     /// When the next round begins, if that waits for nothing else.
     pub(super) fn next_read(&self) -> Option<Duration> {
-        self.reads.gather_until
+        self.reads.gathering.as_ref().map(Gathering::until)
     }
 
     pub(super) fn confirm_reads(&mut self, number: u64, index: u64) {
@@ -118,9 +140,9 @@ impl Core {
                 && round.leader == standing.leader
         });
         if let Some(round) = confirmed {
+            let known = round.replies.len() + self.reads.waiting.len();
+            self.reads.crowd.note(known, self.clock.now());
             self.reads.confirmed.push_back((index, round.replies));
-            let many = self.reads.waiting.len() >= GATHER_FROM;
-            self.reads.gather_until = many.then(|| self.clock.now() + GATHER);
         }
     }
 
@@ -152,6 +174,7 @@ impl Core {
         let round = self.reads.round.take().map(|round| round.replies);
         let confirmed = std::mem::take(&mut self.reads.confirmed);
         let waiting = std::mem::take(&mut self.reads.waiting);
+        self.reads.gathering = None;
         let all = round.into_iter().chain(confirmed.into_iter().map(|(_, replies)| replies));
         let all: Vec<_> = all.chain([waiting]).flatten().collect();
         all.into_iter().for_each(|reply| self.refuse_read(reply, error));

@@ -170,8 +170,8 @@ pub(super) struct Next {
     pub(super) log_is_away: bool,
     /// Proposals wait until the state file has been written.
     pub(super) waits_for_flush: bool,
-    /// Reads that come now have to wait for the end of the round that is under way.
-    pub(super) holds_reads: bool,
+    /// Fewer reads than this wait for the end of what is under way for others.
+    pub(super) reads_wanted: usize,
     /// A writer may run it: it would not have to wait for long, and takes no others' time.
     pub(super) takes_writers: bool,
 }
@@ -237,7 +237,7 @@ impl Driver {
             wake_at: self.wake_at,
             log_is_away: self.core.holds_proposals(),
             waits_for_flush,
-            holds_reads: self.core.holds_reads(),
+            reads_wanted: self.core.reads_wanted(),
             // Several at once are better off with a thread that waits for them all.
             takes_writers: proposals <= 1 && self.core.answers_soon(),
         }

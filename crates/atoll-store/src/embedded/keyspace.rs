@@ -28,6 +28,7 @@ use crate::retention::KeyspaceLimits;
 use crate::shared::{KeyspaceShared, Shared};
 use crate::snapshot;
 use crate::sync::{lock, read};
+use crate::times::DiskTimes;
 use crate::watch::WatchStream;
 
 /// Shorter leases would end between two of a client's keep-alives.
@@ -266,6 +267,11 @@ impl KvStore for KeyspaceHandle {
             is_leader: self.shared.is_leader.load(Ordering::Acquire),
             compacting: state.needs_sweep(),
         })
+    }
+
+    fn disk_times(&self) -> Option<DiskTimes> {
+        let (log, state) = (self.shared.log_times.seen(), self.shared.state_times.seen());
+        Some(DiskTimes { log, state })
     }
 
     async fn defragment(&self) -> Result<()> {

@@ -127,8 +127,8 @@ impl Inner {
             || self.written.is_some()
             || !self.events.is_empty()
             || !self.messages.is_empty()
-            // A round is under way: whoever brings its end takes them along.
-            || !(self.next.holds_reads || self.reads.is_empty())
+            // Fewer wait for the end of the round that is under way, or for more to come.
+            || !(self.reads.len() < self.next.reads_wanted || self.reads.is_empty())
             || !(self.proposals.is_empty() || self.holds_proposals())
     }
 

@@ -189,7 +189,7 @@ pub(super) fn create_segment(
     segment_bytes: u64,
 ) -> io::Result<Active> {
     let zeroed_to = BLOCK_BYTES as u64 + FIRST_ZEROS_BYTES.min(segment_bytes / 2);
-    let file = disk.open(NEXT_SEGMENT, true)?;
+    let file = disk.open_log(NEXT_SEGMENT, true)?;
     let made = file
         .set_length(0)
         .and_then(|()| file.write_at(0, &header.encode()))

@@ -306,7 +306,7 @@ fn last_index(frames: &[Frame]) -> Option<u64> {
 }
 
 /// Writes the last batch of the log again: that one alone is not known to be durable. It may be
-/// there only in the kernel's memory, after a sync that failed and is not tried again by itself.
+/// there only in the memory of the kernel or of the disk, after a sync that failed and is not tried again by itself.
 fn rewrite_last_batch(disk: &dyn Disk, reads: &[Read]) -> Result<(), WalOpenError> {
     let Some(read) = reads.iter().rfind(|read| read.segment.batches > 0) else { return Ok(()) };
     let rewritten = disk.open(&read.name, false).and_then(|file| {
@@ -326,7 +326,7 @@ fn reopen_active(disk: &dyn Disk, last: &Read) -> Result<Active, WalOpenError> {
         let file = disk.describe(&last.name);
         move |source| WalOpenError::Io { file, action, source }
     };
-    let file = disk.open(&last.name, false).map_err(failed("opening failed"))?;
+    let file = disk.open_log(&last.name, false).map_err(failed("opening failed"))?;
     if let Some(torn) = &last.segment.torn {
         tracing::warn!(
             file = disk.describe(&last.name),

@@ -3,7 +3,10 @@
 
 mod certificates;
 
-use super::connections::{Connections, handed_over};
+use super::{
+    connections::{Connections, handed_over},
+    process,
+};
 use crate::{handoff, listen::listen};
 use anyhow::{Context as _, Result, bail};
 use atoll_apiserver::server::accepted;
@@ -83,7 +86,7 @@ pub async fn serve(
         cluster_id: cluster_number(store.cluster_id()),
         member_id: store.member_id(),
         client_urls: vec![format!("{scheme}://{}", SocketAddr::new(ip, address.port()))],
-        resident_bytes,
+        process: process::figures,
         ..Config::default()
     };
     let (keys, records) =
@@ -116,13 +119,6 @@ fn tls(flags: &Etcd) -> Result<Option<Arc<CurrentTls>>> {
     };
     let certificates = Certificates::read(files)?;
     Ok(Some(Arc::new(move || certificates.current())))
-}
-
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// etcd's ids have 64 bits: the first half of ours, which has 128.

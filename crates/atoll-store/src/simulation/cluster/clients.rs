@@ -148,7 +148,7 @@ impl World {
         }
         match self.random.random_range(0..10) {
             0..6 => self.write(id)?,
-            6..9 => self.read(id)?,
+            6..9 => (0..self.readers()).try_for_each(|_| self.read(id))?,
             _ => self.keep_alive(id)?,
         }
         self.watch(id)
@@ -170,6 +170,14 @@ impl World {
             self.clients.writes.push(Write { keyspace, command, answer, known });
         }
         self.with_core(id, |core| core.submit(proposals))
+    }
+
+    /// In some runs there are many of them, as often as not.
+    fn readers(&mut self) -> usize {
+        match self.plan.seed % 8 {
+            4 if self.random.random_bool(0.5) => self.random.random_range(10..60),
+            _ => 1,
+        }
     }
 
     fn read(&mut self, id: u64) -> Result<(), String> {
