@@ -387,7 +387,10 @@ fn kill_frozen(dir: &Path, switch: &Path, freeze: &str, thaw: &str) -> Result<()
     }
     match put(switch, thaw) {
         Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        // With its last process, the group may have been removed by somebody else.
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV) => {
+            Ok(())
+        }
         Err(source) => Err(failed(switch, "thawing it")(source)),
     }
 }

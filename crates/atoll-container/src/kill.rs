@@ -20,6 +20,8 @@ pub(crate) fn process(pid: i32, ticks: u64, signal: Signal) -> Result<(), Error>
     let pidfd = match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
         Err(rustix::io::Errno::SRCH) => return Ok(()),
+        // Older kernels say so of one that has gone while others are in the group that it led.
+        Err(rustix::io::Errno::INVAL) if !is_alive(pid, ticks) => return Ok(()),
         Err(error) => return Err(failed(pid, error.into())),
     };
     // The descriptor now stands for one process; this says whether it is the right one.

@@ -290,10 +290,11 @@ impl Core {
 
     /// Nobody waits for what cannot come any more.
     fn end_all(&mut self, error: &Error) {
-        self.give_up_waiting(&Error::Timeout { maybe_applied: true });
+        self.refuse_waiting(error);
         self.answer_withdrawals();
         self.refuse_reads(error);
         self.refuse_rewrites(error);
+        self.give_up_asks();
     }
 
     /// How far it has come, and the chain there.

@@ -125,6 +125,15 @@ impl Core {
         }
     }
 
+    /// No answer can come any more; what was asked may have been done.
+    pub(super) fn give_up_asks(&mut self) {
+        let forwarded = std::mem::take(&mut self.asks.forwarded).into_values();
+        let transfers = std::mem::take(&mut self.asks.transfers).into_iter();
+        for (_, reply) in forwarded.chain(transfers) {
+            self.reply(reply, Err(Error::Timeout { maybe_applied: true }));
+        }
+    }
+
     pub(super) fn expire_asks(&mut self, now: Duration) {
         let late: Vec<_> = self
             .asks

@@ -104,6 +104,8 @@ pub struct ClusterReport {
     pub upgrades: u64,
     /// Times that a state file was replaced by a copy of itself.
     pub rewritten: u64,
+    /// Readers that came while a round waited for more of them.
+    pub gathered: u64,
 }
 
 /// Runs one plan; the text says what was violated.

@@ -185,10 +185,14 @@ impl World {
         let known = self.clients.known;
         let life = self.nodes.get(&id).map_or(0, |node| node.life);
         self.clients.reads.push(Read { node: id, life, answer, known });
+        let mut waits = false;
         self.with_core(id, |core| {
             core.on_read(ReadReply::Caller(sender));
             core.run();
-        })
+            waits = (2..usize::MAX).contains(&core.reads_wanted());
+        })?;
+        self.report.gathered += u64::from(waits);
+        Ok(())
     }
 
     fn keep_alive(&mut self, id: u64) -> Result<(), String> {

@@ -28,11 +28,12 @@ fn part(number: u64) {
         sum.jumps += report.jumps;
         sum.upgrades += report.upgrades;
         sum.rewritten += report.rewritten;
+        sum.gathered += report.gathered;
     }
     // What never happens is not tested.
     let least = [sum.snapshots, sum.elections, sum.changes, sum.leases_ended, sum.unknown];
     assert!(least.iter().all(|count| *count > SEEDS / 2), "{sum:?}");
-    assert!(sum.upgrades > SEEDS / 5 && sum.jumps > 0, "{sum:?}");
+    assert!(sum.upgrades > SEEDS / 5 && sum.jumps > 0 && sum.gathered > SEEDS, "{sum:?}");
     assert!(sum.crashes > SEEDS && sum.rewritten > SEEDS && sum.given_up > SEEDS, "{sum:?}");
 }
 
